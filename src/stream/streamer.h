@@ -1,0 +1,38 @@
+// The WeightSource that streams: schedule, residency, ring, host cache, reads. Joins the pure parts (schedule.h, residency.h) with the
+// acting ones (io_engine.h, host_cache.h).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "forebay/logger.h"
+#include "runtime/device.h"
+#include "runtime/weight_source.h"
+
+namespace forebay::stream {
+
+enum class IoChoice : std::uint8_t { automatic, uring, threads };
+
+struct StreamerOptions {
+  IoChoice io = IoChoice::automatic;
+  DirectIo direct = DirectIo::prefer;
+  std::uint64_t host_cache_bytes = 0;  // beyond Where::host chunks, which are always there
+  int decode_threads = 1;
+  std::uint32_t read_bytes = 0, queue_depth = 0;  // 0: chosen (1 MiB x 16, measured)
+  std::uint64_t ring_bytes = 0;  // 0: chosen
+  bool register_buffers = true;
+};
+
+// `arena` and `device` outlive the streamer. `program` is the engine's.
+Result<std::unique_ptr<WeightSource>> create_streamer(Device& device, Arena& arena, std::shared_ptr<const plan::Plan> plan, PassProgram program,
+                                                      plan::GenerationPtr first, const StreamerOptions& options, Logger& logger);
+
+struct IoReport {  // for doctor, bench and log lines
+  std::string engine;   // "uring", "threads"
+  std::string why;      // why not uring
+  bool direct = false, registered = false;
+};
+IoReport io_report(const WeightSource& source);
+
+}  // namespace forebay::stream
