@@ -1,0 +1,57 @@
+// Builder: an ONNX file to a plan file.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "forebay/logger.h"
+#include "forebay/status.h"
+
+namespace forebay {
+
+enum class Refit : std::uint8_t {
+  all,        // any weights of the same names, dtypes and shapes
+  identical,  // the build's weights only, proved by SHA-256
+  none,       // never again; excludes strip
+};
+
+struct ShapeRange {
+  std::string input;
+  std::vector<std::int64_t> min, opt, max;  // same rank
+};
+
+// Called from the building thread; return false to cancel (Code::cancelled, nothing is left half-written).
+using ProgressFunction = std::function<bool(const char* stage, std::uint64_t done_bytes, std::uint64_t total_bytes)>;
+
+struct BuildOptions {
+  bool strip = false;           // leave the weights out
+  Refit refit = Refit::all;
+  std::string device = "cpu";
+  std::uint64_t slab_bytes = 0;  // 0: auto
+  std::vector<ShapeRange> shapes;
+  std::vector<std::string> inputs, outputs;  // cut the graph at these values; empty: the model's own
+  std::vector<std::pair<std::string, std::string>> state_pairs;  // (output, input); empty: found by name (present.*/past_key_values.*)
+  bool fuse = true;
+  int threads = 0;               // 0: all
+  std::string compatible_with;   // "1.0": a plan that older readers open; empty: the newest
+  Logger* logger = nullptr;      // must outlive the call
+  ProgressFunction progress;
+};
+
+struct BuildReport {
+  std::uint64_t plan_bytes = 0, stripped_bytes = 0, model_weight_bytes = 0, kept_bytes = 0;
+  std::uint64_t model_nodes = 0, plan_nodes = 0, fused_nodes = 0, folded_nodes = 0, removed_nodes = 0;
+};
+
+// Builds `model_path` into `plan_path` (written durably: the old file or the whole new one). Blocks. Thread-safe.
+// unsupported: problems() has every unsupported node. Host memory stays under 512 MiB whatever the model's size.
+Result<BuildReport> build(const std::string& model_path, const std::string& plan_path, const BuildOptions& options);
+
+// Every unsupported node of a model at once; empty when it can be built. Reads no payload.
+Result<std::vector<Problem>> check_model(const std::string& model_path);
+
+}  // namespace forebay

@@ -1,0 +1,147 @@
+// Engine: a plan with weights on a device under a budget. ExecutionContext: one caller's inputs, outputs and state.
+//
+// Engine is thread-safe. An ExecutionContext belongs to one thread at a time; contexts of one engine may run on several threads.
+// Output bytes are the same at every budget, tier mix, codec and I/O engine for one numerics_id().
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "forebay/budget.h"
+#include "forebay/logger.h"
+#include "forebay/plan.h"
+#include "forebay/refitter.h"
+#include "forebay/status.h"
+#include "forebay/types.h"
+
+namespace forebay {
+
+struct EngineOptions {
+  std::string device = "cpu";            // "cpu"; others are unavailable
+  Budget budget;
+  std::optional<std::uint64_t> host_cache_bytes;  // default: what recipes need and no more
+  std::string io = "auto";               // "auto", "uring", "threads"
+  std::string direct = "auto";           // "auto", "on", "off"
+  int threads = 0;                       // compute threads; 0: all. Part of numerics_id
+  int concurrent_passes = 1;             // passes that may run at once when nothing streams
+  // The caller's memory as the arena: at least the minimum budget, kept alive and unmoved while the engine lives. The budget is then at
+  // most its size. A null pointer with a size, or too little, is invalid_argument.
+  std::optional<std::span<std::byte>> arena_memory;
+  Logger* logger = nullptr;              // must outlive the engine
+};
+
+struct PassProfile {
+  double milliseconds = 0;
+  std::uint64_t disk_bytes = 0, link_bytes = 0, gathered_bytes = 0;
+  std::uint64_t stalls = 0;              // substeps whose weights were not there yet
+  std::uint64_t host_waits = 0;          // branch conditions, trip counts, data-dependent shapes
+  struct Op {
+    std::string node, op, kernel;
+    std::uint32_t calls = 0;             // slabs
+    double compute_ms = 0, wait_ms = 0;  // wait: for weights
+    std::uint64_t weight_bytes = 0;
+  };
+  std::vector<Op> ops;                   // filled when profiling is on
+};
+
+// A tensor seen while a pass runs; `data` is valid during the call only. `iteration` counts Loop/Scan iterations, innermost.
+struct DebugTensor {
+  std::string_view name;
+  ConstTensorView tensor;
+  std::int64_t iteration = 0;
+};
+using DebugCallback = std::function<void(const DebugTensor&)>;
+
+// Completes when the committed bytes are at or below the new budget, at most one pass later. Copyable; thread-safe.
+class BudgetChange {
+ public:
+  bool done() const;
+  Status wait() const;
+
+ private:
+  friend class Engine;
+  struct State;
+  std::shared_ptr<State> state_;
+};
+
+class ExecutionContext;
+
+class Engine {
+ public:
+  // With no sources the plan's embedded weights are used; a stripped plan then is weight_mismatch. resource_exhausted names the minimum.
+  static Result<Engine> create(const Plan& plan, const WeightSources& sources, const EngineOptions& options);
+  ~Engine();
+  Engine(Engine&&) noexcept;
+  Engine& operator=(Engine&&) noexcept;
+
+  // Checked at once; when refused the old budget stays. Applied between passes; may be called while passes run.
+  Result<BudgetChange> set_budget(const Budget& budget);
+  MemoryReport memory() const;
+
+  // Validates and stages everything, then publishes: the next pass to start takes the new weights, running passes keep the old ones. On any
+  // failure the old weights serve on, bit for bit. Returns the new generation's number.
+  Result<std::uint64_t> refit(const WeightSources& sources, RefitReport* report);
+  std::uint64_t generation() const;
+  std::string integrity() const;  // "digests" or "first-read"
+
+  // A context is an event for the budget: its state and the activations of its shapes must fit, else resource_exhausted.
+  Result<ExecutionContext> create_context();
+  // Bytes of activations and workspace of one pass at these input shapes, and of the state; changes nothing.
+  struct Sizes {
+    std::uint64_t activation_bytes = 0, state_bytes = 0, min_budget = 0, full_budget = 0;
+  };
+  Result<Sizes> sizes_for_shapes(const std::vector<std::pair<std::string, Shape>>& inputs) const;
+
+  const Plan& plan() const;
+  std::string numerics_id() const;
+  std::string device_name() const;
+  struct IoInfo {
+    std::string engine, why;
+    bool direct = false, registered = false;
+  };
+  IoInfo io() const;
+
+ private:
+  friend class ExecutionContext;
+  struct State;
+  explicit Engine(std::shared_ptr<State> state);
+  std::shared_ptr<State> state_;
+};
+
+class ExecutionContext {
+ public:
+  ~ExecutionContext();
+  ExecutionContext(ExecutionContext&&) noexcept;
+  ExecutionContext& operator=(ExecutionContext&&) noexcept;
+
+  // Copies the tensor; its shape may differ from the last pass's. invalid_argument naming input, dtype, range or both conflicting dimensions.
+  Status set_input(std::string_view name, ConstTensorView tensor);
+  // Runs one pass and waits. All inputs must be set (or bound as state). A failure leaves engine, weights and state as they were.
+  Status execute();
+  // The last pass's output, copied.
+  Result<HostTensor> output(std::string_view name) const;
+  // After each pass `output` becomes the next pass's `input` without leaving the device. The first value is the input as set, or an empty
+  // tensor when every unknown dimension may be 0.
+  Status bind_state(std::string_view output, std::string_view input);
+  Status reset_state();
+
+  // Called on every write of the named tensors (all when empty), Loop iterations too; null turns it off. Bits do not change.
+  Status set_debug(DebugCallback callback, const std::vector<std::string>& names);
+  void set_profiling(bool on);
+  const PassProfile& profile() const;  // of the last pass
+
+ private:
+  friend class Engine;
+  struct State;
+  explicit ExecutionContext(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace forebay
