@@ -3,6 +3,8 @@
 // The PassProgram is the order in which a pass uses chunks. It is a pure function of the plan. A segment is a stretch without control flow:
 // prefetch stops at its end (the last segment of the main graph wraps into the first segment of the next pass when the program has one segment).
 // A substep is one kernel call: the chunks it needs must be in the arena together.
+// Chunks that no substep uses (large gather-only tables: rows are fetched instead) take no place in the arena: neither resident nor streamed.
+// Segments without substeps are not listed.
 #pragma once
 
 #include <cstdint>
@@ -70,7 +72,8 @@ class PassLease {
   virtual Status acquire(std::uint32_t substep, std::span<ChunkAddress> out) = 0;
   // The kernel of the substep is done when `done` is reached. Points of one lease lie on one timeline and grow.
   virtual void release(std::uint32_t substep, TimelinePoint done) = 0;
-  // Fetches rows of a gather-only weight (RowBinding::available) into `to` (row i of `rows` at to + i * row_bytes). Blocks; any thread.
+  // Fetches rows of a weight whose chunks no substep uses into `to` (row i of `rows` at to + i * row_bytes). Blocks; any thread. Works for every
+  // binding: through RowBinding where available, else from the host chunk, the raw extent, or by decoding the chunks that hold the rows.
   virtual Status gather_rows(plan::WeightId weight, std::span<const std::int64_t> rows, std::byte* to) = 0;
   // Every substep released and its kernels done (or the pass failed: `failed`). Gives the turn back.
   virtual void end(bool failed) = 0;
