@@ -132,8 +132,8 @@ enum OpFlags : std::uint32_t {
 };
 
 struct OpSpec {
-  std::string_view domain;  // "" is ai.onnx
-  std::string_view name;
+  std::string_view domain = {};  // "" is ai.onnx
+  std::string_view name = {};
   std::int32_t since = 1, until = 0x7fffffff;  // opset versions this entry serves, inclusive
   std::uint32_t flags = kOpNone;
   // Bit i: input i must be known on the host when the node is prepared (shapes, axes, pads...). Known from constants and input shapes;
