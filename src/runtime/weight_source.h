@@ -83,6 +83,7 @@ class WeightSource {  // thread-safe
  public:
   virtual ~WeightSource() = default;
   virtual SourceLimits limits() const = 0;  // of the current generation and of one published but not yet taken: the larger
+  virtual SourceLimits limits_for(const plan::Generation& generation) const = 0;  // asked before publish, so that the layout fits first
   // Applies a layout between passes: blocks new passes, waits for running ones, drains prefetch, then calls `resize` (commits,
   // moves activations, ...) with nothing in flight, then goes on under the new layout. What is resident in both stays.
   virtual Status reconfigure(const ArenaLayout& layout, const std::function<Status()>& resize) = 0;

@@ -1,0 +1,46 @@
+// The division of the arena for a budget: a pure function of plain numbers, tested exhaustively.
+//
+//   [ state | activations x passes | ring | ... not committed ... | resident ]     all boundaries are multiples of kBlockBytes
+//
+// Head (state, activations, ring) and resident part are committed separately, each rounded to the granule; their sum never exceeds the budget.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "forebay/budget.h"
+#include "forebay/status.h"
+#include "runtime/weight_source.h"
+
+namespace forebay {
+
+struct ArenaDemand {
+  std::uint64_t state_bytes = 0;
+  std::uint64_t activation_bytes = 0;  // of one pass, workspace included
+  std::uint32_t passes = 1;            // that may run at once
+  std::uint64_t gathered_bytes = 0;    // weights that never take a place in the arena (rows are gathered)
+  SourceLimits source;
+  std::uint64_t granule = kBlock;
+  std::uint64_t arena_bytes = 0;       // reserved
+  static constexpr std::uint64_t kBlock = 4096;
+};
+
+struct BudgetBytes {
+  std::uint64_t min = 0, no_stream = 0, full = 0;
+};
+BudgetBytes budget_bytes(const ArenaDemand& demand);
+
+// Bytes that a budget stands for. `free_bytes`: what the device has free now, committed bytes of this arena included.
+std::uint64_t resolve_budget(const Budget& budget, const BudgetBytes& sizes, std::uint64_t free_bytes, std::uint64_t granule);
+
+// resource_exhausted, naming the minimum and what it is made of, when `budget` is below it.
+Result<ArenaLayout> plan_arena(const ArenaDemand& demand, std::uint64_t budget);
+
+// What is committed under a layout: [0, head) and [resident_begin, arena_bytes).
+struct CommitRanges {
+  std::uint64_t head = 0, resident_begin = 0;
+  std::uint64_t bytes(std::uint64_t arena_bytes) const { return head + (arena_bytes - resident_begin); }
+};
+CommitRanges commit_ranges(const ArenaLayout& layout, std::uint64_t granule);
+
+}  // namespace forebay

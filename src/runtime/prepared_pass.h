@@ -1,0 +1,95 @@
+// A pass prepared for concrete input shapes: every shape, kernel, offset and call, so that running it allocates nothing.
+// Belongs to one context; rebuilt when input shapes change. Values whose contents follow from shapes are computed here, on the host.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "forebay/engine.h"
+#include "forebay/status.h"
+#include "runtime/compiled_plan.h"
+#include "runtime/op.h"
+#include "runtime/thread_pool.h"
+
+namespace forebay {
+
+struct PreparedGraph;
+struct PassClock;
+struct PreparedStep;
+
+// Where a value lies during the pass.
+struct ValuePlace {
+  DType dtype = DType::none;
+  Shape shape;
+  bool stored = false;        // in the activation part at `offset` (of `root`)
+  plan::ValueId root = plan::kNone;  // the value whose storage this is (views)
+  std::uint64_t offset = 0;
+  const HostTensor* host = nullptr;  // contents known on the host
+};
+
+// What a queue needs to run one call; lives in the step, so that enqueueing allocates nothing.
+struct Launch {
+  Kernel* kernel = nullptr;
+  KernelCall* call = nullptr;
+  PreparedStep* step = nullptr;
+  PassClock* clock = nullptr;
+};
+// Written by the queue's worker only while a pass runs.
+struct PassClock {
+  bool on = false;
+  std::chrono::steady_clock::time_point last;
+};
+
+struct PreparedStep {
+  const Step* step = nullptr;
+  std::string name;                       // for errors, profile and debug callbacks
+  std::unique_ptr<Kernel> kernel;
+  std::uint64_t workspace_offset = 0, workspace_bytes = 0;
+  // Operands of each call; weights are filled in when the pass is enqueued. call_inputs holds `calls` groups.
+  std::vector<plan::ValueId> input_values, output_values;
+  std::vector<ConstTensorView> call_inputs;
+  std::vector<TensorView> outputs;
+  std::uint32_t calls = 1;
+  std::vector<KernelCall> kernel_calls;   // one a call, spans into the above
+  std::vector<Launch> launches;           // one a call
+  double compute_ms = 0, wait_ms = 0;     // of the running pass
+  std::vector<std::int64_t> rows;         // gather_rows: scratch for indices
+  // Control: branches prepared (null when that branch cannot run at these shapes, `branch_errors` says why), and how outputs are handed over.
+  std::vector<std::unique_ptr<PreparedGraph>> bodies;
+  std::vector<Status> branch_errors;
+  int known_branch = -1;                  // If with a condition known from shapes
+  std::uint64_t condition_place = 0;      // value id of the condition
+};
+
+struct PreparedGraph {
+  std::vector<PreparedStep> steps;
+  std::vector<plan::ValueId> outputs;     // of a body, to be copied to the control node's outputs
+};
+
+struct PreparedPass {
+  std::shared_ptr<const CompiledPlan> compiled;
+  std::vector<std::pair<std::string, Shape>> input_shapes;
+  std::vector<ValuePlace> places;         // by value id
+  std::vector<std::unique_ptr<HostTensor>> host_values;
+  PreparedGraph main;
+  std::uint64_t activation_bytes = 0;     // constants block included
+  struct Upload {
+    plan::ValueId value = 0;
+    std::uint64_t offset = 0;
+  };
+  std::vector<Upload> uploads;            // host-known values that kernels read: copied in at the start of each pass
+  std::string kernel_ids;                 // in order, for numerics_id
+};
+
+// invalid_argument for inputs that do not fit the plan (dtype, rank, fixed or shared dimensions, ranges), naming the input and both places of
+// a conflict; invalid_model, unsupported naming the node.
+Result<std::unique_ptr<PreparedPass>> prepare_pass(std::shared_ptr<const CompiledPlan> compiled, const std::vector<std::pair<std::string, Shape>>& inputs,
+                                                   ThreadPool& pool);
+
+// Checks shapes against the plan alone (ranks, fixed dims, shared names, ranges).
+Status check_input_shapes(const plan::Plan& plan, const std::vector<std::pair<std::string, Shape>>& inputs);
+
+}  // namespace forebay
