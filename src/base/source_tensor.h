@@ -26,15 +26,21 @@ struct SourceTensor {
   DType dtype = DType::none;
   Shape shape;
   Encoding encoding = Encoding::raw;
-  // For unpacked repeated fields the payload includes the field tags: `field_tag` is the tag each element starts with, 0 when packed.
+  // 0: the payload is one packed run of elements. Otherwise the payload is a run of protobuf fields, and the elements are those with the
+  // field number of this tag, each on its own or packed; other fields between them are passed over.
   std::uint32_t field_tag = 0;
   std::shared_ptr<File> file;             // buffered handle; null for a tensor in memory
   std::shared_ptr<const HostTensor> memory;  // used when file is null
-  std::string open_folder, open_name;     // how the streamer opens the same file with O_DIRECT: open_beneath(open_folder, open_name)
+  // How the same file is opened again, for example with O_DIRECT (open_source_file): open_beneath(open_folder, open_name), or where
+  // open_folder is empty open_read(open_name): a path that the user gave, which may be a link.
+  std::string open_folder, open_name;
   std::uint64_t offset = 0;               // payload start in the file
   std::uint64_t stored_bytes = 0;         // payload length in the file
   std::uint64_t bytes() const { return dtype_bytes(dtype, shape.elements()).value_or(0); }
 };
+
+// Opens tensor.file once more. Where another file has taken its place meanwhile: corruption. The tensor must be in a file.
+Result<std::unique_ptr<File>> open_source_file(FileSystem& fs, const SourceTensor& tensor, DirectIo direct);
 
 // Range, size and type. Names file, tensor and offset.
 Status check_source_tensor(const SourceTensor& tensor);
