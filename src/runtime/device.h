@@ -20,7 +20,7 @@
 
 namespace forebay {
 
-class Timeline {  // thread-safe
+class Timeline {  // thread-safe; outlives the queue commands that name it
  public:
   virtual ~Timeline() = default;
   virtual std::uint64_t value() const = 0;

@@ -1,0 +1,271 @@
+// The CPU device against the contract of runtime/device.h.
+#include "runtime/device.h"
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <atomic>
+#include <cstring>
+#include <fstream>
+#include <numeric>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "runtime/cpu/cpu_device.h"
+
+namespace forebay {
+namespace {
+
+constexpr std::uint64_t kPage = 4096;
+
+std::unique_ptr<Device> make_device(const CpuDeviceOptions& options = {}) {
+  auto device = create_cpu_device(options);
+  EXPECT_TRUE(device.ok());
+  return std::move(device).value();
+}
+
+// Resident bytes of the mappings that lie within [base, base + bytes), as the kernel counts them.
+std::uint64_t resident_bytes(const std::byte* base, std::uint64_t bytes) {
+  std::ifstream smaps("/proc/self/smaps");
+  std::string line;
+  bool within = false;
+  std::uint64_t total = 0;
+  const auto from = reinterpret_cast<std::uintptr_t>(base);
+  while (std::getline(smaps, line)) {
+    std::uintptr_t begin = 0, end = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &begin, &end) == 2) {
+      within = begin >= from && end <= from + bytes;
+    } else if (within && line.rfind("Rss:", 0) == 0) {
+      total += std::strtoull(line.c_str() + 4, nullptr, 10) * 1024;
+    }
+  }
+  return total;
+}
+
+TEST(CpuDevice, InfoNamesTheMachine) {
+  auto device = make_device();
+  EXPECT_EQ(device->info().kind, "cpu");
+  EXPECT_FALSE(device->info().name.empty());
+  EXPECT_EQ(device->info().granule, kPage);
+  EXPECT_TRUE(device->info().arena_host_addressable);
+  EXPECT_GT(device->info().total_bytes, 1u << 20);
+  ASSERT_FALSE(device->info().numerics.empty());
+  EXPECT_EQ(device->info().numerics[0].first, "isa");
+  EXPECT_GT(device->free_bytes().value(), 0u);
+}
+
+TEST(CpuArena, UncommitGivesMemoryBack) {
+  auto device = make_device();
+  auto arena = device->reserve_arena(64 << 20).value();
+  EXPECT_EQ(arena->committed_bytes(), 0u);
+  ASSERT_TRUE(arena->commit(0, 16 << 20).ok());
+  ASSERT_TRUE(arena->commit(8 << 20, 16 << 20).ok());  // half of it again
+  EXPECT_EQ(arena->committed_bytes(), 24u << 20);
+  std::memset(arena->base(), 7, 24 << 20);
+  EXPECT_GE(resident_bytes(arena->base(), 64 << 20), 24u << 20);
+  ASSERT_TRUE(arena->uncommit(4 << 20, 16 << 20).ok());
+  EXPECT_EQ(arena->committed_bytes(), 8u << 20);
+  EXPECT_LE(resident_bytes(arena->base(), 64 << 20), 8u << 20);
+  EXPECT_EQ(arena->base()[(4 << 20) - 1], std::byte{7});
+  EXPECT_EQ(arena->base()[20 << 20], std::byte{7});
+  ASSERT_TRUE(arena->commit(4 << 20, 4 << 20).ok());
+  EXPECT_EQ(arena->base()[4 << 20], std::byte{0});  // fresh pages
+  EXPECT_EQ(arena->peak_committed_bytes(), 24u << 20);
+}
+
+TEST(CpuArena, RefusalsChangeNothing) {
+  CpuDeviceOptions options;
+  options.capacity_bytes = 1 << 20;
+  auto device = make_device(options);
+  auto arena = device->reserve_arena(4 << 20).value();
+  ASSERT_TRUE(arena->commit(0, 768 << 10).ok());
+  const Status above = arena->commit(512 << 10, 1 << 20);
+  EXPECT_EQ(above.code(), Code::out_of_memory);
+  EXPECT_EQ(arena->committed_bytes(), 768u << 10);
+  EXPECT_EQ(arena->commit(0, 100).code(), Code::invalid_argument);
+  EXPECT_EQ(arena->commit(4 << 20, kPage).code(), Code::invalid_argument);
+  EXPECT_EQ(arena->uncommit(~0ull - 4095, 8192).code(), Code::invalid_argument);
+  auto second = device->reserve_arena(1 << 20).value();
+  EXPECT_EQ(second->commit(0, 512 << 10).code(), Code::out_of_memory);
+  arena.reset();  // its bytes go back to the device
+  EXPECT_TRUE(second->commit(0, 1 << 20).ok());
+  EXPECT_EQ(device->reserve_arena(0).status().code(), Code::invalid_argument);
+}
+
+TEST(CpuArena, UserMemoryIsAlignedWithin) {
+  auto device = make_device();
+  std::vector<std::byte> block(10 * kPage);
+  auto arena = device->wrap_arena(std::span(block).subspan(1)).value();
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(arena->base()) % kPage, 0u);
+  EXPECT_GE(arena->base(), block.data());
+  EXPECT_LE(arena->base() + arena->reserved_bytes(), block.data() + block.size());
+  EXPECT_EQ(arena->committed_bytes(), 0u);
+  arena->base()[0] = std::byte{3};
+  ASSERT_TRUE(arena->commit(0, 2 * kPage).ok());
+  EXPECT_EQ(arena->committed_bytes(), 2 * kPage);
+  ASSERT_TRUE(arena->uncommit(0, 2 * kPage).ok());
+  EXPECT_EQ(arena->committed_bytes(), 0u);
+  EXPECT_EQ(arena->base()[0], std::byte{3});
+  EXPECT_EQ(device->wrap_arena({}).status().code(), Code::invalid_argument);
+  EXPECT_EQ(device->wrap_arena(std::span(block).first(100)).status().code(), Code::invalid_argument);
+}
+
+struct Recorder {
+  std::vector<int>* order;
+  int number;
+};
+Status record(void* argument) {
+  auto* recorder = static_cast<Recorder*>(argument);
+  recorder->order->push_back(recorder->number);
+  return {};
+}
+Status fail_now(void*) { return Status(Code::invalid_argument, "the kernel refused"); }
+
+TEST(CpuQueue, RunsInOrderThroughASmallRing) {
+  auto device = make_device();
+  auto queue = device->create_queue("small", 3).value();
+  std::vector<int> order;
+  std::vector<Recorder> recorders;
+  for (int i = 0; i < 1000; ++i) recorders.push_back({&order, i});
+  for (auto& recorder : recorders) queue->launch(record, &recorder);
+  ASSERT_TRUE(queue->synchronize().ok());
+  std::vector<int> expected(1000);
+  std::iota(expected.begin(), expected.end(), 0);
+  EXPECT_EQ(order, expected);
+}
+
+TEST(CpuQueue, WaitsForAValueNobodyHasSignalledYet) {
+  auto device = make_device();
+  auto producer = device->create_queue("producer", 8).value();
+  auto consumer = device->create_queue("consumer", 8).value();
+  auto timeline = device->create_timeline().value();
+  std::vector<std::byte> from(1000, std::byte{9}), middle(1000), to(1000);
+  consumer->wait({timeline.get(), 5});
+  consumer->copy(to.data(), middle.data(), to.size());
+  producer->copy(middle.data(), from.data(), from.size());
+  producer->signal({timeline.get(), 5});
+  ASSERT_TRUE(consumer->synchronize().ok());
+  ASSERT_TRUE(producer->synchronize().ok());  // a timeline outlives the commands that name it
+  EXPECT_EQ(to, from);
+  consumer->zero(to.data(), to.size());
+  ASSERT_TRUE(consumer->synchronize().ok());
+  EXPECT_EQ(to[999], std::byte{0});
+}
+
+TEST(CpuQueue, FailureDropsWorkButNotSignals) {
+  auto device = make_device();
+  auto queue = device->create_queue("q", 8).value();
+  auto other = device->create_queue("r", 8).value();
+  auto timeline = device->create_timeline().value();
+  auto done = device->create_timeline().value();
+  std::vector<int> order;
+  Recorder recorder{&order, 1};
+  queue->wait({timeline.get(), 1});
+  queue->launch(record, &recorder);
+  queue->signal({done.get(), 7});
+  timeline->fail(Status(Code::io_error, "no bytes"));
+  timeline->fail(Status(Code::internal, "the second does not count"));
+  const Status failed = queue->synchronize();
+  EXPECT_EQ(failed.code(), Code::io_error);
+  EXPECT_TRUE(order.empty());
+  EXPECT_EQ(done->value(), 7u);
+  EXPECT_EQ(timeline->wait(1).code(), Code::io_error);  // sticky
+  queue->launch(record, &recorder);
+  EXPECT_EQ(queue->synchronize().code(), Code::io_error);
+  EXPECT_TRUE(order.empty());
+  queue->clear_error();
+  timeline->reset();
+  timeline->signal(1);
+  queue->wait({timeline.get(), 1});
+  queue->launch(record, &recorder);
+  EXPECT_TRUE(queue->synchronize().ok());
+  EXPECT_EQ(order.size(), 1u);
+  queue->launch(fail_now, nullptr);
+  queue->launch(record, &recorder);
+  EXPECT_EQ(queue->synchronize().code(), Code::invalid_argument);
+  EXPECT_EQ(order.size(), 1u);
+}
+
+TEST(CpuQueue, ReachedValuesOutliveAFailure) {
+  auto device = make_device();
+  auto timeline = device->create_timeline().value();
+  timeline->signal(4);
+  timeline->signal(2);  // ignored
+  EXPECT_EQ(timeline->value(), 4u);
+  timeline->fail(Status(Code::io_error, "later"));
+  EXPECT_TRUE(timeline->wait(4).ok());
+  EXPECT_FALSE(timeline->wait(5).ok());
+}
+
+TEST(CpuQueue, DestructionEndsAWait) {
+  auto device = make_device();
+  auto timeline = device->create_timeline().value();
+  auto done = device->create_timeline().value();
+  {
+    auto queue = device->create_queue("q", 8).value();
+    queue->wait({timeline.get(), 1});
+    queue->signal({done.get(), 1});
+  }
+  EXPECT_EQ(done->value(), 1u);
+}
+
+TEST(CpuQueue, ListenerHearsGrowthAndFailure) {
+  auto device = make_device();
+  auto timeline = device->create_timeline().value();
+  std::atomic<int> heard{0};
+  timeline->set_listener([&] { ++heard; });
+  std::thread other([&] { timeline->signal(1); });
+  other.join();
+  timeline->signal(1);  // no growth
+  timeline->fail(Status(Code::io_error, "x"));
+  EXPECT_EQ(heard.load(), 2);
+  timeline->set_listener({});
+  timeline->signal(2);
+  EXPECT_EQ(heard.load(), 2);
+}
+
+TEST(CpuFaults, NthOperationFailsOnceOrForGood) {
+  for (const bool lasting : {false, true}) {
+    CpuDeviceOptions options;
+    DeviceFaultPlan plan;
+    plan.op = DeviceOp::launch;
+    plan.nth = 3;
+    plan.lasting = lasting;
+    plan.seed = 5;
+    plan.max_delay_us = 50;
+    options.hook = seeded_device_faults(plan);
+    auto device = make_device(options);
+    auto queue = device->create_queue("q", 4).value();
+    std::vector<int> order;
+    Recorder recorder{&order, 1};
+    std::vector<bool> ok;
+    for (int i = 0; i < 5; ++i) {
+      queue->launch(record, &recorder);
+      const Status status = queue->synchronize();
+      ok.push_back(status.ok());
+      EXPECT_TRUE(status.ok() || status.code() == Code::device_lost);
+      queue->clear_error();
+    }
+    EXPECT_EQ(ok, (lasting ? std::vector<bool>{true, true, false, false, false} : std::vector<bool>{true, true, false, true, true}));
+    EXPECT_EQ(order.size(), lasting ? 2u : 4u);
+  }
+}
+
+TEST(CpuFaults, CommitMayBeRefused) {
+  CpuDeviceOptions options;
+  DeviceFaultPlan plan;
+  plan.op = DeviceOp::commit;
+  plan.nth = 2;
+  plan.code = Code::out_of_memory;
+  options.hook = seeded_device_faults(plan);
+  auto device = make_device(options);
+  auto arena = device->reserve_arena(1 << 20).value();
+  EXPECT_TRUE(arena->commit(0, kPage).ok());
+  EXPECT_EQ(arena->commit(kPage, kPage).code(), Code::out_of_memory);
+  EXPECT_EQ(arena->committed_bytes(), kPage);
+  EXPECT_TRUE(arena->commit(kPage, kPage).ok());
+}
+
+}  // namespace
+}  // namespace forebay
