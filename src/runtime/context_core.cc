@@ -1,0 +1,249 @@
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+#include "base/checked.h"
+#include "runtime/engine_core.h"
+#include "runtime/pass_runner.h"
+
+namespace forebay {
+namespace {
+
+using plan::kNone;
+
+std::size_t place_of(const plan::Plan& plan, const std::vector<plan::ValueId>& ids, std::string_view name) {
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (plan.values[ids[i]].name == name) return i;
+  }
+  return ids.size();
+}
+
+Status unknown_name(const plan::Plan& plan, const std::vector<plan::ValueId>& ids, std::string_view what, std::string_view name) {
+  std::string known;
+  for (const plan::ValueId id : ids) known += (known.empty() ? "" : ", ") + plan.values[id].name;
+  return Status(Code::invalid_argument, "the plan has no " + std::string(what) + " '" + std::string(name) + "'; it has " + known);
+}
+
+}  // namespace
+
+ContextCore::ContextCore(EngineCore& engine) : engine_(engine) {
+  inputs_.resize(plan().graphs[0].inputs.size());
+  input_set_.assign(inputs_.size(), false);
+  outputs_.resize(plan().graphs[0].outputs.size());
+  debug_values_.assign(plan().values.size(), false);
+}
+
+ContextCore::~ContextCore() { engine_.forget(*this); }
+
+const plan::Plan& ContextCore::plan() const { return engine_.plan(); }
+DType ContextCore::input_dtype(std::size_t input) const { return plan().values[plan().graphs[0].inputs[input]].dtype; }
+
+const ContextCore::State* ContextCore::state_of_input(std::size_t input) const {
+  for (const State& state : states_) {
+    if (state.input == input) return &state;
+  }
+  return nullptr;
+}
+
+std::uint64_t ContextCore::wanted_state_bytes() const {
+  std::uint64_t bytes = 0;
+  for (const State& state : states_) bytes += align_up(state.capacity, 64);
+  return bytes;
+}
+
+std::vector<std::uint64_t> ContextCore::state_offsets(std::uint64_t base) const {
+  std::vector<std::uint64_t> offsets;
+  for (const State& state : states_) {
+    offsets.push_back(base);
+    base += align_up(state.capacity, 64);
+  }
+  return offsets;
+}
+
+Status ContextCore::set_input(std::string_view name, ConstTensorView tensor) {
+  const auto& ids = plan().graphs[0].inputs;
+  const std::size_t i = place_of(plan(), ids, name);
+  if (i == ids.size()) return unknown_name(plan(), ids, "input", name);
+  if (tensor.dtype != input_dtype(i)) {
+    return Status(Code::invalid_argument, "input '" + std::string(name) + "' is " + std::string(dtype_name(input_dtype(i))) + ", the tensor given is " +
+                                              std::string(dtype_name(tensor.dtype)));
+  }
+  const auto bytes = checked_bytes(tensor.dtype, tensor.shape.dims());
+  if (!bytes || (*bytes > 0 && tensor.data == nullptr)) return Status(Code::invalid_argument, "input '" + std::string(name) + "' has no data or an impossible shape");
+  const State* bound = state_of_input(i);
+  HostTensor& to = bound != nullptr ? const_cast<State*>(bound)->seed : inputs_[i];
+  if (to.dtype() != tensor.dtype || !(to.shape() == tensor.shape)) to = HostTensor(tensor.dtype, tensor.shape);
+  if (*bytes > 0) std::memcpy(to.data(), tensor.data, *bytes);
+  input_set_[i] = true;
+  if (bound != nullptr) const_cast<State*>(bound)->filled = false;  // starts anew from this value
+  return {};
+}
+
+// A named dimension takes the size that a set input gives it, a fixed one its size, any other starts empty.
+Shape ContextCore::first_state_shape(const State& state) const {
+  if (state.seed.dtype() != DType::none) return state.seed.shape();
+  const plan::Value& value = plan().values[plan().graphs[0].inputs[state.input]];
+  Shape shape;
+  for (const plan::Dim& dim : value.dims) {
+    std::int64_t size = std::max<std::int64_t>(0, dim.size);
+    for (std::size_t i = 0; dim.size < 0 && !dim.name.empty() && i < inputs_.size(); ++i) {
+      const plan::Value& other = plan().values[plan().graphs[0].inputs[i]];
+      for (std::size_t axis = 0; input_set_[i] && state_of_input(i) == nullptr && axis < other.dims.size(); ++axis) {
+        if (other.dims[axis].name == dim.name) size = inputs_[i].shape()[static_cast<int>(axis)];
+      }
+    }
+    shape.push_back(size);
+  }
+  return shape;
+}
+
+Result<std::vector<std::pair<std::string, Shape>>> ContextCore::shapes_now() const {
+  std::vector<std::pair<std::string, Shape>> shapes;
+  for (std::size_t i = 0; i < inputs_.size(); ++i) {
+    const std::string& name = plan().values[plan().graphs[0].inputs[i]].name;
+    const State* state = state_of_input(i);
+    if (state == nullptr && !input_set_[i]) return Status(Code::invalid_argument, "input '" + name + "' has not been set");
+    shapes.emplace_back(name, state == nullptr ? inputs_[i].shape() : state->filled ? state->shape : first_state_shape(*state));
+  }
+  return shapes;
+}
+
+Status ContextCore::prepare() {
+  FB_ASSIGN(auto shapes, shapes_now());
+  if (prepared_ && prepared_->input_shapes == shapes) return {};
+  FB_ASSIGN(auto prepared, prepare_pass(engine_.share_compiled(), shapes, engine_.pool()));
+  std::vector<std::uint64_t> capacities;
+  for (const State& state : states_) {
+    const ValuePlace& in = prepared->places[plan().graphs[0].inputs[state.input]];
+    const ValuePlace& out = prepared->places[plan().graphs[0].outputs[state.output]];
+    capacities.push_back(std::max(dtype_bytes(in.dtype, in.shape.elements()).value_or(0), dtype_bytes(out.dtype, out.shape.elements()).value_or(0)));
+  }
+  FB_TRY(engine_.require(*this, prepared->activation_bytes, capacities));
+  for (std::size_t i = 0; i < outputs_.size(); ++i) {
+    const ValuePlace& place = prepared->places[plan().graphs[0].outputs[i]];
+    if (outputs_[i].dtype() != place.dtype || !(outputs_[i].shape() == place.shape)) outputs_[i] = HostTensor(place.dtype, place.shape);
+  }
+  prepared_ = std::move(prepared);
+  return {};
+}
+
+namespace {
+
+void collect_profile(const PreparedGraph& graph, const plan::Plan& plan, std::vector<PassProfile::Op>& ops) {
+  for (const PreparedStep& step : graph.steps) {
+    for (const auto& body : step.bodies) {
+      if (body) collect_profile(*body, plan, ops);
+    }
+    if (!step.kernel) continue;
+    PassProfile::Op op;
+    op.node = step.name;
+    op.op = step.step->node->op;
+    op.kernel = step.kernel->id();
+    op.calls = step.calls;
+    op.compute_ms = step.compute_ms;
+    op.wait_ms = step.wait_ms;
+    for (const WeightOperand& operand : step.step->weights) op.weight_bytes += plan.weights[operand.weight].bytes;
+    ops.push_back(std::move(op));
+  }
+}
+
+void clear_profile(PreparedGraph& graph) {
+  for (PreparedStep& step : graph.steps) {
+    step.compute_ms = step.wait_ms = 0;
+    for (auto& body : step.bodies) {
+      if (body) clear_profile(*body);
+    }
+  }
+}
+
+}  // namespace
+
+Status ContextCore::execute() {
+  FB_TRY(prepare());
+  const auto start = std::chrono::steady_clock::now();
+  EngineCore::Slot& slot = engine_.take_slot();
+  auto begun = engine_.source().begin_pass();
+  if (!begun.ok()) {
+    engine_.give_slot(slot);
+    return std::move(begun).status();
+  }
+  std::unique_ptr<PassLease> lease = std::move(begun).value();
+  const StreamCounters before = engine_.source().counters();
+  const auto begin = std::chrono::steady_clock::now();
+  clock_ = {profiling_, begin};
+  if (profiling_) clear_profile(prepared_->main);
+  PassRunner runner(engine_, *this, slot, *lease);
+  Status status = runner.run();
+  if (!status.ok()) {
+    // run() may have stopped before its own wait.
+    const Status ignored = slot.queue->synchronize();
+    (void)ignored.ok();
+  }
+  slot.queue->clear_error();
+  lease->end(!status.ok());
+  const StreamCounters after = engine_.source().counters();
+  engine_.give_slot(slot);
+  if (!status.ok()) return status;
+  profile_.ops.clear();
+  profile_.milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  profile_.disk_bytes = after.disk_bytes - before.disk_bytes;
+  profile_.link_bytes = after.link_bytes - before.link_bytes;
+  profile_.gathered_bytes = after.gathered_bytes - before.gathered_bytes;
+  profile_.stalls = after.stalls - before.stalls;
+  profile_.host_waits = runner.host_waits();
+  if (profiling_) collect_profile(prepared_->main, plan(), profile_.ops);
+  return {};
+}
+
+Result<const HostTensor*> ContextCore::output(std::string_view name) const {
+  const auto& ids = plan().graphs[0].outputs;
+  const std::size_t i = place_of(plan(), ids, name);
+  if (i == ids.size()) return unknown_name(plan(), ids, "output", name);
+  if (outputs_[i].dtype() == DType::none) return Status(Code::failed_precondition, "no pass has run in this context yet");
+  return &outputs_[i];
+}
+
+Status ContextCore::bind_state(std::string_view output, std::string_view input) {
+  const plan::Graph& main = plan().graphs[0];
+  const std::size_t out = place_of(plan(), main.outputs, output), in = place_of(plan(), main.inputs, input);
+  if (out == main.outputs.size()) return unknown_name(plan(), main.outputs, "output", output);
+  if (in == main.inputs.size()) return unknown_name(plan(), main.inputs, "input", input);
+  if (plan().values[main.outputs[out]].dtype != input_dtype(in)) {
+    return Status(Code::invalid_argument, "output '" + std::string(output) + "' and input '" + std::string(input) + "' have different dtypes");
+  }
+  if (state_of_input(in) != nullptr) return Status(Code::invalid_argument, "input '" + std::string(input) + "' is bound already");
+  const std::lock_guard lock(engine_.layout_mutex_);
+  State state;
+  state.output = static_cast<std::uint32_t>(out);
+  state.input = static_cast<std::uint32_t>(in);
+  if (input_set_[in]) state.seed = std::move(inputs_[in]);
+  states_.push_back(std::move(state));
+  prepared_.reset();
+  return {};
+}
+
+Status ContextCore::reset_state() {
+  for (State& state : states_) {
+    state.filled = false;
+    state.seed = HostTensor();
+  }
+  return {};
+}
+
+Status ContextCore::set_debug(DebugCallback callback, const std::vector<std::string>& names) {
+  std::vector<bool> wanted(plan().values.size(), names.empty());
+  for (const std::string& name : names) {
+    bool found = false;
+    for (std::size_t v = 0; v < plan().values.size(); ++v) {
+      if (plan().values[v].name == name && plan().values[v].kind != plan::ValueKind::weight) wanted[v] = found = true;
+    }
+    if (!found) {
+      return Status(Code::invalid_argument, "the plan computes no tensor '" + name + "' (fused or folded away, or never there); `forebay build --no-fuse` keeps more");
+    }
+  }
+  debug_values_ = std::move(wanted);
+  debug_ = std::move(callback);
+  return {};
+}
+
+}  // namespace forebay

@@ -1,0 +1,331 @@
+#include "runtime/engine_core.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/checked.h"
+#include "base/digest.h"
+
+namespace forebay {
+namespace {
+
+constexpr std::uint64_t kHeadReserve = 64ull << 30;  // addresses, not memory
+constexpr std::uint32_t kQueueCapacity = 4096;
+
+}  // namespace
+
+void Completion::finish(Status status) {
+  const std::lock_guard lock(mutex_);
+  status_ = std::move(status);
+  done_ = true;
+  changed_.notify_all();
+}
+bool Completion::done() const {
+  const std::lock_guard lock(mutex_);
+  return done_;
+}
+Status Completion::wait() const {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return done_; });
+  return status_;
+}
+
+std::uint64_t arena_reserve_bytes(const plan::Plan& plan) {
+  std::uint64_t bytes = kHeadReserve;
+  for (const plan::Chunk& chunk : plan.chunks) bytes += align_up(chunk.raw_bytes, kBlockBytes) + 2 * kBlockBytes;
+  return align_up(bytes, 1ull << 30);
+}
+
+Result<std::unique_ptr<EngineCore>> EngineCore::create(EngineParts parts) {
+  std::unique_ptr<EngineCore> engine(new EngineCore(std::move(parts)));
+  FB_TRY(engine->start());
+  return engine;
+}
+
+Status EngineCore::start() {
+  budget_ = parts_.budget;
+  FB_ASSIGN(free_at_start_, parts_.device->free_bytes());
+  for (std::uint32_t i = 0; i < std::max<std::uint32_t>(1, parts_.passes); ++i) {
+    auto slot = std::make_unique<Slot>();
+    slot->index = i;
+    FB_ASSIGN(slot->queue, parts_.device->create_queue("pass-" + std::to_string(i), kQueueCapacity));
+    FB_ASSIGN(slot->timeline, parts_.device->create_timeline());
+    slots_.push_back(std::move(slot));
+  }
+  const std::lock_guard lock(layout_mutex_);
+  if (parts_.budget.kind == Budget::Kind::unlimited && sizes_locked().full > free_at_start_ && !parts_.user_memory) {
+    return Status(Code::resource_exhausted, "full residency needs " + std::to_string(sizes_locked().full) + " bytes, the device has " +
+                                                std::to_string(free_at_start_) + " free; give a budget or use auto");
+  }
+  FB_TRY(relayout_locked());
+  control_ = std::thread([this] { control_loop(); });
+  return {};
+}
+
+EngineCore::~EngineCore() {
+  if (control_.joinable()) {
+    {
+      const std::lock_guard lock(control_mutex_);
+      stopping_ = true;
+    }
+    control_wake_.notify_all();
+    control_.join();
+  }
+  if (parts_.source) parts_.source->shutdown();
+  slots_.clear();          // queues are idle: no pass outlives its context, no context its engine
+  parts_.source.reset();
+  parts_.arena.reset();
+}
+
+void EngineCore::control_loop() {
+  std::unique_lock lock(control_mutex_);
+  while (true) {
+    control_wake_.wait(lock, [&] { return stopping_ || !control_tasks_.empty(); });
+    if (control_tasks_.empty()) return;
+    auto task = std::move(control_tasks_.front());
+    control_tasks_.pop_front();
+    lock.unlock();
+    task();
+    lock.lock();
+  }
+}
+
+ArenaDemand EngineCore::demand_locked() const {
+  ArenaDemand demand;
+  for (const ContextCore* context : contexts_) {
+    demand.state_bytes += align_up(context->wanted_state_bytes(), kBlockBytes);
+    demand.activation_bytes = std::max(demand.activation_bytes, context->activation_bytes_);
+  }
+  demand.passes = static_cast<std::uint32_t>(slots_.size());
+  demand.gathered_bytes = parts_.compiled->gathered_bytes;
+  demand.source = parts_.source->limits();
+  demand.source.min_ring_bytes = std::max(demand.source.min_ring_bytes, published_limits_.min_ring_bytes);
+  demand.source.preferred_ring_bytes = std::max(demand.source.preferred_ring_bytes, published_limits_.preferred_ring_bytes);
+  demand.source.resident_total_bytes = std::max(demand.source.resident_total_bytes, published_limits_.resident_total_bytes);
+  demand.granule = parts_.device->info().granule;
+  demand.arena_bytes = parts_.arena->reserved_bytes();
+  return demand;
+}
+
+std::uint64_t EngineCore::resolve_locked(const Budget& budget) const {
+  const std::uint64_t granule = parts_.device->info().granule;
+  const std::uint64_t free = parts_.user_memory ? parts_.arena->reserved_bytes() : free_at_start_;
+  std::uint64_t bytes = resolve_budget(budget, sizes_locked(), free, granule);
+  if (parts_.user_memory) bytes = std::min(bytes, align_down(parts_.arena->reserved_bytes(), granule));
+  return bytes;
+}
+
+Status EngineCore::relayout_locked() {
+  FB_ASSIGN(const ArenaLayout layout, plan_arena(demand_locked(), resolve_locked(budget_)));
+  return apply_locked(layout);
+}
+
+Status EngineCore::apply_locked(const ArenaLayout& layout) {
+  return parts_.source->reconfigure(layout, [&] { return move_states([&] { return commit_layout(layout); }); });
+}
+
+// Gives back before it takes, so that the sum never exceeds the larger of the two budgets, nor the new one once it returns.
+Status EngineCore::commit_layout(const ArenaLayout& to) {
+  Arena& arena = *parts_.arena;
+  const std::uint64_t granule = parts_.device->info().granule;
+  const CommitRanges next = commit_ranges(to, granule);
+  const CommitRanges before = laid_out_ ? commit_ranges(layout_, granule) : CommitRanges{0, to.arena_bytes};
+  if (before.head > next.head) FB_TRY(arena.uncommit(next.head, before.head - next.head));
+  if (before.resident_begin < next.resident_begin) FB_TRY(arena.uncommit(before.resident_begin, next.resident_begin - before.resident_begin));
+  if (next.head > before.head) {
+    Status status = arena.commit(before.head, next.head - before.head);
+    if (!status.ok()) {
+      // What was given back is taken again: the old layout serves on.
+      if (before.resident_begin < next.resident_begin) FB_TRY(arena.commit(before.resident_begin, next.resident_begin - before.resident_begin));
+      return status;
+    }
+  }
+  if (next.resident_begin < before.resident_begin) {
+    Status status = arena.commit(next.resident_begin, before.resident_begin - next.resident_begin);
+    if (!status.ok()) {
+      if (next.head > before.head) FB_TRY(arena.uncommit(before.head, next.head - before.head));
+      if (before.head > next.head) FB_TRY(arena.commit(next.head, before.head - next.head));
+      return status;
+    }
+  }
+  layout_ = to;
+  laid_out_ = true;
+  return {};
+}
+
+Status EngineCore::move_states(const std::function<Status()>& change) {
+  struct Move {
+    ContextCore::State* state;
+    std::vector<std::byte> held;
+  };
+  std::vector<Move> moves;
+  std::vector<std::pair<ContextCore::State*, std::uint64_t>> places;
+  Queue& queue = *slots_.front()->queue;
+  std::uint64_t base = 0;
+  for (ContextCore* context : contexts_) {
+    const std::vector<std::uint64_t> offsets = context->state_offsets(base);
+    for (std::size_t i = 0; i < context->states_.size(); ++i) {
+      ContextCore::State& state = context->states_[i];
+      places.push_back({&state, offsets[i]});
+      if (!state.filled || offsets[i] == state.offset) continue;
+      const DType dtype = context->input_dtype(state.input);
+      moves.push_back({&state, std::vector<std::byte>(dtype_bytes(dtype, state.shape.elements()).value_or(0))});
+      queue.copy(moves.back().held.data(), parts_.arena->base() + state.offset, moves.back().held.size());
+    }
+    base += align_up(context->wanted_state_bytes(), kBlockBytes);
+  }
+  FB_TRY(queue.synchronize());
+  FB_TRY(change());
+  for (const auto& [state, offset] : places) state->offset = offset;
+  for (const Move& move : moves) queue.copy(parts_.arena->base() + move.state->offset, move.held.data(), move.held.size());
+  return queue.synchronize();
+}
+
+Status EngineCore::require(ContextCore& context, std::uint64_t activation_bytes, const std::vector<std::uint64_t>& capacities) {
+  const std::lock_guard lock(layout_mutex_);
+  bool grows = activation_bytes > context.activation_bytes_;
+  for (std::size_t i = 0; i < capacities.size(); ++i) grows = grows || capacities[i] > context.states_[i].capacity;
+  const std::uint64_t old_activation = context.activation_bytes_;
+  std::vector<std::uint64_t> old_capacities;
+  for (const ContextCore::State& state : context.states_) old_capacities.push_back(state.capacity);
+  const auto ask = [&](std::uint64_t slack) {
+    context.activation_bytes_ = activation_bytes + (slack != 0 ? activation_bytes / slack : 0);
+    for (std::size_t i = 0; i < capacities.size(); ++i) {
+      // States only grow: what they hold is the caller's.
+      context.states_[i].capacity = std::max(old_capacities[i], capacities[i] + (slack != 0 ? capacities[i] / slack : 0));
+    }
+    if (!grows && activation_bytes == old_activation) return Status();
+    return relayout_locked();
+  };
+  if (!grows && context.growth_ > 1 && activation_bytes <= old_activation) return {};  // fits what was asked for with slack
+  context.growth_ = grows ? context.growth_ + 1 : 0;
+  Status status;
+  if (context.growth_ > 2) status = ask(4);
+  if (context.growth_ <= 2 || !status.ok()) status = ask(0);
+  if (!status.ok()) {
+    context.activation_bytes_ = old_activation;
+    for (std::size_t i = 0; i < capacities.size(); ++i) context.states_[i].capacity = old_capacities[i];
+  }
+  return status;
+}
+
+void EngineCore::forget(ContextCore& context) {
+  const std::lock_guard lock(layout_mutex_);
+  std::erase(contexts_, &context);
+  // Room is given back when the next layout is made; a failure here must not matter to a destructor.
+  const Status status = relayout_locked();
+  if (!status.ok() && parts_.logger != nullptr) parts_.logger->log(LogLevel::warning, "relayout after closing a context failed: " + status.to_string());
+}
+
+Result<std::unique_ptr<ContextCore>> EngineCore::create_context() {
+  std::unique_ptr<ContextCore> context(new ContextCore(*this));
+  const std::lock_guard lock(layout_mutex_);
+  contexts_.push_back(context.get());
+  return context;
+}
+
+Result<std::shared_ptr<Completion>> EngineCore::set_budget(const Budget& budget) {
+  const std::lock_guard lock(layout_mutex_);
+  FB_ASSIGN(const ArenaLayout checked, plan_arena(demand_locked(), resolve_locked(budget)));
+  (void)checked;
+  auto completion = std::make_shared<Completion>();
+  const std::lock_guard control(control_mutex_);
+  control_tasks_.push_back([this, budget, completion] {
+    Status status;
+    {
+      const std::lock_guard apply(layout_mutex_);
+      const Budget old = budget_;
+      budget_ = budget;
+      status = relayout_locked();
+      if (!status.ok()) budget_ = old;
+    }
+    completion->finish(std::move(status));
+  });
+  control_wake_.notify_all();
+  return completion;
+}
+
+Status EngineCore::publish(plan::GenerationPtr generation) {
+  const std::lock_guard lock(layout_mutex_);
+  const SourceLimits before = published_limits_;
+  published_limits_ = parts_.source->limits_for(*generation);
+  Status status = relayout_locked();
+  if (status.ok()) status = parts_.source->publish(std::move(generation));
+  if (!status.ok()) published_limits_ = before;
+  return status;
+}
+
+MemoryReport EngineCore::memory() const {
+  const std::lock_guard lock(layout_mutex_);
+  const BudgetBytes sizes = sizes_locked();
+  MemoryReport report;
+  report.budget = layout_.budget;
+  report.min_budget = sizes.min;
+  report.no_stream_budget = sizes.no_stream;
+  report.full_budget = sizes.full;
+  report.committed = parts_.arena->committed_bytes();
+  report.peak_committed = parts_.arena->peak_committed_bytes();
+  report.resident_weights = layout_.resident_bytes;
+  report.ring = layout_.ring_bytes;
+  report.activations = layout_.activation_bytes;
+  report.state = layout_.state_bytes;
+  report.weights_total = plan().weight_bytes();
+  report.host_cache = parts_.source->counters().host_cache_bytes;
+  return report;
+}
+
+Result<Engine::Sizes> EngineCore::sizes_for_shapes(const std::vector<std::pair<std::string, Shape>>& inputs) const {
+  FB_ASSIGN(const auto prepared, prepare_pass(parts_.compiled, inputs, *parts_.pool));
+  const std::lock_guard lock(layout_mutex_);
+  ArenaDemand demand = demand_locked();
+  demand.activation_bytes = prepared->activation_bytes;
+  demand.state_bytes = 0;
+  Engine::Sizes sizes;
+  for (const plan::StatePair& pair : plan().state_pairs) {
+    const ValuePlace& out = prepared->places[pair.output];
+    const ValuePlace& in = prepared->places[pair.input];
+    demand.state_bytes += align_up(std::max(dtype_bytes(out.dtype, out.shape.elements()).value_or(0), dtype_bytes(in.dtype, in.shape.elements()).value_or(0)), 64);
+  }
+  sizes.activation_bytes = demand.activation_bytes;
+  sizes.state_bytes = demand.state_bytes;
+  const BudgetBytes bytes = budget_bytes(demand);
+  sizes.min_budget = bytes.min;
+  sizes.full_budget = bytes.full;
+  return sizes;
+}
+
+std::string EngineCore::numerics_id() const {
+  std::string text = "threads=" + std::to_string(parts_.pool->threads()) + ";slab=" + std::to_string(plan().slab_bytes) + ";";
+  for (const auto& [key, value] : parts_.device->info().numerics) text += key + "=" + value + ";";
+  for (const auto& [key, value] : plan().numerics) text += "plan." + key + "=" + value + ";";
+  for (const plan::KernelSection& section : plan().kernels) {
+    if (section.device_kind != parts_.device->info().kind) continue;
+    for (const plan::KernelChoice& choice : section.entries) text += choice.kernel + "(" + choice.parameters + ");";
+  }
+  const Sha256 digest = sha256(std::as_bytes(std::span(text.data(), text.size())));
+  return parts_.device->info().kind + "-" + to_hex(digest).substr(0, 16);
+}
+
+EngineCore::Slot& EngineCore::take_slot() {
+  std::unique_lock lock(slot_mutex_);
+  const std::uint64_t ticket = slot_ticket_++;
+  Slot* free = nullptr;
+  slot_free_.wait(lock, [&] {
+    if (ticket != slot_serving_) return false;
+    const auto found = std::find_if(slots_.begin(), slots_.end(), [](const auto& slot) { return !slot->busy; });
+    free = found == slots_.end() ? nullptr : found->get();
+    return free != nullptr;
+  });
+  ++slot_serving_;
+  free->busy = true;
+  slot_free_.notify_all();
+  return *free;
+}
+
+void EngineCore::give_slot(Slot& slot) {
+  const std::lock_guard lock(slot_mutex_);
+  slot.busy = false;
+  slot_free_.notify_all();
+}
+
+}  // namespace forebay

@@ -1,0 +1,182 @@
+// The engine below the public interface: arena, contexts, passes. Joins a compiled plan with a device and a WeightSource.
+//
+// Invariants: committed bytes never exceed the layout's budget; layouts change only with no pass running (WeightSource::reconfigure); a
+// context's state is written only after its whole pass has succeeded; every pass sees one generation.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "forebay/budget.h"
+#include "forebay/engine.h"
+#include "forebay/logger.h"
+#include "runtime/arena_layout.h"
+#include "runtime/compiled_plan.h"
+#include "runtime/device.h"
+#include "runtime/prepared_pass.h"
+#include "runtime/thread_pool.h"
+#include "runtime/weight_source.h"
+
+namespace forebay {
+
+class ContextCore;
+
+// Completion of a control-path task. Thread-safe.
+class Completion {
+ public:
+  void finish(Status status);
+  bool done() const;
+  Status wait() const;
+
+ private:
+  mutable std::mutex mutex_;
+  mutable std::condition_variable changed_;
+  bool done_ = false;
+  Status status_;
+};
+
+struct EngineParts {
+  std::unique_ptr<Device> device;
+  std::unique_ptr<Arena> arena;
+  std::unique_ptr<WeightSource> source;  // uses device and arena
+  std::shared_ptr<const CompiledPlan> compiled;
+  std::unique_ptr<ThreadPool> pool;
+  Budget budget;
+  std::uint32_t passes = 1;
+  bool user_memory = false;
+  Logger* logger = nullptr;
+};
+
+// Address range to reserve: everything resident plus room for any activations, so that shape changes never move it.
+std::uint64_t arena_reserve_bytes(const plan::Plan& plan);
+
+class EngineCore {  // thread-safe
+ public:
+  static Result<std::unique_ptr<EngineCore>> create(EngineParts parts);
+  ~EngineCore();
+
+  Result<std::shared_ptr<Completion>> set_budget(const Budget& budget);
+  MemoryReport memory() const;
+  // The layout is made to fit first, then the generation is published.
+  Status publish(plan::GenerationPtr generation);
+  Result<std::unique_ptr<ContextCore>> create_context();
+  Result<Engine::Sizes> sizes_for_shapes(const std::vector<std::pair<std::string, Shape>>& inputs) const;
+
+  const CompiledPlan& compiled() const { return *parts_.compiled; }
+  std::shared_ptr<const CompiledPlan> share_compiled() const { return parts_.compiled; }
+  const plan::Plan& plan() const { return *parts_.compiled->plan; }
+  Device& device() { return *parts_.device; }
+  Arena& arena() { return *parts_.arena; }
+  WeightSource& source() { return *parts_.source; }
+  const WeightSource& source() const { return *parts_.source; }
+  ThreadPool& pool() const { return *parts_.pool; }
+  std::string numerics_id() const;
+
+ private:
+  friend class ContextCore;
+  friend class PassRunner;
+  struct Slot {
+    std::unique_ptr<Queue> queue;
+    std::unique_ptr<Timeline> timeline;
+    std::uint64_t value = 0;
+    std::uint32_t index = 0;
+    bool busy = false;
+  };
+
+  explicit EngineCore(EngineParts parts) : parts_(std::move(parts)) {}
+  Status start();
+  ArenaDemand demand_locked() const;
+  BudgetBytes sizes_locked() const { return budget_bytes(demand_locked()); }
+  std::uint64_t resolve_locked(const Budget& budget) const;
+  Status apply_locked(const ArenaLayout& layout);
+  Status relayout_locked();
+  Status commit_layout(const ArenaLayout& to);
+  // The context needs these bytes from now on (and the capacities of its states); refused: its needs are as before.
+  Status require(ContextCore& context, std::uint64_t activation_bytes, const std::vector<std::uint64_t>& capacities);
+  // Moves states of all contexts around `change` (commit and uncommit), with no pass running.
+  Status move_states(const std::function<Status()>& change);
+  void forget(ContextCore& context);
+  Slot& take_slot();
+  void give_slot(Slot& slot);
+  void control_loop();
+
+  EngineParts parts_;
+  mutable std::mutex layout_mutex_;        // layout, budget, contexts_; held while reconfiguring
+  Budget budget_;
+  ArenaLayout layout_;                     // written with no pass running; read by passes under their lease
+  bool laid_out_ = false;
+  std::uint64_t free_at_start_ = 0;        // what `auto` counts on
+  std::vector<ContextCore*> contexts_;
+  SourceLimits published_limits_;
+
+  std::mutex slot_mutex_;
+  std::condition_variable slot_free_;
+  std::vector<std::unique_ptr<Slot>> slots_;
+  std::uint64_t slot_ticket_ = 0, slot_serving_ = 0;
+
+  std::mutex control_mutex_;
+  std::condition_variable control_wake_;
+  std::deque<std::function<void()>> control_tasks_;
+  bool stopping_ = false;
+  std::thread control_;
+};
+
+// One caller's inputs, outputs, state and prepared pass. One thread at a time.
+class ContextCore {
+ public:
+  ~ContextCore();
+  Status set_input(std::string_view name, ConstTensorView tensor);
+  Status execute();
+  Result<const HostTensor*> output(std::string_view name) const;
+  Status bind_state(std::string_view output, std::string_view input);
+  Status reset_state();
+  Status set_debug(DebugCallback callback, const std::vector<std::string>& names);
+  void set_profiling(bool on) { profiling_ = on; }
+  const PassProfile& profile() const { return profile_; }
+
+ private:
+  friend class EngineCore;
+  friend class PassRunner;
+  struct State {
+    std::uint32_t output = 0, input = 0;  // places in the main graph's lists
+    Shape shape;                          // of what is held now
+    bool filled = false;                  // the arena holds it; else the seed, or zeros
+    HostTensor seed;                      // first value, as set by set_input
+    std::uint64_t capacity = 0;           // bytes wanted in the state part
+    std::uint64_t offset = 0;             // from the arena's base, under the layout in force
+  };
+
+  explicit ContextCore(EngineCore& engine);
+  Status prepare();
+  Result<std::vector<std::pair<std::string, Shape>>> shapes_now() const;
+  Shape first_state_shape(const State& state) const;
+  const State* state_of_input(std::size_t input) const;
+  const plan::Plan& plan() const;
+  DType input_dtype(std::size_t input) const;
+  // Under the engine's layout mutex with no pass running: moves what the states hold to their new places.
+  std::uint64_t wanted_state_bytes() const;
+  std::vector<std::uint64_t> state_offsets(std::uint64_t base) const;
+
+  EngineCore& engine_;
+  std::vector<HostTensor> inputs_;
+  std::vector<bool> input_set_;
+  std::vector<HostTensor> outputs_;
+  std::unique_ptr<PreparedPass> prepared_;
+  std::vector<State> states_;
+  std::uint64_t activation_bytes_ = 0;       // under the engine's layout mutex
+  int growth_ = 0;                           // shape changes in a row that needed more: then some slack is asked for
+  DebugCallback debug_;
+  std::vector<bool> debug_values_;
+  bool profiling_ = false;
+  PassProfile profile_;
+  PassClock clock_;
+};
+
+}  // namespace forebay

@@ -1,0 +1,268 @@
+#include "runtime/pass_runner.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace forebay {
+namespace {
+
+using plan::kNone;
+using plan::ValueId;
+
+std::uint64_t bytes_of(const ValuePlace& place) { return dtype_bytes(place.dtype, place.shape.elements()).value_or(0); }
+
+double milliseconds(std::chrono::steady_clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
+
+}  // namespace
+
+PassRunner::PassRunner(EngineCore& engine, ContextCore& context, Slot& slot, PassLease& lease)
+    : engine_(engine), context_(context), slot_(slot), lease_(lease), queue_(*slot.queue), pass_(*context.prepared_) {
+  const ArenaLayout& layout = engine.layout_;
+  const std::uint64_t per_pass = layout.activation_bytes / engine.slots_.size();
+  activations_ = engine.arena().base() + layout.activation_offset + per_pass * slot.index;
+}
+
+std::byte* PassRunner::address(ValueId value) const {
+  const ValuePlace& place = pass_.places[value];
+  return activations_ + place.offset;
+}
+
+Status PassRunner::run() {
+  FB_TRY(upload());
+  Status status = run_graph(pass_.main);
+  if (status.ok()) status = download();
+  // Also after a failure: nothing of this pass may still run when its lease ends.
+  Status finished = queue_.synchronize();
+  if (status.ok()) status = std::move(finished);
+  if (!status.ok()) return status;
+  for (ContextCore::State& state : context_.states_) {
+    state.shape = pass_.places[engine_.plan().graphs[0].outputs[state.output]].shape;
+    state.filled = true;
+  }
+  return {};
+}
+
+Status PassRunner::upload() {
+  const plan::Graph& main = engine_.plan().graphs[0];
+  for (const PreparedPass::Upload& u : pass_.uploads) {
+    const HostTensor& tensor = *pass_.places[u.value].host;
+    if (tensor.bytes() > 0) queue_.copy(activations_ + u.offset, tensor.data(), tensor.bytes());
+  }
+  for (std::size_t i = 0; i < main.inputs.size(); ++i) {
+    const ValuePlace& place = pass_.places[main.inputs[i]];
+    const std::uint64_t bytes = bytes_of(place);
+    if (bytes == 0) continue;
+    const ContextCore::State* state = context_.state_of_input(i);
+    if (state != nullptr && state->filled) {
+      queue_.copy(address(main.inputs[i]), engine_.arena().base() + state->offset, bytes);
+    } else if (state != nullptr && state->seed.dtype() != DType::none && state->seed.bytes() == bytes) {
+      queue_.copy(address(main.inputs[i]), state->seed.data(), bytes);
+    } else if (state != nullptr) {
+      queue_.zero(address(main.inputs[i]), bytes);
+    } else {
+      queue_.copy(address(main.inputs[i]), context_.inputs_[i].data(), bytes);
+    }
+    debug(main.inputs[i]);
+  }
+  return {};
+}
+
+Status PassRunner::run_graph(PreparedGraph& graph) {
+  segment_ = kNone;
+  for (PreparedStep& step : graph.steps) FB_TRY(run_step(step));
+  return {};
+}
+
+Status PassRunner::run_step(PreparedStep& step) {
+  switch (step.step->kind) {
+    case Step::Kind::control: return run_if(step);
+    case Step::Kind::load_weight: return run_load(step);
+    case Step::Kind::gather_rows: return run_gather_step(step);
+    case Step::Kind::view: return {};
+    case Step::Kind::kernel: return run_kernel(step);
+  }
+  return {};
+}
+
+Status PassRunner::enter_segment(const Step& step) {
+  if (step.segment == segment_) return {};
+  segment_ = step.segment;
+  return lease_.begin_segment(segment_);
+}
+
+Status PassRunner::run_kernel(PreparedStep& step) {
+  const std::size_t arity = step.input_values.size();
+  for (std::size_t o = 0; o < step.outputs.size(); ++o) {
+    if (step.output_values[o] != kNone) step.outputs[o].data = address(step.output_values[o]);
+  }
+  if (step.step->substep_count > 0) FB_TRY(enter_segment(*step.step));
+  std::array<ChunkAddress, kMaxUses> chunks;
+  for (std::uint32_t c = 0; c < step.calls; ++c) {
+    KernelCall& call = step.kernel_calls[c];
+    call.workspace = step.workspace_bytes > 0 ? activations_ + step.workspace_offset : nullptr;
+    for (std::size_t i = 0; i < arity; ++i) {
+      const ValueId id = step.input_values[i];
+      if (id != kNone) step.call_inputs[c * arity + i].data = address(id);
+    }
+    if (step.step->substep_count > 0) {
+      const PassProgram::Substep& substep = engine_.compiled().program.substeps[step.step->first_substep + c];
+      if (substep.use_count > kMaxUses) return Status(Code::unsupported, "node '" + step.name + "' takes more than 64 weights");
+      FB_TRY(lease_.acquire(step.step->first_substep + c, std::span(chunks.data(), substep.use_count)));
+      for (std::uint32_t u = 0; u < substep.use_count; ++u) queue_.wait(chunks[u].ready);
+      for (const WeightOperand& operand : step.step->weights) {
+        const plan::Weight& weight = engine_.plan().weights[operand.weight];
+        const plan::Part& part = engine_.plan().parts[weight.first_part + (weight.part_count > 1 ? c : 0)];
+        step.call_inputs[c * arity + operand.input].data = chunks[operand.use].data + part.offset_in_chunk;
+      }
+    }
+    Launch& launch = step.launches[c];
+    launch.clock = &context_.clock_;
+    queue_.launch(&PassRunner::run_launch, &launch);
+    if (step.step->substep_count > 0) release(*step.step, c);
+  }
+  for (const ValueId id : step.output_values) debug(id);
+  return {};
+}
+
+void PassRunner::release(const Step& step, std::uint32_t call) {
+  const TimelinePoint done{slot_.timeline.get(), ++slot_.value};
+  queue_.signal(done);
+  lease_.release(step.first_substep + call, done);
+}
+
+Status PassRunner::run_launch(void* argument) {
+  Launch& launch = *static_cast<Launch*>(argument);
+  PassClock& clock = *launch.clock;
+  const auto start = clock.on ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
+  Status status = launch.kernel->run(*launch.call);
+  if (clock.on) {
+    const auto end = std::chrono::steady_clock::now();
+    launch.step->wait_ms += milliseconds(start - clock.last);
+    launch.step->compute_ms += milliseconds(end - start);
+    clock.last = end;
+  }
+  if (!status.ok()) {
+    return std::move(status).with_context("node '" + launch.step->name + "' (" + launch.step->step->node->op + ")");
+  }
+  return {};
+}
+
+Status PassRunner::run_gather_step(PreparedStep& step) {
+  for (std::size_t o = 0; o < step.outputs.size(); ++o) {
+    if (step.output_values[o] != kNone) step.outputs[o].data = address(step.output_values[o]);
+  }
+  gather_calls_.push_back({this, &step});
+  queue_.launch(&PassRunner::run_gather, &gather_calls_.back());
+  for (const ValueId id : step.output_values) debug(id);
+  return {};
+}
+
+// On the queue: the indices are computed by then.
+Status PassRunner::run_gather(void* argument) {
+  const GatherCall& call = *static_cast<GatherCall*>(argument);
+  PassRunner& runner = *call.runner;
+  PreparedStep& step = *call.step;
+  const plan::Weight& weight = runner.engine_.plan().weights[step.step->weights.front().weight];
+  const ValuePlace& indices = runner.pass_.places[step.input_values[1]];
+  const std::byte* data = runner.address(step.input_values[1]);
+  const std::int64_t rows = weight.shape[0];
+  for (std::size_t i = 0; i < step.rows.size(); ++i) {
+    std::int64_t row = 0;
+    if (indices.dtype == DType::i64) {
+      std::memcpy(&row, data + i * 8, 8);
+    } else {
+      std::int32_t narrow = 0;
+      std::memcpy(&narrow, data + i * 4, 4);
+      row = narrow;
+    }
+    if (row < -rows || row >= rows) {
+      return Status(Code::invalid_argument, "node '" + step.name + "' (Gather): index " + std::to_string(row) + " at place " + std::to_string(i) +
+                                                " is outside of [" + std::to_string(-rows) + ", " + std::to_string(rows) + ")");
+    }
+    step.rows[i] = row < 0 ? row + rows : row;
+  }
+  Status status = runner.lease_.gather_rows(step.step->weights.front().weight, step.rows, step.outputs[0].data);
+  return status.ok() ? Status() : std::move(status).with_context("gathering rows for node '" + step.name + "'");
+}
+
+Status PassRunner::run_load(PreparedStep& step) {
+  FB_TRY(enter_segment(*step.step));
+  std::byte* to = address(step.output_values[0]);
+  const plan::Weight& weight = engine_.plan().weights[step.step->weights.front().weight];
+  for (std::uint32_t c = 0; c < step.calls; ++c) {
+    std::array<ChunkAddress, 1> chunk;
+    FB_TRY(lease_.acquire(step.step->first_substep + c, chunk));
+    const plan::Part& part = engine_.plan().parts[weight.first_part + c];
+    queue_.wait(chunk[0].ready);
+    if (part.bytes > 0) queue_.copy(to + part.offset_in_weight, chunk[0].data + part.offset_in_chunk, part.bytes);
+    release(*step.step, c);
+  }
+  debug(step.output_values[0]);
+  return {};
+}
+
+Status PassRunner::run_if(PreparedStep& step) {
+  int branch = step.known_branch;
+  if (branch < 0) {
+    // The condition is data: the one wait inside a pass, counted.
+    std::byte condition{};
+    queue_.copy(&condition, address(static_cast<ValueId>(step.condition_place)), 1);
+    FB_TRY(queue_.synchronize());
+    ++host_waits_;
+    branch = condition != std::byte{0} ? 0 : 1;
+  }
+  const auto index = static_cast<std::size_t>(branch);
+  if (!step.bodies[index]) return step.branch_errors[index];
+  PreparedGraph& body = *step.bodies[index];
+  FB_TRY(run_graph(body));
+  segment_ = kNone;
+  for (std::size_t o = 0; o < step.output_values.size(); ++o) {
+    const ValueId to = step.output_values[o];
+    if (to == kNone) continue;
+    const ValuePlace& from = pass_.places[body.outputs[o]];
+    const std::uint64_t bytes = bytes_of(from);
+    if (bytes > 0) queue_.copy(address(to), address(body.outputs[o]), bytes);
+    debug(to);
+  }
+  return {};
+}
+
+void PassRunner::debug(ValueId value) {
+  if (value == kNone || !context_.debug_ || !context_.debug_values_[value]) return;
+  debug_calls_.push_back({this, value, 0});
+  queue_.launch(&PassRunner::run_debug, &debug_calls_.back());
+}
+
+Status PassRunner::run_debug(void* argument) {
+  const DebugCall& call = *static_cast<DebugCall*>(argument);
+  PassRunner& runner = *call.runner;
+  const ValuePlace& place = runner.pass_.places[call.value];
+  DebugTensor tensor;
+  tensor.name = runner.engine_.plan().values[call.value].name;
+  tensor.tensor = ConstTensorView(runner.address(call.value), place.dtype, place.shape);
+  tensor.iteration = call.iteration;
+  runner.context_.debug_(tensor);
+  return {};
+}
+
+Status PassRunner::download() {
+  const plan::Graph& main = engine_.plan().graphs[0];
+  for (std::size_t i = 0; i < main.outputs.size(); ++i) {
+    const std::uint64_t bytes = bytes_of(pass_.places[main.outputs[i]]);
+    if (bytes > 0) queue_.copy(context_.outputs_[i].data(), address(main.outputs[i]), bytes);
+  }
+  // Inputs have been read by now: a state may take its new value. A pass that failed leaves this line unreached or its copies dropped.
+  if (context_.states_.empty()) return {};
+  FB_TRY(queue_.synchronize());
+  for (const ContextCore::State& state : context_.states_) {
+    const std::uint64_t bytes = bytes_of(pass_.places[main.outputs[state.output]]);
+    if (bytes > 0) queue_.copy(engine_.arena().base() + state.offset, address(main.outputs[state.output]), bytes);
+  }
+  return {};
+}
+
+}  // namespace forebay

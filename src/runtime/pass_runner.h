@@ -1,0 +1,64 @@
+// Runs one prepared pass: enqueues copies, waits, kernel calls and signals; waits for the end. Allocates nothing (debug callbacks excepted).
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "forebay/status.h"
+#include "runtime/engine_core.h"
+
+namespace forebay {
+
+class PassRunner {
+  using Slot = EngineCore::Slot;
+
+ public:
+  PassRunner(EngineCore& engine, ContextCore& context, Slot& slot, PassLease& lease);
+  // The whole pass, outputs copied to the host and states handed over. The lease is not ended here.
+  Status run();
+  std::uint64_t host_waits() const { return host_waits_; }
+
+ private:
+  static constexpr std::size_t kMaxUses = 64;  // weights of one node
+  struct DebugCall {
+    PassRunner* runner = nullptr;
+    plan::ValueId value = 0;
+    std::int64_t iteration = 0;
+  };
+  struct GatherCall {
+    PassRunner* runner = nullptr;
+    PreparedStep* step = nullptr;
+  };
+  static Status run_launch(void* argument);
+  static Status run_gather(void* argument);
+  static Status run_debug(void* argument);
+
+  Status upload();
+  Status run_graph(PreparedGraph& graph);
+  Status run_step(PreparedStep& step);
+  Status run_kernel(PreparedStep& step);
+  Status run_gather_step(PreparedStep& step);
+  Status run_load(PreparedStep& step);
+  Status run_if(PreparedStep& step);
+  Status enter_segment(const Step& step);
+  Status acquire(const Step& step, std::uint32_t call);
+  void release(const Step& step, std::uint32_t call);
+  void debug(plan::ValueId value);
+  Status download();
+  std::byte* address(plan::ValueId value) const;  // in the activation part; null for weights
+
+  EngineCore& engine_;
+  ContextCore& context_;
+  Slot& slot_;
+  PassLease& lease_;
+  Queue& queue_;
+  PreparedPass& pass_;
+  std::byte* activations_ = nullptr;
+  std::uint32_t segment_ = plan::kNone;
+  std::uint64_t host_waits_ = 0;
+  std::deque<DebugCall> debug_calls_;   // arguments live until the pass has ended
+  std::deque<GatherCall> gather_calls_;
+};
+
+}  // namespace forebay
