@@ -8,10 +8,14 @@
 namespace forebay::ops {
 
 std::span<const OpSpec> shape_ops();
+std::span<const OpSpec> matmul_ops();
+std::span<const OpSpec> gemm_ops();
 
 using Family = std::span<const OpSpec> (*)();
 inline constexpr Family kFamilies[] = {
     shape_ops,
+    matmul_ops,
+    gemm_ops,
 };
 
 }  // namespace forebay::ops
