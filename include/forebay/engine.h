@@ -62,12 +62,12 @@ using DebugCallback = std::function<void(const DebugTensor&)>;
 // Completes when the committed bytes are at or below the new budget, at most one pass later. Copyable; thread-safe.
 class BudgetChange {
  public:
+  struct State;
   bool done() const;
   Status wait() const;
 
  private:
   friend class Engine;
-  struct State;
   std::shared_ptr<State> state_;
 };
 
@@ -75,6 +75,7 @@ class ExecutionContext;
 
 class Engine {
  public:
+  struct State;
   // With no sources the plan's embedded weights are used; a stripped plan then is weight_mismatch. resource_exhausted names the minimum.
   static Result<Engine> create(const Plan& plan, const WeightSources& sources, const EngineOptions& options);
   ~Engine();
@@ -110,13 +111,13 @@ class Engine {
 
  private:
   friend class ExecutionContext;
-  struct State;
   explicit Engine(std::shared_ptr<State> state);
   std::shared_ptr<State> state_;
 };
 
 class ExecutionContext {
  public:
+  struct State;
   ~ExecutionContext();
   ExecutionContext(ExecutionContext&&) noexcept;
   ExecutionContext& operator=(ExecutionContext&&) noexcept;
@@ -139,7 +140,6 @@ class ExecutionContext {
 
  private:
   friend class Engine;
-  struct State;
   explicit ExecutionContext(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
