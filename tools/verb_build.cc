@@ -1,0 +1,75 @@
+// forebay build: ONNX model to plan.
+#include "base/check.h"
+#include "base/file.h"
+#include "forebay/builder.h"
+#include "json_out.h"
+#include "session.h"
+#include "shape_argument.h"
+#include "verbs.h"
+
+namespace forebay::tools {
+namespace {
+
+Result<BuildOptions> build_options(Session& session) {
+  const ParsedOptions& given = session.options;
+  BuildOptions options;
+  options.strip = given.flag("strip");
+  const std::string refit = given.text("refit");
+  options.refit = refit == "none" ? Refit::none : refit == "identical" ? Refit::identical : Refit::all;
+  if (options.strip && options.refit == Refit::none) {
+    Problem problem;
+    problem.code = "usage";
+    problem.message = "--strip --refit none would make a plan that can never run";
+    problem.hint = "leave out --strip, or take --refit identical";
+    return Status(Code::invalid_argument, std::move(problem));
+  }
+  options.device = given.text("device");
+  options.slab_bytes = given.size("slab").value_or(0);
+  FB_ASSIGN(options.shapes, join_shape_ranges(given.list("min-shapes"), given.list("opt-shapes"), given.list("max-shapes")));
+  options.inputs = given.list("inputs");
+  options.outputs = given.list("outputs");
+  options.fuse = !given.flag("no-fuse");
+  options.threads = static_cast<int>(given.integer("threads"));
+  options.compatible_with = given.text("compatible-with");
+  options.logger = &session.console;
+  options.progress = session.console.progress();
+  return options;
+}
+
+void print_table(Session& session, const BuildReport& report, const std::string& output, std::uint64_t model_bytes) {
+  session.print("{:<18} {:>14} {:>14}\n", "", "before", "after");
+  session.print("{:<18} {:>14} {:>14}\n", "file", model_bytes == 0 ? "?" : format_size(model_bytes), format_size(report.plan_bytes));
+  session.print("{:<18} {:>14} {:>14}\n", "nodes", report.model_nodes, report.plan_nodes);
+  session.print("{:<18} {:>14} {:>14}\n", "  fused", "", report.fused_nodes);
+  session.print("{:<18} {:>14} {:>14}\n", "  folded", "", report.folded_nodes);
+  session.print("{:<18} {:>14} {:>14}\n", "  removed", "", report.removed_nodes);
+  session.print("{:<18} {:>14} {:>14}\n", "weights", format_size(report.model_weight_bytes),
+                format_size(report.model_weight_bytes - std::min(report.model_weight_bytes, report.stripped_bytes)));
+  session.print("{:<18} {:>14} {:>14}\n", "  stripped", "", format_size(report.stripped_bytes));
+  session.print("{:<18} {:>14} {:>14}\n", "  kept in the plan", "", format_size(report.kept_bytes));
+  session.print("wrote {}\n", output);
+}
+
+}  // namespace
+
+Status run_build(Session& session) {
+  const std::string output = session.options.text("output");
+  if (output.empty()) return Status(Code::invalid_argument, "forebay build needs -o PLAN");
+  FB_ASSIGN(const BuildOptions options, build_options(session));
+  FB_ASSIGN(const BuildReport report, build(session.operand(), output, options));
+  session.result["plan"] = output;
+  session.result["plan_bytes"] = report.plan_bytes;
+  session.result["stripped_bytes"] = report.stripped_bytes;
+  session.result["weights_bytes"] = report.model_weight_bytes;
+  session.result["kept_bytes"] = report.kept_bytes;
+  session.result["nodes"] = json::object{{"model", report.model_nodes}, {"plan", report.plan_nodes}, {"fused", report.fused_nodes},
+                                         {"folded", report.folded_nodes}, {"removed", report.removed_nodes}};
+  std::uint64_t model_bytes = 0;
+  if (auto file = posix_file_system().open_read(session.operand(), DirectIo::off); file.ok()) {
+    if (const auto identity = (*file)->identity(); identity.ok()) model_bytes = identity->bytes;
+  }
+  print_table(session, report, output, model_bytes);
+  return {};
+}
+
+}  // namespace forebay::tools
