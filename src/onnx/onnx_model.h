@@ -16,9 +16,9 @@
 namespace forebay::onnx {
 
 struct Limits {
-  std::uint64_t max_model_bytes = 2'147'483'647;  // the graph itself, payloads left out
+  std::uint64_t max_model_bytes = 128 << 20;  // the graph itself, payloads left out; below 2 GiB
   int max_depth = 32;                             // nested graphs
-  std::uint64_t max_nodes = 2'000'000, max_tensors = 2'000'000;
+  std::uint64_t max_nodes = 250'000, max_tensors = 250'000;
   std::uint64_t max_name_bytes = 64 * 1024;
 };
 
@@ -79,6 +79,7 @@ struct Model {
   Graph graph;
   std::vector<Function> functions;  // as written; inline_functions expands them
   std::uint64_t file_bytes = 0;
+  std::vector<std::string> notes;  // for the log: what was read past, for example checksums of external data
 };
 
 // Reads and checks the whole file (structure, every tensor record; external data is opened beneath the model's folder).
