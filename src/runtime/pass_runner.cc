@@ -79,7 +79,7 @@ Status PassRunner::run_graph(PreparedGraph& graph) {
 
 Status PassRunner::run_step(PreparedStep& step) {
   switch (step.step->kind) {
-    case Step::Kind::control: return run_if(step);
+    case Step::Kind::control: return step.step->node->op == "If" ? run_if(step) : run_iterated(step);
     case Step::Kind::load_weight: return run_load(step);
     case Step::Kind::gather_rows: return run_gather_step(step);
     case Step::Kind::view: return {};
@@ -205,35 +205,9 @@ Status PassRunner::run_load(PreparedStep& step) {
   return {};
 }
 
-Status PassRunner::run_if(PreparedStep& step) {
-  int branch = step.known_branch;
-  if (branch < 0) {
-    // The condition is data: the one wait inside a pass, counted.
-    std::byte condition{};
-    queue_.copy(&condition, address(static_cast<ValueId>(step.condition_place)), 1);
-    FB_TRY(queue_.synchronize());
-    ++host_waits_;
-    branch = condition != std::byte{0} ? 0 : 1;
-  }
-  const auto index = static_cast<std::size_t>(branch);
-  if (!step.bodies[index]) return step.branch_errors[index];
-  PreparedGraph& body = *step.bodies[index];
-  FB_TRY(run_graph(body));
-  segment_ = kNone;
-  for (std::size_t o = 0; o < step.output_values.size(); ++o) {
-    const ValueId to = step.output_values[o];
-    if (to == kNone) continue;
-    const ValuePlace& from = pass_.places[body.outputs[o]];
-    const std::uint64_t bytes = bytes_of(from);
-    if (bytes > 0) queue_.copy(address(to), address(body.outputs[o]), bytes);
-    debug(to);
-  }
-  return {};
-}
-
 void PassRunner::debug(ValueId value) {
   if (value == kNone || !context_.debug_ || !context_.debug_values_[value]) return;
-  debug_calls_.push_back({this, value, 0});
+  debug_calls_.push_back({this, value, iteration_});
   queue_.launch(&PassRunner::run_debug, &debug_calls_.back());
 }
 

@@ -40,9 +40,14 @@ class PassRunner {
   Status run_kernel(PreparedStep& step);
   Status run_gather_step(PreparedStep& step);
   Status run_load(PreparedStep& step);
+  // pass_control.cc
   Status run_if(PreparedStep& step);
+  Status run_iterated(PreparedStep& step);  // Loop and Scan
+  void feed_iteration(PreparedStep& step, std::int64_t iteration, bool condition);
+  void collect_iteration(PreparedStep& step, std::int64_t iteration);
+  // Waits for the queue and reads `bytes` of a value: the one kind of wait inside a pass, counted.
+  Status read_back(plan::ValueId value, void* to, std::uint64_t bytes);
   Status enter_segment(const Step& step);
-  Status acquire(const Step& step, std::uint32_t call);
   void release(const Step& step, std::uint32_t call);
   void debug(plan::ValueId value);
   Status download();
@@ -57,6 +62,8 @@ class PassRunner {
   std::byte* activations_ = nullptr;
   std::uint32_t segment_ = plan::kNone;
   std::uint64_t host_waits_ = 0;
+  std::int64_t iteration_ = 0;          // of the innermost loop, for debug callbacks
+  std::deque<std::int64_t> numbers_;    // iteration counts on their way into the arena
   std::deque<DebugCall> debug_calls_;   // arguments live until the pass has ended
   std::deque<GatherCall> gather_calls_;
 };

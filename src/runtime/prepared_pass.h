@@ -57,11 +57,14 @@ struct PreparedStep {
   std::vector<Launch> launches;           // one a call
   double compute_ms = 0, wait_ms = 0;     // of the running pass
   std::vector<std::int64_t> rows;         // gather_rows: scratch for indices
-  // Control: branches prepared (null when that branch cannot run at these shapes, `branch_errors` says why), and how outputs are handed over.
+  // Control nodes. If: bodies are then and else; null where that branch cannot run at these shapes, and branch_errors says why.
+  // Loop, Scan: one body; `carried` of its inputs are handed from iteration to iteration through staging (the step's workspace).
   std::vector<std::unique_ptr<PreparedGraph>> bodies;
   std::vector<Status> branch_errors;
   int known_branch = -1;                  // If with a condition known from shapes
-  std::uint64_t condition_place = 0;      // value id of the condition
+  std::uint32_t carried = 0;
+  std::int64_t trips = -1;                // known from shapes and constants, else read when the node runs
+  std::vector<bool> reversed_inputs, reversed_outputs;  // Scan
 };
 
 struct PreparedGraph {
