@@ -7,12 +7,24 @@
 
 namespace forebay::ops {
 
+std::span<const OpSpec> binary_ops();
+std::span<const OpSpec> pow_ops();
+std::span<const OpSpec> variadic_ops();
+std::span<const OpSpec> unary_ops();
+std::span<const OpSpec> where_ops();
+std::span<const OpSpec> cast_ops();
 std::span<const OpSpec> shape_ops();
 std::span<const OpSpec> matmul_ops();
 std::span<const OpSpec> gemm_ops();
 
 using Family = std::span<const OpSpec> (*)();
 inline constexpr Family kFamilies[] = {
+    binary_ops,
+    pow_ops,
+    variadic_ops,
+    unary_ops,
+    where_ops,
+    cast_ops,
     shape_ops,
     matmul_ops,
     gemm_ops,

@@ -42,6 +42,8 @@ void set_like(InferContext& ctx, std::size_t out, std::size_t in, DType dtype);
 Result<std::int64_t> element_count(const NodeView& node, std::span<const std::int64_t> dims);
 // Axes of an attribute or list: normalised, no doubles.
 Result<std::vector<int>> normalize_axes(const NodeView& node, std::span<const std::int64_t> axes, int rank);
+// The dtype of a number of ONNX's TensorProto.DataType, as attributes hold it; none for those not served (strings, complex).
+DType dtype_of_onnx(std::int64_t number);
 // i32 or i64 contents of a small tensor on the host (prepare: host inputs are always there).
 std::vector<std::int64_t> host_integers(const HostTensor& tensor);
 
