@@ -10,6 +10,7 @@
 #include "forebay/logger.h"
 #include "plan/binding.h"
 #include "plan/plan_data.h"
+#include "plan/plan_io.h"
 #include "refit/catalog.h"
 #include "runtime/thread_pool.h"
 
@@ -50,8 +51,13 @@ class ChunkMaker {
  public:
   static Result<std::unique_ptr<ChunkMaker>> create(std::shared_ptr<const plan::Plan> plan, std::shared_ptr<const Catalog> catalog,
                                                     const Options& options, ThreadPool& pool);
+  // The same from any generation, embedded weights and shards with their digests checked.
+  static Result<std::unique_ptr<ChunkMaker>> from_generation(plan::GenerationPtr generation);
   virtual ~ChunkMaker() = default;
-  virtual Status make(plan::ChunkId chunk, std::span<std::byte> raw) = 0;  // raw.size() == Chunk::raw_bytes
+  // raw.size() == Chunk::raw_bytes. Chunks in ascending order are cheapest: a weight that must be computed whole is kept until its last chunk.
+  virtual Status make(plan::ChunkId chunk, std::span<std::byte> raw) = 0;
+  // After the last chunk: weight_mismatch naming every weight whose cast overflowed or flushed, unless allowed by name.
+  virtual Status finish() const = 0;
   virtual std::uint64_t bytes_read() const = 0;
 };
 
@@ -75,9 +81,10 @@ struct EmbedResult {
   std::uint64_t plan_bytes = 0, weight_bytes = 0, read_bytes = 0;
   Report report;
 };
-// A plan file with the weights inside (one sequential copy), refittable again.
+// A plan file with the weights inside (one sequential copy), refittable again. A plan that has an id already (it was read, or written before)
+// is marked as rehydrated.
 Result<EmbedResult> embed(FileSystem& fs, std::shared_ptr<const plan::Plan> plan, std::shared_ptr<const Catalog> catalog, const std::string& out_path,
-                          const Options& options, ThreadPool& pool, Logger& logger);
+                          const Options& options, ThreadPool& pool, Logger& logger, const plan::SerializeOptions& format = {});
 
 // Every digest of the plan's embedded weights or of the shards, decoded sizes too: for `verify`.
 Status verify(FileSystem& fs, const plan::Generation& generation, const Options& options, std::uint64_t* bytes);
