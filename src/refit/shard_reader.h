@@ -51,6 +51,10 @@ struct ShardIndex {
 };
 // All checks that need no file. corruption, or unsupported for a newer format. `name` is for messages.
 Result<ShardIndex> parse_shard_index(std::span<const std::byte> bytes, const std::string& name);
+// Reads and parses forebay.index of `folder`; no shard is opened.
+Result<ShardIndex> read_shard_index(FileSystem& fs, const std::string& folder);
+// What names a set of weights: plan id, raw digests, names, dtypes and shapes. Independent of codec and shard size.
+Sha256 shard_weight_set_id(const ShardIndex& index);
 
 class ShardSet {
  public:
