@@ -1,0 +1,92 @@
+// The arena's division is pure: every small case is tried.
+#include "runtime/arena_layout.h"
+
+#include <gtest/gtest.h>
+
+#include "base/checked.h"
+
+namespace forebay {
+namespace {
+
+ArenaDemand demand(std::uint64_t state, std::uint64_t activations, std::uint32_t passes, std::uint64_t min_ring, std::uint64_t resident, std::uint64_t granule) {
+  ArenaDemand d;
+  d.state_bytes = state;
+  d.activation_bytes = activations;
+  d.passes = passes;
+  d.gathered_bytes = 12345;
+  d.source = {min_ring, resident, 4 * min_ring};
+  d.granule = granule;
+  d.arena_bytes = align_up(state + passes * (activations + 8192) + resident + 4 * min_ring + (64u << 20), granule);
+  return d;
+}
+
+TEST(ArenaLayout, CommittedBytesNeverExceedTheBudgetAndPartsNeverOverlap) {
+  std::uint64_t tried = 0;
+  for (const std::uint64_t granule : {4096ull, 65536ull, 2ull << 20}) {
+    for (const std::uint64_t state : {0ull, 1ull, 70000ull}) {
+      for (const std::uint64_t activations : {0ull, 4096ull, 300001ull}) {
+        for (const std::uint32_t passes : {1u, 3u}) {
+          for (const std::uint64_t ring : {0ull, 8192ull, 100000ull}) {
+            const ArenaDemand d = demand(state, activations, passes, ring, ring == 0 ? 0 : 40 * 65536, granule);
+            const BudgetBytes sizes = budget_bytes(d);
+            EXPECT_LE(sizes.min, sizes.no_stream);
+            EXPECT_LE(sizes.no_stream, sizes.full);
+            const std::uint64_t step = std::max<std::uint64_t>(granule, (sizes.full - sizes.min) / 23 + 1);
+            for (std::uint64_t budget = sizes.min; budget <= sizes.full + step; budget += step) {
+              auto layout = plan_arena(d, budget);
+              ASSERT_TRUE(layout.ok()) << layout.status().to_string();
+              const CommitRanges ranges = commit_ranges(*layout, granule);
+              EXPECT_LE(ranges.bytes(d.arena_bytes), align_down(budget, granule));
+              EXPECT_LE(ranges.head, ranges.resident_begin);
+              EXPECT_GE(layout->activation_offset, state);
+              EXPECT_GE(layout->ring_offset, layout->activation_offset + activations * passes);
+              EXPECT_GE(layout->ring_bytes, ring);
+              if (budget >= sizes.no_stream) {
+                EXPECT_GE(layout->resident_bytes, d.source.resident_total_bytes);
+              }
+              ++tried;
+            }
+          }
+        }
+      }
+    }
+  }
+  EXPECT_GT(tried, 1000u);
+}
+
+TEST(ArenaLayout, OneGranuleBelowTheMinimumIsRefusedAndTheMinimumNamed) {
+  const ArenaDemand d = demand(0, 100000, 1, 65536, 1 << 20, 4096);
+  const std::uint64_t min = budget_bytes(d).min;
+  EXPECT_TRUE(plan_arena(d, min).ok());
+  auto refused = plan_arena(d, min - 1);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.status().code(), Code::resource_exhausted);
+  EXPECT_NE(refused.status().message().find(std::to_string(min)), std::string::npos);
+}
+
+TEST(ArenaLayout, ResidentPartGrowsWithTheBudget) {
+  const ArenaDemand d = demand(4096, 100000, 1, 65536, 64 << 20, 4096);
+  const BudgetBytes sizes = budget_bytes(d);
+  std::uint64_t last = 0;
+  for (std::uint64_t budget = sizes.min; budget <= sizes.full; budget += 1 << 20) {
+    auto layout = plan_arena(d, budget);
+    ASSERT_TRUE(layout.ok());
+    // The ring may grow too; from one megabyte to the next the resident part never shrinks by more than the ring's share of it.
+    EXPECT_GE(layout->resident_bytes + (1 << 20), last);
+    last = layout->resident_bytes;
+  }
+}
+
+TEST(ResolveBudget, KindsMeanWhatTheySay) {
+  const BudgetBytes sizes{1000 * 4096, 5000 * 4096, 8000 * 4096};
+  EXPECT_EQ(resolve_budget(Budget::of_percent(50), sizes, 1ull << 40, 4096), 4000u * 4096);
+  EXPECT_EQ(resolve_budget(Budget::of_percent(100), sizes, 1ull << 40, 4096), sizes.full);
+  EXPECT_EQ(resolve_budget(Budget::unlimited(), sizes, 0, 4096), sizes.full);
+  EXPECT_EQ(resolve_budget(Budget::of_bytes(1ull << 60), sizes, 0, 4096), sizes.full);
+  EXPECT_EQ(resolve_budget(Budget::of_bytes(4097), sizes, 0, 4096), 4096u);
+  EXPECT_EQ(resolve_budget(Budget::automatic(), sizes, 1ull << 40, 4096), sizes.full);
+  EXPECT_LE(resolve_budget(Budget::automatic(), sizes, 2ull << 30, 4096), 2ull << 30);
+}
+
+}  // namespace
+}  // namespace forebay
