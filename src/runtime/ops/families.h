@@ -16,6 +16,7 @@ std::span<const OpSpec> cast_ops();
 std::span<const OpSpec> shape_ops();
 std::span<const OpSpec> matmul_ops();
 std::span<const OpSpec> gemm_ops();
+std::span<const OpSpec> conv_ops();
 
 using Family = std::span<const OpSpec> (*)();
 inline constexpr Family kFamilies[] = {
@@ -28,6 +29,7 @@ inline constexpr Family kFamilies[] = {
     shape_ops,
     matmul_ops,
     gemm_ops,
+    conv_ops,
 };
 
 }  // namespace forebay::ops

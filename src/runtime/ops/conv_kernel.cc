@@ -1,0 +1,245 @@
+#include "runtime/ops/conv_kernel.h"
+
+#include <algorithm>
+#include <string>
+
+#include "base/check.h"
+#include "runtime/cpu/conv_depthwise.h"
+#include "runtime/cpu/conv_panels.h"
+#include "runtime/cpu/gemm_blocked.h"
+#include "runtime/cpu/gemv.h"
+#include "runtime/ops/nn_support.h"
+
+namespace forebay::ops {
+namespace {
+
+struct ConvSizes {
+  Window window;
+  std::int64_t batch = 0, channels = 0, filters = 0, groups = 1;
+  std::int64_t group_channels() const { return channels / groups; }
+  std::int64_t group_filters() const { return filters / groups; }
+};
+
+Result<ConvSizes> conv_sizes(const PrepareContext& context) {
+  const auto& x = context.inputs[0].dims;
+  const auto& w = context.inputs[1].dims;
+  FB_ASSIGN(const WindowSpec spec, window_spec(context.node, x.size() - 2, std::span(w).subspan(2)));
+  ConvSizes sizes;
+  FB_ASSIGN(sizes.window, resolve_window(context.node, spec, std::span(x).subspan(2)));
+  sizes.batch = x[0];
+  sizes.channels = x[1];
+  sizes.filters = w[0];
+  sizes.groups = context.node.integer("group", 1);
+  return sizes;
+}
+
+class FloatConv final : public FloatKernel {
+ public:
+  std::string_view id() const override {
+    switch (path_) {
+      case Path::depthwise: return "cpu.conv.depthwise";
+      case Path::dot: return "cpu.conv.dot";
+      case Path::gemm: break;
+    }
+    return "cpu.conv.gemm";
+  }
+
+ protected:
+  Status setup(const PrepareContext& context) override {
+    FB_ASSIGN(sizes_, conv_sizes(context));
+    const Window& w = sizes_.window;
+    sliced_ = context.sliced_input != plan::kNone;
+    std::int64_t filters = sizes_.group_filters();
+    slab_most_ = 0;
+    for (const std::int64_t rows : context.slab_rows) slab_most_ = std::max(slab_most_, rows);
+    if (sliced_ && sizes_.groups == 1) filters = slab_most_;
+    const int threads = context.pool->threads();
+    const bool one_patch = w.out_size() == 1 && w.taps() == w.in_size() && sizes_.groups == 1 && w.pad == std::array<std::int64_t, 3>{0, 0, 0};
+    if (sizes_.group_channels() == 1 && sizes_.groups > 1 && w.taps() <= cpu::kMostDepthwiseTaps) {
+      path_ = Path::depthwise;
+      plane_ = {w.in, w.out, w.kernel, w.stride, w.dilation, w.pad};
+      scratch_each_ = cpu::depthwise_scratch_floats(plane_);
+      set_scratch(float_bytes(scratch_each_ * threads));
+    } else if (one_patch && sizes_.batch <= cpu::kGemvRows) {
+      path_ = Path::dot;
+    } else {
+      path_ = Path::gemm;
+      const std::int64_t k = sizes_.group_channels() * w.taps();
+      const bool many = sizes_.batch * sizes_.groups >= threads;
+      grid_ = cpu::gemm_grid(set_, filters, w.out_size(), k, many ? 1 : threads);
+      scratch_each_ = cpu::gemm_scratch_floats(set_, filters, w.out_size(), k);
+      set_scratch(float_bytes(scratch_each_ * (many ? threads : grid_.parts())));
+    }
+    return {};
+  }
+
+  Status compute(const KernelCall& call) override {
+    const std::int64_t first = sliced_ ? call.row_begin : 0, filters = sliced_ ? call.inputs[1].shape[0] : sizes_.filters;
+    switch (path_) {
+      case Path::depthwise: run_depthwise(call, first, filters); break;
+      case Path::dot: run_dot(call, first, filters); break;
+      case Path::gemm: run_gemm(call, first, filters); break;
+    }
+    return {};
+  }
+
+ private:
+  enum class Path : std::uint8_t { depthwise, dot, gemm };
+
+  static const float* in(const KernelCall& call, std::size_t i) {
+    return i < call.inputs.size() && call.inputs[i].present() ? reinterpret_cast<const float*>(call.inputs[i].data) : nullptr;
+  }
+  static float* out(const KernelCall& call) { return reinterpret_cast<float*>(call.outputs[0].data); }
+
+  void run_depthwise(const KernelCall& call, std::int64_t first, std::int64_t filters) const {
+    const float* bias = in(call, 2);
+    auto* scratch = reinterpret_cast<float*>(call.workspace);
+    const std::int64_t planes = sizes_.batch * filters, threads = call.pool->threads(), taps = sizes_.window.taps();
+    call.pool->parallel_for(threads, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t part = begin; part < end; ++part) {
+        for (std::int64_t i = planes * part / threads; i < planes * (part + 1) / threads; ++i) {
+          const std::int64_t batch = i / filters, row = i % filters, filter = first + row;
+          const std::int64_t channel = filter / sizes_.group_filters();
+          cpu::depthwise_plane(set_, plane_, in(call, 0) + (batch * sizes_.channels + channel) * sizes_.window.in_size(), in(call, 1) + row * taps,
+                               bias != nullptr ? bias[filter] : 0.0f, out(call) + (batch * sizes_.filters + filter) * sizes_.window.out_size(),
+                               scratch + part * scratch_each_);
+        }
+      }
+    });
+  }
+
+  void run_dot(const KernelCall& call, std::int64_t first, std::int64_t filters) const {
+    cpu::GemvTask task;
+    task.weights = call.inputs[1].data;
+    task.n = filters;
+    task.k = sizes_.channels * sizes_.window.taps();
+    task.x = in(call, 0);
+    task.x_stride = task.k;
+    task.m = sizes_.batch;
+    task.y = out(call) + first;
+    task.y_stride = sizes_.filters;
+    const float* bias = in(call, 2);
+    const std::int64_t grain = std::max<std::int64_t>(1, 32768 / std::max<std::int64_t>(1, task.k));
+    call.pool->parallel_for(filters, grain, [&](std::int64_t begin, std::int64_t end) {
+      cpu::gemv_row_dot(set_, task, begin, end);
+      if (bias == nullptr) return;
+      for (std::int64_t m = 0; m < task.m; ++m) {
+        for (std::int64_t n = begin; n < end; ++n) task.y[m * task.y_stride + n] += bias[first + n];
+      }
+    });
+  }
+
+  // The product of one image and one group; `panels` is filled and must live as long as the task.
+  cpu::GemmTask gemm_task(const KernelCall& call, std::int64_t first, std::int64_t filters, std::int64_t item, cpu::ConvPanels& panels) const {
+    const Window& w = sizes_.window;
+    const std::int64_t batch = item / sizes_.groups, group = item % sizes_.groups;
+    const std::int64_t rows = sizes_.groups == 1 ? filters : sizes_.group_filters();
+    cpu::GemmTask task;
+    task.m = rows;
+    task.n = w.out_size();
+    task.k = sizes_.group_channels() * w.taps();
+    const float* image = in(call, 0) + (batch * sizes_.channels + group * sizes_.group_channels()) * w.in_size();
+    task.a = {call.inputs[1].data + group * rows * task.k * 4, DType::f32, task.k, 1};
+    const bool plain = w.taps() == 1 && w.stride == std::array<std::int64_t, 3>{1, 1, 1} && w.in == w.out && w.pad == std::array<std::int64_t, 3>{0, 0, 0};
+    if (plain) {
+      task.b = {reinterpret_cast<const std::byte*>(image), DType::f32, task.n, 1};
+    } else {
+      panels.in = image;
+      panels.in_dims = w.in;
+      panels.out_dims = w.out;
+      panels.kernel = w.kernel;
+      panels.stride = w.stride;
+      panels.dilation = w.dilation;
+      panels.pad = w.pad;
+      task.panels = &panels;
+    }
+    task.c = out(call) + (batch * sizes_.filters + group * rows + first) * task.n;
+    task.c_stride = task.n;
+    const float* bias = in(call, 2);
+    task.row_bias = bias != nullptr ? bias + group * rows + first : nullptr;
+    return task;
+  }
+
+  void run_gemm(const KernelCall& call, std::int64_t first, std::int64_t filters) const {
+    auto* scratch = reinterpret_cast<float*>(call.workspace);
+    const std::int64_t items = sizes_.batch * sizes_.groups, threads = call.pool->threads();
+    if (items < threads) {
+      for (std::int64_t item = 0; item < items; ++item) {
+        cpu::ConvPanels panels;
+        cpu::gemm_parallel(set_, gemm_task(call, first, filters, item, panels), grid_, *call.pool, scratch);
+      }
+      return;
+    }
+    call.pool->parallel_for(threads, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t part = begin; part < end; ++part) {
+        for (std::int64_t item = items * part / threads; item < items * (part + 1) / threads; ++item) {
+          cpu::ConvPanels panels;
+          const cpu::GemmTask task = gemm_task(call, first, filters, item, panels);
+          cpu::gemm_range(set_, task, 0, task.m, 0, task.n, scratch + part * scratch_each_);
+        }
+      }
+    });
+  }
+
+  cpu::InstructionSet set_ = cpu::cpu_instruction_set();
+  ConvSizes sizes_;
+  Path path_ = Path::gemm;
+  cpu::DepthwisePlane plane_{};
+  cpu::GemmGrid grid_;
+  bool sliced_ = false;
+  std::int64_t slab_most_ = 0, scratch_each_ = 0;
+};
+
+class DoubleConv final : public Kernel {
+ public:
+  Status prepare(const PrepareContext& context) override {
+    FB_ASSIGN(sizes_, conv_sizes(context));
+    return {};
+  }
+  Status run(const KernelCall& call) override {
+    call.pool->parallel_for(sizes_.batch * sizes_.filters, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) run_plane(call, i / sizes_.filters, i % sizes_.filters);
+    });
+    return {};
+  }
+  std::string_view id() const override { return "cpu.conv.f64"; }
+
+ private:
+  void run_plane(const KernelCall& call, std::int64_t batch, std::int64_t filter) const {
+    const Window& w = sizes_.window;
+    const std::int64_t group = filter / sizes_.group_filters();
+    const auto* x = reinterpret_cast<const double*>(call.inputs[0].data) + (batch * sizes_.channels + group * sizes_.group_channels()) * w.in_size();
+    const auto* weights = reinterpret_cast<const double*>(call.inputs[1].data) + filter * sizes_.group_channels() * w.taps();
+    const bool has_bias = call.inputs.size() > 2 && call.inputs[2].present();
+    const double bias = has_bias ? reinterpret_cast<const double*>(call.inputs[2].data)[filter] : 0.0;
+    double* y = reinterpret_cast<double*>(call.outputs[0].data) + (batch * sizes_.filters + filter) * w.out_size();
+    for (std::int64_t i = 0; i < w.out_size(); ++i) {
+      const std::int64_t at[3] = {i / (w.out[1] * w.out[2]), i / w.out[2] % w.out[1], i % w.out[2]};
+      double sum = 0;
+      for (std::int64_t c = 0; c < sizes_.group_channels(); ++c) sum += patch(x + c * w.in_size(), weights + c * w.taps(), at);
+      y[i] = sum + bias;
+    }
+  }
+  double patch(const double* x, const double* weights, const std::int64_t* at) const {
+    const Window& w = sizes_.window;
+    double sum = 0;
+    for (std::int64_t t = 0; t < w.taps(); ++t) {
+      const std::int64_t d = at[0] * w.stride[0] + t / (w.kernel[1] * w.kernel[2]) * w.dilation[0] - w.pad[0];
+      const std::int64_t h = at[1] * w.stride[1] + t / w.kernel[2] % w.kernel[1] * w.dilation[1] - w.pad[1];
+      const std::int64_t v = at[2] * w.stride[2] + t % w.kernel[2] * w.dilation[2] - w.pad[2];
+      if (d < 0 || d >= w.in[0] || h < 0 || h >= w.in[1] || v < 0 || v >= w.in[2]) continue;
+      sum += weights[t] * x[(d * w.in[1] + h) * w.in[2] + v];
+    }
+    return sum;
+  }
+  ConvSizes sizes_;
+};
+
+}  // namespace
+
+std::unique_ptr<Kernel> create_conv_kernel(DType dtype) {
+  if (dtype == DType::f64) return std::make_unique<DoubleConv>();
+  return std::make_unique<FloatConv>();
+}
+
+}  // namespace forebay::ops
