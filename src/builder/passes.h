@@ -1,0 +1,45 @@
+// The rewrites between import and emission: one a file, each testable alone. Every pass keeps types inferred and producers set, and returns
+// how many rewrites it made.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "builder/graph_ir.h"
+#include "builder/host_values.h"
+#include "builder/type_inference.h"
+#include "forebay/logger.h"
+#include "runtime/thread_pool.h"
+
+namespace forebay::builder {
+
+struct PassContext {
+  Ir& ir;
+  const OpRegistry& registry;
+  HostValues& host;
+  TypeInference& types;  // for nodes that a pass adds
+};
+
+// The opset whose meaning nodes made by passes have, whatever the model imports.
+inline constexpr std::int32_t kPassOpset = 13;
+
+// pass_cut.cc: makes `inputs` and `outputs` (names of values of the main graph; empty: as they are) the graph's own. Types of values that
+// become inputs come from the model's value_infos or inference. invalid_argument with the nearest names; also when another input is still needed.
+Status pass_cut(PassContext& context, const std::vector<std::string>& inputs, const std::vector<std::string>& outputs);
+// pass_dead_code.cc: nodes whose outputs nothing reads, and with them unused tensors.
+Result<std::size_t> pass_dead_code(PassContext& context);
+// pass_identity.cc: Identity, Dropout at inference, casts to the same type, transposes that move nothing, sums of one.
+Result<std::size_t> pass_identity(PassContext& context);
+// pass_branch.cc: an If whose condition is known is replaced by the branch taken.
+Result<std::size_t> pass_branch(PassContext& context);
+// pass_fold.cc: shape arithmetic and scalars become constants of the plan. Afterwards what shape arithmetic reads is a constant wherever it can be
+// known, and every source that is still read is a weight.
+Result<std::size_t> pass_fold(PassContext& context);
+// pass_common.cc: equal nodes over equal inputs become one; sources at one extent become one.
+Result<std::size_t> pass_common(PassContext& context);
+// pass_conv_bn.cc: BatchNormalization after Conv or ConvTranspose goes into the weights, as ordinary nodes over them. f32 only.
+Result<std::size_t> pass_conv_bn(PassContext& context);
+// pass_linear.cc: MatMul of a transposed weight reads it as it lies: forebay.Linear or FusedMatMul
+// where this build has it, else Gemm for rank 2.
+Result<std::size_t> pass_linear(PassContext& context);
+}  // namespace forebay::builder

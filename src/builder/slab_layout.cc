@@ -1,0 +1,132 @@
+#include "builder/slab_layout.h"
+
+#include <algorithm>
+#include <bit>
+#include <map>
+#include <numeric>
+#include <string>
+
+#include "base/checked.h"
+#include "plan/plan_format.h"
+
+namespace forebay::builder {
+namespace {
+
+// Kernels take rows in blocks of this many.
+constexpr std::uint64_t kRowBlock = 16;
+
+std::uint64_t rows_of(const Shape& shape) { return shape.rank() == 0 ? 1 : static_cast<std::uint64_t>(shape[0]); }
+
+std::uint64_t row_bits(const SlabWeight& weight) {
+  const auto elements = static_cast<std::uint64_t>(weight.shape.elements()) / rows_of(weight.shape);
+  return elements * static_cast<std::uint64_t>(dtype_bits(weight.dtype));
+}
+
+class Layout {
+ public:
+  explicit Layout(std::uint64_t slab_bytes) : slab_bytes_(slab_bytes) {}
+
+  Status add(std::uint32_t index, const SlabWeight& weight) {
+    const std::uint64_t rows = rows_of(weight.shape), bits = row_bits(weight);
+    const std::uint64_t bytes = dtype_bytes(weight.dtype, weight.shape.elements()).value_or(0);
+    out_.first_part.push_back(static_cast<std::uint32_t>(out_.parts.size()));
+    if (bytes <= kSmallWeightBytes && bytes < slab_bytes_ / 2) {
+      pack(index, weight.graph, rows, bytes);
+      return {};
+    }
+    const std::uint64_t step = slab_rows(weight, slab_bytes_);
+    for (std::uint64_t row = 0; row < rows; row += step) {
+      plan::Part part;
+      part.weight = index;
+      part.row_begin = row;
+      part.row_count = std::min(step, rows - row);
+      part.offset_in_weight = row * bits / 8;
+      const std::uint64_t end = row + part.row_count == rows ? bytes : (row + part.row_count) * bits / 8;
+      part.bytes = end - part.offset_in_weight;
+      if (part.bytes > plan::kMaxPlanChunkBytes)
+        return Status(Code::unsupported, "it cannot be cut below " + std::to_string(part.bytes) + " bytes, and a plan holds chunks of at most " +
+                                             std::to_string(plan::kMaxPlanChunkBytes));
+      part.chunk = new_chunk();
+      put(part);
+    }
+    return {};
+  }
+
+  SlabLayout finish() {
+    out_.first_part.push_back(static_cast<std::uint32_t>(out_.parts.size()));
+    for (std::size_t c = 0; c < members_.size(); ++c) {
+      out_.chunks[c].first_part = static_cast<std::uint32_t>(out_.chunk_parts.size());
+      out_.chunks[c].part_count = static_cast<std::uint32_t>(members_[c].size());
+      out_.chunk_parts.insert(out_.chunk_parts.end(), members_[c].begin(), members_[c].end());
+    }
+    return std::move(out_);
+  }
+
+ private:
+  std::uint32_t new_chunk() {
+    out_.chunks.emplace_back();
+    members_.emplace_back();
+    return static_cast<std::uint32_t>(out_.chunks.size() - 1);
+  }
+
+  void put(const plan::Part& part) {
+    members_[part.chunk].push_back(static_cast<std::uint32_t>(out_.parts.size()));
+    out_.chunks[part.chunk].raw_bytes = part.offset_in_chunk + part.bytes;
+    out_.parts.push_back(part);
+  }
+
+  void pack(std::uint32_t index, std::uint32_t graph, std::uint64_t rows, std::uint64_t bytes) {
+    plan::Part part;
+    part.weight = index;
+    part.row_count = rows;
+    part.bytes = bytes;
+    const auto open = open_.find(graph);
+    if (open != open_.end()) part.offset_in_chunk = align_up(out_.chunks[open->second].raw_bytes, plan::kPartAlign);
+    if (open == open_.end() || part.offset_in_chunk + bytes > slab_bytes_) {
+      part.offset_in_chunk = 0;
+      open_[graph] = new_chunk();
+    }
+    part.chunk = open_[graph];
+    put(part);
+  }
+
+  std::uint64_t slab_bytes_;
+  SlabLayout out_;
+  std::vector<std::vector<std::uint32_t>> members_;  // parts of each chunk
+  std::map<std::uint32_t, std::uint32_t> open_;      // graph to its unfilled chunk
+};
+
+}  // namespace
+
+std::uint64_t auto_slab_bytes(std::uint64_t weight_bytes) {
+  const std::uint64_t wanted = std::max<std::uint64_t>(1, weight_bytes / 256);
+  const std::uint64_t low = std::bit_floor(wanted);
+  const std::uint64_t nearest = wanted - low > low / 2 ? low * 2 : low;
+  return std::clamp(nearest, kMinAutoSlabBytes, kMaxAutoSlabBytes);
+}
+
+std::uint64_t slab_rows(const SlabWeight& weight, std::uint64_t slab_bytes) {
+  const std::uint64_t rows = rows_of(weight.shape), bits = row_bits(weight);
+  if (!weight.cut || rows <= 1 || bits == 0) return std::max<std::uint64_t>(1, rows);
+  const std::uint64_t fitting = std::max<std::uint64_t>(1, slab_bytes * 8 / bits);
+  if (fitting >= rows) return rows;
+  // Sub-byte rows may end within a byte: slabs then hold a multiple of as many rows as make whole bytes.
+  std::uint64_t unit = 8 / std::gcd<std::uint64_t>(8, bits % 8 == 0 ? 8 : bits % 8);
+  if (fitting >= kRowBlock) unit = kRowBlock;
+  const std::uint64_t most = std::max(unit, fitting / unit * unit);
+  // As many slabs as needed, of about one size: a short last slab would leave room in the ring unused.
+  const std::uint64_t count = (rows + most - 1) / most;
+  const std::uint64_t even = (rows + count - 1) / count;
+  return std::min((even + unit - 1) / unit * unit, most);
+}
+
+Result<SlabLayout> lay_out_slabs(std::span<const SlabWeight> weights, std::uint64_t slab_bytes) {
+  Layout layout(slab_bytes);
+  for (std::uint32_t i = 0; i < weights.size(); ++i) {
+    Status added = layout.add(i, weights[i]);
+    if (!added.ok()) return std::move(added).with_context("weight " + std::to_string(i) + " " + weights[i].shape.to_string());
+  }
+  return layout.finish();
+}
+
+}  // namespace forebay::builder
