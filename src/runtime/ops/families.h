@@ -17,6 +17,7 @@ std::span<const OpSpec> shape_ops();
 std::span<const OpSpec> matmul_ops();
 std::span<const OpSpec> gemm_ops();
 std::span<const OpSpec> conv_ops();
+std::span<const OpSpec> pool_ops();
 
 using Family = std::span<const OpSpec> (*)();
 inline constexpr Family kFamilies[] = {
@@ -30,6 +31,7 @@ inline constexpr Family kFamilies[] = {
     matmul_ops,
     gemm_ops,
     conv_ops,
+    pool_ops,
 };
 
 }  // namespace forebay::ops
