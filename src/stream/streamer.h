@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -11,6 +12,8 @@
 #include "runtime/weight_source.h"
 
 namespace forebay::stream {
+
+class IoEngine;
 
 enum class IoChoice : std::uint8_t { automatic, uring, threads };
 
@@ -22,6 +25,7 @@ struct StreamerOptions {
   std::uint32_t read_bytes = 0, queue_depth = 0;  // 0: chosen (1 MiB x 16, measured)
   std::uint64_t ring_bytes = 0;  // 0: chosen
   bool register_buffers = true;
+  std::function<std::unique_ptr<IoEngine>(std::unique_ptr<IoEngine>)> wrap_engine;  // for fault tests
 };
 
 // `arena` and `device` outlive the streamer. `program` is the engine's.

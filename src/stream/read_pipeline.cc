@@ -1,0 +1,358 @@
+// The I/O thread. Each turn: collect what was read, signal what is ready in order, start what may start, sleep.
+#include "stream/read_pipeline.h"
+
+#include <algorithm>
+#include <chrono>
+#include <system_error>
+#include <utility>
+
+#include <pthread.h>
+
+#include "base/check.h"
+#include "base/checked.h"
+
+namespace forebay::stream {
+namespace {
+
+constexpr std::uint64_t kReadBytes = 1u << 20;
+constexpr std::uint32_t kDepth = 16;
+constexpr std::uint32_t kRequests = 64;  // in flight at most: small chunks need more of them for the same bytes
+
+std::int64_t now_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::uint64_t read_size(const StreamerOptions& options) {
+  const std::uint64_t wish = options.read_bytes == 0 ? kReadBytes : options.read_bytes;
+  return std::clamp<std::uint64_t>(align_up(wish, kBlockBytes), kBlockBytes, 64u << 20);
+}
+
+}  // namespace
+
+ReadPipeline::ReadPipeline(const StreamerOptions& options, std::size_t chunks, std::uint64_t most_steps, Timeline& ready, Logger& logger)
+    : options_(options),
+      read_bytes_(read_size(options)),
+      bytes_in_flight_max_(read_bytes_ * (options.queue_depth == 0 ? kDepth : options.queue_depth)),
+      ready_(ready),
+      logger_(logger),
+      cache_(chunks),
+      slots_(kSlots),
+      step_values_(2 * most_steps + 64),
+      fills_(chunks, Fill::none) {}
+
+Result<std::unique_ptr<ReadPipeline>> ReadPipeline::create(const StreamerOptions& options, std::size_t chunks, std::uint64_t most_steps,
+                                                           Timeline& ready, Logger& logger) {
+  std::unique_ptr<ReadPipeline> p(new ReadPipeline(options, chunks, most_steps, ready, logger));
+  const int workers = std::max(1, options.decode_threads);
+  for (int i = 0; i < workers; ++i) p->codecs_.emplace_back();
+  FB_ASSIGN(p->pool_, WorkPool::create(workers, kSlots, &ReadPipeline::work, p.get()));
+  Status opened;
+  std::condition_variable opened_signal;
+  bool opened_done = false;
+  try {
+    // The engine is made on the thread that will use it: a single-issuer ring belongs to its maker.
+    p->thread_ = std::thread([&, self = p.get()] { self->run(&opened, &opened_signal, &opened_done); });
+  } catch (const std::system_error& error) {
+    return Status(Code::unavailable, std::string("no thread for reads: ") + error.what());
+  }
+  pthread_setname_np(p->thread_.native_handle(), "fb-io");
+  std::unique_lock lock(p->mutex_);
+  opened_signal.wait(lock, [&] { return opened_done; });
+  lock.unlock();
+  if (!opened.ok()) return opened;
+  return p;
+}
+
+ReadPipeline::~ReadPipeline() { stop(); }
+
+void ReadPipeline::stop() {
+  if (!thread_.joinable()) return;
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+    if (engine_ != nullptr) engine_->wake();
+  }
+  thread_.join();
+}
+
+void ReadPipeline::run(Status* opened, std::condition_variable* opened_signal, bool* opened_done) {
+  const std::uint32_t requests = std::max(kRequests, options_.queue_depth);
+  auto engine = create_io_engine(options_.io, requests, logger_, &why_);
+  bool usable = engine.ok();
+  {
+    std::lock_guard lock(mutex_);
+    if (usable) {
+      engine_ = std::move(engine).value();
+      if (options_.wrap_engine) engine_ = options_.wrap_engine(std::move(engine_));
+      on_threads_.store(std::string_view(engine_->name()) != "uring");
+    } else {
+      *opened = std::move(engine).status();
+    }
+    *opened_done = true;
+    opened_signal->notify_all();
+  }
+  if (!usable) return;
+  loop();
+  pool_.reset();    // nothing is in flight any more; the workers may still be waking the engine
+  std::lock_guard lock(mutex_);
+  engine_.reset();
+}
+
+void ReadPipeline::loop() {
+  bool busy = true;
+  for (;;) {
+    const std::size_t count = engine_->collect(done_, !busy);
+    busy = count == done_.size();
+    for (std::size_t i = 0; i < count; ++i) on_read(std::move(done_[i]));
+    if (count > 0) {
+      retries_.store(engine_->retries(), std::memory_order_relaxed);
+      on_threads_.store(engine_->name()[0] != 'u', std::memory_order_relaxed);
+    }
+    if (advance()) busy = true;
+    bool draining = false;
+    {
+      std::lock_guard lock(mutex_);
+      draining = stop_ || command_ != nullptr;
+    }
+    if (!draining) {
+      if (issue()) busy = true;
+      continue;
+    }
+    // A load whose reads are only partly started ends with those.
+    if (partial_ != nullptr && partial_->outstanding == 0) {
+      partial_->status = Status(Code::cancelled, "dropped");
+      partial_->stage.store(Stage::finished, std::memory_order_release);
+      partial_ = nullptr;
+    }
+    bool quiet = engine_->in_flight() == 0;
+    for (std::uint64_t s = head_; s < tail_ && quiet; ++s) quiet = slot_of(s).stage.load(std::memory_order_acquire) == Stage::finished;
+    if (!quiet) continue;
+    if (!serve_command()) return;
+    busy = true;
+  }
+}
+
+// With nothing in flight. False: the thread is to end.
+bool ReadPipeline::serve_command() {
+  std::unique_lock lock(mutex_);
+  for (std::uint64_t s = head_; s < tail_; ++s) {
+    slot_of(s).stage.store(Stage::idle, std::memory_order_relaxed);
+    slot_of(s).status = Status();
+  }
+  partial_ = nullptr;
+  bytes_in_flight_ = 0;
+  // Numbers go on from where they are, so that no old ready point can be met by a new load.
+  head_ = tail_ = claimed_loads_ = next_sequence_;
+  done_step_ = released_step_ = claimed_steps_ = next_step_;
+  walk_first_ = walk_end_;
+  walk_load_ = 0;
+  unclaimed_ = started_ = false;
+  for (Fill& fill : fills_) fill = fill == Fill::filling ? Fill::none : fill;
+  if (stop_) return false;
+  halted_ = failed_ = false;
+  failure_ = Status();
+  ready_.reset();
+  const auto* command = command_;
+  lock.unlock();
+  (*command)(config_, *engine_);
+  lock.lock();
+  registered_.store(engine_->registered());
+  command_ = nullptr;
+  changed_.notify_all();
+  return true;
+}
+
+void ReadPipeline::on_read(ReadDone done) {
+  LoadSlot& slot = slots_[done.tag % kSlots];
+  const ChunkSource& source = config_.bound->source(slot.chunk);
+  const std::uint64_t piece = done.tag / kSlots;  // which piece of the chunk's read
+  const std::uint64_t begin = piece * read_bytes_;
+  const std::uint64_t asked = std::min(read_bytes_, source.read_bytes - begin);
+  const std::uint64_t needed = source.needed > begin ? std::min(asked, source.needed - begin) : 0;
+  bytes_in_flight_ -= asked;
+  --slot.outstanding;
+  if (!done.status.ok()) {
+    if (slot.status.ok()) slot.status = config_.bound->name_failure(slot.chunk, std::move(done.status));
+  } else if (done.bytes < needed && slot.status.ok()) {
+    std::uint64_t real = source.read_offset + begin + done.bytes;
+    if (auto identity = source.buffered->identity(); identity.ok()) real = identity->bytes;
+    slot.status = config_.bound->name_failure(
+        slot.chunk, Status(Code::corruption, "the file is shorter than its index says: bytes up to " +
+                                                 std::to_string(source.read_offset + source.needed) + " wanted, " + std::to_string(real) + " there"));
+  }
+  if (slot.outstanding > 0) return;
+  if (slot.status.ok() && slot.started < source.read_bytes) return;  // more of it is to be started
+  if (partial_ == &slot) partial_ = nullptr;
+  hand_over(slot);
+}
+
+// All reads of the load are done, or none was needed.
+void ReadPipeline::hand_over(LoadSlot& slot) {
+  if (!slot.status.ok()) {
+    slot.stage.store(Stage::finished, std::memory_order_release);
+    return;
+  }
+  slot.stage.store(Stage::working, std::memory_order_relaxed);
+  pool_->submit(&slot);
+}
+
+// Signals the loads that are finished, in order.
+bool ReadPipeline::advance() {
+  const std::uint64_t before = head_;
+  std::uint64_t loads = 0, first_step = 0;
+  while (head_ < tail_) {
+    LoadSlot& slot = slot_of(head_);
+    if (slot.stage.load(std::memory_order_acquire) != Stage::finished) break;
+    if (!slot.status.ok()) {
+      halt(slot);
+      break;
+    }
+    if (slot.fill && !slot.skipped) {
+      std::lock_guard lock(mutex_);
+      fills_[slot.chunk] = Fill::filled;
+      stats_.fills.fetch_add(1, std::memory_order_relaxed);
+    }
+    if (!slot.skipped) {
+      ++loads;
+      first_step = slot.first_step;
+    }
+    slot.stage.store(Stage::idle, std::memory_order_relaxed);
+    ++head_;
+  }
+  if (head_ == before) return false;
+  stats_.chunks_loaded.fetch_add(loads, std::memory_order_relaxed);
+  if (loads > 0) note_stall(first_step);
+  ready_.signal(head_);
+  return true;
+}
+
+// The executor waited for this load when all it had before it was done.
+void ReadPipeline::note_stall(std::uint64_t first_step) {
+  std::lock_guard lock(mutex_);
+  update_done();
+  if (acquired_step_ <= first_step || done_step_ < first_step) return;
+  const std::int64_t since = std::max(acquired_ns_, last_done_ns_.load(std::memory_order_relaxed));
+  const std::int64_t waited = now_ns() - since;
+  if (waited <= 0) return;
+  stats_.stalls.fetch_add(1, std::memory_order_relaxed);
+  stats_.stall_ns.fetch_add(static_cast<std::uint64_t>(waited), std::memory_order_relaxed);
+}
+
+void ReadPipeline::halt(const LoadSlot& slot) {
+  std::lock_guard lock(mutex_);
+  if (halted_) return;
+  halted_ = true;
+  failure_ = slot.status;
+  // A load of the next pass fails it only if that begins before the next quiesce.
+  if (slot.sequence < claimed_loads_ && !failed_) {
+    failed_ = true;
+    ready_.fail(failure_);
+  }
+}
+
+// Starts what may start. True: something finished at once, look again before sleeping.
+bool ReadPipeline::issue() {
+  bool at_once = false;
+  for (;;) {
+    if (partial_ != nullptr) {
+      if (!continue_reads(*partial_)) return at_once;
+      partial_ = nullptr;
+    }
+    std::uint64_t sequence = 0;
+    if (pick(&sequence) == Pick::none) return at_once;
+    if (begin_load(slot_of(sequence))) at_once = true;
+  }
+}
+
+// Takes the next load of the walks, once its gate lets it.
+ReadPipeline::Pick ReadPipeline::pick(std::uint64_t* sequence) {
+  std::lock_guard lock(mutex_);
+  if (halted_ || command_ != nullptr || tail_ - head_ == kSlots) return Pick::none;
+  for (;;) {
+    if (walk_first_ == walk_end_) return Pick::none;
+    const Walk& walk = walks_[walk_first_ % kWalks];
+    if (walk_load_ < config_.schedule.segments[walk.segment].loads.size()) break;
+    if (walk_first_ + 1 == walk_end_) {
+      if (!config_.schedule.wraps || unclaimed_ || !started_ || config_.schedule.segments[0].loads.empty()) return Pick::none;
+      push_walk(0);
+      unclaimed_ = true;
+    }
+    ++walk_first_;
+    walk_load_ = 0;
+    changed_.notify_all();
+  }
+  const Walk& walk = walks_[walk_first_ % kWalks];
+  const Load& load = config_.schedule.segments[walk.segment].loads[walk_load_];
+  const auto gate = static_cast<std::int64_t>(walk.step_base) + load.gate;
+  // The flag first, then the look: a step done in between wakes us.
+  gate_blocked_.store(true);
+  update_done();
+  if (static_cast<std::int64_t>(done_step_) < gate) return Pick::none;
+  gate_blocked_.store(false);
+
+  LoadSlot& slot = slot_of(tail_);
+  slot.sequence = tail_;
+  slot.chunk = load.chunk;
+  slot.fill = load.fill;
+  slot.skipped = load.fill && fills_[load.chunk] != Fill::none;  // by an earlier walk; in order, so it is ready before this one
+  if (load.fill && !slot.skipped) fills_[load.chunk] = Fill::filling;
+  slot.first_step = walk.step_base + load.first_step;
+  const ChunkSource& source = config_.bound->source(load.chunk);
+  std::byte* const stored = load.stored_offset == kNoSlot ? nullptr : config_.ring + load.stored_offset;
+  if (load.fill) {
+    slot.raw = config_.resident[load.chunk];
+    slot.read_to = stored != nullptr ? stored : slot.raw;
+  } else {
+    std::byte* const place = config_.ring + load.raw_offset;
+    slot.raw = place + source.shift;
+    slot.read_to = stored != nullptr ? stored : place;
+  }
+  slot.cached = cache_.find(load.chunk);
+  if (source.file == nullptr || slot.cached != nullptr) slot.read_to = nullptr;
+  slot.started = 0;
+  slot.outstanding = 0;
+  *sequence = tail_++;
+  ++walk_load_;
+  return Pick::load;
+}
+
+// True when it needed nothing and is finished.
+bool ReadPipeline::begin_load(LoadSlot& slot) {
+  if (slot.skipped) {
+    slot.stage.store(Stage::finished, std::memory_order_release);
+    return true;
+  }
+  if (slot.read_to == nullptr || config_.bound->source(slot.chunk).read_bytes == 0) {
+    hand_over(slot);
+    return false;
+  }
+  slot.stage.store(Stage::reading, std::memory_order_relaxed);
+  partial_ = &slot;
+  return false;
+}
+
+// True when all reads of the load are started.
+bool ReadPipeline::continue_reads(LoadSlot& slot) {
+  const ChunkSource& source = config_.bound->source(slot.chunk);
+  while (slot.started < source.read_bytes) {
+    if (!slot.status.ok()) return false;  // its last outstanding read ends it
+    const std::uint64_t bytes = std::min(read_bytes_, source.read_bytes - slot.started);
+    if (engine_->in_flight() >= engine_->capacity()) return false;
+    if (bytes_in_flight_ > 0 && bytes_in_flight_ + bytes > bytes_in_flight_max_) return false;
+    ReadRequest request;
+    request.file = source.file;
+    request.buffered = source.buffered;
+    request.offset = source.read_offset + slot.started;
+    request.to = slot.read_to + slot.started;
+    request.bytes = static_cast<std::uint32_t>(bytes);
+    request.needed = static_cast<std::uint32_t>(source.needed > slot.started ? std::min(bytes, source.needed - slot.started) : 0);
+    request.tag = (slot.started / read_bytes_) * kSlots + slot.sequence % kSlots;
+    slot.started += bytes;
+    ++slot.outstanding;
+    bytes_in_flight_ += bytes;
+    engine_->start(request);
+  }
+  return true;
+}
+
+}  // namespace forebay::stream

@@ -1,0 +1,122 @@
+#include "stream/row_reader.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "base/check.h"
+
+namespace forebay::stream {
+namespace {
+constexpr std::uint64_t kGroup = plan::RowBinding::kGroupBytes;
+}
+
+Status RowReader::gather(plan::WeightId weight, std::span<const std::int64_t> rows, std::byte* to) {
+  const plan::Plan& plan = bound_->plan();
+  if (weight >= plan.weights.size()) return Status(Code::invalid_argument, "there is no weight " + std::to_string(weight));
+  const plan::Weight& w = plan.weights[weight];
+  const std::int64_t count = w.shape.rank() == 0 ? 1 : w.shape[0];
+  const std::uint64_t row_bytes = count == 0 ? 0 : w.bytes / static_cast<std::uint64_t>(count);
+  std::lock_guard lock(mutex_);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i] < 0 || rows[i] >= count) {
+      return Status(Code::invalid_argument, "row " + std::to_string(rows[i]) + " is outside of the " + std::to_string(count) + " rows")
+          .with_tensor(w.name);
+    }
+    FB_TRY(copy_range(weight, static_cast<std::uint64_t>(rows[i]) * row_bytes, {to + i * row_bytes, static_cast<std::size_t>(row_bytes)}));
+  }
+  gathered_.fetch_add(rows.size() * row_bytes, std::memory_order_relaxed);
+  return {};
+}
+
+// Bytes [offset, offset + out.size()) of the weight in plan form.
+Status RowReader::copy_range(plan::WeightId weight, std::uint64_t offset, std::span<std::byte> out) {
+  const plan::Plan& plan = bound_->plan();
+  const plan::Binding& binding = bound_->generation()->binding;
+  const plan::Weight& w = plan.weights[weight];
+  const bool grouped = weight < binding.rows.size() && binding.rows[weight].available;
+  while (!out.empty()) {
+    std::span<const std::byte> from;
+    if (grouped) {
+      const std::uint64_t group = offset / kGroup;
+      FB_TRY(load_group(weight, group));
+      from = std::span<const std::byte>(group_bytes_).subspan(offset - group * kGroup);
+    } else {
+      const auto first = plan.parts.begin() + w.first_part;
+      const auto it = std::upper_bound(first, first + w.part_count, offset,
+                                       [](std::uint64_t at, const plan::Part& part) { return at < part.offset_in_weight; });
+      if (it == first) return Status(Code::internal, "a weight without a part at its start").with_tensor(w.name);
+      const plan::Part& part = *(it - 1);
+      const std::uint64_t within = offset - part.offset_in_weight;
+      if (within >= part.bytes) return Status(Code::internal, "the parts of a weight leave a gap").with_tensor(w.name);
+      const plan::ChunkBinding& chunk = bound_->binding(part.chunk);
+      if (chunk.where == plan::ChunkBinding::Where::host) {
+        from = std::span<const std::byte>(*chunk.host).subspan(part.offset_in_chunk + within, part.bytes - within);
+      } else {
+        FB_TRY(load_chunk(part.chunk));
+        from = std::span<const std::byte>(chunk_bytes_).subspan(part.offset_in_chunk + within, part.bytes - within);
+      }
+    }
+    const std::size_t bytes = std::min(out.size(), from.size());
+    std::memcpy(out.data(), from.data(), bytes);
+    out = out.subspan(bytes);
+    offset += bytes;
+  }
+  return {};
+}
+
+Status RowReader::load_group(plan::WeightId weight, std::uint64_t group) {
+  if (group_weight_ == weight && group_ == group) return {};
+  const plan::Weight& w = bound_->plan().weights[weight];
+  const plan::RowBinding& rows = bound_->generation()->binding.rows[weight];
+  const plan::BoundFile& file = bound_->generation()->binding.files[rows.file];
+  group_weight_ = plan::kNone;
+  const std::uint64_t begin = group * kGroup;
+  group_bytes_.reserve(kGroup);
+  group_bytes_.resize(std::min(kGroup, w.bytes - begin));
+  Status read = file.buffered->read_exactly(rows.offset + begin, group_bytes_);
+  if (read.ok()) read = check_group(weight, group);
+  if (!read.ok()) return std::move(read).with_file(file.name).with_tensor(w.name).with_offset(rows.offset + begin);
+  group_weight_ = weight;
+  group_ = group;
+  return {};
+}
+
+Status RowReader::check_group(plan::WeightId weight, std::uint64_t group) {
+  const plan::RowBinding& rows = bound_->generation()->binding.rows[weight];
+  const Xxh128 found = xxh128(group_bytes_);
+  if (!rows.group_digests.empty()) {
+    if (group < rows.group_digests.size() && found == rows.group_digests[group]) return {};
+    return Status(Code::corruption, "the rows read are not those of the index (digest " + to_hex(found) + ")");
+  }
+  FB_TRY(bound_->check_identity(rows.file));
+  auto& records = recorded_[weight];
+  if (records.size() <= group) records.resize((bound_->plan().weights[weight].bytes + kGroup - 1) / kGroup);
+  auto& [known, digest] = records[group];
+  if (known && !(digest == found)) return Status(Code::corruption, "the rows read differ from those read before: the file was changed");
+  known = true;
+  digest = found;
+  return {};
+}
+
+Status RowReader::load_chunk(plan::ChunkId chunk) {
+  if (chunk_ == chunk) return {};
+  chunk_ = plan::kNone;
+  const plan::ChunkBinding& b = bound_->binding(chunk);
+  const bool coded = b.codec != plan::Codec::raw;
+  std::vector<std::byte>& stored = coded ? stored_bytes_ : chunk_bytes_;
+  stored.resize(b.stored_bytes);
+  Status read = bound_->generation()->binding.files[b.file].buffered->read_exactly(b.offset, stored);
+  if (!read.ok()) return bound_->name_failure(chunk, std::move(read));
+  FB_TRY(bound_->check_arrival(chunk, stored));
+  if (coded) {
+    chunk_bytes_.resize(bound_->raw_bytes(chunk));
+    Status decoded = codec_.decode(static_cast<std::uint8_t>(b.codec), b.codec_version, stored, chunk_bytes_);
+    if (!decoded.ok()) return bound_->name_failure(chunk, std::move(decoded));
+  }
+  chunk_ = chunk;
+  return {};
+}
+
+}  // namespace forebay::stream
