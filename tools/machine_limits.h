@@ -1,0 +1,16 @@
+// The machine and its limits as measured in this run: memory, copies, decoding.
+#pragma once
+
+#include <boost/json.hpp>
+#include <string>
+
+namespace forebay::tools {
+
+int default_threads();
+double memory_read_gbps(int threads, double seconds);  // a large buffer, read by all threads
+double copy_gbps(double seconds);                      // one thread; bytes copied
+double zstd_decode_gbps(double seconds);               // one thread; bytes out, of data that compresses like bf16 weights
+std::string cpu_name();
+boost::json::object machine_json();  // {cpu, cores, memory_bytes, kernel, ...}
+
+}  // namespace forebay::tools

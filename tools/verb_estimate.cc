@@ -1,0 +1,170 @@
+// forebay estimate: minimum, no-stream and full budget, and what a pass would take at several budgets. Reads headers and tables, never a payload.
+// The sizes are those of weights packed by `forebay pack --codec raw`; a user's own files need a few blocks of slack more.
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/checked.h"
+#include "builder/build.h"
+#include "engine_setup.h"
+#include "input_maker.h"
+#include "json_out.h"
+#include "machine_limits.h"
+#include "onnx/onnx_model.h"
+#include "plan/plan_io.h"
+#include "raw_read.h"
+#include "runtime/arena_layout.h"
+#include "runtime/compiled_plan.h"
+#include "runtime/prepared_pass.h"
+#include "stream/residency.h"
+#include "stream/schedule.h"
+#include "temporary_folder.h"
+#include "verbs.h"
+
+namespace forebay::tools {
+namespace {
+
+constexpr double kAssumedDiskGbps = 2.0, kAssumedMemoryGbps = 10.0;  // --quick
+constexpr std::uint64_t kProbeBytes = 256ull << 20;
+
+#ifdef FOREBAY_RUNTIME_ONLY
+Result<std::shared_ptr<const plan::Plan>> open_structure(Session& session) {
+  return plan::read_plan(posix_file_system(), session.operand(), nullptr);
+}
+#else
+Result<std::shared_ptr<const plan::Plan>> open_structure(Session& session) {
+  const std::string& path = session.operand();
+  if (!path.ends_with(".onnx")) return plan::read_plan(posix_file_system(), path, nullptr);
+  FB_ASSIGN(onnx::Model model, onnx::read_model(posix_file_system(), path, {}));
+  ThreadPool pool(1);
+  FB_ASSIGN(builder::Output built, builder::build(std::move(model), {}, pool, session.console));
+  return std::make_shared<const plan::Plan>(std::move(built.plan));
+}
+#endif
+
+struct Rates {
+  double disk = kAssumedDiskGbps, memory = kAssumedMemoryGbps;
+  bool measured = false;
+};
+
+// Writes a file of random-looking bytes into the folder that holds the plan, and reads it past the page cache.
+Result<Rates> measure(Session& session) {
+  Rates rates;
+  if (session.options.flag("quick")) return rates;
+  const int threads = session.options.integer("threads") > 0 ? static_cast<int>(session.options.integer("threads")) : default_threads();
+  rates.memory = memory_read_gbps(threads, 0.3);
+  const std::vector<std::string> paths = session.options.list("path");
+  const std::string folder = paths.empty() ? folder_of(session.operand()) : paths.front();
+  auto work = TemporaryFolder::create(folder, false);
+  if (!work.ok()) return rates;  // a read-only folder: the assumed rate stays, and is shown as assumed
+  const std::string path = join_path(work->path(), "probe");
+  FB_ASSIGN(auto probe, DurableFile::create(posix_file_system(), path, kProbeBytes));
+  std::vector<std::byte> block(8ull << 20);
+  for (std::uint64_t at = 0; at < kProbeBytes; at += block.size()) {
+    FB_TRY(check_interrupted());
+    for (std::size_t i = 0; i < block.size(); i += 512) block[i] = static_cast<std::byte>((at + i) >> 9);
+    FB_TRY(probe->append(block));
+  }
+  FB_TRY(probe->commit());
+  std::vector<std::unique_ptr<File>> files;
+  FB_ASSIGN(auto file, posix_file_system().open_read(path, DirectIo::prefer));
+  files.push_back(std::move(file));
+  RawReadOptions options;
+  options.seconds = 0.7;
+  FB_ASSIGN(const RawReadResult read, raw_read(files, options));
+  if (read.gbps > 0) rates.disk = read.gbps;
+  rates.measured = true;
+  return rates;
+}
+
+struct Demand {
+  ArenaDemand arena;
+  stream::ResidencyOrder order;
+  std::vector<stream::ChunkTraits> traits;
+  std::uint64_t used_bytes = 0;  // read by kernels in one pass
+};
+
+Result<Demand> demand_of(const std::shared_ptr<const CompiledPlan>& compiled, const std::vector<std::pair<std::string, Shape>>& shapes) {
+  ThreadPool pool(1);
+  FB_ASSIGN(const auto prepared, prepare_pass(compiled, shapes, pool));
+  const plan::Plan& plan = *compiled->plan;
+  Demand demand;
+  demand.traits = stream::chunk_traits(plan, compiled->program);
+  demand.order = stream::residency_order(demand.traits);
+  std::vector<stream::ChunkShape> slots(plan.chunks.size());
+  for (std::size_t c = 0; c < slots.size(); ++c) slots[c].raw_slot = align_up(plan.chunks[c].raw_bytes, kBlockBytes);
+  demand.arena.source.min_ring_bytes = stream::min_ring_bytes(compiled->program, slots);
+  demand.arena.source.resident_total_bytes = demand.order.total_bytes();
+  demand.arena.source.preferred_ring_bytes = 64ull << 20;
+  demand.arena.gathered_bytes = compiled->gathered_bytes;
+  demand.arena.activation_bytes = prepared->activation_bytes;
+  demand.arena.arena_bytes = 1ull << 50;
+  for (const plan::StatePair& pair : plan.state_pairs) {
+    const ValuePlace& place = prepared->places[pair.output];
+    demand.arena.state_bytes += align_up(dtype_bytes(place.dtype, place.shape.elements()).value_or(0), 64);
+  }
+  for (const stream::ChunkTraits& chunk : demand.traits) demand.used_bytes += chunk.raw_bytes * chunk.uses;
+  return demand;
+}
+
+json::object row_of(Session& session, const Demand& demand, const BudgetBytes& sizes, std::uint64_t bytes, const Rates& rates) {
+  json::object row{{"budget_bytes", bytes}};
+  const auto layout = plan_arena(demand.arena, std::min(bytes, sizes.full));
+  if (!layout.ok()) {
+    row["refused"] = layout.status().message();
+    session.print("{:>14}  refused: {}\n", format_size(bytes), layout.status().message());
+    return row;
+  }
+  const std::size_t resident = stream::resident_count(demand.order, layout->resident_bytes);
+  std::uint64_t streamed = 0;
+  for (std::size_t i = resident; i < demand.order.order.size(); ++i) {
+    const stream::ChunkTraits& chunk = demand.traits[demand.order.order[i]];
+    streamed += chunk.raw_bytes * chunk.uses;
+  }
+  const double disk_ms = static_cast<double>(streamed) / rates.disk / 1e6, memory_ms = static_cast<double>(demand.used_bytes) / rates.memory / 1e6;
+  const double predicted = std::max(disk_ms, memory_ms);
+  row["predicted_ms"] = predicted;
+  row["streamed_bytes"] = streamed;
+  row["bound_by"] = disk_ms > memory_ms ? "disk" : "compute";
+  session.print("{:>14}  {:>10.2f} ms  {:>12} streamed  {}\n", format_size(bytes), predicted, format_size(streamed), disk_ms > memory_ms ? "disk" : "compute");
+  return row;
+}
+
+}  // namespace
+
+Status run_estimate(Session& session) {
+  FB_ASSIGN(const auto structure, open_structure(session));
+  FB_ASSIGN(const auto compiled, compile_plan(structure));
+  FB_ASSIGN(const InputRequest wanted, input_request(session));
+  FB_ASSIGN(const auto shapes, input_shapes(*structure, wanted));
+  FB_ASSIGN(const Demand demand, demand_of(compiled, shapes));
+  FB_ASSIGN(const Rates rates, measure(session));
+  const BudgetBytes sizes = budget_bytes(demand.arena);
+  json::object made;
+  for (const auto& [name, shape] : shapes) made[name] = dims_json(shape.dims());
+  session.result["min_budget_bytes"] = sizes.min;
+  session.result["no_stream_budget_bytes"] = sizes.no_stream;
+  session.result["full_budget_bytes"] = sizes.full;
+  session.result["weights_bytes"] = structure->weight_bytes();
+  session.result["minimum"] = json::object{{"activation_bytes", demand.arena.activation_bytes}, {"state_bytes", demand.arena.state_bytes},
+                                           {"ring_bytes", demand.arena.source.min_ring_bytes}};
+  session.result["shapes"] = std::move(made);
+  session.result["rates"] = json::object{{"disk_gbps", rates.disk}, {"memory_gbps", rates.memory}, {"measured", rates.measured}};
+  session.print("minimum   {:>12}  (activations {}, state {}, ring {})\nno stream {:>12}\nfull      {:>12}\n", format_size(sizes.min),
+                format_size(demand.arena.activation_bytes), format_size(demand.arena.state_bytes), format_size(demand.arena.source.min_ring_bytes),
+                format_size(sizes.no_stream), format_size(sizes.full));
+  session.print("at disk {:.2f} GB/s and memory {:.2f} GB/s ({}), for inputs", rates.disk, rates.memory, rates.measured ? "measured" : "assumed");
+  for (const auto& [name, shape] : shapes) session.print(" {}={}", name, shape.to_string());
+  session.print("\n");
+  std::vector<std::string> budgets = session.options.list("budget");
+  if (budgets.empty()) budgets = {"5%", "10%", "25%", "50%", "75%", "100%"};
+  json::array rows;
+  if (session.options.list("budget").empty()) rows.push_back(row_of(session, demand, sizes, sizes.min, rates));
+  for (const std::string& text : budgets) {
+    FB_ASSIGN(const Budget budget, Budget::parse(text));
+    rows.push_back(row_of(session, demand, sizes, resolve_budget(budget, sizes, sizes.full, demand.arena.granule), rates));
+  }
+  session.result["rows"] = std::move(rows);
+  return {};
+}
+
+}  // namespace forebay::tools
