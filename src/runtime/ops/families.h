@@ -14,10 +14,22 @@ std::span<const OpSpec> unary_ops();
 std::span<const OpSpec> where_ops();
 std::span<const OpSpec> cast_ops();
 std::span<const OpSpec> shape_ops();
+std::span<const OpSpec> transpose_ops();
+std::span<const OpSpec> concat_split_ops();
+std::span<const OpSpec> slice_ops();
+std::span<const OpSpec> pad_ops();
+std::span<const OpSpec> gather_ops();
+std::span<const OpSpec> scatter_ops();
+std::span<const OpSpec> generate_ops();
+std::span<const OpSpec> rearrange_ops();
+std::span<const OpSpec> select_ops();
+std::span<const OpSpec> cumsum_ops();
 std::span<const OpSpec> matmul_ops();
 std::span<const OpSpec> gemm_ops();
 std::span<const OpSpec> conv_ops();
 std::span<const OpSpec> pool_ops();
+std::span<const OpSpec> softmax_ops();
+std::span<const OpSpec> norm_ops();
 
 using Family = std::span<const OpSpec> (*)();
 inline constexpr Family kFamilies[] = {
@@ -28,10 +40,22 @@ inline constexpr Family kFamilies[] = {
     where_ops,
     cast_ops,
     shape_ops,
+    transpose_ops,
+    concat_split_ops,
+    slice_ops,
+    pad_ops,
+    gather_ops,
+    scatter_ops,
+    generate_ops,
+    rearrange_ops,
+    select_ops,
+    cumsum_ops,
     matmul_ops,
     gemm_ops,
     conv_ops,
     pool_ops,
+    softmax_ops,
+    norm_ops,
 };
 
 }  // namespace forebay::ops
