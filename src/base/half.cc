@@ -1,5 +1,6 @@
 #include "base/half.h"
 
+#include <algorithm>
 #include <limits>
 
 namespace forebay {
@@ -54,9 +55,8 @@ std::uint8_t f32_to_f8(Float8 format, float value, bool saturate) {
                                                       : nan;
   if (std::isinf(value)) return overflow;
   const float magnitude = std::fabs(value);
-  int exponent = 0;
-  if (magnitude != 0.0f) exponent = std::ilogb(magnitude);
-  if (exponent < 1 - layout.bias) exponent = 1 - layout.bias;  // subnormal results share the smallest exponent
+  int exponent = 1 - layout.bias;  // zero and subnormal results share the smallest exponent
+  if (magnitude != 0.0f) exponent = std::max(exponent, std::ilogb(magnitude));
   // In units of the last place; exact, and at most 2^(mantissa_bits + 1). nearbyint rounds half to even.
   const float units = std::nearbyint(std::ldexp(magnitude, layout.mantissa_bits - exponent));
   // Codes are consecutive over binades, so a carry out of the mantissa needs no care.

@@ -38,7 +38,7 @@ struct Fault {
   std::uint64_t nth = 1;   // counted over operations of `op`, from 1, since arm()
   bool lasting = false;    // also every later one
   std::uint64_t seed = 1;
-  std::string name_part;   // only files whose path holds this; empty: all
+  std::string name_part = {};  // only files whose path holds this; empty: all
 };
 
 // Thread-safe. Files may outlive it.
