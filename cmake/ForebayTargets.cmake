@@ -3,6 +3,10 @@ include_guard()
 
 add_library(forebay_options INTERFACE)
 target_compile_options(forebay_options INTERFACE -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  # GCC 12 sees overlapping copies in std::string operator+ at -O2 and above (GCC bug 105651).
+  target_compile_options(forebay_options INTERFACE -Wno-restrict)
+endif()
 if(FOREBAY_WERROR)
   target_compile_options(forebay_options INTERFACE -Werror)
 endif()
