@@ -63,6 +63,12 @@ std::span<const float> NodeView::reals(std::string_view attribute) const {
   return value != nullptr ? std::span<const float>(*value) : std::span<const float>();
 }
 
+std::span<const std::string> NodeView::texts(std::string_view attribute) const {
+  const plan::Attribute* found = find(attribute);
+  const auto* value = found != nullptr ? std::get_if<std::vector<std::string>>(&found->value) : nullptr;
+  return value != nullptr ? std::span<const std::string>(*value) : std::span<const std::string>();
+}
+
 const plan::Constant* NodeView::tensor(std::string_view attribute) const {
   const plan::Attribute* found = find(attribute);
   const auto* value = found != nullptr ? std::get_if<plan::TensorRef>(&found->value) : nullptr;

@@ -47,6 +47,7 @@ class NodeView {
   std::string_view text(std::string_view attribute, std::string_view otherwise) const;
   std::span<const std::int64_t> integers(std::string_view attribute) const;  // empty when absent
   std::span<const float> reals(std::string_view attribute) const;
+  std::span<const std::string> texts(std::string_view attribute) const;
   const plan::Constant* tensor(std::string_view attribute) const;  // null when absent
   // invalid_model naming this node: use it for every refusal.
   Status invalid(std::string message) const;
