@@ -85,6 +85,15 @@ class SegmentBuilder {
   SegmentBuilder(const PassProgram& program, std::span<const ChunkShape> shapes, std::span<const Place> places, std::uint64_t ring_bytes)
       : program_(program), shapes_(shapes), places_(places), ring_(ring_bytes), latest_(shapes.size(), kResidentUse) {}
 
+  // The pass begins at address 0 again, so its last lap of the ring should be as long as the others: else the first loads of the next pass
+  // would lie on what was loaded last, and the reads would drain at every pass. With `laps` above 1 each lap ends near its share of `total`.
+  void even_out(std::uint64_t laps, std::uint64_t total) {
+    laps_ = laps;
+    total_ = total;
+  }
+  std::uint64_t laps() const { return lap_ + 1; }
+  std::uint64_t travelled() const { return travelled_; }
+
   Result<SegmentSchedule> build(const PassProgram::Segment& segment, bool wraps) {
     out_.first_step = segment.first_substep;
     out_.step_count = segment.substep_count;
@@ -121,6 +130,7 @@ class SegmentBuilder {
       wants_.push_back(want);
     }
     if (wants_.empty()) return {};
+    if (lap_ + 1 < laps_ && lap_is_full()) head_ = 0;
     if (!try_place()) {
       for (Want& want : wants_) {
         if (places_[want.chunk] == Place::streamed) want.reuse = kResidentUse;
@@ -130,6 +140,13 @@ class SegmentBuilder {
     }
     commit(step);
     return {};
+  }
+
+  // Whether the step lies nearer to the next lap's share than to this one's.
+  bool lap_is_full() const {
+    std::uint64_t bytes = 0;
+    for (const Want& want : wants_) bytes += want.reuse == kResidentUse ? want.bytes : 0;
+    return travelled_ + bytes / 2 > total_ / laps_ * (lap_ + 1);
   }
 
   // The latest load of the chunk, when it still lies whole in the ring and not far back. Beyond half a ring its reuse would hold up the
@@ -203,6 +220,10 @@ class SegmentBuilder {
       }
       map_.visit(want.block.begin, want.block.end,
                  [&](Owner owner) { load.gate = std::max<std::int64_t>(load.gate, out_.loads[owner.load].last_step + 1ll); });
+      if (want.bytes > 0) {
+        lap_ += want.block.begin < last_begin_ ? 1 : 0;
+        last_begin_ = want.block.begin;
+      }
       const auto index = static_cast<std::uint32_t>(out_.loads.size());
       map_.put(want.block.begin, want.block.end, Owner{0, index});
       travelled_ += want.bytes;
@@ -239,6 +260,7 @@ class SegmentBuilder {
   std::span<const Place> places_;
   const std::uint64_t ring_;
   std::uint64_t head_ = 0, travelled_ = 0;
+  std::uint64_t laps_ = 1, total_ = 0, lap_ = 0, last_begin_ = 0;
   RingMap map_;
   std::vector<Block> blocks_;           // by load
   std::vector<std::uint64_t> births_;   // by load: bytes placed before it
@@ -275,6 +297,11 @@ Result<Schedule> build_schedule(const PassProgram& program, std::span<const Chun
   for (const PassProgram::Segment& segment : program.segments) {
     SegmentBuilder builder(program, shapes, places, ring_bytes);
     FB_ASSIGN(SegmentSchedule built, builder.build(segment, schedule.wraps));
+    if (schedule.wraps && builder.laps() > 1) {
+      SegmentBuilder even(program, shapes, places, ring_bytes);
+      even.even_out(builder.laps(), builder.travelled());
+      FB_ASSIGN(built, even.build(segment, true));
+    }
     for (const Load& load : built.loads) {
       (load.fill ? schedule.fills : schedule.streamed_loads) += 1;
       const ChunkShape& shape = shapes[load.chunk];
