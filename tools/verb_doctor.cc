@@ -1,5 +1,6 @@
 // forebay doctor: what this machine offers, and what to do about what it does not. Prints nothing secret: no names, no environment.
 #include <dlfcn.h>
+#include <link.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -66,9 +67,8 @@ class Doctor {
       void* handle = ::dlopen(name, RTLD_LAZY | RTLD_LOCAL);
       one["found"] = handle != nullptr;
       if (handle != nullptr) {
-        Dl_info info{};
-        void* symbol = ::dlsym(handle, std::string_view(name).starts_with("libcuda.so") ? "cuInit" : "_init");
-        if (symbol != nullptr && ::dladdr(symbol, &info) != 0) one["path"] = info.dli_fname;
+        struct link_map* map = nullptr;
+        if (::dlinfo(handle, RTLD_DI_LINKMAP, &map) == 0 && map != nullptr) one["path"] = map->l_name;
         ::dlclose(handle);
       } else {
         const char* why = ::dlerror();
