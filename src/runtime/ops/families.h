@@ -24,12 +24,17 @@ std::span<const OpSpec> generate_ops();
 std::span<const OpSpec> rearrange_ops();
 std::span<const OpSpec> select_ops();
 std::span<const OpSpec> cumsum_ops();
+std::span<const OpSpec> reduce_ops();
+std::span<const OpSpec> arg_topk_ops();
+std::span<const OpSpec> random_ops();
+std::span<const OpSpec> control_ops();
 std::span<const OpSpec> matmul_ops();
 std::span<const OpSpec> gemm_ops();
 std::span<const OpSpec> conv_ops();
 std::span<const OpSpec> pool_ops();
 std::span<const OpSpec> softmax_ops();
 std::span<const OpSpec> norm_ops();
+std::span<const OpSpec> recurrent_ops();
 
 using Family = std::span<const OpSpec> (*)();
 inline constexpr Family kFamilies[] = {
@@ -50,12 +55,17 @@ inline constexpr Family kFamilies[] = {
     rearrange_ops,
     select_ops,
     cumsum_ops,
+    reduce_ops,
+    arg_topk_ops,
+    random_ops,
+    control_ops,
     matmul_ops,
     gemm_ops,
     conv_ops,
     pool_ops,
     softmax_ops,
     norm_ops,
+    recurrent_ops,
 };
 
 }  // namespace forebay::ops
