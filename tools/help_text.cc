@@ -79,7 +79,7 @@ std::string verb_help(const VerbSpec& verb, bool color) {
     out += fmt::format("          {}", text);
     out += option.name == "help" ? "\n" : fmt::format(" [{}]\n", environment_name(option.name));
   }
-  if (verb.options.find("weights") != std::string_view::npos) out += "\nLists may be repeated or given several values; in the environment they are separated by commas.\n";
+  if (in_list(verb.options, "weights")) out += "\nLists may be repeated or given several values; in the environment they are separated by commas.\n";
   return out;
 }
 

@@ -88,7 +88,10 @@ class Doctor {
     const bool works = uring_available(&why);
     session_.result["io_uring"] = json::object{{"available", works}, {"reason", why}};
     session_.print("io_uring: {}\n", works ? "works" : "no (" + why + ")");
-    if (!works) problem("io_uring is not available: " + why, "allow it (sysctl kernel.io_uring_disabled=0, or the container's seccomp profile); reading threads are used instead");
+    if (!works) {
+      problem("io_uring is not available, reading threads are used instead: " + why,
+              "sysctl kernel.io_uring_disabled=0, or allow it in the container's seccomp profile");
+    }
   }
 
   void check_memlock() {

@@ -178,12 +178,12 @@ class GraphWriter {
     const std::string scores = cast(p + "_scores_f32", node("MatMul", p + "_scores", {stacked, turned}), dtype_, DType::f32);
     const std::string scale = real(1.0f / std::sqrt(static_cast<float>(shape_.head_dim)), "const_scale");
     const std::string scaled = node("Mul", p + "_scaled", {scores, scale});
-    const std::string score_dims = node("Concat", p + "_score_dims", {integers({0, shape_.kv_heads, group, -1}), node("Unsqueeze", p + "_total", {"total_length", integers({0})})},
-                                        {int_attr("axis", 0)});
+    const std::string total = node("Unsqueeze", p + "_total", {"total_length", integers({0})});
+    const std::string score_dims = node("Concat", p + "_score_dims", {integers({0, shape_.kv_heads, group, -1}), total}, {int_attr("axis", 0)});
     const std::string grouped = node("Reshape", p + "_grouped", {scaled, score_dims});
     const std::string masked = node("Add", p + "_masked", {grouped, "mask"});
     const std::string soft = node("Softmax", p + "_soft", {masked}, {int_attr("axis", -1)});
-    const std::string row_dims = node("Concat", p + "_row_dims", {integers({0, shape_.kv_heads, -1}), p + "_total"}, {int_attr("axis", 0)});
+    const std::string row_dims = node("Concat", p + "_row_dims", {integers({0, shape_.kv_heads, -1}), total}, {int_attr("axis", 0)});
     const std::string rows = node("Reshape", p + "_rows", {cast(p + "_soft_back", soft, DType::f32, dtype_), row_dims});
     const std::string mixed = node("MatMul", p + "_mixed", {rows, values});
     const std::string mixed_dims = integers({0, shape_.heads, -1, shape_.head_dim});

@@ -1,0 +1,8 @@
+// raw_read asks whether the user interrupted; here nobody does.
+#include "console.h"
+
+namespace forebay::tools {
+
+bool interrupted() { return false; }
+
+}  // namespace forebay::tools
