@@ -248,7 +248,7 @@ Result<plan::GenerationPtr> bind_embedded(FileSystem& fs, std::shared_ptr<const 
   generation->number = number;
   plan::Binding& binding = generation->binding;
   FB_ASSIGN(std::shared_ptr<File> file, fs.open_read(plan_path, DirectIo::off));
-  FB_ASSIGN(plan::BoundFile bound, bind_file(fs, std::move(file), folder_of(plan_path), file_name_of(plan_path), direct));
+  FB_ASSIGN(plan::BoundFile bound, bind_file(fs, std::move(file), "", plan_path, direct));
   binding.integrity = "digests";
   binding.chunks.resize(plan->chunks.size());
   for (std::size_t c = 0; c < plan->chunks.size(); ++c) {

@@ -11,13 +11,6 @@ bool same_file(const FileIdentity& a, const FileIdentity& b) {
   return a.device == b.device && a.inode == b.inode && a.bytes == b.bytes && a.mtime_ns == b.mtime_ns;
 }
 
-Result<std::unique_ptr<File>> open_direct(FileSystem& fs, const std::string& folder, const std::string& name, bool* by_path) {
-  auto file = fs.open_beneath(folder, name, DirectIo::prefer);
-  *by_path = !file.ok();
-  if (file.ok()) return file;
-  return fs.open_read(join_path(folder, name), DirectIo::prefer);
-}
-
 }  // namespace
 
 Result<plan::BoundFile> bind_file(FileSystem& fs, std::shared_ptr<File> buffered, const std::string& folder, const std::string& name, DirectIo direct) {
@@ -26,16 +19,13 @@ Result<plan::BoundFile> bind_file(FileSystem& fs, std::shared_ptr<File> buffered
   FB_ASSIGN(bound.identity, buffered->identity());
   bound.buffered = std::move(buffered);
   if (direct == DirectIo::off) return bound;
-  bool by_path = false;
-  auto file = open_direct(fs, folder, name, &by_path);
+  auto file = folder.empty() ? fs.open_read(name, DirectIo::prefer) : fs.open_beneath(folder, name, DirectIo::prefer);
   if (file.ok() && (*file)->direct()) {
     FB_ASSIGN(const FileIdentity identity, (*file)->identity());
-    if (same_file(identity, bound.identity)) {
-      bound.direct = std::move(*file);
-      return bound;
-    }
-    if (!by_path)
+    if (!same_file(identity, bound.identity))
       return Status(Code::corruption, "the file was replaced while it was being opened").with_file(bound.name).with_hint("run again when nothing writes to it");
+    bound.direct = std::move(*file);
+    return bound;
   }
   if (direct == DirectIo::require) {
     Status status(Code::unavailable, "direct reads are required, and the file system refuses them" +

@@ -9,9 +9,8 @@
 
 namespace forebay::refit {
 
-// `buffered` is open already. The direct handle is opened beneath `folder`; where that passes a link, which the user's own word may,
-// by its path, and taken only if it is the same inode. corruption when the file was replaced meanwhile; unavailable when direct reads are
-// required and refused.
+// `buffered` is open already. The direct handle is opened beneath `folder`, or where that is empty by the path `name`, the user's own word (links
+// are followed). corruption when it is not the same file; unavailable when direct reads are required and refused.
 Result<plan::BoundFile> bind_file(FileSystem& fs, std::shared_ptr<File> buffered, const std::string& folder, const std::string& name, DirectIo direct);
 
 }  // namespace forebay::refit

@@ -130,6 +130,7 @@ class CatalogBuilder {
   Status add_onnx(const std::string& path) {
     const onnx::Limits limits;
     FB_ASSIGN(onnx::Model model, onnx::read_model(*fs_, path, limits));
+    for (const std::string& note : model.notes) logger_->log(LogLevel::warning, "model=" + printable(model.file_name) + " note=" + note);
     FB_TRY(onnx::inline_functions(model, limits));
     onnx::for_each_tensor(model.graph, [&](const std::string& name, const SourceTensor& tensor) {
       if (tensor.dtype == DType::none) {

@@ -47,7 +47,7 @@ Result<EmbedResult> embed(FileSystem& fs, std::shared_ptr<const plan::Plan> plan
   FB_ASSIGN(const std::unique_ptr<ChunkMaker> maker, checked_maker(plan, catalog, options, pool, result.report));
   plan::Plan structure = *plan;
   structure.embedded.clear();
-  structure.embedded_rehydrated = plan->id != Sha256{};
+  structure.embedded_rehydrated = plan->id != Sha256{} && !plan->chunks.empty();
   FB_ASSIGN(const std::unique_ptr<plan::EmbeddedPlanWriter> writer, plan::EmbeddedPlanWriter::create(fs, out_path, std::move(structure), format));
   PackOptions raw;
   raw.codec = PackOptions::Choice::raw;

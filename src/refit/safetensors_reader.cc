@@ -62,7 +62,7 @@ Result<SafetensorsFile> tensors_of(std::shared_ptr<File> file, const std::string
 
 Result<SafetensorsFile> read_safetensors(FileSystem& fs, const std::string& path, const SafetensorsLimits& limits) {
   FB_ASSIGN(std::shared_ptr<File> file, fs.open_read(path, DirectIo::off));
-  return tensors_of(std::move(file), folder_of(path), file_name_of(path), limits);
+  return tensors_of(std::move(file), "", path, limits);
 }
 
 Result<SafetensorsFile> read_safetensors_beneath(FileSystem& fs, const std::string& folder, const std::string& name, const SafetensorsLimits& limits) {
