@@ -35,7 +35,8 @@ rss() {
   "$@" --json > "$folder/rss.json"
   end=$(date +%s.%N)
   python3 -c 'import json,sys
-r=json.load(open(sys.argv[1])); print(f"| RSS of {sys.argv[2]} | {sys.argv[3]} | {r[\"peak_rss_bytes\"]/2**20:.0f} MiB | {float(sys.argv[5])-float(sys.argv[4]):.1f} s |")' \
+rss=json.load(open(sys.argv[1]))["peak_rss_bytes"]/2**20
+print("| RSS of %s | %s | %.0f MiB | %.1f s |" % (sys.argv[2], sys.argv[3], rss, float(sys.argv[5])-float(sys.argv[4])))' \
     "$folder/rss.json" "$what" "$limit" "$start" "$end" | tee -a "$log"
 }
 
