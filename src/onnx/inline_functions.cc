@@ -65,7 +65,8 @@ class Inliner {
   std::string fresh(const std::string& wanted) {
     std::string name = wanted;
     name_bytes_ += name.size();
-    for (int number = 2; !taken_.insert(name).second; ++number) name = wanted + "#" + std::to_string(number);
+    // The last number given to this name is kept: functions that call functions want the same name very often.
+    while (!taken_.insert(name).second) name = wanted + "#" + std::to_string(++numbers_[wanted] + 1);
     return name;
   }
 
@@ -258,6 +259,7 @@ class Inliner {
   const Limits& limits_;
   std::map<Key, const Function*> functions_;
   std::unordered_set<std::string> taken_;
+  std::unordered_map<std::string, unsigned> numbers_;
   std::uint64_t nodes_ = 0, name_bytes_ = 0;
 };
 
