@@ -325,6 +325,9 @@ TEST(Tidy, EverySourceIsInACMakeList) {
     std::vector<fs::path> lists;
     for (fs::path folder = fs::path(source.path).parent_path(); !folder.empty(); folder = folder.parent_path()) {
       lists.push_back(fs::path(root()) / folder / "CMakeLists.txt");
+      for (const auto& entry : fs::directory_iterator(fs::path(root()) / folder)) {
+        if (entry.path().extension() == ".cmake") lists.push_back(entry.path());
+      }
     }
     if (source.path.starts_with("tests/")) lists.push_back(fs::path(root()) / "tests/tools/CMakeLists.txt");  // this file
     for (const fs::path& list : lists) {

@@ -43,9 +43,9 @@ void print_table(Session& session, const BuildReport& report, const std::string&
   session.print("{:<18} {:>14} {:>14}\n", "  fused", "", report.fused_nodes);
   session.print("{:<18} {:>14} {:>14}\n", "  folded", "", report.folded_nodes);
   session.print("{:<18} {:>14} {:>14}\n", "  removed", "", report.removed_nodes);
-  session.print("{:<18} {:>14} {:>14}\n", "weights", format_size(report.model_weight_bytes),
-                format_size(report.model_weight_bytes - std::min(report.model_weight_bytes, report.stripped_bytes)));
-  session.print("{:<18} {:>14} {:>14}\n", "  stripped", "", format_size(report.stripped_bytes));
+  const std::uint64_t inside = report.plan_bytes > report.stripped_bytes ? report.plan_bytes - report.stripped_bytes : 0;
+  session.print("{:<18} {:>14} {:>14}\n", "weights", format_size(report.model_weight_bytes), format_size(inside));
+  session.print("{:<18} {:>14} {:>14}\n", "  stripped plan", "", format_size(report.stripped_bytes));
   session.print("{:<18} {:>14} {:>14}\n", "  kept in the plan", "", format_size(report.kept_bytes));
   session.print("wrote {}\n", output);
 }

@@ -1,4 +1,6 @@
 // forebay check: every node that cannot be built, at once.
+#include <charconv>
+
 #include "base/check.h"
 #include "forebay/builder.h"
 #include "json_out.h"
@@ -8,22 +10,24 @@
 namespace forebay::tools {
 namespace {
 
-// Problem carries "domain" and "version" inside `op` as "domain:Op-version" or "Op-version"; a plain op has neither.
+// A problem's op is "Op" or "domain.Op"; the message of an operator names its version as "(opset N)".
 json::object unsupported_json(const Problem& problem) {
   json::object out;
-  std::string op = problem.op, domain, version;
-  if (const std::size_t colon = op.rfind(':'); colon != std::string::npos) {
-    domain = op.substr(0, colon);
-    op.erase(0, colon + 1);
+  std::string op = problem.op, domain;
+  if (const std::size_t dot = op.rfind('.'); dot != std::string::npos) {
+    domain = op.substr(0, dot);
+    op.erase(0, dot + 1);
   }
-  if (const std::size_t dash = op.rfind('-'); dash != std::string::npos && dash + 1 < op.size()) {
-    version = op.substr(dash + 1);
-    op.erase(dash);
+  constexpr std::string_view kVersion = "(opset ";
+  std::int64_t version = -1;
+  if (const std::size_t at = problem.message.find(kVersion); at != std::string::npos) {
+    const char* end = problem.message.data() + problem.message.size();
+    std::from_chars(problem.message.data() + at + kVersion.size(), end, version);
   }
   out["node"] = problem.node;
   out["op"] = op;
   out["domain"] = domain.empty() ? "ai.onnx" : domain;
-  if (version.empty()) out["version"] = nullptr;
+  if (version < 0) out["version"] = nullptr;
   else out["version"] = version;
   out["reason"] = problem.message;
   out["where"] = problem.file;

@@ -94,7 +94,7 @@ Result<Demand> demand_of(const std::shared_ptr<const CompiledPlan>& compiled, co
   for (std::size_t c = 0; c < slots.size(); ++c) slots[c].raw_slot = align_up(plan.chunks[c].raw_bytes, kBlockBytes);
   demand.arena.source.min_ring_bytes = stream::min_ring_bytes(compiled->program, slots);
   demand.arena.source.resident_total_bytes = demand.order.total_bytes();
-  demand.arena.source.preferred_ring_bytes = 64ull << 20;
+  demand.arena.source.preferred_ring_bytes = 128ull << 20;
   demand.arena.gathered_bytes = compiled->gathered_bytes;
   demand.arena.activation_bytes = prepared->activation_bytes;
   demand.arena.arena_bytes = 1ull << 50;
