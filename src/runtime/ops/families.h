@@ -35,6 +35,7 @@ std::span<const OpSpec> pool_ops();
 std::span<const OpSpec> softmax_ops();
 std::span<const OpSpec> norm_ops();
 std::span<const OpSpec> recurrent_ops();
+std::span<const OpSpec> resize_ops();
 
 using Family = std::span<const OpSpec> (*)();
 inline constexpr Family kFamilies[] = {
@@ -66,6 +67,7 @@ inline constexpr Family kFamilies[] = {
     softmax_ops,
     norm_ops,
     recurrent_ops,
+    resize_ops,
 };
 
 }  // namespace forebay::ops
