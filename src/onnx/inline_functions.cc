@@ -40,6 +40,8 @@ class Inliner {
       }
     }
     if (functions_.empty()) return {};
+    FB_ASSIGN(const std::uint64_t nodes, expanded_nodes(model_.graph.nodes, 0));
+    if (nodes > limits_.max_nodes) return too_many();
     note_names(model_.graph);
     return expand_graph(model_.graph, 0);
   }
@@ -50,6 +52,39 @@ class Inliner {
     std::string name = function.domain.empty() ? function.name : function.domain + "." + function.name;
     if (!function.overload.empty()) name += ":" + function.overload;
     return printable(name);
+  }
+
+  Status too_many() const {
+    return refuse(Code::resource_exhausted, "the functions of the model expand to more than " + std::to_string(limits_.max_nodes) +
+                                                " nodes, or to too long names");
+  }
+
+  // Nodes after inlining, counted before a single one is made: functions that call functions multiply. Not exact above the limit.
+  Result<std::uint64_t> expanded_nodes(const std::vector<Node>& nodes, int depth) {
+    if (depth > limits_.max_depth) {
+      return refuse(Code::invalid_model, "functions call each other more than " + std::to_string(limits_.max_depth) + " deep, or for ever");
+    }
+    std::uint64_t count = 0;
+    for (const Node& node : nodes) {
+      for (const Attribute& attribute : node.attributes) {
+        if (const auto* body = std::get_if<std::shared_ptr<Graph>>(&attribute.value)) {
+          FB_ASSIGN(const std::uint64_t inside, expanded_nodes((*body)->nodes, depth + 1));
+          count += inside;
+        }
+      }
+      const Function* const function = find(node);
+      if (function == nullptr) {
+        ++count;
+      } else if (const auto known = counts_.find(function); known != counts_.end()) {
+        count += known->second;
+      } else {
+        FB_ASSIGN(const std::uint64_t inside, expanded_nodes(function->nodes, depth + 1));
+        counts_[function] = inside;
+        count += inside;
+      }
+      if (count > limits_.max_nodes) return limits_.max_nodes + 1;
+    }
+    return count;
   }
 
   void note_names(const Graph& graph) {
@@ -127,11 +162,8 @@ class Inliner {
     inner.insert(inner.end(), std::make_move_iterator(body.begin()), std::make_move_iterator(body.end()));
     nodes_ += inner.size();
     name_bytes_ += inner.size() * prefix.size();
-    // Functions that call functions multiply, and every copy carries the names of its callers.
-    if (nodes_ > limits_.max_nodes || name_bytes_ > limits_.max_model_bytes) {
-      return refuse(Code::resource_exhausted, "the functions of the model expand to more than " + std::to_string(limits_.max_nodes) +
-                                                  " nodes, or to too long names");
-    }
+    // Every copy carries the names of its callers. Calls that add no node of their own (Identity) are not in the count above.
+    if (nodes_ > 2 * limits_.max_nodes || name_bytes_ > limits_.max_model_bytes) return too_many();
     return inner;
   }
 
@@ -258,6 +290,7 @@ class Inliner {
   Model& model_;
   const Limits& limits_;
   std::map<Key, const Function*> functions_;
+  std::map<const Function*, std::uint64_t> counts_;
   std::unordered_set<std::string> taken_;
   std::unordered_map<std::string, unsigned> numbers_;
   std::uint64_t nodes_ = 0, name_bytes_ = 0;

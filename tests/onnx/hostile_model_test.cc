@@ -6,25 +6,24 @@
 #include "base/memory_info.h"
 #include "onnx/onnx_model.h"
 #include "onnx/wire_maker.h"
+#include "support/memory_fs.h"
 #include "support/onnx_maker.h"
 #include "support/random.h"
 #include "support/status_test.h"
-#include "support/temp_folder.h"
 
 namespace forebay::onnx {
 namespace {
 
 using test::OnnxMaker;
 using test::random_tensor;
-using test::TempFolder;
 using test::Wire;
 using test::wire_model;
 
 class Hostile : public ::testing::Test {
  protected:
   Status status_of(const std::string& file) {
-    test::write_file(folder_ / "m.onnx", file);
-    return read_model(posix_file_system(), folder_ / "m.onnx", Limits{}).status();
+    fs_.put("/models/m.onnx", file);
+    return read_model(fs_, "/models/m.onnx", Limits{}).status();
   }
   Status tensor_status(const Wire& tensor) { return status_of(wire_model(Wire().message(5, tensor))); }
   void expect_refused(const Status& status, Code code, std::string_view word) {
@@ -36,15 +35,21 @@ class Hostile : public ::testing::Test {
   }
   // If inside If, `depth` graphs below the main one.
   static std::string nested(int depth) {
-    Wire graph;
+    // From the inside: each level is a head before the level inside it.
+    std::vector<std::string> heads;
+    std::uint64_t inner = 0;
     for (int i = 0; i < depth; ++i) {
-      Wire node;
-      node.text(4, "If").text(2, "y").message(5, Wire().text(1, "then_branch").number(20, 5).message(6, graph));
-      graph = Wire().message(1, node);
+      const std::string attribute = Wire().text(1, "then_branch").number(20, 5).promise(6, inner).bytes();
+      const std::string node = Wire().text(4, "If").text(2, "y").promise(5, attribute.size() + inner).raw(attribute).bytes();
+      heads.push_back(Wire().promise(1, node.size() + inner).raw(node).bytes());
+      inner += heads.back().size();
     }
-    return wire_model(graph);
+    Wire file;
+    file.number(1, 8).message(8, Wire().number(2, 17)).promise(7, inner);
+    for (auto head = heads.rbegin(); head != heads.rend(); ++head) file.raw(*head);
+    return file.bytes();
   }
-  TempFolder folder_;
+  test::MemoryFs fs_;
 };
 
 TEST_F(Hostile, Nesting) {
@@ -139,8 +144,8 @@ TEST_F(Hostile, KindsOfTensors) {
   sparse.message(15, Wire().message(1, Wire().text(8, "sp").number(1, 1).number(2, 1)));
   sparse.message(1, Wire().text(4, "Constant").text(2, "c").message(5, Wire().text(1, "value").number(20, 4).message(5, typed(8))));
   sparse.message(1, Wire().text(4, "X").text(2, "d").message(5, Wire().text(1, "gs").number(20, 10).message(11, Wire())));
-  test::write_file(folder_ / "m.onnx", wire_model(sparse));
-  ASSERT_VALUE(const Model model, read_model(posix_file_system(), folder_ / "m.onnx", Limits{}));
+  fs_.put("/models/m.onnx", wire_model(sparse));
+  ASSERT_VALUE(const Model model, read_model(fs_, "/models/m.onnx", Limits{}));
   EXPECT_EQ(model.graph.sparse, std::vector<std::string>{"sp"});
   EXPECT_EQ(model.graph.nodes[0].attributes[0].unsupported, "string tensor");
   EXPECT_EQ(model.graph.nodes[1].attributes[0].unsupported, "graphs");
@@ -152,8 +157,8 @@ TEST_F(Hostile, OwnExtents) {
   expect_refused(tensor_status(Wire().number(1, 1).number(2, 1).text(8, "w").message(60000, extent)), Code::invalid_model, "no data");
   Wire tensor;
   tensor.number(1, 1).number(2, 1).text(8, "w").text(9, "good").message(60000, extent).number(60001, 5);
-  test::write_file(folder_ / "m.onnx", wire_model(Wire().message(5, tensor)));
-  ASSERT_VALUE(const Model model, read_model(posix_file_system(), folder_ / "m.onnx", Limits{}));
+  fs_.put("/models/m.onnx", wire_model(Wire().message(5, tensor)));
+  ASSERT_VALUE(const Model model, read_model(fs_, "/models/m.onnx", Limits{}));
   ASSERT_VALUE(const HostTensor got, load_source_tensor(model.graph.initializers[0], 100));
   EXPECT_EQ(std::memcmp(got.data(), "good", 4), 0);
   // Two tensors in one attribute: a merging parser would mix their extents.

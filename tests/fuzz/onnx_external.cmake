@@ -1,0 +1,1 @@
+forebay_fuzz(onnx_external SOURCES onnx_external_fuzz.cc LIBS forebay_test_onnx SEEDS onnx_external_seeds.cc)
