@@ -199,31 +199,6 @@ TEST(Shard, TruncationIsRefusedWithWantedAndRealSize) {  // F9
   EXPECT_EQ(open(folder).status().code(), Code::not_found);  // F13
 }
 
-// A plan whose one chunk has 200 bytes, so that every bit of its shard can be tried.
-plan::Plan tiny_plan() {
-  plan::Plan plan;
-  plan.slab_bytes = 65'536;
-  plan.graphs.resize(1);
-  plan.values.resize(1);
-  plan.values[0] = {"w", DType::u8, true, {{200, ""}}, plan::ValueKind::weight, 0};
-  plan.sources.push_back({"w", DType::u8, Shape{200}, false, {}});
-  plan::Weight weight;
-  weight.name = "w";
-  weight.value = 0;
-  weight.dtype = DType::u8;
-  weight.shape = Shape{200};
-  weight.bytes = 200;
-  weight.recipe.sources = {0};
-  weight.part_count = 1;
-  weight.gather_only = true;
-  plan.weights.push_back(weight);
-  plan.parts.push_back({0, 0, 0, 200, 0, 0, 200});
-  plan.chunk_parts = {0};
-  plan.chunks.push_back({0, 1, 200});
-  EXPECT_TRUE(plan::serialize_plan(plan, {}).ok());
-  return plan;
-}
-
 void poke(const std::string& path, std::size_t at, std::byte value) {
   std::FILE* file = std::fopen(path.c_str(), "r+b");
   ASSERT_NE(file, nullptr);
@@ -233,7 +208,8 @@ void poke(const std::string& path, std::size_t at, std::byte value) {
 }
 
 TEST(Shard, EveryFlippedBitIsFound) {  // F14; the index has its own test below
-  const plan::Plan plan = tiny_plan();
+  plan::Plan plan = tiny_plan();
+  ASSERT_TRUE(plan::serialize_plan(plan, {}).ok());
   const Scratch folder;
   ASSERT_TRUE(pack(folder.path(), plan, 5, codec::kRaw).ok());
   const auto wanted = sample_chunk(plan, 0, 5);
@@ -458,6 +434,22 @@ TEST_F(IndexEdit, HugeCountsAreRefusedBeforeAllocation) {
 TEST_F(IndexEdit, UnknownCodecIsNamed) {
   edit<codec::ChunkRecord>(chunk(1), [](auto& r) { r.codec = codec::kHuffman; });
   expect_refused("codec 2 (huffman) version 1", Code::unsupported);
+}
+
+// A set of the released format, kept for ever.
+TEST(ShardGolden, Format10IsRead) {
+  plan::Plan plan = tiny_plan();
+  ASSERT_TRUE(plan::serialize_plan(plan, {}).ok());
+  const auto set = ShardSet::open(fs(), FOREBAY_SOURCE_DIR "/tests/golden/shards_1_0", DirectIo::off);
+  ASSERT_TRUE(set.ok()) << set.status().to_string();
+  EXPECT_TRUE((*set)->check_plan(plan).ok()) << (*set)->check_plan(plan).to_string();
+  EXPECT_TRUE((*set)->check_padding().ok());
+  EXPECT_EQ(raw_chunk(**set, 0), sample_chunk(plan, 0, 5));
+  EXPECT_EQ(to_hex((*set)->index().weight_set_id), "deda9fa3c559a5ab50115d4fba819445c59b186ce9238a96978ff04fc8856d16");
+  // And what is written today has the same bytes.
+  const Scratch folder;
+  ASSERT_TRUE(pack(folder.path(), plan, 5, codec::kRaw).ok());
+  for (const std::string& name : folder.names()) EXPECT_EQ(slurp(folder / name), slurp(FOREBAY_SOURCE_DIR "/tests/golden/shards_1_0/" + name)) << name;
 }
 
 TEST(ShardWriting, ASecondSetReplacesTheFirst) {

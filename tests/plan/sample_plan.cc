@@ -246,6 +246,29 @@ Plan random_plan(std::uint64_t seed) {
   return plan;
 }
 
+Plan tiny_plan() {
+  Plan plan;
+  plan.slab_bytes = 65'536;
+  plan.graphs.resize(1);
+  plan.values.resize(1);
+  plan.values[0] = {"w", DType::u8, true, {{200, ""}}, ValueKind::weight, 0};
+  plan.sources.push_back({"w", DType::u8, Shape{200}, false, {}});
+  Weight weight;
+  weight.name = "w";
+  weight.value = 0;
+  weight.dtype = DType::u8;
+  weight.shape = Shape{200};
+  weight.bytes = 200;
+  weight.recipe.sources = {0};
+  weight.part_count = 1;
+  weight.gather_only = true;
+  plan.weights.push_back(weight);
+  plan.parts.push_back({0, 0, 0, 200, 0, 0, 200});
+  plan.chunk_parts = {0};
+  plan.chunks.push_back({0, 1, 200});
+  return plan;
+}
+
 std::vector<std::byte> sample_chunk(const Plan& plan, ChunkId chunk, std::uint64_t seed) {
   std::vector<std::byte> raw(plan.chunks[chunk].raw_bytes);
   const Chunk& layout = plan.chunks[chunk];
