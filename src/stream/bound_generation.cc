@@ -68,11 +68,11 @@ Status BoundGeneration::bind_chunk(plan::ChunkId chunk, std::span<const std::uin
   }
   if (b.file >= file_bytes.size()) return Status(Code::invalid_argument, "chunk " + std::to_string(chunk) + " names no file of the binding");
   const auto codec = static_cast<std::uint8_t>(b.codec);
-  if (!codec::codec_known(codec, b.codec_version)) {
+  source.coded = b.codec != plan::Codec::raw;
+  if (source.coded && !codec::codec_known(codec, b.codec_version)) {
     return name_failure(chunk, Status(Code::unsupported, "codec " + std::to_string(codec) + " version " + std::to_string(b.codec_version) +
                                                              " is not known to this build"));
   }
-  source.coded = b.codec != plan::Codec::raw;
   if ((!source.coded && b.stored_bytes != raw) || b.stored_bytes > codec::kMaxChunkBytes) {
     return name_failure(chunk, Status(Code::corruption, "the chunk is stored in " + std::to_string(b.stored_bytes) + " bytes, it has " +
                                                             std::to_string(raw)));

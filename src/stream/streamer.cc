@@ -230,7 +230,6 @@ void Streamer::apply(Plan plan, const std::vector<bool>& stays, bool memory_chan
 
 Status Streamer::reconfigure(const ArenaLayout& layout, const std::function<Status()>& resize) {
   FB_TRY(check_layout(layout));
-  const SourceLimits needs = limits();
   std::unique_lock lock(mutex_);
   FB_ASSIGN([[maybe_unused]] const std::uint64_t ticket, take_turn(lock));
   changed_.wait(lock, [&] { return running_ == 0; });
@@ -240,6 +239,7 @@ Status Streamer::reconfigure(const ArenaLayout& layout, const std::function<Stat
   lock.unlock();
 
   // Checked in full before anything changes.
+  const SourceLimits needs = limits();
   std::vector<bool> stays = filled_now();
   if (had_layout && old.arena_bytes != layout.arena_bytes) stays.assign(stays.size(), false);
   const std::size_t keeps = resident_count(order_, layout.resident_bytes);
