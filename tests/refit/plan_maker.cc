@@ -90,7 +90,7 @@ void PlanMaker::weight(WeightSpec spec) {
     part.row_begin = row;
     part.row_count = std::min(slab_rows, rows - row);
     part.offset_in_weight = weight.bytes / rows * row;
-    part.bytes = weight.bytes / rows * part.row_count;
+    part.bytes = row + part.row_count == rows ? weight.bytes - part.offset_in_weight : weight.bytes / rows * part.row_count;
     if (!spec.packed || !open_pack_) {
       plan::Chunk chunk;
       chunk.first_part = static_cast<std::uint32_t>(plan_.chunk_parts.size());

@@ -12,9 +12,9 @@ namespace forebay::test {
 struct WeightSpec {
   std::string name;
   DType dtype = DType::f32;
-  Shape shape;
-  std::vector<std::string> sources;         // empty: one source of the weight's name, dtype and shape
-  std::vector<plan::RecipeNode> nodes;
+  Shape shape = {};
+  std::vector<std::string> sources = {};    // empty: one source of the weight's name, dtype and shape
+  std::vector<plan::RecipeNode> nodes = {};
   std::uint64_t slab_rows = 0;              // 0: one slab
   bool packed = false;                      // shares a chunk with its packed neighbours
   bool gather_only = false;

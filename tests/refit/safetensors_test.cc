@@ -26,7 +26,7 @@ void expect_refused(const std::string& file, Code code, const std::string& why, 
   EXPECT_EQ(to_string(header.status().code()), to_string(code)) << header.status().to_string();
   EXPECT_NE(header.status().message().find(why), std::string::npos) << header.status().to_string();
   EXPECT_EQ(header.status().problems()[0].file, "m.safetensors");
-  if (!tensor.empty()) EXPECT_EQ(header.status().problems()[0].tensor, tensor) << header.status().to_string();
+  if (!tensor.empty()) { EXPECT_EQ(header.status().problems()[0].tensor, tensor) << header.status().to_string(); }
 }
 
 std::string entries(const std::string& text) { return "{" + text + "}"; }
@@ -112,7 +112,7 @@ TEST(Safetensors, ForeignJsonIsRefused) {
   const struct { std::string header; const char* why; } cases[] = {
       {" {}", "begin with '{'"},
       {"[]", "begin with '{'"},
-      {"{", "not valid JSON"},
+      {"{ ", "not valid JSON"},
       {"{\"a\":{" + ok + "}", "not valid JSON"},
       {"{\"a\":{" + ok + "}} x", "goes on after"},
       {"{\"a\":{" + ok + "}}{}", "goes on after"},
@@ -181,15 +181,15 @@ TEST(Safetensors, PiecesOfAnySizeGiveTheSameHeader) {
 // Time is not asserted; a quadratic reader would not end within the test's limit.
 TEST(Safetensors, HugeHeadersEndInLinearTime) {
   std::string header = "{";
-  for (int i = 0; header.size() < 30'000'000; ++i) header += (i == 0 ? "" : ",") + safetensors_entry("tensor.number." + std::to_string(i), "U8", "[0]", 0, 0);
+  for (int i = 0; header.size() < 10'000'000; ++i) header += (i == 0 ? "" : ",") + safetensors_entry("tensor.number." + std::to_string(i), "U8", "[0]", 0, 0);
   header += "}";
   ASSERT_OK(parse(safetensors_file(header, "")));
   std::string many = "{";
-  for (int i = 0; many.size() < 99'900'000; ++i) many += (i == 0 ? "\"" : ",\"") + std::to_string(i) + "\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,0]}";
+  for (int i = 0; i <= 500'000; ++i) many += (i == 0 ? "\"" : ",\"") + std::to_string(i) + "\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,0]}";
   many += "}";
   expect_refused(safetensors_file(many, ""), Code::unsupported, "more than 500000 tensors");
   std::string same = "{";
-  for (int i = 0; i < 400'000; ++i) same += (i == 0 ? "" : ",") + safetensors_entry("same", "U8", "[0]", 0, 0);
+  for (int i = 0; i < 200'000; ++i) same += (i == 0 ? "" : ",") + safetensors_entry("same", "U8", "[0]", 0, 0);
   expect_refused(safetensors_file(same + "}", ""), Code::invalid_model, "listed twice", "same");
   expect_refused(safetensors_file("{\"" + std::string(99'000'000, 'x'), ""), Code::invalid_model, "a name is longer");
   expect_refused(safetensors_file("{" + std::string(99'000'000, ' '), ""), Code::invalid_model, "not valid JSON");

@@ -42,7 +42,7 @@ void compare_counts(DType dtype, Bits exponent, std::uint64_t seed) {
     const Found fast = count_non_finite(dtype, std::as_bytes(std::span(values)));
     const Found slow = slow_count<Bits>(values, exponent);
     ASSERT_EQ(fast.count, slow.count);
-    if (slow.count != 0) ASSERT_EQ(fast.first, slow.first);
+    if (slow.count != 0) { ASSERT_EQ(fast.first, slow.first); }
   }
 }
 
