@@ -139,7 +139,7 @@ bool ReadPipeline::serve_command() {
     slot_of(s).stage.store(Stage::idle, std::memory_order_relaxed);
     slot_of(s).status = Status();
   }
-  partial_ = nullptr;
+  partial_ = redo_ = nullptr;
   bytes_in_flight_ = 0;
   // Numbers go on from where they are, so that no old ready point can be met by a new load.
   head_ = tail_ = claimed_loads_ = next_sequence_;
@@ -204,7 +204,7 @@ bool ReadPipeline::advance() {
     LoadSlot& slot = slot_of(head_);
     if (slot.stage.load(std::memory_order_acquire) != Stage::finished) break;
     if (!slot.status.ok()) {
-      halt(slot);
+      if (!forgive(slot)) halt(slot);
       break;
     }
     if (slot.fill && !slot.skipped) {
@@ -238,16 +238,25 @@ void ReadPipeline::note_stall(std::uint64_t first_step) {
   stats_.stall_ns.fetch_add(static_cast<std::uint64_t>(waited), std::memory_order_relaxed);
 }
 
+// What failed before its pass began is read again once that pass is there: the fault may be gone by then.
+bool ReadPipeline::forgive(LoadSlot& slot) {
+  if (redo_ == &slot) return true;
+  if (!slot.prefetched) return false;
+  std::lock_guard lock(mutex_);
+  if (slot.sequence < claimed_loads_) {
+    slot.prefetched = false;
+    redo_ = &slot;
+  }
+  return true;
+}
+
 void ReadPipeline::halt(const LoadSlot& slot) {
   std::lock_guard lock(mutex_);
   if (halted_) return;
   halted_ = true;
   failure_ = slot.status;
-  // A load of the next pass fails it only if that begins before the next quiesce.
-  if (slot.sequence < claimed_loads_ && !failed_) {
-    failed_ = true;
-    ready_.fail(failure_);
-  }
+  failed_ = true;
+  ready_.fail(failure_);
 }
 
 // Starts what may start. True: something finished at once, look again before sleeping.
@@ -257,6 +266,13 @@ bool ReadPipeline::issue() {
     if (partial_ != nullptr) {
       if (!continue_reads(*partial_)) return at_once;
       partial_ = nullptr;
+    }
+    if (redo_ != nullptr) {
+      LoadSlot& slot = *std::exchange(redo_, nullptr);
+      slot.status = Status();
+      slot.started = 0;
+      if (begin_load(slot)) at_once = true;
+      continue;
     }
     std::uint64_t sequence = 0;
     if (pick(&sequence) == Pick::none) return at_once;
@@ -296,6 +312,7 @@ ReadPipeline::Pick ReadPipeline::pick(std::uint64_t* sequence) {
   slot.fill = load.fill;
   slot.skipped = load.fill && fills_[load.chunk] != Fill::none;  // by an earlier walk; in order, so it is ready before this one
   if (load.fill && !slot.skipped) fills_[load.chunk] = Fill::filling;
+  slot.prefetched = slot.sequence >= claimed_loads_;
   slot.first_step = walk.step_base + load.first_step;
   const ChunkSource& source = config_.bound->source(load.chunk);
   std::byte* const stored = load.stored_offset == kNoSlot ? nullptr : config_.ring + load.stored_offset;

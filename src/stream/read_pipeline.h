@@ -92,6 +92,7 @@ class ReadPipeline {
     std::uint64_t sequence = 0, first_step = 0;
     plan::ChunkId chunk = 0;
     bool fill = false, skipped = false;
+    bool prefetched = false;  // begun before its pass: a failure is not held against that, it is read once more
     std::byte* raw = nullptr;      // where the raw bytes are to be
     std::byte* read_to = nullptr;  // where the read lands; null: from host memory
     const std::byte* cached = nullptr;
@@ -116,6 +117,7 @@ class ReadPipeline {
   bool begin_load(LoadSlot& slot);
   bool continue_reads(LoadSlot& slot);
   void hand_over(LoadSlot& slot);
+  bool forgive(LoadSlot& slot);
   void halt(const LoadSlot& slot);
   void note_stall(std::uint64_t first_step);
 
@@ -146,6 +148,7 @@ class ReadPipeline {
   std::uint64_t head_ = 0, tail_ = 0;  // loads under way: [head_, tail_)
   std::uint64_t bytes_in_flight_ = 0;
   LoadSlot* partial_ = nullptr;        // its reads are not all started yet
+  LoadSlot* redo_ = nullptr;           // to be begun again
   std::array<ReadDone, 64> done_;
 
   std::atomic<bool> gate_blocked_{false};
