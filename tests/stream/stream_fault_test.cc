@@ -4,8 +4,12 @@
 #include <filesystem>
 #include <fstream>
 
-#include <fcntl.h>
-#include <unistd.h>
+#include <cstddef>
+
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 
 #include "stream/io_engine.h"
 #include "support/fault_fs.h"
@@ -170,6 +174,45 @@ TEST(StreamFaults, ErrorsOfCompletionsFailOnePassOnly) {
   }
   EXPECT_GT(failed, 0u);
   EXPECT_GT(passed, 0u);
+}
+
+// From now on io_uring_setup fails with `error` on this thread and those it starts.
+bool forbid_io_uring(int error) {
+  sock_filter program[] = {
+      {BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(seccomp_data, nr)},
+      {BPF_JMP | BPF_JEQ | BPF_K, 0, 1, __NR_io_uring_setup},
+      {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO | static_cast<unsigned>(error)},
+      {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW},
+  };
+  const sock_fprog filter{4, program};
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
+}
+
+// F6: the same bytes, one log line; asked for by name, a clear refusal.
+TEST(StreamFaults, F6NoIoUring) {
+  World world(small_world(7));
+  const WeightSet set = world.make_weights(1, posix_file_system(), DirectIo::prefer);
+  for (const int error : {ENOSYS, EPERM, ENOMEM}) {
+    bool forbidden = false;
+    std::thread elsewhere([&] {
+      forbidden = forbid_io_uring(error);
+      if (!forbidden) return;
+      Rig rig(world, set.generation, options_for(IoChoice::automatic));
+      const IoReport report = io_report(*rig.source);
+      EXPECT_EQ(report.engine, "threads");
+      EXPECT_FALSE(report.why.empty());
+      EXPECT_EQ(rig.logger.lines.size(), 1u);
+      ASSERT_TRUE(rig.set_layout(50'000, 100'000).ok());
+      for (int pass = 0; pass < 3; ++pass) {
+        const auto result = rig.run_pass({&set}, {});
+        EXPECT_TRUE(result.status.ok()) << result.status.to_string();
+      }
+      Rig refused(world, set.generation, options_for(IoChoice::uring));
+      EXPECT_EQ(refused.create_status.code(), Code::unavailable);
+    });
+    elsewhere.join();
+    if (!forbidden) GTEST_SKIP() << "seccomp filters are not allowed here";
+  }
 }
 
 // F7 through the streamer.
