@@ -53,7 +53,8 @@ std::vector<std::string> nearest_names(std::string_view wanted, std::span<const 
     const std::size_t bound = found.size() < count ? limit : std::min(limit, found.back().first);
     std::size_t far = distance(target, tail(names[i]), bound);
     // A prefix or suffix added by another exporter ("model.", ".weight") is nearer than letters changed at random.
-    if (far > bound && wanted.size() >= 4 && (names[i].ends_with(wanted) || wanted.ends_with(names[i])) && names[i].size() >= 4) far = bound;
+    if (far > bound && wanted.size() >= 4 && (names[i].ends_with(wanted) || wanted.ends_with(names[i])) && names[i].size() >= 4)
+      far = bound;
     if (far > bound) continue;
     const auto place = std::upper_bound(found.begin(), found.end(), std::pair(far, i));
     found.insert(place, std::pair(far, i));

@@ -94,7 +94,8 @@ class HeaderParser {
   Status wrong(std::string why) const { return malformed(std::move(why), offset_ + at_); }
   Result<std::string> quoted() {
     skip_space();
-    if (at_ >= text_.size() || (text_[at_] != '\'' && text_[at_] != '"')) return wrong("a quoted word is wanted (structured types are not read)");
+    if (at_ >= text_.size() || (text_[at_] != '\'' && text_[at_] != '"'))
+      return wrong("a quoted word is wanted (structured types are not read)");
     const char quote = text_[at_++];
     const std::size_t end = text_.find(quote, at_);
     if (end == std::string_view::npos || end - at_ > 32) return wrong("a quoted word does not end");
@@ -149,7 +150,8 @@ Result<DType> type_of(const std::string& descr, DType wanted) {
   }
   if (found == wanted) return wanted;
   const int bits = descr == "<V2" || descr == "|V2" ? 16 : 8;
-  if (nameless && (dtype_bits(wanted) == bits || (bits == 8 && dtype_bits(wanted) < 8)) && wanted != DType::boolean && wanted != DType::i8) return wanted;
+  if (nameless && (dtype_bits(wanted) == bits || (bits == 8 && dtype_bits(wanted) < 8)) && wanted != DType::boolean && wanted != DType::i8)
+    return wanted;
   return Status(Code::invalid_argument, "the file holds " + (found ? std::string(dtype_name(*found)) : "\"" + printable(descr) + "\"") +
                                             ", wanted is " + std::string(dtype_name(wanted)));
 }
@@ -258,7 +260,8 @@ Status write_npy(FileSystem& fs, const std::string& path, const ConstTensorView&
   if (dtype_bits(tensor.dtype) < 8) {
     shape = std::to_string(*bytes) + ",";
   } else {
-    for (int axis = 0; axis < tensor.shape.rank(); ++axis) shape += std::to_string(tensor.shape[axis]) + (tensor.shape.rank() == 1 ? "," : axis + 1 < tensor.shape.rank() ? ", " : "");
+    for (int axis = 0; axis < tensor.shape.rank(); ++axis)
+      shape += std::to_string(tensor.shape[axis]) + (tensor.shape.rank() == 1 ? "," : axis + 1 < tensor.shape.rank() ? ", " : "");
   }
   std::string header = "{'descr': '" + std::string(descr_of(tensor.dtype)) + "', 'fortran_order': False, 'shape': (" + shape + "), }";
   header.append(63 - (10 + header.size()) % 64, ' ');  // the data starts at a multiple of 64

@@ -90,7 +90,8 @@ class PosixFile final : public File {
     if (!range_within(offset, bytes.size(), INT64_MAX)) return bad_range("writing", offset);
     const std::size_t count = std::min(bytes.size(), kCallBytesMax);
     if (count == 0) return std::size_t{0};
-    const ssize_t put = retry_interrupted([&] { return calls_.write_at(fd_.get(), bytes.data(), count, static_cast<std::int64_t>(offset)); });
+    const ssize_t put =
+        retry_interrupted([&] { return calls_.write_at(fd_.get(), bytes.data(), count, static_cast<std::int64_t>(offset)); });
     if (put < 0) return errno_status(errno, "writing", name_).with_offset(offset);
     return static_cast<std::size_t>(put);
   }
@@ -299,7 +300,8 @@ class PosixFileSystem final : public FileSystem {
     if (is_direct) {
       alignment = direct_alignment(fd.get());
       if (alignment == 0) {
-        if (direct == DirectIo::require) return Status(Code::unavailable, "direct reads of " + printable(path) + " are not possible here").with_file(shown);
+        if (direct == DirectIo::require)
+          return Status(Code::unavailable, "direct reads of " + printable(path) + " are not possible here").with_file(shown);
         is_direct = false;
         alignment = 1;
       }

@@ -124,7 +124,8 @@ class Decoder {
       switch (tag & 7u) {
         case 2: {
           FB_ASSIGN(const std::uint64_t bytes, reader_.varint());
-          if (bytes > reader_.left()) return Status(Code::corruption, "a field passes the end of the payload").with_offset(reader_.position());
+          if (bytes > reader_.left())
+            return Status(Code::corruption, "a field passes the end of the payload").with_offset(reader_.position());
           FB_TRY(ours ? packed(bytes) : reader_.skip(bytes));
           break;
         }
@@ -138,7 +139,8 @@ class Decoder {
   }
   Status take_or_skip(bool ours, Encoding wire, std::uint64_t bytes) {
     if (ours) {
-      if (wire != tensor_.encoding) return Status(Code::invalid_model, "the payload mixes kinds of elements").with_offset(reader_.position());
+      if (wire != tensor_.encoding)
+        return Status(Code::invalid_model, "the payload mixes kinds of elements").with_offset(reader_.position());
       return element();
     }
     if (wire == Encoding::varint) return reader_.varint().status();
@@ -229,7 +231,8 @@ Status check_source_tensor(const SourceTensor& tensor) {
                      std::to_string(identity->bytes));
   }
   if (!fits_encoding(tensor.dtype, tensor.encoding)) {
-    return wrong(tensor, Code::invalid_model, std::string("elements of ") + std::string(dtype_name(tensor.dtype)) + " are not stored in this kind of field");
+    return wrong(tensor, Code::invalid_model,
+                 std::string("elements of ") + std::string(dtype_name(tensor.dtype)) + " are not stored in this kind of field");
   }
   const bool fits = tensor.encoding == Encoding::raw ? tensor.stored_bytes == *bytes : plausible(tensor, *bytes / unit_bytes(tensor.dtype));
   if (!fits) {
@@ -258,7 +261,8 @@ Status read_source_tensor(const SourceTensor& tensor, std::uint64_t offset, std:
     normalise_bools(tensor, out);
     return {};
   }
-  if (offset != 0 || out.size() != bytes) return wrong(tensor, Code::invalid_argument, "this encoding is decoded whole, not from the middle");
+  if (offset != 0 || out.size() != bytes)
+    return wrong(tensor, Code::invalid_argument, "this encoding is decoded whole, not from the middle");
   Decoder decoder(tensor, out);
   if (Status status = decoder.run(); !status.ok()) return in_file(std::move(status), tensor);
   return {};

@@ -149,7 +149,8 @@ class Inliner {
     }
     const std::string prefix = label_of(node) + "/";
     Names names;
-    for (std::size_t i = 0; i < function.inputs.size(); ++i) names[function.inputs[i]] = i < node.inputs.size() ? node.inputs[i] : std::string();
+    for (std::size_t i = 0; i < function.inputs.size(); ++i)
+      names[function.inputs[i]] = i < node.inputs.size() ? node.inputs[i] : std::string();
     std::vector<Node> body;
     for (std::size_t i = 0; i < function.outputs.size(); ++i) {
       const std::string wanted = i < node.outputs.size() ? node.outputs[i] : std::string();

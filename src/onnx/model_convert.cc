@@ -155,7 +155,8 @@ Status ModelConverter::add_value_info(const onnx_wire::ValueInfoProto& proto, st
   ValueInfo info;
   info.name = proto.name();
   if (info.name.size() > limits_.max_name_bytes || !is_utf8(info.name)) {
-    return Status(Code::invalid_model, "the name of a value, \"" + printable(info.name) + "\", is too long or not UTF-8").with_file(model_.file_name);
+    return Status(Code::invalid_model, "the name of a value, \"" + printable(info.name) + "\", is too long or not UTF-8")
+        .with_file(model_.file_name);
   }
   if (!set_unsupported_type(proto.type(), info) && proto.type().has_tensor_type()) {
     const auto& type = proto.type().tensor_type();
@@ -170,7 +171,9 @@ Status ModelConverter::add_value_info(const onnx_wire::ValueInfoProto& proto, st
       ValueInfo::Dim taken;
       if (dim.has_dim_value() && dim.dim_value() >= 0) taken.size = dim.dim_value();
       if (dim.has_dim_param()) taken.name = dim.dim_param();
-      if (!is_utf8(taken.name)) return Status(Code::invalid_model, "the name of a dimension of \"" + printable(info.name) + "\" is not UTF-8").with_file(model_.file_name);
+      if (!is_utf8(taken.name))
+        return Status(Code::invalid_model, "the name of a dimension of \"" + printable(info.name) + "\" is not UTF-8")
+            .with_file(model_.file_name);
       info.dims.push_back(std::move(taken));
     }
   }
@@ -257,8 +260,10 @@ Status ModelConverter::finish() {
   };
   if (!has_graph_) return refuse(Code::invalid_model, "the file holds no graph", "the file is cut, empty or not an ONNX model");
   if (model_.ir_version < kOldestIr || model_.ir_version > kNewestIr) {
-    return refuse(Code::unsupported, "IR version " + std::to_string(model_.ir_version) + "; versions " + std::to_string(kOldestIr) + " to " +
-                                         std::to_string(kNewestIr) + " are read", "export the model again, or convert it with onnx.version_converter");
+    return refuse(Code::unsupported,
+                  "IR version " + std::to_string(model_.ir_version) + "; versions " + std::to_string(kOldestIr) + " to " +
+                      std::to_string(kNewestIr) + " are read",
+                  "export the model again, or convert it with onnx.version_converter");
   }
   if (model_.opsets.empty()) return refuse(Code::invalid_model, "the model imports no opset", "the file is cut or not an ONNX model");
   std::set<std::string> domains;
@@ -270,8 +275,9 @@ Status ModelConverter::finish() {
   FB_TRY(check_graph(model_.graph, false));
   for (const Function& function : model_.functions) FB_TRY(check_nodes(function.nodes, true));
   if (!unsupported_.empty()) {
-    std::string summary = unsupported_.size() == 1 ? unsupported_.front().message
-                                                   : std::to_string(unsupported_.size()) + " initializers are of kinds that are not supported";
+    std::string summary = unsupported_.size() == 1
+                              ? unsupported_.front().message
+                              : std::to_string(unsupported_.size()) + " initializers are of kinds that are not supported";
     return Status(Code::unsupported, std::move(summary), std::move(unsupported_));
   }
   return {};
@@ -295,7 +301,8 @@ Status ModelConverter::check_nodes(const std::vector<Node>& nodes, bool in_funct
   for (const Node& each : nodes) {
     for (const Attribute& part : each.attributes) {
       if (!part.ref.empty() && !in_function) {
-        return Status(Code::invalid_model, called(each) + " refers to the attribute \"" + printable(part.ref) + "\" of a function, and is in none")
+        return Status(Code::invalid_model,
+                      called(each) + " refers to the attribute \"" + printable(part.ref) + "\" of a function, and is in none")
             .with_file(model_.file_name);
       }
       if (const auto* body = std::get_if<std::shared_ptr<Graph>>(&part.value)) FB_TRY(check_graph(**body, in_function));

@@ -85,7 +85,8 @@ struct Model {
 // Reads and checks the whole file (structure, every tensor record; external data is opened beneath the model's folder).
 // invalid_model, unsupported or corruption with file, tensor and offset.
 Result<Model> read_model(FileSystem& fs, const std::string& path, const Limits& limits);
-// Expands model-local functions in place (recursively, at most max_depth), renaming inner values uniquely. Node names get the call's name as prefix.
+// Expands model-local functions in place (recursively, at most max_depth), renaming inner values uniquely. Node names get the call's name
+// as prefix.
 Status inline_functions(Model& model, const Limits& limits);
 // A serialised TensorProto (test data of backend folders: input_0.pb), up to `max_bytes`.
 Result<HostTensor> read_tensor_file(FileSystem& fs, const std::string& path, std::uint64_t max_bytes, std::string* name);

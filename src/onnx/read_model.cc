@@ -22,10 +22,15 @@ Status check_start(File& file) {
   const std::string_view text(start.data(), got);
   if (got == 0) return Status(Code::invalid_model, "the file is empty").with_file(file.name()).with_offset(0);
   if (text.starts_with("version https://git-lfs")) {
-    return Status(Code::invalid_model, "this is a Git LFS pointer, not the model itself").with_file(file.name()).with_hint("fetch the model with: git lfs pull");
+    return Status(Code::invalid_model, "this is a Git LFS pointer, not the model itself")
+        .with_file(file.name())
+        .with_hint("fetch the model with: git lfs pull");
   }
   const bool zip = text.starts_with("PK\x03\x04");
-  if (zip) return Status(Code::invalid_model, "this is a zip file, not an ONNX model").with_file(file.name()).with_hint("unpack it first, or export the model as ONNX");
+  if (zip)
+    return Status(Code::invalid_model, "this is a zip file, not an ONNX model")
+        .with_file(file.name())
+        .with_hint("unpack it first, or export the model as ONNX");
   return {};
 }
 
@@ -70,7 +75,8 @@ Result<Model> read_model(FileSystem& fs, const std::string& path, const Limits& 
     if (model.ok()) return model;
     return std::move(model).status().with_context("reading " + printable(file_name_of(path))).with_file(file_name_of(path));
   } catch (const std::bad_alloc&) {
-    return Status(Code::out_of_memory, "the host refused the memory for the graph of " + printable(file_name_of(path))).with_file(file_name_of(path));
+    return Status(Code::out_of_memory, "the host refused the memory for the graph of " + printable(file_name_of(path)))
+        .with_file(file_name_of(path));
   }
 }
 

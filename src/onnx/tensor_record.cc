@@ -17,9 +17,9 @@ constexpr std::uint32_t kFloatData = 4, kInt32Data = 5, kStringData = 6, kInt64D
 
 // By the public numbers of TensorProto.DataType.
 constexpr DType kTypes[] = {
-    DType::none,     DType::f32,        DType::u8,     DType::i8,         DType::u16, DType::i16, DType::i32,    DType::i64,    DType::none,
-    DType::boolean,  DType::f16,        DType::f64,    DType::u32,        DType::u64, DType::none, DType::none,  DType::bf16,   DType::f8e4m3fn,
-    DType::f8e4m3fnuz, DType::f8e5m2,   DType::f8e5m2fnuz, DType::u4,     DType::i4,  DType::f4e2m1, DType::f8e8m0, DType::u2,  DType::i2,
+    DType::none,       DType::f32,    DType::u8,         DType::i8,  DType::u16, DType::i16,    DType::i32,    DType::i64,  DType::none,
+    DType::boolean,    DType::f16,    DType::f64,        DType::u32, DType::u64, DType::none,   DType::none,   DType::bf16, DType::f8e4m3fn,
+    DType::f8e4m3fnuz, DType::f8e5m2, DType::f8e5m2fnuz, DType::u4,  DType::i4,  DType::f4e2m1, DType::f8e8m0, DType::u2,   DType::i2,
 };
 
 // The field that ONNX keeps elements of a type in, when they are not raw.

@@ -164,7 +164,8 @@ class Scanner {
     const bool delimited = field.wire == 2;
     if (rule.action == Action::drop || (rule.action != Action::copy && !delimited)) return skip_value(field, end);
     // An entry costs more memory than its bytes in the file may tell.
-    if (delimited && ++entries_ > 8 * (limits_.max_nodes + limits_.max_tensors)) return over_limit("more names and attributes than any model needs");
+    if (delimited && ++entries_ > 8 * (limits_.max_nodes + limits_.max_tensors))
+      return over_limit("more names and attributes than any model needs");
     FB_TRY(room_for(rule.action == Action::marker || rule.action == Action::descend ? 16 : field.length + 16));
     switch (rule.action) {
       case Action::copy:
@@ -173,7 +174,8 @@ class Scanner {
       case Action::name:
         return copy_name(tag, field, end);
       case Action::small:
-        if (field.length > kSmallBytes) return over_limit("a description of " + std::to_string(field.length) + " bytes, far more than any model needs");
+        if (field.length > kSmallBytes)
+          return over_limit("a description of " + std::to_string(field.length) + " bytes, far more than any model needs");
         put_varint(out_, tag);
         return copy_value(field, end);
       case Action::marker:
@@ -190,8 +192,10 @@ class Scanner {
       ++depth;
       if (depth > limits_.max_depth + 1) return over_limit("graphs are nested more than " + std::to_string(limits_.max_depth) + " deep");
     }
-    if (child == Message::node && ++nodes_ > limits_.max_nodes) return over_limit("more than " + std::to_string(limits_.max_nodes) + " nodes");
-    if (child == Message::tensor && ++tensors_ > limits_.max_tensors) return over_limit("more than " + std::to_string(limits_.max_tensors) + " tensors");
+    if (child == Message::node && ++nodes_ > limits_.max_nodes)
+      return over_limit("more than " + std::to_string(limits_.max_nodes) + " nodes");
+    if (child == Message::tensor && ++tensors_ > limits_.max_tensors)
+      return over_limit("more than " + std::to_string(limits_.max_tensors) + " tensors");
     const bool main_graph = parent == Message::model && child == Message::graph;
     const std::size_t place = open(tag);
     if (main_graph) main_graph_at_ = place;

@@ -37,7 +37,8 @@ Status write_new(FileSystem& fs, const std::string& path) {
   const std::string text = new_content();
   FB_ASSIGN(const auto file, DurableFile::create(fs, path, text.size()));
   const auto bytes = std::as_bytes(std::span(text));
-  for (std::size_t at = 0; at < bytes.size(); at += 6000) FB_TRY(file->append(bytes.subspan(at, std::min<std::size_t>(6000, bytes.size() - at))));
+  for (std::size_t at = 0; at < bytes.size(); at += 6000)
+    FB_TRY(file->append(bytes.subspan(at, std::min<std::size_t>(6000, bytes.size() - at))));
   FB_TRY(file->write_at(0, bytes.first(16)));
   return file->commit();
 }
@@ -137,8 +138,8 @@ TEST_P(DurableFaults, OldOrNewAndNoTemporary) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, DurableFaults,
-                         ::testing::Combine(::testing::Values(FaultOp::write, FaultOp::sync, FaultOp::rename, FaultOp::sync_folder, FaultOp::create,
-                                                              FaultOp::list, FaultOp::free_bytes, FaultOp::any),
+                         ::testing::Combine(::testing::Values(FaultOp::write, FaultOp::sync, FaultOp::rename, FaultOp::sync_folder,
+                                                              FaultOp::create, FaultOp::list, FaultOp::free_bytes, FaultOp::any),
                                             ::testing::Values(ENOSPC, EDQUOT, EROFS, EACCES, EIO), ::testing::Bool()));
 
 // F27: the first fault, and then the clean-up fails too.

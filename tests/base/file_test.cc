@@ -149,9 +149,10 @@ TEST(PosixFile, NamesFromFilesStayInTheFolder) {
     EXPECT_EQ(good->name(), "w.bin");
     EXPECT_OK(each->open_beneath(folder.path(), "sub/v.bin", DirectIo::off));
     EXPECT_OK(each->open_beneath(folder.path(), "./sub/./v.bin", DirectIo::off));
-    for (const std::string& name : {escape, outside / "secret", std::string("link"), std::string("near_link"), std::string("link_folder/secret"),
-                                    std::string("hard"), std::string("fifo"), std::string("sub"), std::string(), std::string("sub/../w.bin"),
-                                    std::string(".."), std::string("w.bin\0x", 7), std::string(100'000, 'a'), std::string("sub/")}) {
+    for (const std::string& name :
+         {escape, outside / "secret", std::string("link"), std::string("near_link"), std::string("link_folder/secret"), std::string("hard"),
+          std::string("fifo"), std::string("sub"), std::string(), std::string("sub/../w.bin"), std::string(".."),
+          std::string("w.bin\0x", 7), std::string(100'000, 'a'), std::string("sub/")}) {
       const Status status = each->open_beneath(folder.path(), name, DirectIo::off).status();
       EXPECT_FALSE(status.ok()) << name.substr(0, 40);
       EXPECT_TRUE(status.code() == Code::invalid_model || status.code() == Code::not_found) << status.to_string();

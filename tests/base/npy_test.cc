@@ -44,7 +44,8 @@ TEST(Npy, RoundTripsEveryType) {
 TEST(Npy, ColumnMajorIsTransposed) {
   const TempFolder folder;
   const float values[] = {0, 3, 1, 4, 2, 5};
-  test::write_file(folder / "f.npy", npy_file("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3), }\n", std::string(reinterpret_cast<const char*>(values), 24)));
+  test::write_file(folder / "f.npy", npy_file("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3), }\n",
+                                              std::string(reinterpret_cast<const char*>(values), 24)));
   ASSERT_VALUE(const HostTensor tensor, read_npy(posix_file_system(), folder / "f.npy", 100));
   for (std::size_t i = 0; i < 6; ++i) EXPECT_EQ(tensor.as<float>()[i], static_cast<float>(i));
 }
@@ -53,7 +54,8 @@ TEST(Npy, OtherWritersAreRead) {
   const TempFolder folder;
   FileSystem& fs = posix_file_system();
   const std::string data(8, '\x01');
-  for (const std::string& header : {std::string("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }"), std::string("{\"shape\":(2L,),\"descr\":\"<f4\",\"fortran_order\":False}   \n")}) {
+  for (const std::string& header : {std::string("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }"),
+                                    std::string("{\"shape\":(2L,),\"descr\":\"<f4\",\"fortran_order\":False}   \n")}) {
     test::write_file(folder / "a.npy", npy_file(header, data));
     EXPECT_OK(read_npy(fs, folder / "a.npy", 100));
     test::write_file(folder / "b.npy", npy_file(header, data, 2));

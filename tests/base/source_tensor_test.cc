@@ -85,8 +85,8 @@ TEST_F(Gate, SizesThatDoNotFit) {
 
 // Every integer type and width through varints, negative values included, over buffer edges.
 TEST_F(Gate, Varints) {
-  for (const DType dtype : {DType::i8, DType::i16, DType::i32, DType::i64, DType::u8, DType::u16, DType::u32, DType::u64, DType::f16, DType::bf16,
-                            DType::f8e4m3fn, DType::boolean, DType::i4, DType::u2}) {
+  for (const DType dtype : {DType::i8, DType::i16, DType::i32, DType::i64, DType::u8, DType::u16, DType::u32, DType::u64, DType::f16,
+                            DType::bf16, DType::f8e4m3fn, DType::boolean, DType::i4, DType::u2}) {
     const std::int64_t count = 70'001;
     HostTensor wanted(dtype, Shape{count});
     test::Random random(static_cast<std::uint64_t>(dtype));
@@ -141,7 +141,8 @@ TEST_F(Gate, DamagedVarints) {
   EXPECT_CODE(load_source_tensor(record("\x01\x80", DType::i64, {2}, Encoding::varint), 100), Code::corruption);
   EXPECT_CODE(load_source_tensor(record("\x01\x02\x03", DType::i64, {2}, Encoding::varint), 100), Code::invalid_model);
   // Fewer bytes than elements: refused before anything is allocated.
-  EXPECT_CODE(load_source_tensor(record("\x01\x02", DType::i64, {std::int64_t{1} << 40}, Encoding::varint), UINT64_MAX), Code::invalid_model);
+  EXPECT_CODE(load_source_tensor(record("\x01\x02", DType::i64, {std::int64_t{1} << 40}, Encoding::varint), UINT64_MAX),
+              Code::invalid_model);
   std::string got(8, '\0');
   EXPECT_CODE(read_source_tensor(record("\x01\x02", DType::i64, {2}, Encoding::varint), 8, std::as_writable_bytes(std::span(got))),
               Code::invalid_argument);

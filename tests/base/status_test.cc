@@ -28,7 +28,8 @@ TEST(Status, OkIsEmpty) {
 }
 
 TEST(Status, CarriesWhereAndWhatNext) {
-  const Status status = Status(Code::corruption, "digest differs").with_file("a.shard").with_tensor("w").with_offset(4096).with_hint("pack again");
+  const Status status =
+      Status(Code::corruption, "digest differs").with_file("a.shard").with_tensor("w").with_offset(4096).with_hint("pack again");
   EXPECT_EQ(status.to_string(), "corruption: digest differs [file=a.shard tensor=w offset=4096] (pack again)");
   EXPECT_EQ(exit_code(status), 5);
   Status copy = status;

@@ -42,8 +42,9 @@ class External : public ::testing::Test {
 };
 
 TEST_F(External, GoodOnes) {
-  for (const Keys& keys : {Keys{{"location", "w.bin"}, {"offset", "4096"}, {"length", "16"}}, Keys{{"location", "w.bin"}, {"offset", "4096"}},
-                           Keys{{"offset", "4096"}, {"checksum", "00"}, {"location", "./w.bin"}, {"length", "16"}}}) {
+  for (const Keys& keys :
+       {Keys{{"location", "w.bin"}, {"offset", "4096"}, {"length", "16"}}, Keys{{"location", "w.bin"}, {"offset", "4096"}},
+        Keys{{"offset", "4096"}, {"checksum", "00"}, {"location", "./w.bin"}, {"length", "16"}}}) {
     ASSERT_VALUE(const Model model, with(keys));
     const SourceTensor& tensor = model.graph.initializers.at(0);
     EXPECT_EQ(tensor.offset, 4096u);
@@ -88,8 +89,9 @@ TEST_F(External, Escapes) {
   ASSERT_EQ(::symlink(outside.path().c_str(), (folder_ / "far").c_str()), 0);
   ASSERT_EQ(::symlink("/dev", (folder_ / "dev").c_str()), 0);
   const std::string up = "../" + std::filesystem::path(outside.path()).filename().string() + "/secret";
-  for (const std::string& location : {up, outside / "secret", std::string("soft"), std::string("hard"), std::string("fifo"), std::string("far/secret"),
-                                      std::string("dev/zero"), std::string(""), std::string("."), std::string("/dev/zero"), std::string("x/../../w.bin")}) {
+  for (const std::string& location :
+       {up, outside / "secret", std::string("soft"), std::string("hard"), std::string("fifo"), std::string("far/secret"),
+        std::string("dev/zero"), std::string(""), std::string("."), std::string("/dev/zero"), std::string("x/../../w.bin")}) {
     expect_refused({{"location", location}, {"offset", "0"}, {"length", "16"}}, Code::invalid_model, "");
   }
   expect_refused({{"location", "missing.bin"}}, Code::not_found, "folder of the model");

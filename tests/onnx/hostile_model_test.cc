@@ -92,7 +92,8 @@ TEST_F(Hostile, AMillionTensorsAndNames) {
 }
 
 TEST_F(Hostile, Names) {
-  expect_refused(status_of(wire_model(Wire().message(1, Wire().text(3, std::string(70'000, 'n'))))), Code::resource_exhausted, "name of 70000");
+  expect_refused(status_of(wire_model(Wire().message(1, Wire().text(3, std::string(70'000, 'n'))))), Code::resource_exhausted,
+                 "name of 70000");
   expect_refused(status_of(wire_model(Wire().message(1, Wire().text(3, "\xff\xfe")))), Code::invalid_model, "UTF-8");
   // A gigabyte that is only promised.
   expect_refused(status_of(Wire().number(1, 8).promise(7, 1 << 30).promise(2, 1 << 29).bytes()), Code::corruption, "cut");
@@ -128,12 +129,14 @@ TEST_F(Hostile, KindsOfTensors) {
   expect_refused(tensor_status(typed(99)), Code::unsupported, "99");
   expect_refused(tensor_status(typed(0)), Code::invalid_model, "element type");
   expect_refused(tensor_status(typed(static_cast<std::uint64_t>(-5))), Code::invalid_model, "element type");
-  expect_refused(tensor_status(Wire().number(1, 1).number(2, 1).text(8, "w").message(3, Wire().number(1, 0))), Code::unsupported, "segments");
+  expect_refused(tensor_status(Wire().number(1, 1).number(2, 1).text(8, "w").message(3, Wire().number(1, 0))), Code::unsupported,
+                 "segments");
   expect_refused(tensor_status(Wire().number(1, 1).number(2, 1).text(8, "w")), Code::invalid_model, "no data");
   expect_refused(tensor_status(Wire().number(1, 1).number(2, 1).text(8, "w").text(9, "abcd").f32(4, 1)), Code::invalid_model, "twice");
   expect_refused(tensor_status(Wire().number(1, 1).number(2, 1).text(8, "w").number(5, 1)), Code::invalid_model, "another type");
   expect_refused(tensor_status(Wire().number(1, 1).number(2, 7).text(8, "w").text(6, "x")), Code::invalid_model, "strings");
-  expect_refused(tensor_status(Wire().number(1, 1).number(2, 1).text(8, "w").text(9, "abcd").number(14, 7)), Code::invalid_model, "location");
+  expect_refused(tensor_status(Wire().number(1, 1).number(2, 1).text(8, "w").text(9, "abcd").number(14, 7)), Code::invalid_model,
+                 "location");
   expect_refused(tensor_status(Wire().number(1, 1).number(2, 1).text(9, "abcd")), Code::invalid_model, "no name");
   // All unsupported initializers in one go.
   Wire graph;
@@ -178,7 +181,12 @@ TEST_F(Hostile, Versions) {
   expect_refused(versions(99, 6), Code::unsupported, "IR version 99");
   expect_refused(status_of(Wire().number(1, 8).message(7, Wire()).bytes()), Code::invalid_model, "opset");
   expect_refused(status_of(Wire().number(1, 8).message(8, Wire().number(2, 17)).bytes()), Code::invalid_model, "graph");
-  expect_refused(status_of(Wire().number(1, 8).message(7, Wire()).message(8, Wire().number(2, 17)).message(8, Wire().text(1, "ai.onnx").number(2, 18)).bytes()),
+  expect_refused(status_of(Wire()
+                               .number(1, 8)
+                               .message(7, Wire())
+                               .message(8, Wire().number(2, 17))
+                               .message(8, Wire().text(1, "ai.onnx").number(2, 18))
+                               .bytes()),
                  Code::invalid_model, "twice");
 }
 
@@ -186,7 +194,10 @@ TEST_F(Hostile, Duplicates) {
   const Wire tensor = Wire().number(1, 1).number(2, 1).text(8, "w").text(9, "abcd");
   expect_refused(status_of(wire_model(Wire().message(5, tensor).message(5, tensor))), Code::invalid_model, "\"w\"");
   Wire node;
-  node.text(4, "Op").text(3, "n").message(5, Wire().text(1, "a").number(3, 1).number(20, 2)).message(5, Wire().text(1, "a").number(3, 2).number(20, 2));
+  node.text(4, "Op")
+      .text(3, "n")
+      .message(5, Wire().text(1, "a").number(3, 1).number(20, 2))
+      .message(5, Wire().text(1, "a").number(3, 2).number(20, 2));
   expect_refused(status_of(wire_model(Wire().message(1, node))), Code::invalid_model, "twice");
 }
 

@@ -23,7 +23,8 @@ struct Wanted {
 std::vector<std::string> split(const std::string& line) {
   std::vector<std::string> parts;
   std::size_t at = 0;
-  for (std::size_t tab = line.find('\t'); tab != std::string::npos; at = tab + 1, tab = line.find('\t', at)) parts.push_back(line.substr(at, tab - at));
+  for (std::size_t tab = line.find('\t'); tab != std::string::npos; at = tab + 1, tab = line.find('\t', at))
+    parts.push_back(line.substr(at, tab - at));
   parts.push_back(line.substr(at));
   return parts;
 }
@@ -43,7 +44,8 @@ TEST(OnnxOracle, TensorsEqualThePackages) {
   const char* const python = std::getenv("FOREBAY_TEST_PYTHON");
   if (python == nullptr || *python == '\0') GTEST_SKIP() << "FOREBAY_TEST_PYTHON is not set";
   const test::TempFolder folder;
-  const std::string command = std::string(python) + " " FOREBAY_SOURCE_DIR "/tests/onnx/onnx_oracle.py " + folder.path() + " 400 2>/dev/null";
+  const std::string command =
+      std::string(python) + " " FOREBAY_SOURCE_DIR "/tests/onnx/onnx_oracle.py " + folder.path() + " 400 2>/dev/null";
   const std::unique_ptr<FILE, int (*)(FILE*)> pipe(::popen(command.c_str(), "r"), &::pclose);
   ASSERT_NE(pipe, nullptr);
   std::string text;

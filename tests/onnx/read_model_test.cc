@@ -44,8 +44,15 @@ TEST(ReadModel, GraphAsWritten) {
   graph.input("x", DType::f32, {"batch", 3, -1});
   graph.output("y", DType::bf16, {});
   graph.value_info("h", DType::i64, {2});
-  graph.node("Conv", {"x", "", "b"}, {"h", ""}).name("conv").set("pads", std::vector<std::int64_t>{1, -1}).set("alpha", 0.5f).set("mode", "same");
-  graph.node("Thing", {"h"}, {"y"}, "com.example").set("names", std::vector<std::string>{"a", "b"}).set("scales", std::vector<float>{1, 2}).set("axis", -1);
+  graph.node("Conv", {"x", "", "b"}, {"h", ""})
+      .name("conv")
+      .set("pads", std::vector<std::int64_t>{1, -1})
+      .set("alpha", 0.5f)
+      .set("mode", "same");
+  graph.node("Thing", {"h"}, {"y"}, "com.example")
+      .set("names", std::vector<std::string>{"a", "b"})
+      .set("scales", std::vector<float>{1, 2})
+      .set("axis", -1);
   maker.write(folder / "m.onnx");
   ASSERT_VALUE(const Model model, read(folder / "m.onnx"));
   EXPECT_EQ(model.ir_version, 9);
@@ -104,7 +111,8 @@ TEST(ReadModel, TensorsWhereverTheyAre) {
   const TempFolder folder;
   OnnxMaker maker;
   auto graph = maker.graph();
-  const HostTensor top = random_tensor(DType::f32, {4000}, 1), deep = random_tensor(DType::f16, {3000}, 2), inner = random_tensor(DType::bf16, {7}, 3);
+  const HostTensor top = random_tensor(DType::f32, {4000}, 1), deep = random_tensor(DType::f16, {3000}, 2),
+                   inner = random_tensor(DType::bf16, {7}, 3);
   graph.constant("c", top);
   auto branch = graph.node("If", {"cond"}, {"y"}).name("if0");
   auto then_body = branch.body("then_branch");
@@ -138,9 +146,22 @@ TEST(ReadModel, Bf16InInt32Data) {
 TEST(ReadModel, OddOrdersAndUnknownFields) {
   const TempFolder folder;
   Wire floats;  // data before name, dims and type; unpacked, packed and split; unknown fields in between
-  floats.f32(4, 1).text(12, "documentation").f32(4, 2).text(4, std::string(8, '\0')).number(99, 7).number(2, 1).f32(4, 5).number(1, 5).text(8, "floats");
+  floats.f32(4, 1)
+      .text(12, "documentation")
+      .f32(4, 2)
+      .text(4, std::string(8, '\0'))
+      .number(99, 7)
+      .number(2, 1)
+      .f32(4, 5)
+      .number(1, 5)
+      .text(8, "floats");
   Wire ints;
-  ints.number(7, 1).text(8, "ints").number(7, static_cast<std::uint64_t>(-2)).text(7, Wire().varint(3).varint(300).bytes()).text(1, "\x04").number(2, 7);
+  ints.number(7, 1)
+      .text(8, "ints")
+      .number(7, static_cast<std::uint64_t>(-2))
+      .text(7, Wire().varint(3).varint(300).bytes())
+      .text(1, "\x04")
+      .number(2, 7);
   Wire doubles;
   doubles.f64(10, 1.5).f64(10, 2.5).number(1, 2).number(2, 11).text(8, "doubles");
   Wire twice;  // of a field that is not repeated the last one counts
@@ -161,7 +182,8 @@ TEST(ReadModel, OddOrdersAndUnknownFields) {
   ASSERT_VALUE(const HostTensor f, load(0));
   EXPECT_EQ(std::vector<float>(f.as<float>().begin(), f.as<float>().end()), (std::vector<float>{1, 2, 0, 0, 5}));
   ASSERT_VALUE(const HostTensor i, load(1));
-  EXPECT_EQ(std::vector<std::int64_t>(i.as<std::int64_t>().begin(), i.as<std::int64_t>().end()), (std::vector<std::int64_t>{1, -2, 3, 300}));
+  EXPECT_EQ(std::vector<std::int64_t>(i.as<std::int64_t>().begin(), i.as<std::int64_t>().end()),
+            (std::vector<std::int64_t>{1, -2, 3, 300}));
   ASSERT_VALUE(const HostTensor d, load(2));
   EXPECT_EQ(d.as<double>()[1], 2.5);
   ASSERT_VALUE(const HostTensor t, load(3));

@@ -69,7 +69,8 @@ class FaultFile final : public File {
       }
       default: {
         auto got = inner_->read_at(offset, out);
-        if (got.ok() && *got != 0 && fault->kind == FaultKind::flip) out[random.below(*got)] ^= static_cast<std::byte>(1u << random.below(8));
+        if (got.ok() && *got != 0 && fault->kind == FaultKind::flip)
+          out[random.below(*got)] ^= static_cast<std::byte>(1u << random.below(8));
         return got;
       }
     }

@@ -19,7 +19,22 @@
 
 namespace forebay::test {
 
-enum class FaultOp : std::uint8_t { any, open, read, write, sync, truncate, identity, create, rename, remove, sync_folder, make_folder, list, free_bytes };
+enum class FaultOp : std::uint8_t {
+  any,
+  open,
+  read,
+  write,
+  sync,
+  truncate,
+  identity,
+  create,
+  rename,
+  remove,
+  sync_folder,
+  make_folder,
+  list,
+  free_bytes
+};
 inline constexpr std::size_t kFaultOpCount = 14;
 
 enum class FaultKind : std::uint8_t {

@@ -73,7 +73,8 @@ std::string survived(const MemoryFs::Inode& inode, Random& random) {
   std::string bytes = inode.synced;
   const std::uint64_t choice = random.below(4);
   if (choice == 0) return bytes;                                  // nothing arrived
-  if (inode.bytes.size() > bytes.size()) bytes.resize(choice == 1 ? inode.bytes.size() : bytes.size() + random.below(inode.bytes.size() - bytes.size() + 1));
+  if (inode.bytes.size() > bytes.size())
+    bytes.resize(choice == 1 ? inode.bytes.size() : bytes.size() + random.below(inode.bytes.size() - bytes.size() + 1));
   for (const std::uint64_t sector : inode.dirty) {
     const std::uint64_t begin = sector * kSector;
     if (begin >= bytes.size() || begin >= inode.bytes.size() || random.chance(2)) continue;

@@ -92,8 +92,8 @@ onnx_wire::AttributeProto& add_attribute(onnx_wire::NodeProto& node, const std::
 }
 
 template <typename Proto>
-onnx_wire::NodeProto* add_node(Proto& to, const std::string& op, const std::vector<std::string>& inputs, const std::vector<std::string>& outputs,
-                               const std::string& domain) {
+onnx_wire::NodeProto* add_node(Proto& to, const std::string& op, const std::vector<std::string>& inputs,
+                               const std::vector<std::string>& outputs, const std::string& domain) {
   onnx_wire::NodeProto* const node = to.add_node();
   node->set_op_type(op);
   for (const std::string& input : inputs) node->add_input(input);
@@ -153,8 +153,12 @@ GraphMaker NodeMaker::body(const std::string& name) {
   return GraphMaker(*maker_, graph);
 }
 
-void GraphMaker::input(const std::string& name, DType dtype, const std::vector<MakerDim>& dims) { describe(*graph_->add_input(), name, dtype, dims); }
-void GraphMaker::output(const std::string& name, DType dtype, const std::vector<MakerDim>& dims) { describe(*graph_->add_output(), name, dtype, dims); }
+void GraphMaker::input(const std::string& name, DType dtype, const std::vector<MakerDim>& dims) {
+  describe(*graph_->add_input(), name, dtype, dims);
+}
+void GraphMaker::output(const std::string& name, DType dtype, const std::vector<MakerDim>& dims) {
+  describe(*graph_->add_output(), name, dtype, dims);
+}
 void GraphMaker::output(const std::string& name) { graph_->add_output()->set_name(name); }
 void GraphMaker::value_info(const std::string& name, DType dtype, const std::vector<MakerDim>& dims) {
   describe(*graph_->add_value_info(), name, dtype, dims);
