@@ -36,6 +36,8 @@ std::span<const OpSpec> softmax_ops();
 std::span<const OpSpec> norm_ops();
 std::span<const OpSpec> recurrent_ops();
 std::span<const OpSpec> resize_ops();
+std::span<const OpSpec> quant_ops();
+std::span<const OpSpec> attention_ops();
 
 using Family = std::span<const OpSpec> (*)();
 inline constexpr Family kFamilies[] = {
@@ -68,6 +70,8 @@ inline constexpr Family kFamilies[] = {
     norm_ops,
     recurrent_ops,
     resize_ops,
+    quant_ops,
+    attention_ops,
 };
 
 }  // namespace forebay::ops

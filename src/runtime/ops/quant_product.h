@@ -1,0 +1,13 @@
+// Products and convolutions of 8-bit integers: MatMulInteger, QLinearMatMul, ConvInteger, QLinearConv. 32-bit sums, exact.
+#pragma once
+
+#include "runtime/op.h"
+
+namespace forebay::ops {
+
+Status infer_integer_matmul(InferContext& context);
+Result<std::unique_ptr<Kernel>> create_integer_matmul(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs);
+Status infer_integer_conv(InferContext& context);
+Result<std::unique_ptr<Kernel>> create_integer_conv(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs);
+
+}  // namespace forebay::ops
