@@ -30,10 +30,16 @@ Status cancelled() { return Status(Code::cancelled, "stopped while binding weigh
 
 class Binder {
  public:
-  Binder(FileSystem& fs, std::shared_ptr<const plan::Plan> plan, std::shared_ptr<const Catalog> catalog, const Options& options, ThreadPool& pool,
-         Logger& logger)
-      : fs_(fs), plan_(std::move(plan)), catalog_(std::move(catalog)), options_(options), pool_(pool), logger_(logger),
-        sources_(resolve_sources(*plan_, *catalog_, options.map)), runner_(*plan_, sources_, pool) {}
+  Binder(FileSystem& fs, std::shared_ptr<const plan::Plan> plan, std::shared_ptr<const Catalog> catalog, const Options& options,
+         ThreadPool& pool, Logger& logger)
+      : fs_(fs),
+        plan_(std::move(plan)),
+        catalog_(std::move(catalog)),
+        options_(options),
+        pool_(pool),
+        logger_(logger),
+        sources_(resolve_sources(*plan_, *catalog_, options.map)),
+        runner_(*plan_, sources_, pool) {}
 
   Result<plan::Binding> run(Report* report) {
     FB_TRY(check_sources(*plan_, *catalog_, options_, sources_, digests_now(), report));
@@ -43,7 +49,8 @@ class Binder {
         for (plan::BoundFile& file : binding_.files) file.direct = nullptr;
       if (options_.direct == DirectIo::require)
         for (const plan::BoundFile& file : binding_.files)
-          if (file.direct == nullptr) return Status(Code::unavailable, "direct reads are required, and the file system refuses them").with_file(file.name);
+          if (file.direct == nullptr)
+            return Status(Code::unavailable, "direct reads are required, and the file system refuses them").with_file(file.name);
     } else {
       binding_.integrity = "first-read";
       binding_.chunks.resize(plan_->chunks.size());
@@ -137,7 +144,8 @@ class Binder {
       if (binding_.chunks[c].where != plan::ChunkBinding::Where::host) continue;
       const plan::Chunk& chunk = plan_->chunks[c];
       bytes += chunk.raw_bytes;
-      for (std::uint32_t p = chunk.first_part; p < chunk.first_part + chunk.part_count; ++p) weights.push_back(plan_->parts[plan_->chunk_parts[p]].weight);
+      for (std::uint32_t p = chunk.first_part; p < chunk.first_part + chunk.part_count; ++p)
+        weights.push_back(plan_->parts[plan_->chunk_parts[p]].weight);
     }
     binding_.host_bytes = bytes;
     const std::uint64_t limit = options_.max_host_bytes != 0 ? options_.max_host_bytes : memory_info().available_bytes / 2;
@@ -147,9 +155,10 @@ class Binder {
     std::stable_sort(weights.begin(), weights.end(), [&](auto a, auto b) { return plan_->weights[a].bytes > plan_->weights[b].bytes; });
     Problem problem;
     problem.code = "host_memory";
-    problem.message = std::to_string(weights.size()) + " weights must be computed or put together from the sources, which takes " + std::to_string(bytes) +
-                      " bytes of host memory; the limit is " + std::to_string(limit) + ". They are";
-    for (std::size_t i = 0; i < std::min<std::size_t>(weights.size(), 20); ++i) problem.message += (i == 0 ? " " : ", ") + printable(plan_->weights[weights[i]].name);
+    problem.message = std::to_string(weights.size()) + " weights must be computed or put together from the sources, which takes " +
+                      std::to_string(bytes) + " bytes of host memory; the limit is " + std::to_string(limit) + ". They are";
+    for (std::size_t i = 0; i < std::min<std::size_t>(weights.size(), 20); ++i)
+      problem.message += (i == 0 ? " " : ", ") + printable(plan_->weights[weights[i]].name);
     if (weights.size() > 20) problem.message += " and " + std::to_string(weights.size() - 20) + " more";
     problem.tensor = plan_->weights[weights.front()].name;
     problem.hint = "write them once: forebay pack PLAN --weights SRC -o DIR, then use --weights DIR; or raise --host-cache";
@@ -189,7 +198,8 @@ class Binder {
       return weights_refused(std::move(problems));
     }
     if (chunks != 0)
-      logger_.log(LogLevel::info, "weights_in_host_memory chunks=" + std::to_string(chunks) + " bytes=" + std::to_string(binding_.host_bytes) +
+      logger_.log(LogLevel::info, "weights_in_host_memory chunks=" + std::to_string(chunks) +
+                                      " bytes=" + std::to_string(binding_.host_bytes) +
                                       " why=recipes_and_packs (forebay pack makes shards that need none)");
     return {};
   }
@@ -235,14 +245,15 @@ Result<plan::GenerationPtr> bind(FileSystem& fs, std::shared_ptr<const plan::Pla
   return plan::GenerationPtr(std::move(generation));
 }
 
-Result<plan::GenerationPtr> bind_embedded(FileSystem& fs, std::shared_ptr<const plan::Plan> plan, const std::string& plan_path, DirectIo direct,
-                                          std::uint64_t number) {
+Result<plan::GenerationPtr> bind_embedded(FileSystem& fs, std::shared_ptr<const plan::Plan> plan, const std::string& plan_path,
+                                          DirectIo direct, std::uint64_t number) {
   if (plan->embedded.size() != plan->chunks.size())
     return Status(Code::failed_precondition, "the plan is stripped: it holds no weights").with_file(file_name_of(plan_path))
         .with_hint("name the weights with --weights, or make a plan with weights by forebay refit");
   FB_ASSIGN(const plan::PlanHeaderInfo header, plan::read_plan_header(fs, plan_path));
   if (header.id != plan->id)
-    return Status(Code::corruption, "the plan file was replaced: its id is " + to_hex(header.id) + ", the plan in use is " + to_hex(plan->id))
+    return Status(Code::corruption,
+                  "the plan file was replaced: its id is " + to_hex(header.id) + ", the plan in use is " + to_hex(plan->id))
         .with_file(file_name_of(plan_path));
   auto generation = std::make_shared<plan::Generation>();
   generation->number = number;
@@ -262,8 +273,11 @@ Result<plan::GenerationPtr> bind_embedded(FileSystem& fs, std::shared_ptr<const 
     to.stored_digest = from.stored_digest;
     const auto end = checked_add(from.offset, from.stored_bytes);
     if (!end || *end > bound.identity.bytes)
-      return Status(Code::corruption, "the plan is cut: chunk " + std::to_string(c) + " should end at " + std::to_string(end.value_or(0)) +
-                                          ", the file has " + std::to_string(bound.identity.bytes) + " bytes").with_file(bound.name).with_offset(from.offset);
+      return Status(Code::corruption, "the plan is cut: chunk " + std::to_string(c) + " should end at " +
+                                          std::to_string(end.value_or(0)) + ", the file has " +
+                                          std::to_string(bound.identity.bytes) + " bytes")
+          .with_file(bound.name)
+          .with_offset(from.offset);
   }
   binding.files.push_back(std::move(bound));
   binding.rows.reserve(plan->weights.size());

@@ -13,7 +13,8 @@ bool same_file(const FileIdentity& a, const FileIdentity& b) {
 
 }  // namespace
 
-Result<plan::BoundFile> bind_file(FileSystem& fs, std::shared_ptr<File> buffered, const std::string& folder, const std::string& name, DirectIo direct) {
+Result<plan::BoundFile> bind_file(FileSystem& fs, std::shared_ptr<File> buffered, const std::string& folder,
+                                  const std::string& name, DirectIo direct) {
   plan::BoundFile bound;
   bound.name = buffered->name();
   FB_ASSIGN(bound.identity, buffered->identity());
@@ -23,7 +24,9 @@ Result<plan::BoundFile> bind_file(FileSystem& fs, std::shared_ptr<File> buffered
   if (file.ok() && (*file)->direct()) {
     FB_ASSIGN(const FileIdentity identity, (*file)->identity());
     if (!same_file(identity, bound.identity))
-      return Status(Code::corruption, "the file was replaced while it was being opened").with_file(bound.name).with_hint("run again when nothing writes to it");
+      return Status(Code::corruption, "the file was replaced while it was being opened")
+          .with_file(bound.name)
+          .with_hint("run again when nothing writes to it");
     bound.direct = std::move(*file);
     return bound;
   }

@@ -15,7 +15,9 @@
 namespace forebay::refit {
 namespace {
 
-bool ends_with(std::string_view text, std::string_view end) { return text.size() >= end.size() && text.substr(text.size() - end.size()) == end; }
+bool ends_with(std::string_view text, std::string_view end) {
+  return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
+}
 
 constexpr std::string_view kIndexEnd = ".safetensors.index.json";
 constexpr std::string_view kIndexOfShards = "forebay.index";
@@ -174,7 +176,11 @@ class CatalogBuilder {
     std::map<std::string, std::string> places;  // tensor -> the file it is really in; a second one is told by insert()
     for (const std::string& name : names) {
       auto file = read_safetensors_beneath(*fs_, folder, name, SafetensorsLimits{});
-      if (!file.ok()) return std::move(file).status().with_context("opening a shard that " + printable(file_name_of(path)) + " names").with_file(name);
+      if (!file.ok())
+        return std::move(file)
+            .status()
+            .with_context("opening a shard that " + printable(file_name_of(path)) + " names")
+            .with_file(name);
       for (const SourceTensor& tensor : file->tensors) {
         bytes += tensor.stored_bytes;
         if (!index.weight_map.contains(tensor.name)) ++unlisted;
@@ -185,7 +191,8 @@ class CatalogBuilder {
     }
     check_index(index, places, file_name_of(path));
     if (unlisted != 0)
-      logger_->log(LogLevel::warning, "index=" + printable(file_name_of(path)) + " tensors_not_in_weight_map=" + std::to_string(unlisted) + " (used all the same)");
+      logger_->log(LogLevel::warning, "index=" + printable(file_name_of(path)) +
+                                          " tensors_not_in_weight_map=" + std::to_string(unlisted) + " (used all the same)");
     if (index.has_total_size && index.total_size != bytes)
       logger_->log(LogLevel::warning, "index=" + printable(file_name_of(path)) + " stated_total_bytes=" + std::to_string(index.total_size) +
                                           " found_bytes=" + std::to_string(bytes) + " (only a remark: some writers count headers too)");

@@ -32,8 +32,9 @@ struct NameMap {
 // the bytes come from the same file extent. Immutable after open; thread-safe.
 class Catalog {
  public:
-  // `sources`: MODEL.onnx, *.safetensors, model.safetensors.index.json, a shard folder, or a folder holding one of them. In a folder shards come
-  // first, then the one ONNX file, an index, the one safetensors file; what cannot be chosen is refused, never guessed.
+  // `sources`: MODEL.onnx, *.safetensors, model.safetensors.index.json, a shard folder, or a folder holding one of them. In a
+  // folder shards come first, then the one ONNX file, an index, the one safetensors file; what cannot be chosen is refused, never
+  // guessed.
   static Result<std::shared_ptr<const Catalog>> open(FileSystem& fs, std::span<const std::string> sources, Logger& logger);
   static std::shared_ptr<const Catalog> from_memory(std::vector<SourceTensor> tensors);
   const SourceTensor* find(const std::string& name) const;

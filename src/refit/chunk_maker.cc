@@ -25,12 +25,14 @@ class TensorChunkMaker final : public ChunkMaker {
     const plan::Chunk& chunk = plan_->chunks[id];
     FB_CHECK(raw.size() == chunk.raw_bytes);
     std::uint64_t covered = 0;
-    for (std::uint32_t p = chunk.first_part; p < chunk.first_part + chunk.part_count; ++p) covered += plan_->parts[plan_->chunk_parts[p]].bytes;
+    for (std::uint32_t p = chunk.first_part; p < chunk.first_part + chunk.part_count; ++p)
+      covered += plan_->parts[plan_->chunk_parts[p]].bytes;
     if (covered != raw.size()) std::memset(raw.data(), 0, raw.size());  // padding is zero, so that digests are the same in every copy
     for (std::uint32_t p = chunk.first_part; p < chunk.first_part + chunk.part_count; ++p) {
       const plan::Part& part = plan_->parts[plan_->chunk_parts[p]];
       const auto out = raw.subspan(static_cast<std::size_t>(part.offset_in_chunk), static_cast<std::size_t>(part.bytes));
-      Status status = runner_.way(part.weight) == RecipeRunner::Way::whole ? copy_computed(part, out) : runner_.read(part.weight, part.offset_in_weight, out);
+      Status status = runner_.way(part.weight) == RecipeRunner::Way::whole ? copy_computed(part, out)
+                                                                           : runner_.read(part.weight, part.offset_in_weight, out);
       if (!status.ok()) return std::move(status).with_tensor(plan_->weights[part.weight].name);
     }
     return {};
@@ -62,7 +64,8 @@ class TensorChunkMaker final : public ChunkMaker {
   }
   void make_room(std::uint64_t bytes) {
     while (!cache_.empty() && cached_bytes_ + bytes > kCacheBytes)
-      drop(std::min_element(cache_.begin(), cache_.end(), [](const auto& a, const auto& b) { return a.second.last_use < b.second.last_use; }));
+      drop(std::min_element(cache_.begin(), cache_.end(),
+                            [](const auto& a, const auto& b) { return a.second.last_use < b.second.last_use; }));
   }
   void drop(std::map<plan::WeightId, Computed>::iterator at) {
     cached_bytes_ -= at->second.tensor.bytes();
@@ -88,7 +91,10 @@ class ShardChunkMaker final : public ChunkMaker {
     Status status = codec_.decode(chunk.codec, chunk.codec_version, stored_, raw);
     if (status.ok() && xxh128(raw) != chunk.raw_digest) status = Status(Code::corruption, "the digest of the decoded bytes differs");
     if (status.ok()) return {};
-    return std::move(status).with_context("chunk " + std::to_string(id)).with_file(shards_->index().files[chunk.file].name).with_offset(chunk.offset);
+    return std::move(status)
+        .with_context("chunk " + std::to_string(id))
+        .with_file(shards_->index().files[chunk.file].name)
+        .with_offset(chunk.offset);
   }
   Status finish() const override { return {}; }
   std::uint64_t bytes_read() const override { return bytes_read_; }

@@ -88,8 +88,9 @@ Status values_verdict(const FiniteScan& scan, const ChunkMaker& maker, const Opt
 
 }  // namespace
 
-Result<PipelineResult> run_chunks(const plan::Plan& plan, ChunkMaker& maker, const PackOptions& options, const char* stage, ThreadPool& pool,
-                                  Logger& logger, Report& report, const std::function<Status(const EncodedChunk&)>& sink) {
+Result<PipelineResult> run_chunks(const plan::Plan& plan, ChunkMaker& maker, const PackOptions& options, const char* stage,
+                                  ThreadPool& pool, Logger& logger, Report& report,
+                                  const std::function<Status(const EncodedChunk&)>& sink) {
   PipelineResult result;
   FiniteScan scan(plan);
   CodecStates states;

@@ -23,8 +23,10 @@ struct PipelineResult {
   std::map<std::string, std::uint64_t> codecs;
 };
 
-// Refuses at the end, before the caller commits, what the values forbid: lossy casts, and with Options::finite non-finite values (else warnings).
-Result<PipelineResult> run_chunks(const plan::Plan& plan, ChunkMaker& maker, const PackOptions& options, const char* stage, ThreadPool& pool,
-                                  Logger& logger, Report& report, const std::function<Status(const EncodedChunk&)>& sink);
+// Refuses at the end, before the caller commits, what the values forbid: lossy casts, and with Options::finite non-finite values
+// (else warnings).
+Result<PipelineResult> run_chunks(const plan::Plan& plan, ChunkMaker& maker, const PackOptions& options, const char* stage,
+                                  ThreadPool& pool, Logger& logger, Report& report,
+                                  const std::function<Status(const EncodedChunk&)>& sink);
 
 }  // namespace forebay::refit

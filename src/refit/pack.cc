@@ -12,16 +12,17 @@ namespace forebay::refit {
 namespace {
 
 // Everything that can be refused before a byte is written, digests of identical plans included.
-Result<std::unique_ptr<ChunkMaker>> checked_maker(const std::shared_ptr<const plan::Plan>& plan, const std::shared_ptr<const Catalog>& catalog,
-                                                  const Options& options, ThreadPool& pool, Report& report) {
+Result<std::unique_ptr<ChunkMaker>> checked_maker(const std::shared_ptr<const plan::Plan>& plan,
+                                                  const std::shared_ptr<const Catalog>& catalog, const Options& options,
+                                                  ThreadPool& pool, Report& report) {
   FB_TRY(check(*plan, *catalog, options, true, &report));
   return ChunkMaker::create(plan, catalog, options, pool);
 }
 
 }  // namespace
 
-Result<PackResult> pack(FileSystem& fs, std::shared_ptr<const plan::Plan> plan, std::shared_ptr<const Catalog> catalog, const std::string& folder,
-                        const PackOptions& options, ThreadPool& pool, Logger& logger) {
+Result<PackResult> pack(FileSystem& fs, std::shared_ptr<const plan::Plan> plan, std::shared_ptr<const Catalog> catalog,
+                        const std::string& folder, const PackOptions& options, ThreadPool& pool, Logger& logger) {
   PackResult result;
   FB_ASSIGN(const std::unique_ptr<ChunkMaker> maker, checked_maker(plan, catalog, options.refit, pool, result.report));
   ShardWriterOptions writing;
@@ -41,14 +42,16 @@ Result<PackResult> pack(FileSystem& fs, std::shared_ptr<const plan::Plan> plan, 
   return result;
 }
 
-Result<EmbedResult> embed(FileSystem& fs, std::shared_ptr<const plan::Plan> plan, std::shared_ptr<const Catalog> catalog, const std::string& out_path,
-                          const Options& options, ThreadPool& pool, Logger& logger, const plan::SerializeOptions& format) {
+Result<EmbedResult> embed(FileSystem& fs, std::shared_ptr<const plan::Plan> plan, std::shared_ptr<const Catalog> catalog,
+                          const std::string& out_path, const Options& options, ThreadPool& pool, Logger& logger,
+                          const plan::SerializeOptions& format) {
   EmbedResult result;
   FB_ASSIGN(const std::unique_ptr<ChunkMaker> maker, checked_maker(plan, catalog, options, pool, result.report));
   plan::Plan structure = *plan;
   structure.embedded.clear();
   structure.embedded_rehydrated = plan->id != Sha256{} && !plan->chunks.empty();
-  FB_ASSIGN(const std::unique_ptr<plan::EmbeddedPlanWriter> writer, plan::EmbeddedPlanWriter::create(fs, out_path, std::move(structure), format));
+  FB_ASSIGN(const std::unique_ptr<plan::EmbeddedPlanWriter> writer,
+            plan::EmbeddedPlanWriter::create(fs, out_path, std::move(structure), format));
   PackOptions raw;
   raw.codec = PackOptions::Choice::raw;
   raw.refit = options;

@@ -12,7 +12,8 @@
 namespace forebay::refit {
 namespace {
 
-constexpr std::uint64_t kWholeTranspose = 64ull << 20;  // up to here a transposed source is read once, whole; above it is read strip by strip
+constexpr std::uint64_t kWholeTranspose =
+    64ull << 20;  // up to here a transposed source is read once, whole; above it is read strip by strip
 constexpr std::uint64_t kPieceElements = 1ull << 20;    // of one sliced cast
 
 bool is_view(std::string_view op) {
@@ -39,7 +40,9 @@ bool swaps_last_axes(const plan::RecipeNode& node, int rank) {
 
 HostTensor constant_tensor(const plan::Constant& constant) {
   HostTensor tensor(constant.dtype, constant.shape);
-  if (tensor.bytes() != 0) std::memcpy(tensor.data(), constant.data.data(), static_cast<std::size_t>(std::min<std::uint64_t>(tensor.bytes(), constant.data.size())));
+  if (tensor.bytes() != 0)
+    std::memcpy(tensor.data(), constant.data.data(),
+                static_cast<std::size_t>(std::min<std::uint64_t>(tensor.bytes(), constant.data.size())));
   return tensor;
 }
 
@@ -94,7 +97,8 @@ Status RecipeRunner::read(plan::WeightId id, std::uint64_t offset, std::span<std
   if (tensor.shape.elements() * dtype_bits(weight.dtype) != static_cast<std::int64_t>(weight.bytes) * 8 && dtype_bits(weight.dtype) >= 8)
     return bad_recipe(weight, "gives " + std::to_string(tensor.shape.elements()) + " elements, the plan has " + weight.shape.to_string());
   if (!slicer.casts.empty()) return read_cast(id, slicer, offset, out);
-  if (tensor.bytes() != weight.bytes) return bad_recipe(weight, "gives " + std::to_string(tensor.bytes()) + " bytes, the plan has " + std::to_string(weight.bytes));
+  if (tensor.bytes() != weight.bytes)
+    return bad_recipe(weight, "gives " + std::to_string(tensor.bytes()) + " bytes, the plan has " + std::to_string(weight.bytes));
   bytes_read_ += out.size();
   return SourceView(tensor, slicer.transpose).read(offset, out);
 }
@@ -103,7 +107,8 @@ Status RecipeRunner::read_cast(plan::WeightId id, const Slicer& slicer, std::uin
   const plan::Weight& weight = plan_->weights[id];
   const SourceTensor& tensor = *sources_[weight.recipe.sources[0]].tensor;
   const SourceView view(tensor, slicer.transpose);
-  const auto from_bytes = static_cast<std::uint64_t>(dtype_bits(tensor.dtype) / 8), to_bytes = static_cast<std::uint64_t>(dtype_bits(weight.dtype) / 8);
+  const auto from_bytes = static_cast<std::uint64_t>(dtype_bits(tensor.dtype) / 8),
+             to_bytes = static_cast<std::uint64_t>(dtype_bits(weight.dtype) / 8);
   FB_CHECK(offset % to_bytes == 0 && out.size() % to_bytes == 0);
   for (std::uint64_t first = offset / to_bytes; !out.empty();) {
     const std::uint64_t count = std::min<std::uint64_t>(kPieceElements, out.size() / to_bytes);
@@ -114,7 +119,8 @@ Status RecipeRunner::read_cast(plan::WeightId id, const Slicer& slicer, std::uin
       FB_ASSIGN(piece, run_cast(id, weight.recipe.nodes[node], piece, first));
     }
     if (piece.dtype() != weight.dtype || piece.bytes() != count * to_bytes)
-      return bad_recipe(weight, "gives " + std::string(dtype_name(piece.dtype())) + ", the plan has " + std::string(dtype_name(weight.dtype)));
+      return bad_recipe(
+          weight, "gives " + std::string(dtype_name(piece.dtype())) + ", the plan has " + std::string(dtype_name(weight.dtype)));
     std::memcpy(out.data(), piece.data(), static_cast<std::size_t>(piece.bytes()));
     out = out.subspan(static_cast<std::size_t>(piece.bytes()));
     first += count;
@@ -122,17 +128,20 @@ Status RecipeRunner::read_cast(plan::WeightId id, const Slicer& slicer, std::uin
   return {};
 }
 
-Result<HostTensor> RecipeRunner::run_cast(plan::WeightId id, const plan::RecipeNode& node, const HostTensor& input, std::uint64_t first_element) {
+Result<HostTensor> RecipeRunner::run_cast(plan::WeightId id, const plan::RecipeNode& node, const HostTensor& input,
+                                          std::uint64_t first_element) {
   const HostTensor* inputs[] = {&input};
   FB_ASSIGN(std::vector<HostTensor> outputs, run_node(plan_->weights[id], node, inputs));
   note_loss(id, input, outputs[0], first_element);
   return std::move(outputs[0]);
 }
 
-Result<std::vector<HostTensor>> RecipeRunner::run_node(const plan::Weight& weight, const plan::RecipeNode& node, std::span<const HostTensor* const> inputs) {
+Result<std::vector<HostTensor>> RecipeRunner::run_node(const plan::Weight& weight, const plan::RecipeNode& node,
+                                                       std::span<const HostTensor* const> inputs) {
   const NodeView view(weight.name, node.domain, node.op, node.version, node.attributes, *plan_, inputs.size(), node.output_count);
   auto outputs = evaluate_node(view, inputs, *pool_);
-  if (!outputs.ok()) return std::move(outputs).status().with_context("making the weight " + printable(weight.name)).with_tensor(weight.name);
+  if (!outputs.ok())
+    return std::move(outputs).status().with_context("making the weight " + printable(weight.name)).with_tensor(weight.name);
   if (outputs->size() != node.output_count) return bad_recipe(weight, "has a node " + node.op + " with the wrong number of outputs");
   return outputs;
 }
@@ -207,7 +216,8 @@ std::vector<Problem> RecipeRunner::losses(const std::vector<std::string>& allowe
   for (const auto& [id, loss] : losses_) {
     const plan::Weight& weight = plan_->weights[id];
     const auto named = [&](const std::string& name) { return std::find(allowed.begin(), allowed.end(), name) != allowed.end(); };
-    if (named(weight.name) || std::any_of(weight.recipe.sources.begin(), weight.recipe.sources.end(), [&](std::uint32_t s) { return named(plan_->sources[s].name); }))
+    if (named(weight.name) || std::any_of(weight.recipe.sources.begin(), weight.recipe.sources.end(),
+                                          [&](std::uint32_t s) { return named(plan_->sources[s].name); }))
       continue;
     const CastLoss& total = loss.total;
     Problem problem;
@@ -215,10 +225,12 @@ std::vector<Problem> RecipeRunner::losses(const std::vector<std::string>& allowe
     problem.tensor = weight.name;
     problem.message = "the cast to " + loss.target;
     if (total.overflow.count != 0)
-      problem.message += " overflows for " + std::to_string(total.overflow.count) + " values, the first at element " + std::to_string(total.overflow.first);
+      problem.message += " overflows for " + std::to_string(total.overflow.count) + " values, the first at element " +
+                         std::to_string(total.overflow.first);
     if (total.overflow.count != 0 && total.flush.count != 0) problem.message += ", and";
     if (total.flush.count != 0)
-      problem.message += " makes " + std::to_string(total.flush.count) + " small values zero, the first at element " + std::to_string(total.flush.first);
+      problem.message += " makes " + std::to_string(total.flush.count) + " small values zero, the first at element " +
+                         std::to_string(total.flush.first);
     problem.hint = "build with a wider type, or allow it for this weight by name";
     problems.push_back(std::move(problem));
   }

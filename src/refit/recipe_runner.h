@@ -1,6 +1,6 @@
-// Runs recipes: any byte range of any weight from the resolved source tensors. Identity recipes read just the range; casts, reshapes and one
-// leading transpose are made range by range; everything else is computed whole (the caller keeps it while it is wanted).
-// One thread; the pool serves the kernels.
+// Runs recipes: any byte range of any weight from the resolved source tensors. Identity recipes read just the range; casts,
+// reshapes and one leading transpose are made range by range; everything else is computed whole (the caller keeps it while it is
+// wanted). One thread; the pool serves the kernels.
 #pragma once
 
 #include <cstdint>
@@ -47,7 +47,8 @@ class RecipeRunner {
   bool sliceable_chain(const plan::Weight& weight, Slicer& slicer) const;
   Status read_cast(plan::WeightId weight, const Slicer& slicer, std::uint64_t offset, std::span<std::byte> out);
   Result<HostTensor> run_cast(plan::WeightId weight, const plan::RecipeNode& node, const HostTensor& input, std::uint64_t first_element);
-  Result<std::vector<HostTensor>> run_node(const plan::Weight& weight, const plan::RecipeNode& node, std::span<const HostTensor* const> inputs);
+  Result<std::vector<HostTensor>> run_node(const plan::Weight& weight, const plan::RecipeNode& node,
+                                           std::span<const HostTensor* const> inputs);
   void note_loss(plan::WeightId weight, const HostTensor& from, const HostTensor& to, std::uint64_t first_element);
 
   const plan::Plan* plan_;

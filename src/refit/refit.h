@@ -37,14 +37,14 @@ struct Report {
 // constants read payloads only when `digests` is set. Shards and embedded weights are checked by their plan and weight ids.
 Status check(const plan::Plan& plan, const Catalog& catalog, const Options& options, bool digests, Report* report);
 
-// A generation that streams from where the weights lie (section 6 of design.md): shards chunk by chunk, the user's own files in place when the
-// recipe is identity and the extent raw, everything else computed into host memory (resource_exhausted naming weights, bytes and the
-// `forebay pack` command when beyond max_host_bytes). Checks first.
+// A generation that streams from where the weights lie (section 6 of design.md): shards chunk by chunk, the user's own files in
+// place when the recipe is identity and the extent raw, everything else computed into host memory (resource_exhausted naming
+// weights, bytes and the `forebay pack` command when beyond max_host_bytes). Checks first.
 Result<plan::GenerationPtr> bind(FileSystem& fs, std::shared_ptr<const plan::Plan> plan, std::shared_ptr<const Catalog> catalog,
                                  const Options& options, std::uint64_t number, ThreadPool& pool, Logger& logger, Report* report);
 // The weights embedded in the plan's own file.
-Result<plan::GenerationPtr> bind_embedded(FileSystem& fs, std::shared_ptr<const plan::Plan> plan, const std::string& plan_path, DirectIo direct,
-                                          std::uint64_t number);
+Result<plan::GenerationPtr> bind_embedded(FileSystem& fs, std::shared_ptr<const plan::Plan> plan, const std::string& plan_path,
+                                          DirectIo direct, std::uint64_t number);
 
 // The raw bytes of any chunk of a plan from a catalog or embedded weights: recipes run by the CPU kernels, in bounded memory. One thread.
 class ChunkMaker {
@@ -54,7 +54,8 @@ class ChunkMaker {
   // The same from any generation, embedded weights and shards with their digests checked.
   static Result<std::unique_ptr<ChunkMaker>> from_generation(plan::GenerationPtr generation);
   virtual ~ChunkMaker() = default;
-  // raw.size() == Chunk::raw_bytes. Chunks in ascending order are cheapest: a weight that must be computed whole is kept until its last chunk.
+  // raw.size() == Chunk::raw_bytes. Chunks in ascending order are cheapest: a weight that must be computed whole is kept until its
+  // last chunk.
   virtual Status make(plan::ChunkId chunk, std::span<std::byte> raw) = 0;
   // After the last chunk: weight_mismatch naming every weight whose cast overflowed or flushed, unless allowed by name.
   virtual Status finish() const = 0;
@@ -74,17 +75,18 @@ struct PackResult {
   Report report;
 };
 // Shards in execution order into `folder` (made when missing). Durable: the index appears last. RSS bounded (1 GiB for an 8 GB model).
-Result<PackResult> pack(FileSystem& fs, std::shared_ptr<const plan::Plan> plan, std::shared_ptr<const Catalog> catalog, const std::string& folder,
-                        const PackOptions& options, ThreadPool& pool, Logger& logger);
+Result<PackResult> pack(FileSystem& fs, std::shared_ptr<const plan::Plan> plan, std::shared_ptr<const Catalog> catalog,
+                        const std::string& folder, const PackOptions& options, ThreadPool& pool, Logger& logger);
 
 struct EmbedResult {
   std::uint64_t plan_bytes = 0, weight_bytes = 0, read_bytes = 0;
   Report report;
 };
-// A plan file with the weights inside (one sequential copy), refittable again. A plan that has an id already (it was read, or written before)
-// is marked as rehydrated.
-Result<EmbedResult> embed(FileSystem& fs, std::shared_ptr<const plan::Plan> plan, std::shared_ptr<const Catalog> catalog, const std::string& out_path,
-                          const Options& options, ThreadPool& pool, Logger& logger, const plan::SerializeOptions& format = {});
+// A plan file with the weights inside (one sequential copy), refittable again. A plan that has an id already (it was read, or
+// written before) is marked as rehydrated.
+Result<EmbedResult> embed(FileSystem& fs, std::shared_ptr<const plan::Plan> plan, std::shared_ptr<const Catalog> catalog,
+                          const std::string& out_path, const Options& options, ThreadPool& pool, Logger& logger,
+                          const plan::SerializeOptions& format = {});
 
 // Every digest of the plan's embedded weights or of the shards, decoded sizes too: for `verify`.
 Status verify(FileSystem& fs, const plan::Generation& generation, const Options& options, std::uint64_t* bytes);

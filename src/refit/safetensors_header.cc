@@ -23,12 +23,28 @@ struct TypeWord {
   int bits;
 };
 constexpr std::array<TypeWord, 22> kTypes = {{
-    {"BOOL", DType::boolean, 8},   {"U8", DType::u8, 8},           {"I8", DType::i8, 8},           {"F8_E5M2", DType::f8e5m2, 8},
-    {"F8_E4M3", DType::f8e4m3fn, 8}, {"F8_E5M2FNUZ", DType::f8e5m2fnuz, 8}, {"F8_E4M3FNUZ", DType::f8e4m3fnuz, 8}, {"F8_E8M0", DType::f8e8m0, 8},
-    {"I16", DType::i16, 16},       {"U16", DType::u16, 16},        {"F16", DType::f16, 16},        {"BF16", DType::bf16, 16},
-    {"I32", DType::i32, 32},       {"U32", DType::u32, 32},        {"F32", DType::f32, 32},        {"F64", DType::f64, 64},
-    {"I64", DType::i64, 64},       {"U64", DType::u64, 64},        {"F4", DType::f4e2m1, 4},       {"C64", DType::none, 64},
-    {"F6_E2M3", DType::none, 6},   {"F6_E3M2", DType::none, 6},
+    {"BOOL", DType::boolean, 8},
+    {"U8", DType::u8, 8},
+    {"I8", DType::i8, 8},
+    {"F8_E5M2", DType::f8e5m2, 8},
+    {"F8_E4M3", DType::f8e4m3fn, 8},
+    {"F8_E5M2FNUZ", DType::f8e5m2fnuz, 8},
+    {"F8_E4M3FNUZ", DType::f8e4m3fnuz, 8},
+    {"F8_E8M0", DType::f8e8m0, 8},
+    {"I16", DType::i16, 16},
+    {"U16", DType::u16, 16},
+    {"F16", DType::f16, 16},
+    {"BF16", DType::bf16, 16},
+    {"I32", DType::i32, 32},
+    {"U32", DType::u32, 32},
+    {"F32", DType::f32, 32},
+    {"F64", DType::f64, 64},
+    {"I64", DType::i64, 64},
+    {"U64", DType::u64, 64},
+    {"F4", DType::f4e2m1, 4},
+    {"C64", DType::none, 64},
+    {"F6_E2M3", DType::none, 6},
+    {"F6_E3M2", DType::none, 6},
 }};
 
 struct Entry {
@@ -40,7 +56,21 @@ struct Entry {
 // Names may hold anything; messages show them short and printable (the command line escapes once more).
 std::string shown(const std::string& name) { return name.size() <= 200 ? name : name.substr(0, 200) + "..."; }
 
-enum class At : std::uint8_t { document, top, entry_value, entry, dtype, shape_value, shape, offsets_value, offsets, metadata_value, metadata, text, end };
+enum class At : std::uint8_t {
+  document,
+  top,
+  entry_value,
+  entry,
+  dtype,
+  shape_value,
+  shape,
+  offsets_value,
+  offsets,
+  metadata_value,
+  metadata,
+  text,
+  end
+};
 
 // Events of the JSON parser. Anything that the format does not have at this place ends the parse at once.
 struct Handler {
@@ -92,7 +122,9 @@ struct Handler {
       at = At::top;
     } else {
       if (!current.has_dtype || !current.has_shape || !current.has_offsets)
-        return refuse(ec, std::string("the entry has no ") + (!current.has_dtype ? "dtype" : !current.has_shape ? "shape" : "data_offsets"));
+        return refuse(ec, std::string("the entry has no ") + (!current.has_dtype   ? "dtype"
+                                                              : !current.has_shape ? "shape"
+                                                                                   : "data_offsets"));
       entries.push_back(std::move(current.entry));
       bits.push_back(static_cast<std::uint8_t>(current.bits));
       current = Entry{};
@@ -107,7 +139,8 @@ struct Handler {
     return true;
   }
   bool on_array_end(std::size_t, error& ec) {
-    if (at == At::offsets && offsets_seen != 2) return refuse(ec, "data_offsets has " + std::to_string(offsets_seen) + " numbers in place of 2");
+    if (at == At::offsets && offsets_seen != 2)
+      return refuse(ec, "data_offsets has " + std::to_string(offsets_seen) + " numbers in place of 2");
     at = At::entry;
     return true;
   }
@@ -138,7 +171,10 @@ struct Handler {
     return true;
   }
   bool begin_member(const std::string& name, error& ec) {
-    bool* seen = name == "dtype" ? &current.has_dtype : name == "shape" ? &current.has_shape : name == "data_offsets" ? &current.has_offsets : nullptr;
+    bool* seen = name == "dtype"          ? &current.has_dtype
+                 : name == "shape"        ? &current.has_shape
+                 : name == "data_offsets" ? &current.has_offsets
+                                          : nullptr;
     if (seen == nullptr) return refuse(ec, "the entry has an unknown key '" + shown(name) + "'");
     if (std::exchange(*seen, true)) return refuse(ec, "the entry has the key '" + name + "' twice");
     at = name == "dtype" ? At::dtype : name == "shape" ? At::shape_value : At::offsets_value;
@@ -302,7 +338,9 @@ Result<SafetensorsHeader> SafetensorsHeaderParser::finish(std::uint64_t file_byt
                          " where " + std::to_string(expected) + " is expected");
     if (e.end < e.begin) return invalid(Code::invalid_model, s.file, e.name, header.data_start + e.begin, "its data ends before it begins");
     const auto bytes = bytes_of(e.shape, handler.bits[i]);
-    if (!bytes) return invalid(Code::invalid_model, s.file, e.name, std::nullopt, "shape " + e.shape.to_string() + " has no valid size in bytes");
+    if (!bytes)
+      return invalid(Code::invalid_model, s.file, e.name, std::nullopt,
+                     "shape " + e.shape.to_string() + " has no valid size in bytes");
     if (*bytes != e.end - e.begin)
       return invalid(Code::invalid_model, s.file, e.name, checked_add(header.data_start, e.begin),
                      std::string(e.dtype_word) + " " + e.shape.to_string() + " takes " + std::to_string(*bytes) + " bytes, the entry has " +
@@ -312,7 +350,8 @@ Result<SafetensorsHeader> SafetensorsHeaderParser::finish(std::uint64_t file_byt
   }
   if (expected > body)
     return invalid(Code::corruption, s.file, before != nullptr ? *before : "", file_bytes,
-                   "the file is cut: it should have " + std::to_string(header.data_start + expected) + " bytes and has " + std::to_string(file_bytes));
+                   "the file is cut: it should have " + std::to_string(header.data_start + expected) + " bytes and has " +
+                       std::to_string(file_bytes));
   if (expected < body)
     return invalid(Code::invalid_model, s.file, "", header.data_start + expected,
                    std::to_string(body - expected) + " bytes after the last tensor belong to none");
@@ -333,13 +372,15 @@ Result<std::uint64_t> check_safetensors_length(std::span<const std::byte> first_
   const auto end = checked_add(length, 8);
   if (!end || *end > file_bytes)
     return invalid(Code::corruption, file, "", 0,
-                   "the file is cut: its header should end at " + std::to_string(length + 8) + ", it has " + std::to_string(file_bytes) + " bytes");
+                   "the file is cut: its header should end at " + std::to_string(length + 8) + ", it has " +
+                       std::to_string(file_bytes) + " bytes");
   if (length < 2) return invalid(Code::invalid_model, file, "", 0, "the header is empty");
   return length;
 }
 
 Result<SafetensorsHeader> parse_safetensors(std::span<const std::byte> content, const std::string& file, const SafetensorsLimits& limits) {
-  FB_ASSIGN(const std::uint64_t length, check_safetensors_length(content.first(std::min<std::size_t>(content.size(), 8)), content.size(), file, limits));
+  FB_ASSIGN(const std::uint64_t length,
+            check_safetensors_length(content.first(std::min<std::size_t>(content.size(), 8)), content.size(), file, limits));
   SafetensorsHeaderParser parser(file, length, limits);
   FB_TRY(parser.feed({reinterpret_cast<const char*>(content.data()) + 8, static_cast<std::size_t>(length)}));
   return parser.finish(content.size());

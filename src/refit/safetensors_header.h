@@ -60,6 +60,7 @@ class SafetensorsHeaderParser {
 Result<std::uint64_t> check_safetensors_length(std::span<const std::byte> first_bytes, std::uint64_t file_bytes, const std::string& file,
                                                const SafetensorsLimits& limits);
 // Everything at once, for a file that lies in memory (the fuzzer, tests).
-Result<SafetensorsHeader> parse_safetensors(std::span<const std::byte> file_content, const std::string& file, const SafetensorsLimits& limits);
+Result<SafetensorsHeader> parse_safetensors(std::span<const std::byte> file_content, const std::string& file,
+                                            const SafetensorsLimits& limits);
 
 }  // namespace forebay::refit

@@ -41,7 +41,8 @@ struct IndexHandler {
     return false;
   }
   bool append(json::string_view s, error& ec) {
-    if (text.size() + s.size() > limits.max_name_bytes) return refuse(ec, "a text is longer than " + std::to_string(limits.max_name_bytes) + " bytes");
+    if (text.size() + s.size() > limits.max_name_bytes)
+      return refuse(ec, "a text is longer than " + std::to_string(limits.max_name_bytes) + " bytes");
     text.append(s.data(), s.size());
     return true;
   }
@@ -96,7 +97,8 @@ struct IndexHandler {
     std::string value = std::exchange(text, {});
     if (!in_map) return other_value(ec);
     if (!single_component(value))
-      return refuse(ec, "weight_map names the file '" + value.substr(0, 200) + "' for '" + key2.substr(0, 200) + "'; only a plain file name is taken");
+      return refuse(ec, "weight_map names the file '" + value.substr(0, 200) + "' for '" + key2.substr(0, 200) +
+                            "'; only a plain file name is taken");
     map.emplace_back(std::move(key2), std::move(value));
     return true;
   }
@@ -160,7 +162,9 @@ Result<SafetensorsIndex> read_safetensors_index(FileSystem& fs, const std::strin
   FB_ASSIGN(const std::unique_ptr<File> file, fs.open_read(path, DirectIo::off));
   FB_ASSIGN(const FileIdentity identity, file->identity());
   if (identity.bytes > limits.max_header_bytes)
-    return invalid(file->name(), "", "the index has " + std::to_string(identity.bytes) + " bytes, above the limit of " + std::to_string(limits.max_header_bytes));
+    return invalid(file->name(), "",
+                   "the index has " + std::to_string(identity.bytes) + " bytes, above the limit of " +
+                       std::to_string(limits.max_header_bytes));
   std::vector<char> text(static_cast<std::size_t>(identity.bytes));
   FB_TRY(file->read_exactly(0, std::as_writable_bytes(std::span(text))));
   return parse_safetensors_index(text, file->name(), limits);

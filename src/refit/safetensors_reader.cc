@@ -18,7 +18,8 @@ Result<SafetensorsHeader> read_header(File& file, std::uint64_t file_bytes, cons
   FB_ASSIGN(const std::uint64_t length, check_safetensors_length(first, file_bytes, file.name(), limits));
   SafetensorsHeaderParser parser(file.name(), length, limits);
   for (std::uint64_t done = 0; done < length;) {
-    const std::span<std::byte> part = std::span(piece).first(static_cast<std::size_t>(std::min<std::uint64_t>(piece.size(), length - done)));
+    const std::span<std::byte> part =
+        std::span(piece).first(static_cast<std::size_t>(std::min<std::uint64_t>(piece.size(), length - done)));
     FB_TRY(file.read_exactly(8 + done, part));
     FB_TRY(parser.feed({reinterpret_cast<const char*>(part.data()), part.size()}));
     done += part.size();
@@ -65,7 +66,8 @@ Result<SafetensorsFile> read_safetensors(FileSystem& fs, const std::string& path
   return tensors_of(std::move(file), "", path, limits);
 }
 
-Result<SafetensorsFile> read_safetensors_beneath(FileSystem& fs, const std::string& folder, const std::string& name, const SafetensorsLimits& limits) {
+Result<SafetensorsFile> read_safetensors_beneath(FileSystem& fs, const std::string& folder, const std::string& name,
+                                                 const SafetensorsLimits& limits) {
   FB_ASSIGN(std::shared_ptr<File> file, fs.open_beneath(folder, name, DirectIo::off));
   return tensors_of(std::move(file), folder, name, limits);
 }

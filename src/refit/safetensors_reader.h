@@ -19,7 +19,8 @@ struct SafetensorsFile {
 // A file that the user named (links are followed).
 Result<SafetensorsFile> read_safetensors(FileSystem& fs, const std::string& path, const SafetensorsLimits& limits);
 // A file that an index named: it lies beneath `folder`.
-Result<SafetensorsFile> read_safetensors_beneath(FileSystem& fs, const std::string& folder, const std::string& name, const SafetensorsLimits& limits);
+Result<SafetensorsFile> read_safetensors_beneath(FileSystem& fs, const std::string& folder, const std::string& name,
+                                                 const SafetensorsLimits& limits);
 
 struct SafetensorsIndex {
   std::map<std::string, std::string> weight_map;  // tensor -> file, a single path component

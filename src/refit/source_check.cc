@@ -35,7 +35,8 @@ void place(Problem& problem, const SourceTensor& tensor) {
 
 class Checker {
  public:
-  Checker(const plan::Plan& plan, const Catalog& catalog, const Options& options, const std::vector<ResolvedSource>& sources, Report& report)
+  Checker(const plan::Plan& plan, const Catalog& catalog, const Options& options, const std::vector<ResolvedSource>& sources,
+          Report& report)
       : plan_(plan), catalog_(catalog), options_(options), sources_(sources), report_(report) {}
 
   void run_headers() {
@@ -115,7 +116,8 @@ class Checker {
     const SourceTensor& tensor = *found.tensor;
     if (tensor.dtype != source.dtype) {
       Problem problem = about("dtype_mismatch", source.name,
-                              "expected " + std::string(dtype_name(source.dtype)) + ", found " + std::string(dtype_name(tensor.dtype)) + called(source, found));
+                              "expected " + std::string(dtype_name(source.dtype)) + ", found " +
+                                  std::string(dtype_name(tensor.dtype)) + called(source, found));
       place(problem, tensor);
       problem.hint = "convert the weights, or build the plan from a model of this type";
       report_.mismatched.push_back(std::move(problem));
@@ -133,12 +135,15 @@ class Checker {
       Shape swapped = shape;
       if (rank >= 2) std::swap(swapped[rank - 2], swapped[rank - 1]);
       if (rank >= 2 && swapped == source.shape)
-        problem.hint = found.transpose ? "leave out 'transpose' in the map" : "add '" + printable(source.name) + " = " + printable(found.name) + " transpose' to the map";
+        problem.hint = found.transpose
+                           ? "leave out 'transpose' in the map"
+                           : "add '" + printable(source.name) + " = " + printable(found.name) + " transpose' to the map";
       report_.mismatched.push_back(std::move(problem));
     }
   }
 
-  // A weight that is made from several sources needs all of them: the missing ones are listed above, here it is said whose closure it breaks.
+  // A weight that is made from several sources needs all of them: the missing ones are listed above, here it is said whose closure
+  // it breaks.
   void check_closures() {
     for (const plan::Weight& weight : plan_.weights) {
       const auto& closure = weight.recipe.sources;
@@ -150,8 +155,9 @@ class Checker {
         if (++count <= 5) absent += (count == 1 ? "" : ", ") + printable(plan_.sources[i].name);
       }
       if (count == 0 || count == closure.size()) continue;
-      report_.missing.push_back(about("closure_incomplete", weight.name, "it is made from " + std::to_string(closure.size()) + " tensors, of which " +
-                                                                             std::to_string(count) + " are missing: " + absent));
+      report_.missing.push_back(about("closure_incomplete", weight.name,
+                                      "it is made from " + std::to_string(closure.size()) + " tensors, of which " +
+                                          std::to_string(count) + " are missing: " + absent));
     }
   }
 

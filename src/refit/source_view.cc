@@ -70,7 +70,8 @@ Result<HostTensor> SourceView::load() const {
   const std::int64_t rows = s[s.rank() - 2], columns = s[s.rank() - 1], batches = s.elements(0, s.rank() - 2);
   const int element = dtype_bits(dtype()) / 8;
   for (std::int64_t b = 0; b < batches; ++b)
-    transpose_block(stored.data() + b * rows * columns * element, columns, result.data() + b * rows * columns * element, rows, rows, columns, element);
+    transpose_block(stored.data() + b * rows * columns * element, columns, result.data() + b * rows * columns * element, rows, rows,
+                    columns, element);
   return result;
 }
 
@@ -88,8 +89,9 @@ Status SourceView::read_rows(std::int64_t batch, std::int64_t row, std::int64_t 
                                 std::span(tile).first(static_cast<std::size_t>(count * rows * element))));
     } else {
       for (std::int64_t i = 0; i < count; ++i)
-        FB_TRY(read_source_tensor(*tensor_, base + static_cast<std::uint64_t>(((k + i) * stored_columns + row) * element),
-                                  std::span(tile).subspan(static_cast<std::size_t>(i * rows * element), static_cast<std::size_t>(rows * element))));
+        FB_TRY(read_source_tensor(
+            *tensor_, base + static_cast<std::uint64_t>(((k + i) * stored_columns + row) * element),
+            std::span(tile).subspan(static_cast<std::size_t>(i * rows * element), static_cast<std::size_t>(rows * element))));
     }
     transpose_block(tile.data(), rows, out + k * element, stored_rows, count, rows, static_cast<int>(element));
   }

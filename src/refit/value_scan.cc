@@ -99,7 +99,8 @@ void note(CastLoss& loss, std::size_t i, long double from, long double to, bool 
 
 // The common casts of floats, without the detour.
 template <typename FromBits, typename FromFloat, typename ToFloat>
-void scan_halves(CastLoss& loss, const ConstTensorView& from, const ConstTensorView& to, std::size_t count, FromFloat from_float, ToFloat to_float) {
+void scan_halves(CastLoss& loss, const ConstTensorView& from, const ConstTensorView& to, std::size_t count, FromFloat from_float,
+                 ToFloat to_float) {
   for (std::size_t i = 0; i < count; ++i) {
     const float a = from_float(load<FromBits>(from.data, i));
     const float b = to_float(load<std::uint16_t>(to.data, i));
@@ -124,7 +125,8 @@ Found count_non_finite(DType dtype, std::span<const std::byte> bytes) {
     if (at < end) any |= hits_in(bytes.data() + at, end - at, lanes);
     if (any == 0) continue;
     for (at = begin; at + lanes.element <= end; at += lanes.element)
-      if ((hits_in(bytes.data() + at, lanes.element, lanes) & (lanes.carry >> (64 - 8 * lanes.element))) != 0) found.add({1, at / lanes.element}, 0);
+      if ((hits_in(bytes.data() + at, lanes.element, lanes) & (lanes.carry >> (64 - 8 * lanes.element))) != 0)
+        found.add({1, at / lanes.element}, 0);
   }
   return found;
 }
@@ -154,7 +156,8 @@ std::vector<FiniteScan::Hit> FiniteScan::scan(plan::ChunkId chunk, std::span<con
     const plan::Part& part = plan_->parts[plan_->chunk_parts[p]];
     const DType dtype = plan_->weights[part.weight].dtype;
     if (!dtype_is_float(dtype) || dtype_bits(dtype) < 8) continue;
-    Found found = count_non_finite(dtype, raw.subspan(static_cast<std::size_t>(part.offset_in_chunk), static_cast<std::size_t>(part.bytes)));
+    Found found =
+        count_non_finite(dtype, raw.subspan(static_cast<std::size_t>(part.offset_in_chunk), static_cast<std::size_t>(part.bytes)));
     if (found.count == 0) continue;
     found.first += part.offset_in_weight / static_cast<std::uint64_t>(dtype_bits(dtype) / 8);
     hits.push_back({part.weight, found});

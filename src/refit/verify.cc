@@ -20,7 +20,8 @@ Status check_groups(const plan::Generation& generation, plan::WeightId id, std::
   std::vector<std::byte> group;
   for (std::size_t g = 0; g < rows.group_digests.size(); ++g) {
     const std::uint64_t begin = g * plan::RowBinding::kGroupBytes;
-    group.resize(static_cast<std::size_t>(std::min<std::uint64_t>(plan::RowBinding::kGroupBytes, weight.bytes - std::min(weight.bytes, begin))));
+    group.resize(static_cast<std::size_t>(
+        std::min<std::uint64_t>(plan::RowBinding::kGroupBytes, weight.bytes - std::min(weight.bytes, begin))));
     FB_TRY(file.buffered->read_exactly(rows.offset + begin, group));
     if (xxh128(group) == rows.group_digests[g]) continue;
     Problem problem;
@@ -51,8 +52,9 @@ Status verify(FileSystem&, const plan::Generation& generation, const Options& op
     for (const Problem& problem : status.problems())
       if (!status.ok()) problems.push_back(problem);
     const plan::ChunkBinding& from = generation.binding.chunks[c];
-    const bool embedded = from.has_digest && !plan.embedded.empty() && from.where == plan::ChunkBinding::Where::file && generation.binding.files.size() == 1 &&
-                          from.offset == plan.embedded[c].offset && from.stored_digest == plan.embedded[c].stored_digest;
+    const bool embedded = from.has_digest && !plan.embedded.empty() && from.where == plan::ChunkBinding::Where::file &&
+                          generation.binding.files.size() == 1 && from.offset == plan.embedded[c].offset &&
+                          from.stored_digest == plan.embedded[c].stored_digest;
     if (status.ok() && embedded && xxh128(raw) != plan.embedded[c].raw_digest) {
       Problem problem;
       problem.code = "digest_mismatch";
@@ -64,10 +66,13 @@ Status verify(FileSystem&, const plan::Generation& generation, const Options& op
     done += raw.size();
     if (options.progress && !options.progress("verify", done, total)) return Status(Code::cancelled, "stopped while verifying");
   }
-  for (plan::WeightId w = 0; w < generation.binding.rows.size() && problems.size() < kMaxProblems; ++w) FB_TRY(check_groups(generation, w, problems));
+  for (plan::WeightId w = 0; w < generation.binding.rows.size() && problems.size() < kMaxProblems; ++w)
+    FB_TRY(check_groups(generation, w, problems));
   if (bytes != nullptr) *bytes = done;
   if (problems.empty()) return {};
-  std::string message = problems.size() == 1 ? problems.front().message : std::to_string(problems.size()) + " digests differ, the first: " + problems.front().message;
+  std::string message = problems.size() == 1
+                            ? problems.front().message
+                            : std::to_string(problems.size()) + " digests differ, the first: " + problems.front().message;
   return Status(Code::corruption, std::move(message), std::move(problems));
 }
 

@@ -73,7 +73,11 @@ class TinyParser {
     do {
       std::string key;
       if (!text(key) || !take(':') || !seen.insert(key).second) return false;
-      if (key == "dtype" ? !text(out.dtype) : key == "shape" ? !numbers(out.shape) : key == "data_offsets" ? !numbers(out.offsets) : true) return false;
+      if (key == "dtype"          ? !text(out.dtype)
+          : key == "shape"        ? !numbers(out.shape)
+          : key == "data_offsets" ? !numbers(out.offsets)
+                                  : true)
+        return false;
     } while (take(','));
     return take('}') && seen.size() == 3 && out.offsets.size() == 2;
   }
@@ -108,7 +112,8 @@ void check_second_parser(const SafetensorsHeader& header, std::string_view text)
   const bool valid = tiny.parse();
   if (!valid) {
     // Blanks, metadata, padding and escapes are beyond it; but what it calls wrong without those must be wrong.
-    demand(!tiny.understood || text.find_first_of(" \n\r\t\\") != std::string_view::npos || text.find("__metadata__") != std::string_view::npos);
+    demand(!tiny.understood || text.find_first_of(" \n\r\t\\") != std::string_view::npos ||
+           text.find("__metadata__") != std::string_view::npos);
     return;
   }
   demand(tiny.entries.size() == header.entries.size());

@@ -1,6 +1,6 @@
 // Valid files, and one of each way to be wrong.
 #include "fuzz_seeds.h"
-#include "refit/safetensors_maker.h"
+#include "refit/safetensors_text.h"
 
 std::vector<std::string> forebay_fuzz_seeds() {
   using forebay::test::safetensors_entry;

@@ -14,8 +14,9 @@ using plan::ChunkBinding;
 using refit::Options;
 using refit::Report;
 
-Result<plan::GenerationPtr> bind_to(const std::shared_ptr<const plan::Plan>& plan, const std::vector<std::string>& sources, const Options& options = {},
-                                    Logger& logger = null_logger(), FileSystem& fs = posix_file_system()) {
+Result<plan::GenerationPtr> bind_to(const std::shared_ptr<const plan::Plan>& plan, const std::vector<std::string>& sources,
+                                    const Options& options = {}, Logger& logger = null_logger(),
+                                    FileSystem& fs = posix_file_system()) {
   ThreadPool pool(2);
   Report report;
   auto catalog = refit::Catalog::open(fs, sources, null_logger());

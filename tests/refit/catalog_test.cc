@@ -36,8 +36,9 @@ TEST(Catalog, OnnxInlineTypedExternalConstantsAndBodies) {
   graph.input("x", DType::f32, {4});
   graph.output("y", DType::f32, {4});
   const HostTensor inline_small = random_tensor(DType::f32, {4}, 1), inline_large = random_tensor(DType::f32, {100, 100}, 2),
-                   typed = random_tensor(DType::i32, {300}, 3), outside = random_tensor(DType::bf16, {4096}, 4), constant = random_tensor(DType::f32, {9}, 5),
-                   nested = random_tensor(DType::f32, {7}, 6), nested_constant = random_tensor(DType::f32, {8}, 7);
+                   typed = random_tensor(DType::i32, {300}, 3), outside = random_tensor(DType::bf16, {4096}, 4),
+                   constant = random_tensor(DType::f32, {9}, 5), nested = random_tensor(DType::f32, {7}, 6),
+                   nested_constant = random_tensor(DType::f32, {8}, 7);
   graph.initializer("inline_small", inline_small);
   graph.initializer("inline_large", inline_large);
   graph.initializer("typed", typed, Store::typed);
@@ -82,7 +83,8 @@ TEST(Catalog, SafetensorsFileFolderAndIndex) {
     map += (map.empty() ? "\"" : ",\"") + name + "\":\"" + (first.contains(name) ? "odd-name.safetensors" : "b.safetensors") + "\"";
   write_file(folder / "many/model.safetensors.index.json", "{\"metadata\":{\"total_size\":1},\"weight_map\":{" + map + "}}");
 
-  for (const std::string& source : {folder / "one/anything.safetensors", folder / "one", folder / "many/model.safetensors.index.json", folder / "many"}) {
+  for (const std::string& source :
+       {folder / "one/anything.safetensors", folder / "one", folder / "many/model.safetensors.index.json", folder / "many"}) {
     SCOPED_TRACE(source);
     const auto catalog = open_catalog({source});
     ASSERT_NE(catalog, nullptr);
@@ -174,7 +176,9 @@ TEST(Catalog, ExternalDataMayBeTheSafetensorsShards) {
   graph.output("y", DType::f32, {1024});
   graph.initializer("bias", bias);
   graph.initializer_external("w", DType::f32, {1024},
-                             {{"location", "model-00001.safetensors"}, {"offset", std::to_string(shard.size() - w.bytes())}, {"length", std::to_string(w.bytes())}});
+                             {{"location", "model-00001.safetensors"},
+                              {"offset", std::to_string(shard.size() - w.bytes())},
+                              {"length", std::to_string(w.bytes())}});
   graph.node("Add", {"x", "w"}, {"y"});
   maker.write(folder / "model.onnx");
   for (const auto& sources : std::vector<std::vector<std::string>>{{folder / "model.onnx", folder / "model-00001.safetensors"},

@@ -92,7 +92,8 @@ TEST_F(Pack, ShardsCanBePackedAgain) {
   options.codec = PackOptions::Choice::zstd;
   ASSERT_OK(refit::pack(fs, model.plan, open_catalog({folder / "shards"}), folder / "again", options, pool, logger));
   Report report;
-  ASSERT_VALUE(const plan::GenerationPtr again, refit::bind(fs, model.plan, open_catalog({folder / "again"}), {}, 1, pool, logger, &report));
+  ASSERT_VALUE(const plan::GenerationPtr again,
+               refit::bind(fs, model.plan, open_catalog({folder / "again"}), {}, 1, pool, logger, &report));
   expect_generation(again, model.tensors);
 }
 

@@ -67,7 +67,9 @@ void PlanMaker::weight(WeightSpec spec) {
   weight.shape = spec.shape;
   weight.bytes = dtype_bytes(spec.dtype, spec.shape.elements()).value();
   weight.gather_only = spec.gather_only;
-  weight.consumption = spec.gather_only ? plan::Consumption::row_gather : spec.slab_rows != 0 ? plan::Consumption::by_output : plan::Consumption::whole;
+  weight.consumption = spec.gather_only      ? plan::Consumption::row_gather
+                       : spec.slab_rows != 0 ? plan::Consumption::by_output
+                                             : plan::Consumption::whole;
   weight.use_count = 1;
   if (spec.sources.empty()) weight.recipe.sources = {source(spec.name, spec.dtype, spec.shape)};
   for (const std::string& name : spec.sources) weight.recipe.sources.push_back(find_source(name));
@@ -115,7 +117,8 @@ std::shared_ptr<const plan::Plan> PlanMaker::finish() {
   return std::make_shared<const plan::Plan>(plan_);
 }
 
-plan::RecipeNode recipe_node(const std::string& op, std::vector<std::uint32_t> inputs, std::vector<plan::Attribute> attributes, int version) {
+plan::RecipeNode recipe_node(const std::string& op, std::vector<std::uint32_t> inputs, std::vector<plan::Attribute> attributes,
+                             int version) {
   plan::RecipeNode node;
   node.op = op;
   node.version = version;

@@ -39,7 +39,8 @@ class PlanMaker {
   bool open_pack_ = false;
 };
 
-plan::RecipeNode recipe_node(const std::string& op, std::vector<std::uint32_t> inputs, std::vector<plan::Attribute> attributes = {}, int version = 13);
+plan::RecipeNode recipe_node(const std::string& op, std::vector<std::uint32_t> inputs, std::vector<plan::Attribute> attributes = {},
+                             int version = 13);
 inline std::uint32_t constant_slot(std::uint32_t index) { return plan::kConstantSlot | index; }
 
 }  // namespace forebay::test

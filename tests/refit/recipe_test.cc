@@ -14,7 +14,8 @@ namespace {
 using refit::ChunkMaker;
 using refit::Options;
 
-std::vector<std::byte> make_all(const std::shared_ptr<const plan::Plan>& plan, const Tensors& tensors, const Options& options, Status* status) {
+std::vector<std::byte> make_all(const std::shared_ptr<const plan::Plan>& plan, const Tensors& tensors, const Options& options,
+                                Status* status) {
   ThreadPool pool(2);
   auto maker = ChunkMaker::create(plan, memory_catalog(tensors), options, pool);
   std::vector<std::byte> all;
@@ -50,7 +51,11 @@ HostTensor transposed(const HostTensor& tensor) {
 TEST(Recipe, TransposeInSlabs) {
   PlanMaker maker;
   maker.source("w", DType::f32, {70, 90});
-  maker.weight({.name = "w.T", .shape = {90, 70}, .sources = {"w"}, .nodes = {recipe_node("Transpose", {0}, {ints("perm", {1, 0})})}, .slab_rows = 32});
+  maker.weight({.name = "w.T",
+                .shape = {90, 70},
+                .sources = {"w"},
+                .nodes = {recipe_node("Transpose", {0}, {ints("perm", {1, 0})})},
+                .slab_rows = 32});
   Tensors tensors;
   tensors["w"] = random_tensor(DType::f32, {70, 90}, 1);
   Status status;
@@ -78,8 +83,12 @@ TEST(Recipe, CastInSlabsAfterAReshape) {
   shape.as<std::int64_t>()[0] = 300;
   shape.as<std::int64_t>()[1] = 10;
   const std::uint32_t target = maker.constant(shape);
-  maker.weight({.name = "w.bf16", .dtype = DType::bf16, .shape = {300, 10}, .sources = {"w"},
-                .nodes = {recipe_node("Reshape", {0, constant_slot(target)}), recipe_node("Cast", {1}, {integer("to", kOnnxBf16)})}, .slab_rows = 77});
+  maker.weight({.name = "w.bf16",
+                .dtype = DType::bf16,
+                .shape = {300, 10},
+                .sources = {"w"},
+                .nodes = {recipe_node("Reshape", {0, constant_slot(target)}), recipe_node("Cast", {1}, {integer("to", kOnnxBf16)})},
+                .slab_rows = 77});
   Tensors tensors;
   tensors["w"] = random_tensor(DType::f32, {1000, 3}, 1);
   HostTensor wanted(DType::bf16, Shape{300, 10});
@@ -116,7 +125,8 @@ TEST(Recipe, BatchNormChainEqualsDirectEvaluation) {
   const std::uint32_t eps = constant_slot(maker.constant(epsilon)), to_column = constant_slot(maker.constant(column));
   const std::vector<plan::RecipeNode> nodes = {recipe_node("Add", {2, eps}), recipe_node("Sqrt", {3}), recipe_node("Div", {1, 4}),
                                                recipe_node("Reshape", {5, to_column}), recipe_node("Mul", {0, 6})};
-  maker.weight({.name = "conv.folded", .shape = {16, 3, 3, 3}, .sources = {"conv.w", "bn.scale", "bn.var"}, .nodes = nodes, .slab_rows = 5});
+  maker.weight(
+      {.name = "conv.folded", .shape = {16, 3, 3, 3}, .sources = {"conv.w", "bn.scale", "bn.var"}, .nodes = nodes, .slab_rows = 5});
   const auto plan = maker.finish();
   Tensors tensors;
   tensors["conv.w"] = random_tensor(DType::f32, {16, 3, 3, 3}, 1);
@@ -139,7 +149,12 @@ TEST(Recipe, ManyInterleavedComputedWeightsComeOutRight) {
   for (int i = 0; i < 20; ++i) {
     const std::string name = "w" + std::to_string(i);
     maker.source(name, DType::f32, {40, 50});
-    maker.weight({.name = name + ".T", .shape = {50, 40}, .sources = {name}, .nodes = {recipe_node("Transpose", {0})}, .slab_rows = i % 3 == 0 ? 0u : 20u, .packed = i % 2 == 0});
+    maker.weight({.name = name + ".T",
+                  .shape = {50, 40},
+                  .sources = {name},
+                  .nodes = {recipe_node("Transpose", {0})},
+                  .slab_rows = i % 3 == 0 ? 0u : 20u,
+                  .packed = i % 2 == 0});
     tensors[name] = random_tensor(DType::f32, {40, 50}, static_cast<std::uint64_t>(i));
     wanted[name + ".T"] = transposed(tensors[name]);
   }

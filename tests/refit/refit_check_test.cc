@@ -210,7 +210,8 @@ TEST(RefitCheck, PlansWithFrozenWeightsAreNotRefitted) {
   plan::Plan frozen = *model.plan;
   frozen.refit = plan::RefitMode::none;
   Report report;
-  EXPECT_OK(refit::check(frozen, *memory_catalog(model.tensors), {}, true, &report));  // being built: its weights are put in for the first time
+  EXPECT_OK(refit::check(frozen, *memory_catalog(model.tensors), {}, true,
+                         &report));  // being built: its weights are put in for the first time
   frozen.embedded.resize(frozen.chunks.size());
   EXPECT_CODE(refit::check(frozen, *memory_catalog(model.tensors), {}, true, &report), Code::failed_precondition);
 }

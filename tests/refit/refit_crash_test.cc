@@ -11,7 +11,8 @@ namespace forebay::test {
 namespace {
 
 constexpr int kErrors[] = {ENOSPC, EIO, EDQUOT, EROFS, EACCES};
-constexpr FaultOp kOps[] = {FaultOp::create, FaultOp::write, FaultOp::sync, FaultOp::rename, FaultOp::sync_folder, FaultOp::make_folder, FaultOp::list, FaultOp::remove};
+constexpr FaultOp kOps[] = {FaultOp::create,      FaultOp::write,       FaultOp::sync, FaultOp::rename,
+                            FaultOp::sync_folder, FaultOp::make_folder, FaultOp::list, FaultOp::remove};
 
 std::map<std::string, std::string> folder_content(const std::string& folder) {
   std::map<std::string, std::string> files;
@@ -56,19 +57,25 @@ TEST(RefitCrash, PackIntoAnEmptyFolder) {
   std::uint64_t injected = 0;
   for (const Setting& setting : settings()) {
     FaultFs fs;
-    injected += fault_loop(fs, {.op = setting.op, .error = setting.error, .lasting = setting.lasting}, [&](std::uint64_t n) {
-      SCOPED_TRACE("op " + std::to_string(static_cast<int>(setting.op)) + " n " + std::to_string(n) + (setting.lasting ? " lasting" : " once"));
-      TempFolder folder;
-      const auto result = refit::pack(fs, model.plan, catalog, folder / "shards", options, pool, null_logger());
-      if (result.ok()) {
-        EXPECT_TRUE(serves(folder / "shards", model, model.tensors));
-      } else {
-        EXPECT_NE(result.status().code(), Code::internal) << result.status().to_string();
-        EXPECT_FALSE(std::filesystem::exists(folder / "shards/forebay.index") && !serves(folder / "shards", model, model.tensors));
-      }
-      EXPECT_OK(refit::pack(posix_file_system(), model.plan, catalog, folder / "shards", options, pool, null_logger()));  // works once the fault is gone
-      EXPECT_TRUE(serves(folder / "shards", model, model.tensors));
-    }, 12);
+    injected += fault_loop(
+        fs, {.op = setting.op, .error = setting.error, .lasting = setting.lasting},
+        [&](std::uint64_t n) {
+          SCOPED_TRACE("op " + std::to_string(static_cast<int>(setting.op)) + " n " + std::to_string(n) +
+                       (setting.lasting ? " lasting" : " once"));
+          TempFolder folder;
+          const auto result = refit::pack(fs, model.plan, catalog, folder / "shards", options, pool, null_logger());
+          if (result.ok()) {
+            EXPECT_TRUE(serves(folder / "shards", model, model.tensors));
+          } else {
+            EXPECT_NE(result.status().code(), Code::internal) << result.status().to_string();
+            EXPECT_FALSE(std::filesystem::exists(folder / "shards/forebay.index") &&
+                         !serves(folder / "shards", model, model.tensors));
+          }
+          EXPECT_OK(refit::pack(posix_file_system(), model.plan, catalog, folder / "shards", options, pool,
+                                null_logger()));  // works once the fault is gone
+          EXPECT_TRUE(serves(folder / "shards", model, model.tensors));
+        },
+        12);
   }
   EXPECT_GT(injected, 50u);
 }
@@ -83,15 +90,21 @@ TEST(RefitCrash, PackOverAnOldSet) {
   ASSERT_OK(refit::pack(posix_file_system(), model.plan, memory_catalog(model.tensors), origin / "shards", options, pool, null_logger()));
   for (const Setting& setting : settings()) {
     FaultFs fs;
-    fault_loop(fs, {.op = setting.op, .error = setting.error, .lasting = setting.lasting}, [&](std::uint64_t n) {
-      SCOPED_TRACE("op " + std::to_string(static_cast<int>(setting.op)) + " n " + std::to_string(n) + (setting.lasting ? " lasting" : " once"));
-      TempFolder folder;
-      std::filesystem::copy(origin / "shards", folder / "shards");
-      const auto result = refit::pack(fs, model.plan, memory_catalog(other), folder / "shards", options, pool, null_logger());
-      const bool old_set = serves(folder / "shards", model, model.tensors), new_set = serves(folder / "shards", model, other);
-      EXPECT_TRUE(old_set || new_set);
-      if (result.ok()) { EXPECT_TRUE(new_set); }
-    }, 12);
+    fault_loop(
+        fs, {.op = setting.op, .error = setting.error, .lasting = setting.lasting},
+        [&](std::uint64_t n) {
+          SCOPED_TRACE("op " + std::to_string(static_cast<int>(setting.op)) + " n " + std::to_string(n) +
+                       (setting.lasting ? " lasting" : " once"));
+          TempFolder folder;
+          std::filesystem::copy(origin / "shards", folder / "shards");
+          const auto result = refit::pack(fs, model.plan, memory_catalog(other), folder / "shards", options, pool, null_logger());
+          const bool old_set = serves(folder / "shards", model, model.tensors), new_set = serves(folder / "shards", model, other);
+          EXPECT_TRUE(old_set || new_set);
+          if (result.ok()) {
+            EXPECT_TRUE(new_set);
+          }
+        },
+        12);
   }
 }
 
@@ -105,17 +118,27 @@ TEST(RefitCrash, EmbedOverAnOldPlan) {
   const std::string old_bytes = read_file(origin / "old.plan"), new_bytes = read_file(origin / "new.plan");
   for (const Setting& setting : settings()) {
     FaultFs fs;
-    fault_loop(fs, {.op = setting.op, .error = setting.error, .lasting = setting.lasting}, [&](std::uint64_t n) {
-      SCOPED_TRACE("op " + std::to_string(static_cast<int>(setting.op)) + " n " + std::to_string(n) + (setting.lasting ? " lasting" : " once"));
-      TempFolder folder;
-      write_file(folder / "p.plan", old_bytes);
-      const auto result = refit::embed(fs, model.plan, memory_catalog(other), folder / "p.plan", {}, pool, null_logger());
-      const std::string now = read_file(folder / "p.plan");
-      EXPECT_TRUE(now == old_bytes || now == new_bytes);
-      if (result.ok()) { EXPECT_TRUE(now == new_bytes); }
-      if (!result.ok() && setting.op != FaultOp::sync_folder) { EXPECT_TRUE(now == old_bytes); }
-      if (!setting.lasting || setting.op != FaultOp::remove) { EXPECT_EQ(folder_content(folder.path()).size(), 1u); }  // no temporary stays
-    }, 12);
+    fault_loop(
+        fs, {.op = setting.op, .error = setting.error, .lasting = setting.lasting},
+        [&](std::uint64_t n) {
+          SCOPED_TRACE("op " + std::to_string(static_cast<int>(setting.op)) + " n " + std::to_string(n) +
+                       (setting.lasting ? " lasting" : " once"));
+          TempFolder folder;
+          write_file(folder / "p.plan", old_bytes);
+          const auto result = refit::embed(fs, model.plan, memory_catalog(other), folder / "p.plan", {}, pool, null_logger());
+          const std::string now = read_file(folder / "p.plan");
+          EXPECT_TRUE(now == old_bytes || now == new_bytes);
+          if (result.ok()) {
+            EXPECT_TRUE(now == new_bytes);
+          }
+          if (!result.ok() && setting.op != FaultOp::sync_folder) {
+            EXPECT_TRUE(now == old_bytes);
+          }
+          if (!setting.lasting || setting.op != FaultOp::remove) {
+            EXPECT_EQ(folder_content(folder.path()).size(), 1u);
+          }  // no temporary stays
+        },
+        12);
   }
 }
 

@@ -11,7 +11,7 @@
 
 #include "refit/plan_maker.h"
 #include "refit/refit.h"
-#include "refit/safetensors_maker.h"
+#include "refit/safetensors_text.h"
 #include "support/random.h"
 #include "support/status_test.h"
 #include "support/temp_folder.h"

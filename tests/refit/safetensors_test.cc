@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "refit/safetensors_maker.h"
+#include "refit/safetensors_text.h"
 #include "refit/safetensors_reader.h"
 #include "support/random.h"
 #include "support/status_test.h"
@@ -32,9 +32,10 @@ void expect_refused(const std::string& file, Code code, const std::string& why, 
 std::string entries(const std::string& text) { return "{" + text + "}"; }
 
 TEST(Safetensors, ReadsWhatTheFormatHas) {
-  const HostTensor a = random_tensor(DType::f32, {3, 4}, 1), b = random_tensor(DType::bf16, {5}, 2), c = random_tensor(DType::u8, {0, 7}, 3),
-                   d = random_tensor(DType::i64, {}, 4);
-  ASSERT_VALUE(const SafetensorsHeader header, parse(safetensors_bytes({{"a", &a}, {"b.weight", &b}, {"empty", &c}, {"scalar", &d}}, 4096)));
+  const HostTensor a = random_tensor(DType::f32, {3, 4}, 1), b = random_tensor(DType::bf16, {5}, 2),
+                   c = random_tensor(DType::u8, {0, 7}, 3), d = random_tensor(DType::i64, {}, 4);
+  ASSERT_VALUE(const SafetensorsHeader header,
+               parse(safetensors_bytes({{"a", &a}, {"b.weight", &b}, {"empty", &c}, {"scalar", &d}}, 4096)));
   ASSERT_EQ(header.entries.size(), 4u);
   EXPECT_EQ(header.data_start % 4096, 0u);
   EXPECT_EQ(header.metadata.at("format"), "pt");
@@ -49,26 +50,32 @@ TEST(Safetensors, ReadsWhatTheFormatHas) {
 
 TEST(Safetensors, EntriesMayStandInAnyOrderAndNamesMayHoldAnything) {
   const std::string name = "\\u00e4 \\\"q\\\" \\ud83d\\ude00/..\\n";
-  ASSERT_VALUE(const SafetensorsHeader header,
-               parse(safetensors_file(entries(safetensors_entry("z", "U8", "[2]", 3, 5) + "," + safetensors_entry(name, "U8", "[3]", 0, 3)), "abcde")));
+  ASSERT_VALUE(
+      const SafetensorsHeader header,
+      parse(safetensors_file(entries(safetensors_entry("z", "U8", "[2]", 3, 5) + "," + safetensors_entry(name, "U8", "[3]", 0, 3)),
+                             "abcde")));
   EXPECT_EQ(header.entries[0].name, "\xc3\xa4 \"q\" \xf0\x9f\x98\x80/..\n");
   EXPECT_EQ(header.entries[1].name, "z");
 }
 
 TEST(Safetensors, EveryDtypeWord) {
-  const struct { const char* word; DType dtype; int bits; } words[] = {
-      {"BOOL", DType::boolean, 8}, {"U8", DType::u8, 8}, {"I8", DType::i8, 8}, {"F8_E5M2", DType::f8e5m2, 8}, {"F8_E4M3", DType::f8e4m3fn, 8},
-      {"F8_E8M0", DType::f8e8m0, 8}, {"I16", DType::i16, 16}, {"U16", DType::u16, 16}, {"F16", DType::f16, 16}, {"BF16", DType::bf16, 16},
-      {"I32", DType::i32, 32}, {"U32", DType::u32, 32}, {"F32", DType::f32, 32}, {"F64", DType::f64, 64}, {"I64", DType::i64, 64},
-      {"U64", DType::u64, 64}, {"F4", DType::f4e2m1, 4}, {"C64", DType::none, 64}, {"F6_E2M3", DType::none, 6}, {"F6_E3M2", DType::none, 6}};
+  const struct { const char* word; DType dtype; int bits;
+  } words[] = {
+      {"BOOL", DType::boolean, 8},     {"U8", DType::u8, 8},          {"I8", DType::i8, 8},        {"F8_E5M2", DType::f8e5m2, 8},
+      {"F8_E4M3", DType::f8e4m3fn, 8}, {"F8_E8M0", DType::f8e8m0, 8}, {"I16", DType::i16, 16},     {"U16", DType::u16, 16},
+      {"F16", DType::f16, 16},         {"BF16", DType::bf16, 16},     {"I32", DType::i32, 32},     {"U32", DType::u32, 32},
+      {"F32", DType::f32, 32},         {"F64", DType::f64, 64},       {"I64", DType::i64, 64},     {"U64", DType::u64, 64},
+      {"F4", DType::f4e2m1, 4},        {"C64", DType::none, 64},      {"F6_E2M3", DType::none, 6}, {"F6_E3M2", DType::none, 6}};
   for (const auto& word : words) {
     const auto bytes = static_cast<std::uint64_t>(word.bits * 4 / 8);
-    ASSERT_VALUE(const SafetensorsHeader header, parse(safetensors_file(entries(safetensors_entry("t", word.word, "[4]", 0, bytes)), std::string(bytes, 'x'))));
+    ASSERT_VALUE(const SafetensorsHeader header,
+                 parse(safetensors_file(entries(safetensors_entry("t", word.word, "[4]", 0, bytes)), std::string(bytes, 'x'))));
     EXPECT_EQ(header.entries[0].dtype, word.dtype) << word.word;
     EXPECT_STREQ(header.entries[0].dtype_word, word.word);
   }
   expect_refused(safetensors_file(entries(safetensors_entry("t", "F4", "[3]", 0, 2)), "xx"), Code::invalid_model, "no valid size", "t");
-  expect_refused(safetensors_file(entries(safetensors_entry("t", "F128", "[1]", 0, 16)), std::string(16, 'x')), Code::unsupported, "unknown dtype 'F128'", "t");
+  expect_refused(safetensors_file(entries(safetensors_entry("t", "F128", "[1]", 0, 16)), std::string(16, 'x')), Code::unsupported,
+                 "unknown dtype 'F128'", "t");
 }
 
 TEST(Safetensors, LengthFieldIsCheckedBeforeAnythingIsRead) {
@@ -100,11 +107,14 @@ TEST(Safetensors, RangesMustCoverTheBodyExactly) {
   expect_refused(two(0, 4, 4, 8, "123456789"), Code::invalid_model, "belong to none");
   expect_refused(two(0, 4, 0, 4, "1234"), Code::invalid_model, "overlap", "b");
   expect_refused(safetensors_file(entries(safetensors_entry("a", "U8", "[4]", 4, 0)), "1234"), Code::invalid_model, "gap", "a");
-  expect_refused(safetensors_file(entries(safetensors_entry("a", "U8", "[18446744073709551615]", 0, 18446744073709551615ull)), "1"), Code::invalid_model,
-                 "above 2^63", "a");
-  expect_refused(safetensors_file(entries(safetensors_entry("a", "U8", "[9223372036854775807,4]", 0, 4)), "1234"), Code::invalid_model, "no valid size", "a");
-  expect_refused(safetensors_file(entries(safetensors_entry("a", "F32", "[4294967296,4294967296]", 0, 0)), ""), Code::invalid_model, "no valid size", "a");
-  expect_refused(safetensors_file(entries(safetensors_entry("a", "F32", "[2]", 0, 4)), "1234"), Code::invalid_model, "takes 8 bytes, the entry has 4", "a");
+  expect_refused(safetensors_file(entries(safetensors_entry("a", "U8", "[18446744073709551615]", 0, 18446744073709551615ull)), "1"),
+                 Code::invalid_model, "above 2^63", "a");
+  expect_refused(safetensors_file(entries(safetensors_entry("a", "U8", "[9223372036854775807,4]", 0, 4)), "1234"),
+                 Code::invalid_model, "no valid size", "a");
+  expect_refused(safetensors_file(entries(safetensors_entry("a", "F32", "[4294967296,4294967296]", 0, 0)), ""), Code::invalid_model,
+                 "no valid size", "a");
+  expect_refused(safetensors_file(entries(safetensors_entry("a", "F32", "[2]", 0, 4)), "1234"), Code::invalid_model,
+                 "takes 8 bytes, the entry has 4", "a");
 }
 
 TEST(Safetensors, ForeignJsonIsRefused) {
@@ -153,7 +163,8 @@ TEST(Safetensors, ForeignJsonIsRefused) {
     ASSERT_FALSE(header.ok());
     EXPECT_NE(header.status().message().find(c.why), std::string::npos) << header.status().to_string();
   }
-  expect_refused(safetensors_file("{\"" + std::string(70'000, 'n') + "\":{" + ok + "}}", "x"), Code::invalid_model, "a name is longer than 65536");
+  expect_refused(safetensors_file("{\"" + std::string(70'000, 'n') + "\":{" + ok + "}}", "x"), Code::invalid_model,
+                 "a name is longer than 65536");
   std::string deep = "{\"a\":";
   deep += std::string(100'000, '[') + std::string(100'000, ']') + "}";
   expect_refused(safetensors_file(deep, "x"), Code::invalid_model, "an array stands where");
@@ -167,7 +178,8 @@ TEST(Safetensors, PiecesOfAnySizeGiveTheSameHeader) {
   std::memcpy(&length, file.data(), 8);
   for (std::size_t piece = 1; piece <= length; ++piece) {
     refit::SafetensorsHeaderParser parser("m.safetensors", length, {});
-    for (std::size_t at = 0; at < length; at += piece) ASSERT_OK(parser.feed({file.data() + 8 + at, std::min<std::size_t>(piece, length - at)}));
+    for (std::size_t at = 0; at < length; at += piece)
+      ASSERT_OK(parser.feed({file.data() + 8 + at, std::min<std::size_t>(piece, length - at)}));
     ASSERT_VALUE(const SafetensorsHeader header, parser.finish(file.size()));
     ASSERT_EQ(header.entries.size(), whole.entries.size());
     for (std::size_t i = 0; i < header.entries.size(); ++i) {
@@ -181,11 +193,13 @@ TEST(Safetensors, PiecesOfAnySizeGiveTheSameHeader) {
 // Time is not asserted; a quadratic reader would not end within the test's limit.
 TEST(Safetensors, HugeHeadersEndInLinearTime) {
   std::string header = "{";
-  for (int i = 0; header.size() < 10'000'000; ++i) header += (i == 0 ? "" : ",") + safetensors_entry("tensor.number." + std::to_string(i), "U8", "[0]", 0, 0);
+  for (int i = 0; header.size() < 10'000'000; ++i)
+    header += (i == 0 ? "" : ",") + safetensors_entry("tensor.number." + std::to_string(i), "U8", "[0]", 0, 0);
   header += "}";
   ASSERT_OK(parse(safetensors_file(header, "")));
   std::string many = "{";
-  for (int i = 0; i <= 500'000; ++i) many += (i == 0 ? "\"" : ",\"") + std::to_string(i) + "\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,0]}";
+  for (int i = 0; i <= 500'000; ++i)
+    many += (i == 0 ? "\"" : ",\"") + std::to_string(i) + "\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,0]}";
   many += "}";
   expect_refused(safetensors_file(many, ""), Code::unsupported, "more than 500000 tensors");
   std::string same = "{";
@@ -228,8 +242,10 @@ TEST(SafetensorsFile, GivesRecordsThatRead) {
 
 TEST(SafetensorsIndex, ReadsTheMapAndNothingElse) {
   const auto parse_index = [](const std::string& text) { return refit::parse_safetensors_index(text, "index.json", {}); };
-  ASSERT_VALUE(const refit::SafetensorsIndex index,
-               parse_index(R"({"metadata":{"total_size":1.5e2,"x":[1,{"weight_map":{}}]},"weight_map":{"b":"m-2.safetensors","a":"m-1.safetensors"},"v":[{}]})"));
+  ASSERT_VALUE(
+      const refit::SafetensorsIndex index,
+      parse_index(
+          R"({"metadata":{"total_size":1.5e2,"x":[1,{"weight_map":{}}]},"weight_map":{"b":"m-2.safetensors","a":"m-1.safetensors"},"v":[{}]})"));
   EXPECT_EQ(index.weight_map.size(), 2u);
   EXPECT_EQ(index.weight_map.at("a"), "m-1.safetensors");
   EXPECT_EQ(index.total_size, 150u);

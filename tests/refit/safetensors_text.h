@@ -35,8 +35,10 @@ inline std::string safetensors_word(DType dtype) {
   }
 }
 
-inline std::string safetensors_entry(const std::string& name, const std::string& dtype, const std::string& shape, std::uint64_t begin, std::uint64_t end) {
-  return "\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape + ",\"data_offsets\":[" + std::to_string(begin) + "," + std::to_string(end) + "]}";
+inline std::string safetensors_entry(const std::string& name, const std::string& dtype, const std::string& shape,
+                                     std::uint64_t begin, std::uint64_t end) {
+  return "\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape + ",\"data_offsets\":[" + std::to_string(begin) + "," +
+         std::to_string(end) + "]}";
 }
 
 using NamedTensors = std::vector<std::pair<std::string, const HostTensor*>>;
