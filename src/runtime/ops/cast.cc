@@ -282,7 +282,7 @@ class CastKernel final : public NamedKernel {
 Status infer_cast(InferContext& ctx) {
   FB_TRY(need_arity(ctx, 1, 1));
   FB_TRY(need_input(ctx, 0, kAny));
-  const DType to = dtype_of_onnx(ctx.node().integer("to", 0));
+  const DType to = onnx_dtype(ctx.node().integer("to", 0));
   if (to == DType::none) return ctx.node().unsupported("'to' is not a dtype served here (" + std::to_string(ctx.node().integer("to", 0)) + ")");
   set_like(ctx, 0, 0, to);
   return {};
@@ -296,7 +296,7 @@ Status infer_cast_like(InferContext& ctx) {
 }
 Status infer_bit_cast(InferContext& ctx) {
   FB_TRY(infer_cast(ctx));
-  const DType to = dtype_of_onnx(ctx.node().integer("to", 0));
+  const DType to = onnx_dtype(ctx.node().integer("to", 0));
   if (dtype_bits(to) != dtype_bits(ctx.input(0).dtype)) return ctx.node().invalid("the dtypes differ in size");
   return {};
 }

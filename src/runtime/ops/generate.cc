@@ -332,7 +332,7 @@ Status infer_eye_like(InferContext& ctx) {
   FB_TRY(need_arity(ctx, 1, 1));
   FB_TRY(need_input(ctx, 0, kNumbers | kBool));
   DType dtype = ctx.input(0).dtype;
-  if (ctx.node().has("dtype")) dtype = dtype_of_onnx(ctx.node().integer("dtype", 0));
+  if (ctx.node().has("dtype")) dtype = onnx_dtype(ctx.node().integer("dtype", 0));
   if (!in_set(kNumbers | kBool, dtype)) return ctx.node().unsupported("dtype is not served here");
   if (ctx.input(0).has_rank && ctx.input(0).dims.size() != 2) return ctx.node().invalid("the input is not a matrix");
   set_like(ctx, 0, 0, dtype);

@@ -68,7 +68,7 @@ Result<std::vector<int>> normalize_axes(const NodeView& node, std::span<const st
   return out;
 }
 
-DType dtype_of_onnx(std::int64_t number) {
+DType onnx_dtype(std::int64_t number) {
   constexpr DType kNone = DType::none;
   constexpr DType kTypes[] = {kNone,        DType::f32,     DType::u8,       DType::i8,         DType::u16,    DType::i16,        DType::i32,
                               DType::i64,   kNone,          DType::boolean,  DType::f16,        DType::f64,    DType::u32,        DType::u64,

@@ -43,7 +43,7 @@ Result<std::int64_t> element_count(const NodeView& node, std::span<const std::in
 // Axes of an attribute or list: normalised, no doubles.
 Result<std::vector<int>> normalize_axes(const NodeView& node, std::span<const std::int64_t> axes, int rank);
 // The dtype of a number of ONNX's TensorProto.DataType, as attributes hold it; none for those not served (strings, complex).
-DType dtype_of_onnx(std::int64_t number);
+DType onnx_dtype(std::int64_t number);
 // i32 or i64 contents of a small tensor on the host (prepare: host inputs are always there).
 std::vector<std::int64_t> host_integers(const HostTensor& tensor);
 

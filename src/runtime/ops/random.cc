@@ -91,7 +91,7 @@ class RandomKernel final : public NamedKernel {
 };
 
 Result<DType> output_dtype(const NodeView& node, DType otherwise, DTypeSet set) {
-  const DType dtype = node.has("dtype") ? dtype_of_onnx(node.integer("dtype", 0)) : otherwise;
+  const DType dtype = node.has("dtype") ? onnx_dtype(node.integer("dtype", 0)) : otherwise;
   if (!in_set(set, dtype)) return node.unsupported("the output dtype is not served here");
   return dtype;
 }
