@@ -31,7 +31,7 @@ TEST(OpRegistry, EntriesAreWellFormed) {
     EXPECT_NE(spec.infer, nullptr) << spec.name;
     EXPECT_LE(spec.since, spec.until) << spec.name;
     const bool needs_kernel = (spec.flags & (kOpView | kOpControl)) == 0;
-    if (needs_kernel) EXPECT_NE(spec.create, nullptr) << spec.name;
+    EXPECT_TRUE(!needs_kernel || spec.create != nullptr) << spec.name;
     // No other entry serves the same version.
     for (const OpSpec& other : OpRegistry::builtin().all()) {
       if (&other == &spec || other.name != spec.name || other.domain != spec.domain) continue;

@@ -145,7 +145,7 @@ TEST(Unary, KnownAnswers) {
       {"Exp", 0, 1},           {"Exp", -kInf, 0},      {"Exp", 1000, kInf},     {"Log", 1, 0},           {"Log", 0, -kInf},
       {"Erf", kInf, 1},        {"Floor", -1.5f, -2},   {"Ceil", -1.5f, -1},     {"Round", 2.5f, 2},      {"Round", -1.5f, -2},
       {"Relu", -3, 0},         {"Sigmoid", 0, 0.5f},   {"Sigmoid", -1000, 0},   {"Sigmoid", 1000, 1},    {"Tanh", kInf, 1},
-      {"Tanh", -0.0f, -0.0f},  {"Softsign", 1, 0.5f},  {"Softplus", 1000, 1000}, {"HardSwish", 3, 3},    {"HardSwish", -4, 0},
+      {"Tanh", -0.0f, -0.0f},  {"Softsign", 1, 0.5f},  {"Softplus", 1000, 1000}, {"HardSwish", 3, 3},    {"HardSwish", -4, -0.0f},
       {"HardSigmoid", 0, 0.5f}, {"LeakyRelu", -1, -0.01f}, {"Elu", -kInf, -1},  {"Mish", 0, 0},          {"Cos", 0, 1},
       {"ThresholdedRelu", 1, 0}, {"ThresholdedRelu", 2, 2}, {"Shrink", 0.25f, 0}, {"Celu", -kInf, -1},   {"Selu", 0, 0},
   };
@@ -270,8 +270,8 @@ TEST(Elementwise, SlabsOfAWeight) {
   const plan::Plan plan;
   const HostTensor x = tensor<float>({2}, {10, 20});
   const OpSpec* spec = OpRegistry::builtin().find("", "Add", 18);
-  const TypeShape types[] = {{DType::f32, true, {2}}, {DType::f32, true, {4, 2}}};
-  const TypeShape out_types[] = {{DType::f32, true, {4, 2}}};
+  const std::vector<TypeShape> types = {{DType::f32, true, {2}}, {DType::f32, true, {4, 2}}};
+  const std::vector<TypeShape> out_types = {{DType::f32, true, {4, 2}}};
   const NodeView node("n", "", "Add", 18, {}, plan, 2, 1);
   EXPECT_EQ(spec->consume(node, 1, types), plan::Consumption::elementwise);
   EXPECT_EQ(spec->consume(node, 0, types), plan::Consumption::whole);

@@ -30,8 +30,8 @@ TEST(Gather, AxesAndNegativeIndices) {
 TEST(Gather, SlabsCoverEveryRowOnce) {
   const plan::Plan plan;
   const OpSpec* spec = OpRegistry::builtin().find("", "Gather", 13);
-  const TypeShape types[] = {{DType::f32, true, {5, 2}}, {DType::i64, true, {4}}};
-  const TypeShape out_types[] = {{DType::f32, true, {4, 2}}};
+  const std::vector<TypeShape> types = {{DType::f32, true, {5, 2}}, {DType::i64, true, {4}}};
+  const std::vector<TypeShape> out_types = {{DType::f32, true, {4, 2}}};
   const NodeView node("n", "", "Gather", 13, {}, plan, 2, 1);
   EXPECT_EQ(spec->consume(node, 0, types), plan::Consumption::row_gather);
   EXPECT_EQ(spec->consume(node, 1, types), plan::Consumption::whole);

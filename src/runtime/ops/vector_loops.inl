@@ -106,7 +106,7 @@ FB_LOOP_INLINE float tanh_of(float x) {
   p = p * s + -3.333333020e-01f;
   const float small = x + x * (s * p);
   const float large = __builtin_copysignf(1.0f - 2.0f / (exp_f32(2.0f * t) + 1.0f), x);
-  const float y = t > 0.625f ? large : small;
+  const float y = __builtin_copysignf(t > 0.625f ? large : small, x);  // also of -0
   return x != x ? x : y;
 }
 FB_LOOP_INLINE double tanh_of(double x) { return __builtin_tanh(x); }
