@@ -62,11 +62,13 @@ Status BoundGeneration::bind_chunk(plan::ChunkId chunk, std::span<const std::uin
   shape.raw_slot = align_up(raw, kBlockBytes);
   if (b.where == plan::ChunkBinding::Where::host) {
     if (b.host == nullptr || b.host->size() != raw) {
-      return name_failure(chunk, Status(Code::invalid_argument, "the host chunk does not have the " + std::to_string(raw) + " bytes it should"));
+      return name_failure(chunk, Status(Code::invalid_argument, "the host chunk has not the right size, " + std::to_string(raw)));
     }
     return {};
   }
-  if (b.file >= file_bytes.size()) return Status(Code::invalid_argument, "chunk " + std::to_string(chunk) + " names no file of the binding");
+  if (b.file >= file_bytes.size()) {
+    return Status(Code::invalid_argument, "chunk " + std::to_string(chunk) + " names no file of the binding");
+  }
   const auto codec = static_cast<std::uint8_t>(b.codec);
   source.coded = b.codec != plan::Codec::raw;
   if (source.coded && !codec::codec_known(codec, b.codec_version)) {
@@ -115,12 +117,16 @@ Status BoundGeneration::name_failure(plan::ChunkId chunk, Status status) const {
 
 Status BoundGeneration::check_arrival(plan::ChunkId chunk, std::span<const std::byte> stored) {
   const plan::ChunkBinding& b = binding(chunk);
-  ArrivalRecord& record = records_[chunk];
   if (!b.has_digest) {
     Status unchanged = check_identity(b.file);
     if (!unchanged.ok()) return name_failure(chunk, std::move(unchanged));
   }
   const Xxh128 found = xxh128(stored);
+  ArrivalRecord record;
+  {
+    std::lock_guard lock(records_mutex_);
+    record = records_[chunk];
+  }
   if (b.has_digest || record.recorded) {
     const Xxh128& expected = b.has_digest ? b.stored_digest : record.digest;
     if (!(found == expected)) {
@@ -132,12 +138,17 @@ Status BoundGeneration::check_arrival(plan::ChunkId chunk, std::span<const std::
     if (sha256(stored) != b.slab_sha256) {
       return name_failure(chunk, Status(Code::weight_mismatch, "the weight is not the one the plan was built with (SHA-256 differs)"));
     }
-    record.sha_checked = true;
+    std::lock_guard lock(records_mutex_);
+    records_[chunk].sha_checked = true;
   }
-  if (!b.has_digest && !record.recorded) {
-    record.digest = found;
-    record.recorded = true;
+  if (b.has_digest || record.recorded) return {};
+  std::lock_guard lock(records_mutex_);
+  ArrivalRecord& kept = records_[chunk];
+  if (kept.recorded && !(kept.digest == found)) {
+    return name_failure(chunk, Status(Code::corruption, "two reads of the same bytes differ: the file was changed"));
   }
+  kept.digest = found;
+  kept.recorded = true;
   return {};
 }
 
@@ -160,6 +171,7 @@ bool BoundGeneration::same_bytes(plan::ChunkId chunk, const BoundGeneration& oth
 }
 
 void BoundGeneration::inherit_records(const BoundGeneration& older) {
+  std::lock_guard lock(records_mutex_);
   for (std::size_t i = 0; i < records_.size(); ++i) {
     const auto chunk = static_cast<plan::ChunkId>(i);
     if (older.records_[i].recorded && older.same_bytes(chunk, *this)) records_[i] = older.records_[i];

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -24,7 +25,7 @@ struct ChunkSource {
   bool coded = false;
 };
 
-// What is known of a chunk's bytes beyond the binding. One thread per chunk at a time.
+// What is known of a chunk's bytes beyond the binding.
 struct ArrivalRecord {
   bool recorded = false;  // has_digest is false: the digest of the first read
   bool sha_checked = false;
@@ -42,10 +43,9 @@ class BoundGeneration {
   const ChunkSource& source(plan::ChunkId chunk) const { return sources_[chunk]; }
   std::span<const ChunkShape> shapes() const { return shapes_; }
   std::uint64_t raw_bytes(plan::ChunkId chunk) const { return plan_->chunks[chunk].raw_bytes; }
-  ArrivalRecord& record(plan::ChunkId chunk) { return records_[chunk]; }
   bool any_direct() const { return any_direct_; }
 
-  // Digest, identity of the file, SHA-256 where the binding asks for them. Names file, weight and offset.
+  // Digest, identity of the file, SHA-256 where the binding asks for them. Names file, weight and offset. Thread-safe.
   Status check_arrival(plan::ChunkId chunk, std::span<const std::byte> stored);
   // Whether the file is still the one that was bound.
   Status check_identity(std::uint32_t file) const;
@@ -66,6 +66,7 @@ class BoundGeneration {
   plan::GenerationPtr generation_;
   std::vector<ChunkSource> sources_;
   std::vector<ChunkShape> shapes_;
+  std::mutex records_mutex_;  // a chunk used twice in a pass may arrive twice at once
   std::vector<ArrivalRecord> records_;
   bool any_direct_ = false;
 };

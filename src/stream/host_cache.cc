@@ -6,10 +6,11 @@
 namespace forebay::stream {
 
 void HostCache::configure(std::span<const plan::ChunkId> wanted) {
-  for (Entry& entry : entries_) entry.wanted = false;
-  for (const plan::ChunkId chunk : wanted) entries_[chunk].wanted = true;
+  std::vector<bool> keep(entries_.size());
+  for (const plan::ChunkId chunk : wanted) keep[chunk] = true;
   for (std::size_t i = 0; i < entries_.size(); ++i) {
-    if (!entries_[i].wanted) drop(static_cast<plan::ChunkId>(i));
+    if (!keep[i]) drop(static_cast<plan::ChunkId>(i));
+    entries_[i].wanted.store(keep[i] && entries_[i].bytes == nullptr);
   }
 }
 
@@ -24,12 +25,9 @@ void HostCache::drop(plan::ChunkId chunk) {
 
 void HostCache::offer(plan::ChunkId chunk, std::span<const std::byte> stored) {
   Entry& entry = entries_[chunk];
-  if (!entry.wanted || entry.bytes != nullptr) return;
+  if (!entry.wanted.load(std::memory_order_relaxed) || !entry.wanted.exchange(false)) return;
   std::byte* memory = new (std::nothrow) std::byte[stored.size()];
-  if (memory == nullptr) {
-    entry.wanted = false;
-    return;
-  }
+  if (memory == nullptr) return;
   std::memcpy(memory, stored.data(), stored.size());
   entry.bytes.reset(memory);
   entry.size = stored.size();
@@ -37,8 +35,8 @@ void HostCache::offer(plan::ChunkId chunk, std::span<const std::byte> stored) {
   entry.filled.store(true, std::memory_order_release);
 }
 
-std::vector<plan::ChunkId> choose_cached(std::span<const plan::ChunkId> order, std::size_t first, std::span<const std::uint64_t> stored_bytes,
-                                         std::uint64_t limit) {
+std::vector<plan::ChunkId> choose_cached(std::span<const plan::ChunkId> order, std::size_t first,
+                                         std::span<const std::uint64_t> stored_bytes, std::uint64_t limit) {
   std::vector<plan::ChunkId> chosen;
   std::uint64_t sum = 0;
   for (std::size_t i = first; i < order.size(); ++i) {

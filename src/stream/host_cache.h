@@ -12,7 +12,7 @@
 
 namespace forebay::stream {
 
-// configure and drop: with nothing in flight. find and offer: any thread, one per chunk at a time.
+// configure and drop: with nothing in flight. find and offer: any thread; a chunk used twice in a pass may be offered twice at once.
 class HostCache {
  public:
   explicit HostCache(std::size_t chunks) : entries_(chunks) {}
@@ -30,7 +30,7 @@ class HostCache {
 
  private:
   struct Entry {
-    bool wanted = false;
+    std::atomic<bool> wanted{false};  // the first offer takes it down
     std::uint64_t size = 0;
     std::unique_ptr<std::byte[]> bytes;
     std::atomic<bool> filled{false};
@@ -40,7 +40,7 @@ class HostCache {
 };
 
 // The first chunks of `order` from `first` on whose stored bytes fit into `limit`; those with stored_bytes 0 are passed over.
-std::vector<plan::ChunkId> choose_cached(std::span<const plan::ChunkId> order, std::size_t first, std::span<const std::uint64_t> stored_bytes,
-                                         std::uint64_t limit);
+std::vector<plan::ChunkId> choose_cached(std::span<const plan::ChunkId> order, std::size_t first,
+                                         std::span<const std::uint64_t> stored_bytes, std::uint64_t limit);
 
 }  // namespace forebay::stream

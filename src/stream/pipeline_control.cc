@@ -36,8 +36,9 @@ Status ReadPipeline::process(LoadSlot& slot, int worker) {
     stats_.link_bytes.fetch_add(binding.stored_bytes, std::memory_order_relaxed);
   }
   if (source.coded) {
-    Status decoded = codecs_[static_cast<std::size_t>(worker)].decode(static_cast<std::uint8_t>(binding.codec), binding.codec_version, stored,
-                                                                      {slot.raw, static_cast<std::size_t>(raw_bytes)});
+    codec::ChunkCodec& codec = codecs_[static_cast<std::size_t>(worker)];
+    Status decoded = codec.decode(static_cast<std::uint8_t>(binding.codec), binding.codec_version, stored,
+                                  {slot.raw, static_cast<std::size_t>(raw_bytes)});
     if (!decoded.ok()) return bound.name_failure(slot.chunk, std::move(decoded));
     return {};
   }

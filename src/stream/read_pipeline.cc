@@ -176,9 +176,10 @@ void ReadPipeline::on_read(ReadDone done) {
   } else if (done.bytes < needed && slot.status.ok()) {
     std::uint64_t real = source.read_offset + begin + done.bytes;
     if (auto identity = source.buffered->identity(); identity.ok()) real = identity->bytes;
+    const std::string wanted = std::to_string(source.read_offset + source.needed);
     slot.status = config_.bound->name_failure(
-        slot.chunk, Status(Code::corruption, "the file is shorter than its index says: bytes up to " +
-                                                 std::to_string(source.read_offset + source.needed) + " wanted, " + std::to_string(real) + " there"));
+        slot.chunk, Status(Code::corruption, "the file is shorter than its index says: bytes up to " + wanted + " wanted, " +
+                                                 std::to_string(real) + " there"));
   }
   if (slot.outstanding > 0) return;
   if (slot.status.ok() && slot.started < source.read_bytes) return;  // more of it is to be started

@@ -86,7 +86,8 @@ class SegmentBuilder {
       : program_(program), shapes_(shapes), places_(places), ring_(ring_bytes), latest_(shapes.size(), kResidentUse) {}
 
   // The pass begins at address 0 again, so its last lap of the ring should be as long as the others: else the first loads of the next pass
-  // would lie on what was loaded last, and the reads would drain at every pass. With `laps` above 1 each lap ends near its share of `total`.
+  // would lie on what was loaded last, and the reads would drain at every pass. With `laps` above 1 each lap ends near its share of
+  // `total`.
   void even_out(std::uint64_t laps, std::uint64_t total) {
     laps_ = laps;
     total_ = total;
@@ -305,8 +306,9 @@ Result<Schedule> build_schedule(const PassProgram& program, std::span<const Chun
     for (const Load& load : built.loads) {
       (load.fill ? schedule.fills : schedule.streamed_loads) += 1;
       const ChunkShape& shape = shapes[load.chunk];
-      if (load.raw_offset != kNoSlot) schedule.ring_peak = std::max(schedule.ring_peak, load.raw_offset + shape.raw_slot + shape.stored_slot);
-      if (load.fill && load.stored_offset != kNoSlot) schedule.ring_peak = std::max(schedule.ring_peak, load.stored_offset + shape.fill_slot);
+      std::uint64_t end = load.raw_offset == kNoSlot ? 0 : load.raw_offset + shape.raw_slot + shape.stored_slot;
+      if (load.fill && load.stored_offset != kNoSlot) end = load.stored_offset + shape.fill_slot;
+      schedule.ring_peak = std::max(schedule.ring_peak, end);
     }
     schedule.segments.push_back(std::move(built));
   }

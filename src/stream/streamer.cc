@@ -131,7 +131,8 @@ SourceLimits Streamer::limits_for(const plan::Generation& generation) const {
   limits.resident_total_bytes = order_.total_bytes();
   std::uint64_t sum = 0;
   for (const plan::ChunkId chunk : program_.uses) sum += shapes[chunk].raw_slot + shapes[chunk].stored_slot;
-  limits.preferred_ring_bytes = std::max(limits.min_ring_bytes, std::min(sum, options_.ring_bytes != 0 ? options_.ring_bytes : kPreferredRing));
+  const std::uint64_t wish = options_.ring_bytes != 0 ? options_.ring_bytes : kPreferredRing;
+  limits.preferred_ring_bytes = std::max(limits.min_ring_bytes, std::min(sum, wish));
   return limits;
 }
 
@@ -170,7 +171,8 @@ Status Streamer::check_layout(const ArenaLayout& layout) const {
   if (layout.ring_offset % kBlockBytes != 0 || layout.arena_bytes % kBlockBytes != 0 || layout.arena_bytes > reserved ||
       !range_within(layout.ring_offset, layout.ring_bytes, layout.arena_bytes) ||
       layout.resident_bytes > layout.arena_bytes - (layout.ring_offset + layout.ring_bytes)) {
-    return Status(Code::invalid_argument, "the layout's ring and resident part do not lie in the arena of " + std::to_string(reserved) + " bytes");
+    return Status(Code::invalid_argument,
+                  "the layout's ring and resident part do not lie in the arena of " + std::to_string(reserved) + " bytes");
   }
   return {};
 }
@@ -487,10 +489,11 @@ void Lease::end(bool failed) {
 
 }  // namespace
 
-Result<std::unique_ptr<WeightSource>> create_streamer(Device& device, Arena& arena, std::shared_ptr<const plan::Plan> plan, PassProgram program,
-                                                      plan::GenerationPtr first, const StreamerOptions& options, Logger& logger) {
+Result<std::unique_ptr<WeightSource>> create_streamer(Device& device, Arena& arena, std::shared_ptr<const plan::Plan> plan,
+                                                      PassProgram program, plan::GenerationPtr first, const StreamerOptions& options,
+                                                      Logger& logger) {
   if (!device.info().arena_host_addressable) {
-    return Status(Code::unsupported, "this streamer reads into the arena directly, which the device " + device.info().kind + " does not allow");
+    return Status(Code::unsupported, "weights are read into the arena directly, which the device " + device.info().kind + " refuses");
   }
   for (const plan::ChunkId chunk : program.uses) {
     if (chunk >= plan->chunks.size()) return Status(Code::internal, "the pass program uses a chunk that the plan does not have");

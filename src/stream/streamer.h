@@ -29,8 +29,9 @@ struct StreamerOptions {
 };
 
 // `arena` and `device` outlive the streamer. `program` is the engine's.
-Result<std::unique_ptr<WeightSource>> create_streamer(Device& device, Arena& arena, std::shared_ptr<const plan::Plan> plan, PassProgram program,
-                                                      plan::GenerationPtr first, const StreamerOptions& options, Logger& logger);
+Result<std::unique_ptr<WeightSource>> create_streamer(Device& device, Arena& arena, std::shared_ptr<const plan::Plan> plan,
+                                                      PassProgram program, plan::GenerationPtr first, const StreamerOptions& options,
+                                                      Logger& logger);
 
 struct IoReport {  // for doctor, bench and log lines
   std::string engine;   // "uring", "threads"

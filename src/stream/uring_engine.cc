@@ -1,8 +1,8 @@
 // Reads through io_uring: a fixed array of slots, user_data = slot and sequence number, never more in flight than the completion queue
 // holds. When the ring dies midway (EBADF), what was in flight is read again by the threads engine, which then takes over.
 //
-// Invariants: a slot is free only after its completion was seen (or the ring is dead and its read was repeated); a completion whose sequence
-// number is not its slot's is ignored.
+// Invariants: a slot is free only after its completion was seen (or the ring is dead and its read was repeated); a completion whose
+// sequence number is not its slot's is ignored.
 #include <algorithm>
 #include <atomic>
 #include <cerrno>

@@ -67,6 +67,10 @@ Bytes pattern(std::size_t bytes) {
   return made;
 }
 
+void write_bytes(const std::string& path, const Bytes& bytes) {
+  std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+}
+
 std::vector<ReadDone> collect_all(IoEngine& engine, std::size_t count) {
   std::vector<ReadDone> all;
   ReadDone done[8];
@@ -91,7 +95,7 @@ class Engines : public testing::TestWithParam<const char*> {
 TEST_P(Engines, ManyReadsDirectAndBuffered) {
   TempFolder folder;
   const Bytes bytes = pattern(3 * 1024 * 1024 + 777);
-  std::ofstream(folder / "f", std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+  write_bytes(folder / "f", bytes);
   std::shared_ptr<File> buffered = posix_file_system().open_read(folder / "f", DirectIo::off).value();
   std::shared_ptr<File> direct = posix_file_system().open_read(folder / "f", DirectIo::prefer).value();
   for (const bool with_registered : {false, true}) {
@@ -269,7 +273,7 @@ TEST(Progress, RefusedDirectReadsFallBackToBuffered) {
 TEST(Uring, DeathMidwayLosesNoRead) {
   TempFolder folder;
   const Bytes bytes = pattern(40 * 4096);
-  std::ofstream(folder / "f", std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+  write_bytes(folder / "f", bytes);
   std::shared_ptr<File> file = posix_file_system().open_read(folder / "f", DirectIo::prefer).value();
   std::shared_ptr<File> buffered = posix_file_system().open_read(folder / "f", DirectIo::off).value();
   for (std::uint64_t death = 1; death < 44; death += 3) {

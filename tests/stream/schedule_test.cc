@@ -1,5 +1,5 @@
-// The schedule and the residency order, judged by a simulation that knows nothing of how they were made: it plays loads and steps under every
-// delay that the gates allow and watches each ring byte.
+// The schedule and the residency order, judged by a simulation that knows nothing of how they were made: it plays loads and steps under
+// every delay that the gates allow and watches each ring byte.
 #include "stream/schedule.h"
 
 #include <gtest/gtest.h>
@@ -68,7 +68,8 @@ void check_uses(const Case& c, const Schedule& schedule, std::uint64_t ring) {
 
 // Plays the segments in `runs` (each a segment number), loads as early as gates allow (eager) or as late as steps need (lazy), or by dice.
 // Every load writes its number over its bytes when it starts; every step must find the numbers of its loads whole.
-void play(const Case& c, const Schedule& schedule, std::uint64_t ring, const std::vector<std::uint32_t>& runs, int eagerness, std::mt19937& random) {
+void play(const Case& c, const Schedule& schedule, std::uint64_t ring, const std::vector<std::uint32_t>& runs, int eagerness,
+          std::mt19937& random) {
   std::vector<std::int64_t> owner(ring / kBlock, -1);
   struct Pending {
     const Load* load;
@@ -180,7 +181,8 @@ TEST(Schedule, ExhaustiveSmallCases) {
       for (std::size_t i = 0, rest = code; i < length; ++i, rest /= choices.size()) steps.push_back(choices[rest % choices.size()]);
       for (int places = 0; places < 27; ++places) {
         if (length == 4 && places % 5 != static_cast<int>(code % 5)) continue;  // a fifth of the longest
-        const std::vector<Place> where = {static_cast<Place>(places % 3), static_cast<Place>(places / 3 % 3), static_cast<Place>(places / 9)};
+        const std::vector<Place> where = {static_cast<Place>(places % 3), static_cast<Place>(places / 3 % 3),
+                                          static_cast<Place>(places / 9)};
         const Case c = one_segment(steps, shapes, where);
         const std::uint64_t least = min_ring_bytes(c.program, c.shapes);
         for (std::uint64_t ring = least; ring <= least + 6 * kBlock; ring += kBlock) {

@@ -307,8 +307,8 @@ void rewrite_from_kept(const WeightSet& set) {  // the same inode
 }
 
 TEST(StreamFaults, F10TruncatedWhileStreaming) {
-  change_file([](const WeightSet& set) { std::filesystem::resize_file(set.path, std::filesystem::file_size(set.path) / 2); }, rewrite_from_kept, true,
-              Code::corruption);
+  const auto cut = [](const WeightSet& set) { std::filesystem::resize_file(set.path, std::filesystem::file_size(set.path) / 2); };
+  change_file(cut, rewrite_from_kept, true, Code::corruption);
 }
 
 TEST(StreamFaults, F11OverwrittenInPlace) {

@@ -90,7 +90,7 @@ INSTANTIATE_TEST_SUITE_P(All, StreamerVariants,
                                          Variant{"uring_buffered", IoChoice::uring, DirectIo::off, true, true, 0, 1, 0},
                                          Variant{"uring_bodies", IoChoice::uring, DirectIo::prefer, true, true, 3, 2, 300'000},
                                          Variant{"threads_direct", IoChoice::threads, DirectIo::prefer, false, true, 0, 1, 0},
-                                         Variant{"threads_direct_unaligned", IoChoice::threads, DirectIo::prefer, true, false, 0, 3, 500'000},
+                                         Variant{"threads_direct_odd", IoChoice::threads, DirectIo::prefer, true, false, 0, 3, 500'000},
                                          Variant{"threads_buffered", IoChoice::threads, DirectIo::off, true, true, 2, 1, 0}),
                          [](const auto& param) { return param.param.name; });
 
@@ -231,7 +231,8 @@ TEST(Streamer, StressResident) { stress(IoChoice::automatic, 2, true); }
 TEST(Streamer, PublishedGenerationsAreTakenByTheNextPass) {
   WorldOptions w;
   World world(w);
-  const WeightSet a = world.make_weights(1, posix_file_system(), DirectIo::off), b = world.make_weights(2, posix_file_system(), DirectIo::off);
+  const WeightSet a = world.make_weights(1, posix_file_system(), DirectIo::off);
+  const WeightSet b = world.make_weights(2, posix_file_system(), DirectIo::off);
   Rig rig(world, a.generation, small_reads(IoChoice::automatic));
   const std::uint64_t ring = rig.source->limits_for(*b.generation).min_ring_bytes;
   ASSERT_TRUE(rig.set_layout(ring, 400'000).ok());
@@ -376,7 +377,8 @@ TEST(Streamer, GathersRowsByGroups) {
   rows.offset = 777;
   rows.row_bytes = 300;
   for (std::uint64_t at = 0; at < weight.bytes; at += plan::RowBinding::kGroupBytes) {
-    rows.group_digests.push_back(xxh128(std::span<const std::byte>(file).subspan(777 + at, std::min(plan::RowBinding::kGroupBytes, weight.bytes - at))));
+    const std::uint64_t bytes = std::min(plan::RowBinding::kGroupBytes, weight.bytes - at);
+    rows.group_digests.push_back(xxh128(std::span<const std::byte>(file).subspan(777 + at, bytes)));
   }
   generation->binding.rows.push_back(rows);
   auto device = create_cpu_device().value();
