@@ -90,6 +90,7 @@ Result<RunOutcome> run_passes(Engine& engine, const std::vector<NamedTensor>& in
   for (Status& failure : failures) FB_TRY(std::move(failure));
   RunOutcome outcome = std::move(outcomes[0]);
   outcome.wall_ms = wall;
+  outcome.memory = engine.memory();
   FB_ASSIGN(outcome.outputs, outputs_of(engine, contexts[0]));
   for (std::size_t c = 1; c < count; ++c) {
     outcome.pass_ms.insert(outcome.pass_ms.end(), outcomes[c].pass_ms.begin(), outcomes[c].pass_ms.end());

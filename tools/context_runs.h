@@ -23,6 +23,7 @@ struct RunOutcome {
   double wall_ms = 0;
   std::vector<NamedTensor> outputs;         // of context 0's last pass
   PassProfile last;
+  MemoryReport memory;                      // while the contexts were open: their state and activations are part of every size
 };
 // cancelled on SIGINT, between passes. Contexts get the same inputs; if their outputs differ that is Code::internal.
 Result<RunOutcome> run_passes(Engine& engine, const std::vector<NamedTensor>& inputs, const RunRequest& request);

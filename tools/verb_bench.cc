@@ -100,7 +100,7 @@ class Bench {
   }
 
   void fill_row(json::object& row, const std::string& text, const Engine& engine, const RunOutcome& outcome, const PassProfile& profile, double disk_limit) {
-    const MemoryReport memory = engine.memory();
+    const MemoryReport& memory = outcome.memory;
     std::vector<double> sorted = outcome.pass_ms;
     std::sort(sorted.begin(), sorted.end());
     const double passes = static_cast<double>(sorted.size());

@@ -137,7 +137,7 @@ class Demo {
     request.warm_up = 1;
     request.iterations = 2;
     FB_ASSIGN(RunOutcome outcome, run_passes(*engine, inputs_, request));
-    const MemoryReport memory = engine->memory();
+    const MemoryReport& memory = outcome.memory;
     const std::uint64_t streamed = (outcome.disk_bytes + outcome.link_bytes) / outcome.pass_ms.size();
     bool equal = true;
     if (reference_.empty()) {

@@ -58,7 +58,7 @@ Status write_outputs(Session& session, const std::vector<NamedTensor>& outputs, 
 }
 
 void report(Session& session, const Engine& engine, const RunOutcome& outcome) {
-  const MemoryReport memory = engine.memory();
+  const MemoryReport& memory = outcome.memory;
   session.result["device"] = engine.device_name();
   session.result["numerics_id"] = engine.numerics_id();
   add_memory(session.result, memory);
