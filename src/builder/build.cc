@@ -78,10 +78,11 @@ class Session {
     FB_TRY(pass_dead_code(context_).status());
     FB_TRY(pass_common(context_).status());
     if (options.fuse) {
-      FB_ASSIGN(fused, pass_conv_bn(context_));
-      summary.fused_nodes += fused;
-      FB_ASSIGN(fused, pass_linear(context_));
-      summary.fused_nodes += fused;
+      using Pass = Result<std::size_t> (*)(PassContext&);
+      for (const Pass pass : {pass_hard_swish, pass_conv_affine, pass_conv_bn, pass_conv_affine, pass_linear}) {
+        FB_ASSIGN(fused, pass(context_));
+        summary.fused_nodes += fused;
+      }
       FB_ASSIGN(folded, pass_fold(context_));
       summary.folded_nodes += folded;
     }

@@ -39,7 +39,12 @@ Result<std::size_t> pass_fold(PassContext& context);
 Result<std::size_t> pass_common(PassContext& context);
 // pass_conv_bn.cc: BatchNormalization after Conv or ConvTranspose goes into the weights, as ordinary nodes over them. f32 only.
 Result<std::size_t> pass_conv_bn(PassContext& context);
+// pass_conv_affine.cc: sums and products with a number, or one per channel, after Conv or ConvTranspose go into the weights likewise. f32 only.
+Result<std::size_t> pass_conv_affine(PassContext& context);
+// pass_hard_swish.cc: x * clip(x + 3, 0, 6) / 6 becomes HardSwish. Run pass_fold first: its numbers are constants then. f32 only.
+Result<std::size_t> pass_hard_swish(PassContext& context);
 // pass_linear.cc: MatMul of a transposed weight reads it as it lies: forebay.Linear or FusedMatMul
 // where this build has it, else Gemm for rank 2.
 Result<std::size_t> pass_linear(PassContext& context);
+
 }  // namespace forebay::builder

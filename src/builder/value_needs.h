@@ -15,7 +15,8 @@ enum class EdgeNeed : std::uint8_t { none, host, data };
 class ValueNeeds {
  public:
   ValueNeeds(Ir& ir, const OpRegistry& registry);
-  bool fixed(ValueId value) const { return fixed_[value] != 0; }
+  // Values added since count as not fixed.
+  bool fixed(ValueId value) const { return value < fixed_.size() && fixed_[value] != 0; }
   bool weightless(ValueId value) const { return weightless_[value] != 0; }
   bool wanted_on_host(ValueId value) const { return host_[value] != 0; }
   bool wanted_as_data(ValueId value) const { return data_[value] != 0; }
