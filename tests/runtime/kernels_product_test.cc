@@ -182,8 +182,14 @@ TEST(KernelsProduct, SlabsGiveTheProduct) {
     run.slab_rows = testing::random_cut(random, trans ? n : k);
     const auto sliced = testing::run_node(run, two), again = testing::run_node(run, one);
     ASSERT_TRUE(sliced.ok() && again.ok());
-    EXPECT_TRUE(testing::same_bytes((*sliced)[0], (*again)[0])) << "threads, round " << round;
-    if (trans || m <= cpu::kGemvRows) {
+    const auto repeated = testing::run_node(run, two);
+    ASSERT_TRUE(repeated.ok());
+    EXPECT_TRUE(testing::same_bytes((*sliced)[0], (*repeated)[0])) << "repeated, round " << round;
+    if (!(dtype == DType::bf16 && m > cpu::kGemvRows)) {
+      EXPECT_TRUE(testing::same_bytes((*sliced)[0], (*again)[0])) << "threads, round " << round;
+    }
+    const bool library = dtype == DType::bf16 && m > cpu::kGemvRows;  // other bits when cut otherwise: slabs are fixed in the plan
+    if (!library && (trans || m <= cpu::kGemvRows)) {
       EXPECT_TRUE(testing::same_bytes((*sliced)[0], (*whole)[0])) << "round " << round << " slabs " << run.slab_rows.size();
     } else {
       for (std::int64_t i = 0; i < m * n; ++i) ASSERT_NEAR(number((*sliced)[0], i), number((*whole)[0], i), tolerance);

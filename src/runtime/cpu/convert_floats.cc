@@ -16,6 +16,8 @@ InstructionSet cpu_instruction_set() {
   return wide ? InstructionSet::avx512 : InstructionSet::avx2;
 }
 
+bool native_bf16() { return cpu_instruction_set() == InstructionSet::avx512 && __builtin_cpu_supports("avx512bf16"); }
+
 std::string_view instruction_set_name(InstructionSet set) {
   switch (set) {
     case InstructionSet::avx512: return "avx512";

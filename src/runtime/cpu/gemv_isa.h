@@ -10,6 +10,7 @@ namespace forebay::cpu {
 enum class InstructionSet : std::uint8_t { baseline = 0, avx2 = 1, avx512 = 2 };
 
 InstructionSet cpu_instruction_set();  // the widest this machine and system serve: part of numerics_id
+bool native_bf16();  // AVX-512 BF16 (or AMX): products of bf16 without widening
 std::string_view instruction_set_name(InstructionSet set);
 
 }  // namespace forebay::cpu

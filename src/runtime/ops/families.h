@@ -38,6 +38,8 @@ std::span<const OpSpec> recurrent_ops();
 std::span<const OpSpec> resize_ops();
 std::span<const OpSpec> quant_ops();
 std::span<const OpSpec> attention_ops();
+std::span<const OpSpec> einsum_ops();
+std::span<const OpSpec> signal_ops();
 
 using Family = std::span<const OpSpec> (*)();
 inline constexpr Family kFamilies[] = {
@@ -72,6 +74,8 @@ inline constexpr Family kFamilies[] = {
     resize_ops,
     quant_ops,
     attention_ops,
+    einsum_ops,
+    signal_ops,
 };
 
 }  // namespace forebay::ops
