@@ -1,5 +1,6 @@
 // zstd frames come from files that anybody may have written, so the frame header is read here, strictly, before the library sees it:
-// RFC 8878 frames only (no skippable, no legacy), content size stated, checksum on, no dictionary, a bounded window, nothing after the frame.
+// RFC 8878 frames only (no skippable, no legacy), content size stated, checksum on, no dictionary, a bounded window, nothing after the
+// frame.
 #include "codec/chunk_codec.h"
 
 #include <zstd.h>
@@ -16,7 +17,8 @@ namespace {
 
 inline constexpr std::uint8_t kRawVersion = 1, kZstdVersion = 1;
 inline constexpr std::uint32_t kZstdMagic = 0xFD2FB528u;
-// Single-pass decoding needs no window of its own, so this bounds nothing of ours: it refuses what none of our writers makes (level 22 is 2^27).
+// Single-pass decoding needs no window of its own, so this bounds nothing of ours: it refuses what none of our writers makes (level 22 is
+// 2^27).
 inline constexpr unsigned kMaxWindowLog = 27;
 
 struct FrameHeader {
@@ -62,7 +64,8 @@ Result<FrameHeader> parse_frame_header(std::span<const std::byte> stored) {
     const std::uint64_t base = std::uint64_t{1} << (10 + (window >> 3));
     header.window_size = base + (base / 8) * (window & 7u);
     if (header.window_size > (std::uint64_t{1} << kMaxWindowLog)) {
-      return corrupt("window of " + std::to_string(header.window_size) + " bytes, at most 2^" + std::to_string(kMaxWindowLog) + " are accepted");
+      return corrupt("window of " + std::to_string(header.window_size) + " bytes, at most 2^" + std::to_string(kMaxWindowLog) +
+                     " are accepted");
     }
   }
   return header;
@@ -71,7 +74,8 @@ Result<FrameHeader> parse_frame_header(std::span<const std::byte> stored) {
 Status zstd_status(std::size_t result, const char* doing) {
   const std::string text = std::string("zstd chunk: ") + doing + ": " + ZSTD_getErrorName(result);
   // Out of memory is ours, not the file's.
-  return Status(std::strcmp(ZSTD_getErrorName(result), "Allocation error : not enough memory") == 0 ? Code::out_of_memory : Code::corruption, text);
+  return Status(
+      std::strcmp(ZSTD_getErrorName(result), "Allocation error : not enough memory") == 0 ? Code::out_of_memory : Code::corruption, text);
 }
 
 }  // namespace
@@ -92,7 +96,8 @@ struct ChunkCodec::State {
 
 Status ChunkCodec::State::encode_zstd(std::span<const std::byte> raw, int level, std::vector<std::byte>& stored) {
   if (level < 1 || level > ZSTD_maxCLevel()) {
-    return Status(Code::invalid_argument, "zstd level " + std::to_string(level) + ": 1 to " + std::to_string(ZSTD_maxCLevel()) + " are possible");
+    return Status(Code::invalid_argument,
+                  "zstd level " + std::to_string(level) + ": 1 to " + std::to_string(ZSTD_maxCLevel()) + " are possible");
   }
   if (encoder == nullptr) encoder = ZSTD_createCCtx();
   if (encoder == nullptr) return Status(Code::out_of_memory, "no memory for a zstd encoder");
@@ -144,17 +149,13 @@ Status ChunkCodec::encode(std::uint8_t codec, std::span<const std::byte> raw, in
                   "a chunk of " + std::to_string(raw.size()) + " bytes; at most " + std::to_string(kMaxChunkBytes) + " are possible");
   }
   switch (codec) {
-    case kRaw:
-      try {
-        stored.assign(raw.begin(), raw.end());
+    case kRaw: try { stored.assign(raw.begin(), raw.end());
       } catch (const std::bad_alloc&) {
         return Status(Code::out_of_memory, "no memory for a chunk of " + std::to_string(raw.size()) + " bytes");
       }
       return {};
-    case kZstd:
-      return state_->encode_zstd(raw, level, stored);
-    default:
-      return Status(Code::unsupported, std::string("this build cannot write chunks with codec ") + codec_name(codec));
+    case kZstd: return state_->encode_zstd(raw, level, stored);
+    default: return Status(Code::unsupported, std::string("this build cannot write chunks with codec ") + codec_name(codec));
   }
 }
 

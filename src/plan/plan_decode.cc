@@ -3,6 +3,7 @@
 #include <new>
 
 #include "base/check.h"
+#include "base/printable.h"
 #include "plan/plan_format.h"
 #include "plan/plan_sections.h"
 #include "plan_wire/plan.pb.h"
@@ -61,7 +62,7 @@ Status get_attributes(const Repeated& wire, const std::string& what, std::vector
         break;
       case plan_wire::Attribute::kTensor: attribute.value = TensorRef{index_of(one.tensor())}; break;
       case plan_wire::Attribute::kBody: attribute.value = BodyRef{index_of(one.body())}; break;
-      case plan_wire::Attribute::VALUE_NOT_SET: return invalid_plan(what + ": attribute '" + one.name() + "' has no value");
+      case plan_wire::Attribute::VALUE_NOT_SET: return invalid_plan(what + ": attribute '" + printable(one.name()) + "' has no value");
     }
     out.push_back(std::move(attribute));
   }
@@ -219,8 +220,8 @@ Result<Message> parse_message(const SectionView& section) {
 template <typename Record, typename Use>
 Status each_record(const SectionView& section, Use use) {
   if (section.bytes.size() % sizeof(Record) != 0 || section.bytes.size() / sizeof(Record) >= kNone) {
-    return invalid_plan("section '" + section.name + "': " + std::to_string(section.bytes.size()) + " bytes are not a whole number of records of " +
-                        std::to_string(sizeof(Record)));
+    return invalid_plan("section '" + section.name + "': " + std::to_string(section.bytes.size()) +
+                        " bytes are not a whole number of records of " + std::to_string(sizeof(Record)));
   }
   for (std::size_t offset = 0; offset < section.bytes.size(); offset += sizeof(Record)) {
     Record record;
@@ -294,7 +295,8 @@ Status get_constant_data(std::span<const std::byte> data, Plan& plan) {
     Constant& constant = plan.constants[i];
     FB_ASSIGN(const std::uint64_t bytes, tensor_bytes(constant.dtype, constant.shape, at("constant", i)));
     if (bytes > data.size() - used) {
-      return invalid_plan(at("constant", i) + " wants " + std::to_string(bytes) + " bytes, " + std::to_string(data.size() - used) + " are left");
+      return invalid_plan(at("constant", i) + " wants " + std::to_string(bytes) + " bytes, " + std::to_string(data.size() - used) +
+                          " are left");
     }
     constant.data.assign(data.begin() + static_cast<std::ptrdiff_t>(used), data.begin() + static_cast<std::ptrdiff_t>(used + bytes));
     used += bytes;

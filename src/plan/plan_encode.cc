@@ -197,7 +197,8 @@ std::string part_records(const Plan& plan) {
   std::string out;
   out.reserve(plan.parts.size() * sizeof(PartRecord));
   for (const Part& part : plan.parts) {
-    put_record(out, PartRecord{part.weight, part.chunk, part.row_begin, part.row_count, part.offset_in_weight, part.offset_in_chunk, part.bytes});
+    put_record(
+        out, PartRecord{part.weight, part.chunk, part.row_begin, part.row_count, part.offset_in_weight, part.offset_in_chunk, part.bytes});
   }
   return out;
 }
@@ -233,7 +234,8 @@ Status add_message(std::vector<Section>& sections, std::uint32_t id, std::uint32
                                                 std::to_string(kMaxMessageBytes) + " are possible");
   }
   Section section{id, flags, std::move(name), {}};
-  if (!message.SerializeToString(&section.bytes)) return Status(Code::internal, "protobuf refused to write the " + section.name + " section");
+  if (!message.SerializeToString(&section.bytes))
+    return Status(Code::internal, "protobuf refused to write the " + section.name + " section");
   sections.push_back(std::move(section));
   return {};
 }

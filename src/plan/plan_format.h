@@ -15,18 +15,18 @@ inline constexpr std::uint32_t kSwappedEndianMark = 0x0D0C0B0Au;
 
 // Section ids are never reused. Ids below 0x8000'0000 belong to forebay.
 enum SectionId : std::uint32_t {
-  kSectionGraph = 1,         // plan_wire.GraphSection
-  kSectionWeights = 2,       // plan_wire.WeightSection
-  kSectionParts = 3,         // PartRecord[]
-  kSectionChunkParts = 4,    // u32[]
-  kSectionChunks = 5,        // ChunkRecord[]
+  kSectionGraph = 1,  // plan_wire.GraphSection
+  kSectionWeights = 2,  // plan_wire.WeightSection
+  kSectionParts = 3,  // PartRecord[]
+  kSectionChunkParts = 4,  // u32[]
+  kSectionChunks = 5,  // ChunkRecord[]
   kSectionConstantData = 6,  // bytes
-  kSectionInfo = 7,          // plan_wire.InfoSection
+  kSectionInfo = 7,  // plan_wire.InfoSection
   kSectionStoredChunks = 8,  // StoredChunkRecord[]; only where weights are embedded
-  kSectionKernels = 9,       // plan_wire.KernelSection; one per device kind, named "kernels.<kind>"
-  kSectionSignature = 10,    // reserved: a signature over the table entries of the structural sections
+  kSectionKernels = 9,  // plan_wire.KernelSection; one per device kind, named "kernels.<kind>"
+  kSectionSignature = 10,  // reserved: a signature over the table entries of the structural sections
 };
-inline constexpr std::uint32_t kFlagCritical = 1u;    // a reader that does not know it refuses the plan
+inline constexpr std::uint32_t kFlagCritical = 1u;  // a reader that does not know it refuses the plan
 inline constexpr std::uint32_t kFlagStructural = 2u;  // part of the plan id
 inline constexpr std::uint32_t kKnownFlags = kFlagCritical | kFlagStructural;
 inline constexpr std::uint32_t kDigestSha256 = 1u;
@@ -45,14 +45,14 @@ inline constexpr std::uint64_t kPartAlign = 64;
 struct PlanHeader {
   std::array<char, 8> magic;
   std::uint32_t endian;
-  std::uint16_t major, minor;                        // of the writer
+  std::uint16_t major, minor;  // of the writer
   std::uint16_t min_reader_major, min_reader_minor;  // an older reader refuses
   std::uint32_t section_count;
-  std::uint64_t required_features;                   // bits; none is defined
-  std::uint64_t structure_bytes;                     // end of the last section
-  std::uint64_t file_bytes;                          // the whole file
+  std::uint64_t required_features;  // bits; none is defined
+  std::uint64_t structure_bytes;  // end of the last section
+  std::uint64_t file_bytes;  // the whole file
   std::array<std::uint8_t, 32> plan_id;
-  std::array<std::uint8_t, 32> digest;               // SHA-256 of header and section table, this field taken as zero
+  std::array<std::uint8_t, 32> digest;  // SHA-256 of header and section table, this field taken as zero
   // The place of a signature over the structural sections: all zero in format 1.0.
   std::uint32_t signature_algorithm, signature_bytes;
   std::uint64_t signature_offset;
@@ -88,11 +88,11 @@ static_assert(sizeof(ChunkRecord) == 16);
 struct StoredChunkRecord {
   std::uint64_t offset, stored_bytes;
   std::uint8_t codec, codec_version;
-  std::uint16_t flags;         // none is defined
+  std::uint16_t flags;  // none is defined
   std::uint32_t reserved;
   std::uint64_t table_offset;  // of the codec's own table within the stored bytes; 0 for raw and zstd
   std::uint64_t stored_low, stored_high;  // XXH3-128 of the stored bytes
-  std::uint64_t raw_low, raw_high;        // XXH3-128 of the raw bytes
+  std::uint64_t raw_low, raw_high;  // XXH3-128 of the raw bytes
 };
 static_assert(sizeof(StoredChunkRecord) == 64);
 

@@ -1,6 +1,6 @@
-// Reads plans that anybody may have written. Invariants: nothing is used before its digest is checked, except what says whether this build can
-// read the file at all (magic, endianness, versions); caps come before allocations; every byte of the structure is either covered by a digest
-// or must be zero; a plan of our own version has one spelling, so what is accepted writes back to the same bytes.
+// Reads plans that anybody may have written. Invariants: nothing is used before its digest is checked, except what says whether this build
+// can read the file at all (magic, endianness, versions); caps come before allocations; every byte of the structure is either covered by a
+// digest or must be zero; a plan of our own version has one spelling, so what is accepted writes back to the same bytes.
 #include <algorithm>
 #include <cstring>
 #include <new>
@@ -24,7 +24,9 @@ Status problem(Code code, const char* word, std::string message, std::uint64_t o
   what.hint = hint;
   return Status(code, std::move(what));
 }
-Status malformed(std::string message, std::uint64_t offset) { return problem(Code::invalid_model, "plan_invalid", std::move(message), offset); }
+Status malformed(std::string message, std::uint64_t offset) {
+  return problem(Code::invalid_model, "plan_invalid", std::move(message), offset);
+}
 Status damaged(std::string message, std::uint64_t offset) {
   return problem(Code::corruption, "plan_damaged", std::move(message), offset, "copy or build the plan again");
 }
@@ -46,11 +48,13 @@ struct Container {
 // Only what says whether this build can read on.
 Status check_readable(std::span<const std::byte> bytes, std::uint64_t file_bytes, PlanHeader& header) {
   if (bytes.size() >= sizeof(header.magic) && std::memcmp(bytes.data(), kPlanMagic.data(), kPlanMagic.size()) != 0) {
-    return problem(Code::invalid_model, "plan_magic", "this is no forebay plan (the first bytes differ)", 0, "build makes plans from ONNX models");
+    return problem(Code::invalid_model, "plan_magic", "this is no forebay plan (the first bytes differ)", 0,
+                   "build makes plans from ONNX models");
   }
   if (bytes.size() < sizeof(PlanHeader)) return truncated(sizeof(PlanHeader), file_bytes);
   std::memcpy(&header, bytes.data(), sizeof(header));
-  if (header.endian == kSwappedEndianMark) return malformed("it was written big-endian; only little-endian plans are read", offsetof(PlanHeader, endian));
+  if (header.endian == kSwappedEndianMark)
+    return malformed("it was written big-endian; only little-endian plans are read", offsetof(PlanHeader, endian));
   if (header.endian != kEndianMark) return malformed("its endianness mark is damaged", offsetof(PlanHeader, endian));
   return {};
 }
@@ -59,13 +63,15 @@ Status check_versions(const PlanHeader& header) {
   if (header.min_reader_major > kFormatMajor || (header.min_reader_major == kFormatMajor && header.min_reader_minor > kFormatMinor)) {
     return problem(Code::invalid_model, "plan_newer",
                    "format " + version(header.major, header.minor) + " needs a reader of format " +
-                       version(header.min_reader_major, header.min_reader_minor) + " or newer; this one reads " + version(kFormatMajor, kFormatMinor),
+                       version(header.min_reader_major, header.min_reader_minor) + " or newer; this one reads " +
+                       version(kFormatMajor, kFormatMinor),
                    offsetof(PlanHeader, min_reader_major), "use a newer forebay, or build the plan with --compatible-with");
   }
   if (header.major == 0 || header.min_reader_major == 0) return malformed("format version 0 never was", offsetof(PlanHeader, major));
   if (header.required_features != 0) {
-    return problem(Code::invalid_model, "plan_newer", "it needs features that this build does not know (bits " +
-                   std::to_string(header.required_features) + ")", offsetof(PlanHeader, required_features), "use a newer forebay");
+    return problem(Code::invalid_model, "plan_newer",
+                   "it needs features that this build does not know (bits " + std::to_string(header.required_features) + ")",
+                   offsetof(PlanHeader, required_features), "use a newer forebay");
   }
   return {};
 }
@@ -77,7 +83,8 @@ std::string record_name(const SectionRecord& record) {
 // Header digest and table; no section is looked at. `bytes` holds at least header and table.
 Status read_table(std::span<const std::byte> bytes, std::uint64_t file_bytes, Container& out) {
   const PlanHeader& header = out.header;
-  if (header.section_count > kMaxSections) return malformed(std::to_string(header.section_count) + " sections", offsetof(PlanHeader, section_count));
+  if (header.section_count > kMaxSections)
+    return malformed(std::to_string(header.section_count) + " sections", offsetof(PlanHeader, section_count));
   const std::uint64_t table_end = sizeof(PlanHeader) + std::uint64_t{header.section_count} * sizeof(SectionRecord);
   if (bytes.size() < table_end) return truncated(table_end, file_bytes);
   out.records.resize(header.section_count);
@@ -94,18 +101,23 @@ Status read_table(std::span<const std::byte> bytes, std::uint64_t file_bytes, Co
 Status check_section_record(const SectionRecord& record, std::uint64_t at, std::uint64_t& end, std::uint64_t structure_bytes) {
   const std::string name = record_name(record);
   const bool printable = std::all_of(name.begin(), name.end(), [](char c) { return c > ' ' && c < 0x7f; });
-  if (name.empty() || !printable || !all_zero(std::span(record.name).subspan(name.size()))) return malformed("a section's name is damaged", at);
+  if (name.empty() || !printable || !all_zero(std::span(record.name).subspan(name.size())))
+    return malformed("a section's name is damaged", at);
   if ((record.flags & ~kKnownFlags) != 0 || record.reserved != 0) return malformed("section '" + name + "' has unknown flags", at);
   if (record.offset != align_up(end, kSectionAlign) || !range_within(record.offset, record.bytes, structure_bytes)) {
     return malformed("section '" + name + "' lies at " + std::to_string(record.offset) + " with " + std::to_string(record.bytes) +
-                     " bytes; expected at " + std::to_string(align_up(end, kSectionAlign)) + " within " + std::to_string(structure_bytes), at);
+                         " bytes; expected at " + std::to_string(align_up(end, kSectionAlign)) + " within " +
+                         std::to_string(structure_bytes),
+                     at);
   }
   end = record.offset + record.bytes;
   const char* known = known_section_name(record.id);
   if (known == nullptr) {
     if ((record.flags & kFlagCritical) == 0) return {};
-    return problem(Code::invalid_model, "plan_section", "section '" + name + "' (id " + std::to_string(record.id) +
-                   ") is needed to understand it and is not known to this build", at, "use a newer forebay");
+    return problem(
+        Code::invalid_model, "plan_section",
+        "section '" + name + "' (id " + std::to_string(record.id) + ") is needed to understand it and is not known to this build", at,
+        "use a newer forebay");
   }
   if (record.digest_algorithm != kDigestSha256) return malformed("section '" + name + "' has an unknown digest", at);
   std::uint32_t flags = kFlagCritical | kFlagStructural;
@@ -122,10 +134,12 @@ Status check_container(const Container& container, std::uint64_t file_bytes) {
     return malformed("a reserved field of the header is not zero", offsetof(PlanHeader, signature_algorithm));
   }
   if (header.structure_bytes > kMaxStructureBytes || header.structure_bytes > header.file_bytes) {
-    return malformed("it states a structure of " + std::to_string(header.structure_bytes) + " bytes", offsetof(PlanHeader, structure_bytes));
+    return malformed("it states a structure of " + std::to_string(header.structure_bytes) + " bytes",
+                     offsetof(PlanHeader, structure_bytes));
   }
   if (file_bytes < header.file_bytes) return truncated(header.file_bytes, file_bytes);
-  if (file_bytes > header.file_bytes) return damaged(std::to_string(file_bytes - header.file_bytes) + " bytes follow its end", header.file_bytes);
+  if (file_bytes > header.file_bytes)
+    return damaged(std::to_string(file_bytes - header.file_bytes) + " bytes follow its end", header.file_bytes);
   std::uint64_t end = sizeof(PlanHeader) + container.records.size() * sizeof(SectionRecord);
   for (std::size_t i = 0; i < container.records.size(); ++i) {
     const SectionRecord& record = container.records[i];
@@ -139,7 +153,8 @@ Status check_container(const Container& container, std::uint64_t file_bytes) {
       return malformed("section '" + record_name(record) + "' is there twice or out of order", at);
     }
   }
-  if (end != header.structure_bytes) return malformed("its sections end at " + std::to_string(end) + ", not at the end of the structure", end);
+  if (end != header.structure_bytes)
+    return malformed("its sections end at " + std::to_string(end) + ", not at the end of the structure", end);
   return {};
 }
 
@@ -148,7 +163,8 @@ Status check_digests(const Container& container, std::span<const std::byte> byte
   Sha256Stream id;
   id.update(std::as_bytes(std::span(kPlanIdPrefix, std::strlen(kPlanIdPrefix))));
   for (const SectionRecord& record : container.records) {
-    if (!all_zero(bytes.subspan(end, record.offset - end))) return damaged("padding before section '" + record_name(record) + "' is not zero", end);
+    if (!all_zero(bytes.subspan(end, record.offset - end)))
+      return damaged("padding before section '" + record_name(record) + "' is not zero", end);
     end = record.offset + record.bytes;
     if (record.digest_algorithm == kDigestSha256 && sha256(bytes.subspan(record.offset, record.bytes)) != record.digest) {
       return damaged("the digest of section '" + record_name(record) + "' does not match", record.offset);
@@ -168,14 +184,16 @@ Status check_digests(const Container& container, std::span<const std::byte> byte
 Status check_embedded_place(const Container& container, const Plan& plan) {
   const std::uint64_t structure = container.header.structure_bytes;
   if (plan.embedded.empty()) {
-    return container.header.file_bytes == structure ? Status() : malformed("bytes follow the structure and no section explains them", structure);
+    return container.header.file_bytes == structure ? Status()
+                                                    : malformed("bytes follow the structure and no section explains them", structure);
   }
   const StoredChunk& last = plan.embedded.back();
   const std::uint64_t end = align_up(last.offset + last.stored_bytes, kBlockBytes);
   if (plan.embedded.front().offset != align_up(structure, kBlockBytes) || end != container.header.file_bytes) {
     return malformed("its embedded weights lie from " + std::to_string(plan.embedded.front().offset) + " to " + std::to_string(end) +
-                     "; the file has place from " + std::to_string(align_up(structure, kBlockBytes)) + " to " +
-                     std::to_string(container.header.file_bytes), structure);
+                         "; the file has place from " + std::to_string(align_up(structure, kBlockBytes)) + " to " +
+                         std::to_string(container.header.file_bytes),
+                     structure);
   }
   return {};
 }
@@ -246,7 +264,8 @@ Result<std::shared_ptr<const Plan>> read_plan(FileSystem& fs, const std::string&
   try {
     bytes.resize(std::max<std::uint64_t>(header.structure_bytes, sizeof(PlanHeader)));
   } catch (const std::bad_alloc&) {
-    return Status(Code::out_of_memory, "no memory for a plan structure of " + std::to_string(header.structure_bytes) + " bytes").with_file(handle->name());
+    return Status(Code::out_of_memory, "no memory for a plan structure of " + std::to_string(header.structure_bytes) + " bytes")
+        .with_file(handle->name());
   }
   FB_TRY(handle->read_exactly(0, bytes));
   FB_ASSIGN(auto plan, parse_plan(bytes, identity.bytes, handle->name()));
@@ -264,8 +283,8 @@ Result<PlanHeaderInfo> read_plan_header(FileSystem& fs, const std::string& path)
   if (status.ok()) status = read_table(bytes, identity.bytes, container);
   if (!status.ok()) return std::move(status).with_file(handle->name());
   const PlanHeader& header = container.header;
-  PlanHeaderInfo info{header.major, header.minor, header.min_reader_major, header.min_reader_minor, header.required_features, header.plan_id, {},
-                      header.file_bytes};
+  PlanHeaderInfo info{header.major,   header.minor, header.min_reader_major, header.min_reader_minor, header.required_features,
+                      header.plan_id, {},           header.file_bytes};
   for (const SectionRecord& record : container.records) {
     info.sections.push_back({record.id, record_name(record), (record.flags & kFlagCritical) != 0, record.offset, record.bytes});
   }

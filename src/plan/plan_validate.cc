@@ -7,6 +7,7 @@
 //  5. stored chunks lie one after the other, block-aligned, with less than a block between them.
 #include "base/check.h"
 #include "base/checked.h"
+#include "base/printable.h"
 #include "plan/plan_format.h"
 #include "plan/plan_io.h"
 #include "plan/plan_sections.h"
@@ -19,7 +20,7 @@ namespace {
 Status check_kernels(const Plan& plan) {
   std::unordered_set<std::string_view> kinds;
   for (const KernelSection& section : plan.kernels) {
-    const std::string what = "kernel choices for '" + section.device_kind + "'";
+    const std::string what = "kernel choices for '" + printable(section.device_kind) + "'";
     const bool plain = section.device_kind.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_") == std::string::npos;
     if (section.device_kind.empty() || section.device_kind.size() > 20 || !plain) {
       return invalid_plan(what + ": a device kind is 1 to 20 of a-z, 0-9 and _");
@@ -28,16 +29,18 @@ Status check_kernels(const Plan& plan) {
     std::unordered_set<std::uint64_t> places;
     for (const KernelChoice& choice : section.entries) {
       if (choice.graph >= plan.graphs.size() || choice.node >= plan.graphs[choice.graph].nodes.size()) {
-        return invalid_plan(what + " name node " + std::to_string(choice.node) + " of graph " + std::to_string(choice.graph) + ", which is not there");
+        return invalid_plan(what + " name node " + std::to_string(choice.node) + " of graph " + std::to_string(choice.graph) +
+                            ", which is not there");
       }
       if (choice.kernel.empty()) return invalid_plan(what + ": a choice without a kernel");
       if (!places.insert((std::uint64_t{choice.graph} << 32) | choice.node).second) {
-        return invalid_plan(what + " name node '" + plan.graphs[choice.graph].nodes[choice.node].name + "' twice");
+        return invalid_plan(what + " name node '" + printable(plan.graphs[choice.graph].nodes[choice.node].name) + "' twice");
       }
     }
   }
   for (std::size_t i = 1; i < plan.kernels.size(); ++i) {
-    if (plan.kernels[i].device_kind < plan.kernels[i - 1].device_kind) return invalid_plan("kernel sections are not in the order of device kinds");
+    if (plan.kernels[i].device_kind < plan.kernels[i - 1].device_kind)
+      return invalid_plan("kernel sections are not in the order of device kinds");
   }
   return {};
 }
@@ -74,10 +77,11 @@ Status check_info(const Plan& plan) {
   }
   std::unordered_set<std::string_view> names;
   for (const DimRange& range : plan.dim_ranges) {
-    if (range.name.empty() || !names.insert(range.name).second) return invalid_plan("dimension range '" + range.name + "' has no name or is there twice");
+    if (range.name.empty() || !names.insert(range.name).second)
+      return invalid_plan("dimension range '" + printable(range.name) + "' has no name or is there twice");
     if (range.min < 0 || range.min > range.opt || range.opt > range.max) {
-      return invalid_plan("dimension range '" + range.name + "': " + std::to_string(range.min) + ", " + std::to_string(range.opt) + ", " +
-                          std::to_string(range.max) + " are not in order");
+      return invalid_plan("dimension range '" + printable(range.name) + "': " + std::to_string(range.min) + ", " +
+                          std::to_string(range.opt) + ", " + std::to_string(range.max) + " are not in order");
     }
   }
   return {};

@@ -34,7 +34,8 @@ Sha256 plan_id(std::span<const SectionRecord> records) {
   return stream.finish();
 }
 
-std::vector<std::byte> assemble(const std::vector<Section>& sections, const SerializeOptions& options, std::uint64_t embedded_end, Sha256& id) {
+std::vector<std::byte> assemble(const std::vector<Section>& sections, const SerializeOptions& options, std::uint64_t embedded_end,
+                                Sha256& id) {
   std::vector<SectionRecord> records(sections.size());
   std::uint64_t offset = sizeof(PlanHeader) + sections.size() * sizeof(SectionRecord);
   for (std::size_t i = 0; i < sections.size(); ++i) {
@@ -80,8 +81,8 @@ Result<std::vector<std::byte>> assemble_plan(Plan& plan, const SerializeOptions&
   for (const Section& section : sections) total += section.bytes.size();
   constexpr std::uint64_t most = kMaxStructureBytes - (1u << 20);  // leaves place for header, table and padding
   if (total > most) {
-    return Status(Code::resource_exhausted, "the plan's structure takes " + std::to_string(total) + " bytes; at most " + std::to_string(most) +
-                                                " are possible");
+    return Status(Code::resource_exhausted,
+                  "the plan's structure takes " + std::to_string(total) + " bytes; at most " + std::to_string(most) + " are possible");
   }
   std::uint64_t end = 0;
   if (!plan.embedded.empty()) end = align_up(plan.embedded.back().offset + plan.embedded.back().stored_bytes, kBlockBytes);
@@ -97,9 +98,11 @@ class EmbeddedWriter final : public EmbeddedPlanWriter {
   EmbeddedWriter(std::unique_ptr<DurableFile> file, Plan plan, const SerializeOptions& options, std::uint64_t structure_bytes)
       : file_(std::move(file)), plan_(std::move(plan)), options_(options), structure_bytes_(structure_bytes) {}
 
-  Status append_chunk(std::span<const std::byte> stored, std::uint8_t codec, std::uint8_t codec_version, const Xxh128& raw_digest) override {
+  Status append_chunk(std::span<const std::byte> stored, std::uint8_t codec, std::uint8_t codec_version,
+                      const Xxh128& raw_digest) override {
     const std::string what = "chunk " + std::to_string(next_);
-    if (next_ == plan_.chunks.size()) return Status(Code::failed_precondition, "all " + std::to_string(next_) + " chunks have been written");
+    if (next_ == plan_.chunks.size())
+      return Status(Code::failed_precondition, "all " + std::to_string(next_) + " chunks have been written");
     if (stored.size() > kMaxPlanChunkBytes || (codec == 0 && stored.size() != plan_.chunks[next_].raw_bytes)) {
       return Status(Code::invalid_argument, what + " has " + std::to_string(stored.size()) + " stored bytes for " +
                                                 std::to_string(plan_.chunks[next_].raw_bytes) + " raw bytes");
@@ -119,7 +122,8 @@ class EmbeddedWriter final : public EmbeddedPlanWriter {
 
   Status commit() override {
     if (next_ != plan_.chunks.size()) {
-      return Status(Code::failed_precondition, std::to_string(next_) + " of " + std::to_string(plan_.chunks.size()) + " chunks have been written");
+      return Status(Code::failed_precondition,
+                    std::to_string(next_) + " of " + std::to_string(plan_.chunks.size()) + " chunks have been written");
     }
     if (next_ != 0) FB_TRY(file_->pad_to(kBlockBytes));
     FB_TRY(validate_plan(plan_));

@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "base/printable.h"
 #include "plan/plan_format.h"
 #include "plan/plan_sections.h"
 
@@ -10,16 +11,17 @@ namespace {
 
 inline constexpr std::uint32_t kMaxRecipeOutputs = 1024;
 
-std::string quoted(const Weight& weight) { return "weight '" + weight.name + "'"; }
+std::string quoted(const Weight& weight) { return "weight '" + printable(weight.name) + "'"; }
 
 Status check_sources(const Plan& plan) {
   std::unordered_set<std::string_view> names;
   for (const Source& source : plan.sources) {
-    const std::string what = "source '" + source.name + "'";
+    const std::string what = "source '" + printable(source.name) + "'";
     if (source.name.empty() || source.name.size() > kMaxNameBytes) return invalid_plan("a source without a name, or with one above 64 KiB");
     if (!names.insert(source.name).second) return invalid_plan(what + " is there twice");
     FB_TRY(tensor_bytes(source.dtype, source.shape, what).status());
-    if (plan.refit == RefitMode::identical && !source.has_sha256) return invalid_plan(what + " has no SHA-256, and the plan is refit-identical");
+    if (plan.refit == RefitMode::identical && !source.has_sha256)
+      return invalid_plan(what + " has no SHA-256, and the plan is refit-identical");
   }
   return {};
 }
@@ -27,7 +29,7 @@ Status check_sources(const Plan& plan) {
 Status check_constants(const Plan& plan) {
   for (std::size_t i = 0; i < plan.constants.size(); ++i) {
     const Constant& constant = plan.constants[i];
-    const std::string what = "constant " + std::to_string(i) + " ('" + constant.name + "')";
+    const std::string what = "constant " + std::to_string(i) + " ('" + printable(constant.name) + "')";
     FB_ASSIGN(const std::uint64_t bytes, tensor_bytes(constant.dtype, constant.shape, what));
     if (bytes != constant.data.size()) {
       return invalid_plan(what + " holds " + std::to_string(constant.data.size()) + " bytes, its shape wants " + std::to_string(bytes));
@@ -41,7 +43,8 @@ Status check_constants(const Plan& plan) {
     }
     for (const std::uint32_t source : constant.sources) {
       if (source >= plan.sources.size()) return invalid_plan(what + " names source " + std::to_string(source));
-      if (!plan.sources[source].has_sha256) return invalid_plan(what + " keeps source '" + plan.sources[source].name + "', which has no SHA-256");
+      if (!plan.sources[source].has_sha256)
+        return invalid_plan(what + " keeps source '" + printable(plan.sources[source].name) + "', which has no SHA-256");
     }
   }
   return {};
@@ -55,9 +58,10 @@ Status check_recipe(const Plan& plan, const Weight& weight) {
   }
   if (recipe.identity()) {
     if (recipe.sources.empty() && plan.refit == RefitMode::none) return {};
-    if (recipe.sources.size() != 1) return invalid_plan(what + ": an identity recipe has one source, not " + std::to_string(recipe.sources.size()));
+    if (recipe.sources.size() != 1)
+      return invalid_plan(what + ": an identity recipe has one source, not " + std::to_string(recipe.sources.size()));
     const Source& source = plan.sources[recipe.sources[0]];
-    FB_ASSIGN(const std::uint64_t bytes, tensor_bytes(source.dtype, source.shape, "source '" + source.name + "'"));
+    FB_ASSIGN(const std::uint64_t bytes, tensor_bytes(source.dtype, source.shape, "source '" + printable(source.name) + "'"));
     if (source.dtype != weight.dtype || bytes != weight.bytes) {
       return invalid_plan(what + ": its source has another element type or size, and the recipe is identity");
     }
@@ -65,7 +69,7 @@ Status check_recipe(const Plan& plan, const Weight& weight) {
   }
   std::uint64_t slots = recipe.sources.size();
   for (const RecipeNode& node : recipe.nodes) {
-    const std::string where = what + ", recipe node " + node.op;
+    const std::string where = what + ", recipe node " + printable(node.op);
     if (node.op.empty() || node.op.size() > kMaxNameBytes || node.domain.size() > kMaxNameBytes || node.version < 0) {
       return invalid_plan(where + " has no operator or version");
     }
@@ -73,7 +77,8 @@ Status check_recipe(const Plan& plan, const Weight& weight) {
       if (input == kNone) continue;
       const bool constant = input >= kConstantSlot;
       if (constant ? input - kConstantSlot >= plan.constants.size() : input >= slots) {
-        return invalid_plan(where + " reads " + (constant ? "constant " + std::to_string(input - kConstantSlot) : "slot " + std::to_string(input)) +
+        return invalid_plan(where + " reads " +
+                            (constant ? "constant " + std::to_string(input - kConstantSlot) : "slot " + std::to_string(input)) +
                             ", which is not there yet");
       }
     }
@@ -89,7 +94,8 @@ Status check_recipe(const Plan& plan, const Weight& weight) {
 
 Status check_quantisation(const Plan& plan, const Weight& weight) {
   for (const WeightId other : {weight.quant_values, weight.quant_scales, weight.quant_zero_points}) {
-    if (other != kNone && other >= plan.weights.size()) return invalid_plan(quoted(weight) + ": its quantisation group names weight " + std::to_string(other));
+    if (other != kNone && other >= plan.weights.size())
+      return invalid_plan(quoted(weight) + ": its quantisation group names weight " + std::to_string(other));
   }
   if (weight.quant_axis < -kMaxRank || weight.quant_axis > kMaxRank || weight.quant_block < 0) {
     return invalid_plan(quoted(weight) + ": quantisation axis or block out of range");
@@ -103,9 +109,14 @@ Status check_parts(const Plan& plan, WeightId id) {
   const std::uint64_t rows = weight.shape.rank() == 0 ? 1 : static_cast<std::uint64_t>(weight.shape[0]);
   // Elements fit 63 bits: the weight's bytes were computed. An empty weight may have rows of any width.
   const std::int64_t row_elements = weight.bytes == 0 ? 0 : weight.shape.elements() / static_cast<std::int64_t>(rows);
-  const auto bytes_before = [&](std::uint64_t row) { return dtype_bytes(weight.dtype, static_cast<std::int64_t>(row) * row_elements).value_or(0); };
+  const auto bytes_before = [&](std::uint64_t row) {
+    return dtype_bytes(weight.dtype, static_cast<std::int64_t>(row) * row_elements).value_or(0);
+  };
   const auto whole_bytes = [&](std::uint64_t row) {
-    return (static_cast<std::uint64_t>(row) * static_cast<std::uint64_t>(row_elements) * static_cast<std::uint64_t>(dtype_bits(weight.dtype))) % 8 == 0;
+    return (static_cast<std::uint64_t>(row) * static_cast<std::uint64_t>(row_elements) *
+            static_cast<std::uint64_t>(dtype_bits(weight.dtype))) %
+               8 ==
+           0;
   };
   std::uint64_t row = 0;
   for (std::uint32_t p = weight.first_part; p < weight.first_part + weight.part_count; ++p) {
@@ -116,13 +127,14 @@ Status check_parts(const Plan& plan, WeightId id) {
       return invalid_plan(what + (part.row_begin < row ? " overlaps the one before" : " leaves a gap") + ": it starts at row " +
                           std::to_string(part.row_begin) + ", expected " + std::to_string(row));
     }
-    if (part.row_count > rows - row || (part.row_count == 0 && rows != 0)) return invalid_plan(what + " has " + std::to_string(part.row_count) + " rows");
+    if (part.row_count > rows - row || (part.row_count == 0 && rows != 0))
+      return invalid_plan(what + " has " + std::to_string(part.row_count) + " rows");
     row += part.row_count;
     if (row != rows && !whole_bytes(row)) return invalid_plan(what + " ends within a byte");
     const std::uint64_t begin = bytes_before(part.row_begin), end = bytes_before(row);
     if (part.offset_in_weight != begin || part.bytes != end - begin) {
-      return invalid_plan(what + " states " + std::to_string(part.bytes) + " bytes at " + std::to_string(part.offset_in_weight) + ", its rows are " +
-                          std::to_string(end - begin) + " at " + std::to_string(begin));
+      return invalid_plan(what + " states " + std::to_string(part.bytes) + " bytes at " + std::to_string(part.offset_in_weight) +
+                          ", its rows are " + std::to_string(end - begin) + " at " + std::to_string(begin));
     }
     if (part.chunk >= plan.chunks.size()) return invalid_plan(what + " names chunk " + std::to_string(part.chunk));
     const std::uint64_t raw = plan.chunks[part.chunk].raw_bytes;
@@ -169,7 +181,8 @@ Status check_weights(const Plan& plan) {
     FB_TRY(check_recipe(plan, weight));
     FB_TRY(check_quantisation(plan, weight));
     if (weight.first_part != parts || weight.part_count > plan.parts.size() - parts) {
-      return invalid_plan(quoted(weight) + " names slabs " + std::to_string(weight.first_part) + " and on, expected " + std::to_string(parts));
+      return invalid_plan(quoted(weight) + " names slabs " + std::to_string(weight.first_part) + " and on, expected " +
+                          std::to_string(parts));
     }
     parts += weight.part_count;
     FB_TRY(check_parts(plan, static_cast<WeightId>(i)));
@@ -193,7 +206,8 @@ Status check_chunks(const Plan& plan) {
     const Part* before = nullptr;
     for (std::uint64_t i = cursor; i < cursor + chunk.part_count; ++i) {
       const std::uint32_t p = plan.chunk_parts[i];
-      if (p >= plan.parts.size() || plan.parts[p].chunk != c) return invalid_plan(what + " names slab " + std::to_string(p) + ", which lies elsewhere");
+      if (p >= plan.parts.size() || plan.parts[p].chunk != c)
+        return invalid_plan(what + " names slab " + std::to_string(p) + ", which lies elsewhere");
       const Part& part = plan.parts[p];
       if (part.offset_in_chunk < end || (before == &part)) {
         return invalid_plan(what + ": " + quoted(plan.weights[before->weight]) + " and " + quoted(plan.weights[part.weight]) + " overlap");
@@ -216,7 +230,9 @@ Status check_chunks(const Plan& plan) {
 Status check_each_part_once(const Plan& plan) {
   std::vector<bool> seen(plan.parts.size(), false);
   for (const std::uint32_t p : plan.chunk_parts) {
-    if (seen[p]) return invalid_plan("a slab of " + quoted(plan.weights[plan.parts[p].weight]) + " is named twice by chunk " + std::to_string(plan.parts[p].chunk));
+    if (seen[p])
+      return invalid_plan("a slab of " + quoted(plan.weights[plan.parts[p].weight]) + " is named twice by chunk " +
+                          std::to_string(plan.parts[p].chunk));
     seen[p] = true;
   }
   return {};

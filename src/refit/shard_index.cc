@@ -65,10 +65,12 @@ class IndexParser {
 
 Status IndexParser::header() {
   if (bytes_.size() > codec::kMaxIndexBytes) return bad(std::to_string(bytes_.size()) + " bytes are above the limit", 0);
-  if (bytes_.size() >= 8 && std::memcmp(bytes_.data(), codec::kIndexMagic.data(), 8) != 0) return bad("this is none (the first bytes differ)", 0);
+  if (bytes_.size() >= 8 && std::memcmp(bytes_.data(), codec::kIndexMagic.data(), 8) != 0)
+    return bad("this is none (the first bytes differ)", 0);
   if (bytes_.size() < sizeof(IndexHeader) + sizeof(Sha256)) {
     return bad("cut: it wants at least " + std::to_string(sizeof(IndexHeader) + sizeof(Sha256)) + " bytes, the file has " +
-               std::to_string(bytes_.size()), bytes_.size());
+                   std::to_string(bytes_.size()),
+               bytes_.size());
   }
   header_ = record<IndexHeader>(0, 0);
   if (header_.endian == codec::kSwappedEndianMark) return bad("it was written big-endian", offsetof(IndexHeader, endian));
@@ -93,8 +95,9 @@ Status IndexParser::header() {
       header_.signature_offset != 0 || header_.group_bytes != plan::RowBinding::kGroupBytes) {
     return bad("a reserved field of the header is set", offsetof(IndexHeader, group_bytes));
   }
-  if (header_.file_count > codec::kMaxShardFiles || header_.chunk_count > codec::kMaxShardChunks || header_.part_count > codec::kMaxShardParts ||
-      header_.weight_count > codec::kMaxShardWeights || header_.group_count > bytes_.size() || header_.string_bytes > bytes_.size()) {
+  if (header_.file_count > codec::kMaxShardFiles || header_.chunk_count > codec::kMaxShardChunks ||
+      header_.part_count > codec::kMaxShardParts || header_.weight_count > codec::kMaxShardWeights || header_.group_count > bytes_.size() ||
+      header_.string_bytes > bytes_.size()) {
     return bad("a count is above its limit", offsetof(IndexHeader, file_count));
   }
   // Below the caps nothing here can wrap.
@@ -132,7 +135,9 @@ Status IndexParser::files() {
     }
     if (!names.insert(file.name).second) return bad("shard " + file.name + " is there twice", offset);
     if (from.first_chunk != chunk_cursor || from.chunk_count == 0 || from.chunk_count > header_.chunk_count - chunk_cursor) {
-      return bad("shard " + file.name + " names chunks " + std::to_string(from.first_chunk) + " and on, expected " + std::to_string(chunk_cursor), offset);
+      return bad(
+          "shard " + file.name + " names chunks " + std::to_string(from.first_chunk) + " and on, expected " + std::to_string(chunk_cursor),
+          offset);
     }
     const std::uint64_t records = at_.chunks + chunk_cursor * sizeof(codec::ChunkRecord);
     if (sha256(bytes_.subspan(records, std::uint64_t{from.chunk_count} * sizeof(codec::ChunkRecord))) != from.records_sha256) {
@@ -159,7 +164,8 @@ std::string IndexParser::chunk_label(std::uint32_t id) const {
 Status IndexParser::chunk(std::uint32_t id, std::uint32_t file, std::uint64_t& end) {
   const std::uint64_t offset = at_.chunks + id * sizeof(codec::ChunkRecord);
   const auto from = record<codec::ChunkRecord>(at_.chunks, id);
-  if (from.flags != 0 || from.table_offset != 0 || !all_zero(from.reserved)) return bad(chunk_label(id) + ": a reserved field is set", offset);
+  if (from.flags != 0 || from.table_offset != 0 || !all_zero(from.reserved))
+    return bad(chunk_label(id) + ": a reserved field is set", offset);
   if (from.file != file) {
     return bad(chunk_label(id) + " names shard " + std::to_string(from.file) + ", expected " + std::to_string(file), offset);
   }
@@ -172,7 +178,8 @@ Status IndexParser::chunk(std::uint32_t id, std::uint32_t file, std::uint64_t& e
     }
     return bad(std::move(what), offset);
   }
-  if (from.stored_bytes > codec::kMaxChunkBytes || from.raw_bytes > codec::kMaxChunkBytes) return bad(chunk_label(id) + ": a size is above the limit", offset);
+  if (from.stored_bytes > codec::kMaxChunkBytes || from.raw_bytes > codec::kMaxChunkBytes)
+    return bad(chunk_label(id) + ": a size is above the limit", offset);
   const auto next = checked_add(from.offset, from.stored_bytes);
   if (!next || *next > (std::uint64_t{1} << 62)) return bad(chunk_label(id) + " ends beyond any file", offset);
   if (!codec::codec_known(from.codec, from.codec_version)) {
@@ -181,10 +188,17 @@ Status IndexParser::chunk(std::uint32_t id, std::uint32_t file, std::uint64_t& e
                                          ", which this build does not know")
         .with_offset(offset);
   }
-  if (from.codec == codec::kRaw && from.stored_bytes != from.raw_bytes) return bad(chunk_label(id) + " is raw and its two sizes differ", offset);
+  if (from.codec == codec::kRaw && from.stored_bytes != from.raw_bytes)
+    return bad(chunk_label(id) + " is raw and its two sizes differ", offset);
   end = *next;
-  out_.chunks[id] = {from.file, from.offset, from.stored_bytes, from.raw_bytes, from.codec, from.codec_version,
-                     {from.stored_low, from.stored_high}, {from.raw_low, from.raw_high}};
+  out_.chunks[id] = {from.file,
+                     from.offset,
+                     from.stored_bytes,
+                     from.raw_bytes,
+                     from.codec,
+                     from.codec_version,
+                     {from.stored_low, from.stored_high},
+                     {from.raw_low, from.raw_high}};
   return {};
 }
 
@@ -196,8 +210,9 @@ Status IndexParser::chunks() {
     for (std::uint32_t id = file.first_chunk; id < file.first_chunk + file.chunk_count; ++id) FB_TRY(chunk(id, f, end));
     const std::uint64_t wanted = align_up(end, kBlockBytes) + sizeof(codec::ShardFooter);
     if (file.bytes != wanted) {
-      return bad("shard " + file.name + " is said to have " + std::to_string(file.bytes) + " bytes, its chunks want " + std::to_string(wanted),
-                 at_.files + f * sizeof(codec::FileRecord));
+      return bad(
+          "shard " + file.name + " is said to have " + std::to_string(file.bytes) + " bytes, its chunks want " + std::to_string(wanted),
+          at_.files + f * sizeof(codec::FileRecord));
     }
   }
   return {};
@@ -214,7 +229,8 @@ Status IndexParser::parts_of(std::uint32_t id) {
     if (from.weight != id) return bad(what + " belongs to weight " + std::to_string(from.weight), offset);
     if (from.chunk >= header_.chunk_count) return bad(what + " names chunk " + std::to_string(from.chunk), offset);
     if (from.row_begin != row || from.row_count > rows - row || from.offset_in_weight != covered || from.bytes > weight.bytes - covered) {
-      return bad(what + " does not follow the one before (rows " + std::to_string(from.row_begin) + " and on, expected " + std::to_string(row) + ")",
+      return bad(what + " does not follow the one before (rows " + std::to_string(from.row_begin) + " and on, expected " +
+                     std::to_string(row) + ")",
                  offset);
     }
     const std::uint64_t raw = record<codec::ChunkRecord>(at_.chunks, from.chunk).raw_bytes;
@@ -271,7 +287,8 @@ Status IndexParser::weight(std::uint32_t id, std::uint64_t& part_cursor, std::ui
   const auto bytes = checked_bytes(weight.dtype, weight.shape.dims());
   if (!bytes || *bytes != from.bytes) {
     return bad(weight_label(id) + " states " + std::to_string(from.bytes) + " bytes, which is not the size of " +
-               std::string(dtype_name(weight.dtype)) + weight.shape.to_string(), offset);
+                   std::string(dtype_name(weight.dtype)) + weight.shape.to_string(),
+               offset);
   }
   weight.bytes = *bytes;
   if (from.first_part != part_cursor || from.part_count > header_.part_count - part_cursor) {
@@ -326,9 +343,11 @@ Status IndexParser::overlaps() const {
       bool fits = chunk.codec == codec::kRaw;
       if (before != nullptr) {
         const ShardChunk& last = out_.chunks[before->chunk];
-        fits = fits && last.file == chunk.file && last.offset + before->offset_in_chunk + before->bytes == chunk.offset + part.offset_in_chunk;
+        fits =
+            fits && last.file == chunk.file && last.offset + before->offset_in_chunk + before->bytes == chunk.offset + part.offset_in_chunk;
       }
-      if (!fits) return bad(weight_label(id) + " has row groups and does not lie in one piece", at_.weights + id * sizeof(codec::WeightRecord));
+      if (!fits)
+        return bad(weight_label(id) + " has row groups and does not lie in one piece", at_.weights + id * sizeof(codec::WeightRecord));
       before = &part;
     }
   }
@@ -344,7 +363,8 @@ Result<ShardIndex> IndexParser::parse() {
   FB_TRY(chunks());
   FB_TRY(overlaps());
   if (const Sha256 found = shard_weight_set_id(out_); found != out_.weight_set_id) {
-    return bad("it states the weight-set id " + to_hex(out_.weight_set_id) + ", its tables give " + to_hex(found), offsetof(IndexHeader, weight_set_id));
+    return bad("it states the weight-set id " + to_hex(out_.weight_set_id) + ", its tables give " + to_hex(found),
+               offsetof(IndexHeader, weight_set_id));
   }
   return std::move(out_);
 }
@@ -362,7 +382,8 @@ Result<ShardIndex> read_shard_index(FileSystem& fs, const std::string& folder) {
   if (!opened.ok()) return std::move(opened).status().with_context("opening the index of shard folder " + printable(folder));
   const auto file = std::move(opened).value();
   FB_ASSIGN(const FileIdentity identity, file->identity());
-  if (identity.bytes > codec::kMaxIndexBytes) return bad(std::to_string(identity.bytes) + " bytes are above the limit", 0).with_file(file->name());
+  if (identity.bytes > codec::kMaxIndexBytes)
+    return bad(std::to_string(identity.bytes) + " bytes are above the limit", 0).with_file(file->name());
   std::vector<std::byte> bytes(identity.bytes);
   FB_TRY(file->read_exactly(0, bytes));
   return parse_shard_index(bytes, file->name());

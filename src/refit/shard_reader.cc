@@ -14,7 +14,10 @@ namespace forebay::refit {
 namespace {
 
 Status damaged(std::string message, const std::string& file, std::uint64_t offset) {
-  return Status(Code::corruption, std::move(message)).with_file(file).with_offset(offset).with_hint("copy the shards or pack the weights again");
+  return Status(Code::corruption, std::move(message))
+      .with_file(file)
+      .with_offset(offset)
+      .with_hint("copy the shards or pack the weights again");
 }
 
 template <typename T>
@@ -34,16 +37,18 @@ Status check_header(File& file, const ShardIndex& index, std::uint32_t sequence)
   std::memcpy(&header, block.data(), sizeof(header));
   if (header.magic != codec::kShardMagic) return damaged("this is no shard (the first bytes differ)", file.name(), 0);
   if (header.plan_id != index.plan_id) {
-    return damaged("the shard belongs to plan " + short_hex(header.plan_id) + ", the index to plan " + short_hex(index.plan_id), file.name(),
-                   offsetof(codec::ShardHeader, plan_id));
+    return damaged("the shard belongs to plan " + short_hex(header.plan_id) + ", the index to plan " + short_hex(index.plan_id),
+                   file.name(), offsetof(codec::ShardHeader, plan_id));
   }
   if (header.weight_set_id != index.weight_set_id) {
-    return damaged("the shard holds weights " + short_hex(header.weight_set_id) + ", the index names weights " + short_hex(index.weight_set_id),
-                   file.name(), offsetof(codec::ShardHeader, weight_set_id));
+    return damaged(
+        "the shard holds weights " + short_hex(header.weight_set_id) + ", the index names weights " + short_hex(index.weight_set_id),
+        file.name(), offsetof(codec::ShardHeader, weight_set_id));
   }
   if (header.sequence != sequence) {
-    return damaged("the shard is number " + std::to_string(header.sequence) + " of its set, the index wants number " + std::to_string(sequence),
-                   file.name(), offsetof(codec::ShardHeader, sequence));
+    return damaged(
+        "the shard is number " + std::to_string(header.sequence) + " of its set, the index wants number " + std::to_string(sequence),
+        file.name(), offsetof(codec::ShardHeader, sequence));
   }
   // All that is left must be exactly what the writer of this index wrote.
   codec::ShardHeader wanted{};
@@ -80,20 +85,22 @@ Status check_footer(File& file, const ShardIndex& index, std::uint32_t sequence)
   return {};
 }
 
-Result<plan::BoundFile> open_shard(FileSystem& fs, const std::string& folder, const ShardIndex& index, std::uint32_t sequence, DirectIo direct) {
+Result<plan::BoundFile> open_shard(FileSystem& fs, const std::string& folder, const ShardIndex& index, std::uint32_t sequence,
+                                   DirectIo direct) {
   const ShardIndex::File& entry = index.files[sequence];
   plan::BoundFile bound;
   bound.name = entry.name;
   auto opened = fs.open_beneath(folder, entry.name, DirectIo::off);
   if (!opened.ok()) {
-    return std::move(opened).status().with_context("opening shard " + std::to_string(sequence + 1) + " of " + std::to_string(index.files.size()));
+    return std::move(opened).status().with_context("opening shard " + std::to_string(sequence + 1) + " of " +
+                                                   std::to_string(index.files.size()));
   }
   bound.buffered = std::move(opened).value();
   FB_ASSIGN(bound.identity, bound.buffered->identity());
   if (bound.identity.bytes != entry.bytes) {
     const char* what = bound.identity.bytes < entry.bytes ? "the shard is cut: " : "the shard is too long: ";
-    return damaged(what + std::to_string(entry.bytes) + " bytes are wanted, the file has " + std::to_string(bound.identity.bytes), entry.name,
-                   std::min(bound.identity.bytes, entry.bytes));
+    return damaged(what + std::to_string(entry.bytes) + " bytes are wanted, the file has " + std::to_string(bound.identity.bytes),
+                   entry.name, std::min(bound.identity.bytes, entry.bytes));
   }
   FB_TRY(check_header(*bound.buffered, index, sequence));
   FB_TRY(check_footer(*bound.buffered, index, sequence));
@@ -147,12 +154,14 @@ Status ShardSet::check_plan(const plan::Plan& plan) const {
   // Equal ids say all of this already; it is checked because what follows relies on it.
   if (index_.chunks.size() != plan.chunks.size() || index_.weights.size() != plan.weights.size()) {
     return mismatch("the shards hold " + std::to_string(index_.chunks.size()) + " chunks of " + std::to_string(index_.weights.size()) +
-                    " weights, the plan has " + std::to_string(plan.chunks.size()) + " of " + std::to_string(plan.weights.size()), "");
+                        " weights, the plan has " + std::to_string(plan.chunks.size()) + " of " + std::to_string(plan.weights.size()),
+                    "");
   }
   for (std::size_t i = 0; i < plan.chunks.size(); ++i) {
     if (index_.chunks[i].raw_bytes != plan.chunks[i].raw_bytes) {
       return mismatch("chunk " + std::to_string(i) + " has " + std::to_string(index_.chunks[i].raw_bytes) + " bytes in the shards and " +
-                      std::to_string(plan.chunks[i].raw_bytes) + " in the plan", "");
+                          std::to_string(plan.chunks[i].raw_bytes) + " in the plan",
+                      "");
     }
   }
   for (std::size_t i = 0; i < plan.weights.size(); ++i) {
@@ -160,8 +169,9 @@ Status ShardSet::check_plan(const plan::Plan& plan) const {
     const plan::Weight& wanted = plan.weights[i];
     if (found.name != wanted.name || found.dtype != wanted.dtype || !(found.shape == wanted.shape)) {
       return mismatch("weight " + std::to_string(i) + " is '" + printable(found.name) + "' " + std::string(dtype_name(found.dtype)) +
-                      found.shape.to_string() + " in the shards and '" + printable(wanted.name) + "' " + std::string(dtype_name(wanted.dtype)) +
-                      wanted.shape.to_string() + " in the plan", wanted.name);
+                          found.shape.to_string() + " in the shards and '" + printable(wanted.name) + "' " +
+                          std::string(dtype_name(wanted.dtype)) + wanted.shape.to_string() + " in the plan",
+                      wanted.name);
     }
   }
   return {};
@@ -202,8 +212,8 @@ Status ShardSet::read_stored(std::uint32_t chunk, std::vector<std::byte>& stored
   }
   FB_TRY(file.buffered->read_exactly(record.offset, stored));
   if (xxh128(stored) == record.stored_digest) return {};
-  return damaged("the digest of chunk " + std::to_string(chunk) + " (" + std::to_string(record.stored_bytes) + " bytes) does not match", file.name,
-                 record.offset);
+  return damaged("the digest of chunk " + std::to_string(chunk) + " (" + std::to_string(record.stored_bytes) + " bytes) does not match",
+                 file.name, record.offset);
 }
 
 Status ShardSet::check_padding() const {

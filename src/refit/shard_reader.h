@@ -63,7 +63,8 @@ class ShardSet {
   const ShardIndex& index() const { return index_; }
   const std::vector<plan::BoundFile>& files() const { return files_; }  // as index().files
   const std::string& folder() const { return folder_; }
-  // Whether these are shards of `plan`: ids (both named), then chunk sizes and the names, dtypes and shapes of all weights. weight_mismatch.
+  // Whether these are shards of `plan`: ids (both named), then chunk sizes and the names, dtypes and shapes of all weights.
+  // weight_mismatch.
   Status check_plan(const plan::Plan& plan) const;
   // The binding for `plan`, after check_plan: one ChunkBinding per chunk, rows of gather-only weights where they lie contiguous and raw.
   Result<plan::Binding> bind(const plan::Plan& plan) const;

@@ -40,10 +40,10 @@ std::uint32_t set_of(std::string_view name) {
 
 // Digests of a weight's 64 KiB groups as its bytes go by, as long as they lie in one piece in one file.
 struct RowGroups {
-  std::uint64_t seen = 0;       // bytes of the weight so far
-  std::uint64_t filled = 0;     // bytes in the open group
+  std::uint64_t seen = 0;  // bytes of the weight so far
+  std::uint64_t filled = 0;  // bytes in the open group
   std::uint32_t file = 0;
-  std::uint64_t file_end = 0;   // where the next part must start
+  std::uint64_t file_end = 0;  // where the next part must start
   bool broken = false;
   std::optional<Xxh128Stream> stream;
   std::vector<Xxh128> digests;
@@ -112,7 +112,8 @@ std::vector<std::byte> index_bytes(const ShardIndex& index) {
   }
   for (const ShardChunk& chunk : index.chunks) put(out, chunk_record(chunk));
   for (const ShardPart& part : index.parts) {
-    put(out, codec::PartRecord{part.weight, part.chunk, part.row_begin, part.row_count, part.offset_in_weight, part.offset_in_chunk, part.bytes});
+    put(out, codec::PartRecord{part.weight, part.chunk, part.row_begin, part.row_count, part.offset_in_weight, part.offset_in_chunk,
+                               part.bytes});
   }
   for (const ShardWeight& weight : index.weights) {
     codec::WeightRecord record{};
@@ -214,7 +215,8 @@ Status Writer::clean_strays() {
 }
 
 Status Writer::prepare() {
-  if (plan_.chunks.size() > codec::kMaxShardChunks || plan_.parts.size() > codec::kMaxShardParts || plan_.weights.size() > codec::kMaxShardWeights) {
+  if (plan_.chunks.size() > codec::kMaxShardChunks || plan_.parts.size() > codec::kMaxShardParts ||
+      plan_.weights.size() > codec::kMaxShardWeights) {
     return Status(Code::resource_exhausted, "the plan has more chunks, slabs or weights than a shard index can hold");
   }
   if (plan_.id == Sha256{}) return Status(Code::failed_precondition, "the plan has no id yet: it was neither written nor read");
@@ -223,7 +225,8 @@ Status Writer::prepare() {
   FB_TRY(clean_strays());
   index_.plan_id = plan_.id;
   for (const plan::Part& part : plan_.parts) {
-    index_.parts.push_back({part.weight, part.chunk, part.row_begin, part.row_count, part.offset_in_weight, part.offset_in_chunk, part.bytes});
+    index_.parts.push_back(
+        {part.weight, part.chunk, part.row_begin, part.row_count, part.offset_in_weight, part.offset_in_chunk, part.bytes});
   }
   for (const plan::Weight& weight : plan_.weights) {
     index_.weights.push_back({weight.name, weight.dtype, weight.shape, weight.bytes, weight.first_part, weight.part_count, {}});
@@ -234,7 +237,8 @@ Status Writer::prepare() {
 
 Status Writer::open_shard() {
   const auto sequence = static_cast<std::uint32_t>(open_.size());
-  if (sequence == codec::kMaxShardFiles) return Status(Code::resource_exhausted, "more than " + std::to_string(sequence) + " shards; allow larger ones");
+  if (sequence == codec::kMaxShardFiles)
+    return Status(Code::resource_exhausted, "more than " + std::to_string(sequence) + " shards; allow larger ones");
   const std::string name = shard_name(set_, sequence);
   const std::uint64_t expected = sequence == 0 ? options_.expected_bytes : 0;
   FB_ASSIGN(auto file, DurableFile::create(fs_, join_path(folder_, name), expected));
@@ -269,8 +273,9 @@ Status Writer::append(std::span<const std::byte> stored, std::uint8_t codec, std
   const std::uint64_t raw_bytes = plan_.chunks[next_].raw_bytes;
   const bool is_raw = codec == codec::kRaw;
   if (!codec::codec_known(codec, codec_version) || stored.size() > codec::kMaxChunkBytes || (is_raw && stored.size() != raw_bytes)) {
-    return Status(Code::invalid_argument, "chunk " + std::to_string(next_) + " of " + std::to_string(raw_bytes) + " bytes cannot be stored as " +
-                                              codec::codec_name(codec) + " in " + std::to_string(stored.size()));
+    return Status(Code::invalid_argument, "chunk " + std::to_string(next_) + " of " + std::to_string(raw_bytes) +
+                                              " bytes cannot be stored as " + codec::codec_name(codec) + " in " +
+                                              std::to_string(stored.size()));
   }
   const bool full = !open_.empty() && index_.files.back().chunk_count != 0 &&
                     align_up(open_.back()->size(), kBlockBytes) + align_up(stored.size(), kBlockBytes) + sizeof(codec::ShardFooter) >
@@ -281,7 +286,14 @@ Status Writer::append(std::span<const std::byte> stored, std::uint8_t codec, std
   }
   DurableFile& file = *open_.back();
   FB_TRY(file.pad_to(kBlockBytes));
-  ShardChunk chunk{static_cast<std::uint32_t>(open_.size() - 1), file.size(), stored.size(), raw_bytes, codec, codec_version, xxh128(stored), raw_digest};
+  ShardChunk chunk{static_cast<std::uint32_t>(open_.size() - 1),
+                   file.size(),
+                   stored.size(),
+                   raw_bytes,
+                   codec,
+                   codec_version,
+                   xxh128(stored),
+                   raw_digest};
   FB_TRY(file.append(stored));
   add_row_groups(next_, stored, is_raw, chunk);
   index_.chunks.push_back(chunk);
@@ -369,7 +381,8 @@ Status Writer::remove_older() {
 
 Status Writer::commit() {
   if (done_ || next_ != plan_.chunks.size()) {
-    return Status(Code::failed_precondition, std::to_string(next_) + " of " + std::to_string(plan_.chunks.size()) + " chunks have been written");
+    return Status(Code::failed_precondition,
+                  std::to_string(next_) + " of " + std::to_string(plan_.chunks.size()) + " chunks have been written");
   }
   done_ = true;
   take_row_groups();

@@ -1,8 +1,9 @@
-// Writes a shard set: chunks in execution order into shards of at most max_shard_bytes, then the index. docs/shard_format.md has every byte.
+// Writes a shard set: chunks in execution order into shards of at most max_shard_bytes, then the index. docs/shard_format.md has every
+// byte.
 //
-// Crash safety: all files are made through DurableFile. Shards take names that no file of the folder has; the index, renamed into place last,
-// names them. So a folder shows the old complete set or the new one, whatever fails. Shards that no index names are strays of a killed writer;
-// create() and commit() remove them. One writer per folder at a time. Single-thread.
+// Crash safety: all files are made through DurableFile. Shards take names that no file of the folder has; the index, renamed into place
+// last, names them. So a folder shows the old complete set or the new one, whatever fails. Shards that no index names are strays of a
+// killed writer; create() and commit() remove them. One writer per folder at a time. Single-thread.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +20,7 @@ namespace forebay::refit {
 
 struct ShardWriterOptions {
   std::uint64_t max_shard_bytes = 4ull << 30;  // a chunk that is larger has a shard of its own
-  std::uint64_t expected_bytes = 0;            // of all chunks, for the check of free space; 0: unknown
+  std::uint64_t expected_bytes = 0;  // of all chunks, for the check of free space; 0: unknown
 };
 
 class ShardWriter {

@@ -28,8 +28,8 @@ std::vector<std::byte> encode(std::span<const std::byte> raw, int level = 3) {
 }
 
 // What the library makes with given parameters, to have frames that our writer never makes.
-std::vector<std::byte> foreign_frame(std::span<const std::byte> raw, std::vector<std::pair<ZSTD_cParameter, int>> parameters, const char* dictionary = "",
-                                     bool streamed = false) {
+std::vector<std::byte> foreign_frame(std::span<const std::byte> raw, std::vector<std::pair<ZSTD_cParameter, int>> parameters,
+                                     const char* dictionary = "", bool streamed = false) {
   ZSTD_CCtx* context = ZSTD_createCCtx();
   for (const auto& [parameter, value] : parameters) EXPECT_EQ(ZSTD_isError(ZSTD_CCtx_setParameter(context, parameter, value)), 0u);
   if (*dictionary != '\0') {
@@ -150,7 +150,8 @@ TEST(ZstdChunk, EveryTruncationAndTail) {
   expect_corrupt(skippable, raw.size(), "8 bytes follow");
 }
 
-// Bits that the format leaves unused decode to the same bytes; the digest of the stored chunk finds those. Nothing ever decodes to other bytes.
+// Bits that the format leaves unused decode to the same bytes; the digest of the stored chunk finds those. Nothing ever decodes to other
+// bytes.
 TEST(ZstdChunk, NoFlippedBitGivesOtherBytes) {
   const auto raw = sample(1'500, 9, 5);
   auto stored = encode(raw);

@@ -1,5 +1,5 @@
-// Writing shard sets and plans while operations fail or the process is killed (F21-F25): the folder shows the old set or the new one, whole;
-// nothing half-written stays; the same operation succeeds afterwards (I2, I5, I7).
+// Writing shard sets and plans while operations fail or the process is killed (F21-F25): the folder shows the old set or the new one,
+// whole; nothing half-written stays; the same operation succeeds afterwards (I2, I5, I7).
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -92,8 +92,14 @@ struct Mode {
 TEST(ShardFaults, EveryFailingOperationLeavesOneWholeSet) {  // F21-F24
   const plan::Plan plan = plan_with_id();
   std::uint64_t injected = 0;
-  for (const Mode mode : {Mode{FaultOp::write, ENOSPC}, {FaultOp::write, EDQUOT}, {FaultOp::sync, EIO}, {FaultOp::rename, EIO},
-                          {FaultOp::create, EACCES}, {FaultOp::sync_folder, EIO}, {FaultOp::list, EIO}, {FaultOp::open, EMFILE}}) {
+  for (const Mode mode : {Mode{FaultOp::write, ENOSPC},
+                          {FaultOp::write, EDQUOT},
+                          {FaultOp::sync, EIO},
+                          {FaultOp::rename, EIO},
+                          {FaultOp::create, EACCES},
+                          {FaultOp::sync_folder, EIO},
+                          {FaultOp::list, EIO},
+                          {FaultOp::open, EMFILE}}) {
     FaultFs fs;
     injected += fault_loop(fs, {.op = mode.op, .error = mode.error}, [&](std::uint64_t) {
       const Scratch folder;
@@ -115,7 +121,10 @@ TEST(ShardFaults, EveryFailingOperationLeavesOneWholeSet) {  // F21-F24
 TEST(PlanFaults, EveryFailingOperationLeavesOneWholePlan) {  // F21-F24
   const plan::Plan plan = plan_with_id();
   std::uint64_t injected = 0;
-  for (const Mode mode : {Mode{FaultOp::write, ENOSPC}, {FaultOp::sync, EIO}, {FaultOp::rename, EIO}, {FaultOp::create, EROFS},
+  for (const Mode mode : {Mode{FaultOp::write, ENOSPC},
+                          {FaultOp::sync, EIO},
+                          {FaultOp::rename, EIO},
+                          {FaultOp::create, EROFS},
                           {FaultOp::sync_folder, EIO}}) {
     FaultFs fs;
     injected += fault_loop(fs, {.op = mode.op, .error = mode.error}, [&](std::uint64_t) {

@@ -28,7 +28,8 @@ plan::Plan plan_with_id() {
   return plan;
 }
 
-Status pack(const std::string& folder, const plan::Plan& plan, std::uint64_t seed, std::uint8_t codec_id, std::uint64_t max_shard = 120'000) {
+Status pack(const std::string& folder, const plan::Plan& plan, std::uint64_t seed, std::uint8_t codec_id,
+            std::uint64_t max_shard = 120'000) {
   refit::ShardWriterOptions options;
   options.max_shard_bytes = max_shard;
   auto writer = ShardWriter::create(fs(), folder, plan, options);
@@ -188,7 +189,8 @@ TEST(Shard, TruncationIsRefusedWithWantedAndRealSize) {  // F9
         ASSERT_FALSE(set.ok()) << size;
         EXPECT_EQ(set.status().code(), Code::corruption);
         EXPECT_NE(set.status().message().find(std::to_string(bytes.size()) + " bytes are wanted, the file has " + std::to_string(size)),
-                  std::string::npos) << set.status().to_string();
+                  std::string::npos)
+            << set.status().to_string();
         EXPECT_EQ(set.status().problems()[0].file, name);
       }
     }
@@ -330,8 +332,8 @@ TEST_F(IndexEdit, EveryTruncationIsRefused) {
   }
 }
 
-// Every 32-bit word at 0, max and max - 1 with digests repaired. What cannot be told by tables alone are the digests of chunk bytes and of row
-// groups and the plan id, which are compared with bytes and plan when those are there.
+// Every 32-bit word at 0, max and max - 1 with digests repaired. What cannot be told by tables alone are the digests of chunk bytes and of
+// row groups and the plan id, which are compared with bytes and plan when those are there.
 TEST_F(IndexEdit, EveryFieldAtItsEdgesBehindRightDigests) {  // F19
   const auto good = bytes_;
   const std::uint64_t groups = weights_ + header_.weight_count * sizeof(codec::WeightRecord);
@@ -361,7 +363,10 @@ TEST_F(IndexEdit, EveryFieldAtItsEdgesBehindRightDigests) {  // F19
 
 TEST_F(IndexEdit, VersionsAndEndianness) {
   const auto good = bytes_;
-  edit<codec::IndexHeader>(0, [](auto& h) { h.min_reader_minor = 4; h.minor = 5; });
+  edit<codec::IndexHeader>(0, [](auto& h) {
+    h.min_reader_minor = 4;
+    h.minor = 5;
+  });
   expect_refused("needs a reader of format 1.4; this one reads 1.0", Code::unsupported);
   bytes_ = good;
   edit<codec::IndexHeader>(0, [](auto& h) { h.minor = 5; });
@@ -389,7 +394,11 @@ TEST_F(IndexEdit, OverlapsGapsAndRepeatsNameBothTensors) {  // F20
   edit<codec::ChunkRecord>(chunk(4), [](auto& r) { r.offset += 4096; });
   both("a gap after", "'bias'", "'table'");
   bytes_ = good;
-  const auto third = [&] { codec::ChunkRecord r; std::memcpy(&r, bytes_.data() + chunk(3), sizeof(r)); return r.offset; }();
+  const auto third = [&] {
+    codec::ChunkRecord r;
+    std::memcpy(&r, bytes_.data() + chunk(3), sizeof(r));
+    return r.offset;
+  }();
   edit<codec::ChunkRecord>(chunk(4), [&](auto& r) { r.offset = third; });
   both("repeats", "'bias'", "'table'");
   bytes_ = good;
@@ -408,17 +417,15 @@ TEST_F(IndexEdit, FilesOutsideOfTheFolderCannotBeNamed) {
     });
     expect_refused("not one that is written");
   }
-  edit<codec::FileRecord>(sizeof(header_), [&](auto& r) {
-    std::memcpy(r.name.data(), "forebay-00002.shard", 20);
-  });
+  edit<codec::FileRecord>(sizeof(header_), [&](auto& r) { std::memcpy(r.name.data(), "forebay-00002.shard", 20); });
   expect_refused("there twice");
 }
 
 TEST_F(IndexEdit, HugeCountsAreRefusedBeforeAllocation) {
   const auto good = bytes_;
   const std::function<void(codec::IndexHeader&)> changes[] = {
-      [](auto& h) { h.file_count = 0xffffffff; }, [](auto& h) { h.chunk_count = 0xffffffff; }, [](auto& h) { h.part_count = 0xffffffff; },
-      [](auto& h) { h.weight_count = 0xffffffff; }, [](auto& h) { h.group_count = ~0ull; }, [](auto& h) { h.string_bytes = ~0ull; },
+      [](auto& h) { h.file_count = 0xffffffff; },   [](auto& h) { h.chunk_count = 0xffffffff; }, [](auto& h) { h.part_count = 0xffffffff; },
+      [](auto& h) { h.weight_count = 0xffffffff; }, [](auto& h) { h.group_count = ~0ull; },      [](auto& h) { h.string_bytes = ~0ull; },
       [](auto& h) { h.group_count = 1ull << 60; }};
   for (const auto& change : changes) {
     bytes_ = good;
@@ -449,7 +456,8 @@ TEST(ShardGolden, Format10IsRead) {
   // And what is written today has the same bytes.
   const Scratch folder;
   ASSERT_TRUE(pack(folder.path(), plan, 5, codec::kRaw).ok());
-  for (const std::string& name : folder.names()) EXPECT_EQ(slurp(folder / name), slurp(FOREBAY_SOURCE_DIR "/tests/golden/shards_1_0/" + name)) << name;
+  for (const std::string& name : folder.names())
+    EXPECT_EQ(slurp(folder / name), slurp(FOREBAY_SOURCE_DIR "/tests/golden/shards_1_0/" + name)) << name;
 }
 
 TEST(ShardWriting, ASecondSetReplacesTheFirst) {
@@ -491,7 +499,8 @@ TEST(ShardWriting, StraysOfKilledWritersAreRemoved) {
   spill(folder / ".forebay-s2-00009.shard.999999999-0.tmp", std::vector<std::byte>(10));
   spill(folder / "forebay-notes.shard", std::vector<std::byte>(10));  // not ours
   ASSERT_TRUE(pack(folder.path(), plan, 6, codec::kRaw).ok());
-  EXPECT_EQ(folder.names(), (std::vector<std::string>{"forebay-notes.shard", "forebay-s2-00001.shard", "forebay-s2-00002.shard", "forebay.index"}));
+  EXPECT_EQ(folder.names(),
+            (std::vector<std::string>{"forebay-notes.shard", "forebay-s2-00001.shard", "forebay-s2-00002.shard", "forebay.index"}));
 }
 
 TEST(ShardWriting, ADamagedIndexHoldsNobodyUp) {

@@ -19,7 +19,8 @@ void check_index(const refit::ShardIndex& index) {
     const refit::ShardIndex::File& file = index.files[chunk.file];
     FB_CHECK(chunk.offset % kBlockBytes == 0 && chunk.offset >= kBlockBytes && range_within(chunk.offset, chunk.stored_bytes, file.bytes));
     FB_CHECK(codec::codec_known(chunk.codec, chunk.codec_version) && chunk.raw_bytes <= codec::kMaxChunkBytes);
-    if (i != 0 && index.chunks[i - 1].file == chunk.file) FB_CHECK(index.chunks[i - 1].offset + index.chunks[i - 1].stored_bytes <= chunk.offset);
+    if (i != 0 && index.chunks[i - 1].file == chunk.file)
+      FB_CHECK(index.chunks[i - 1].offset + index.chunks[i - 1].stored_bytes <= chunk.offset);
   }
   for (const refit::ShardIndex::File& file : index.files) {
     FB_CHECK(file.name.find('/') == std::string::npos && file.name.find('\0') == std::string::npos && !file.name.empty());
@@ -39,7 +40,8 @@ void check_index(const refit::ShardIndex& index) {
   // Parts of a chunk do not overlap.
   std::vector<refit::ShardPart> parts = index.parts;
   std::erase_if(parts, [](const auto& part) { return part.bytes == 0; });
-  std::sort(parts.begin(), parts.end(), [](const auto& a, const auto& b) { return std::tie(a.chunk, a.offset_in_chunk) < std::tie(b.chunk, b.offset_in_chunk); });
+  std::sort(parts.begin(), parts.end(),
+            [](const auto& a, const auto& b) { return std::tie(a.chunk, a.offset_in_chunk) < std::tie(b.chunk, b.offset_in_chunk); });
   for (std::size_t i = 1; i < parts.size(); ++i) {
     FB_CHECK(parts[i].chunk != parts[i - 1].chunk || parts[i - 1].offset_in_chunk + parts[i - 1].bytes <= parts[i].offset_in_chunk);
   }

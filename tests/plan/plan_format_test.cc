@@ -22,7 +22,9 @@ std::vector<std::byte> bytes_of(Plan& plan) {
   return bytes.ok() ? *bytes : std::vector<std::byte>();
 }
 
-Result<std::shared_ptr<const Plan>> parse(const std::vector<std::byte>& bytes) { return plan::parse_plan(bytes, bytes.size(), "test.plan"); }
+Result<std::shared_ptr<const Plan>> parse(const std::vector<std::byte>& bytes) {
+  return plan::parse_plan(bytes, bytes.size(), "test.plan");
+}
 
 void expect_refused(const std::vector<std::byte>& bytes, Code code, const std::string& text) {
   const auto parsed = parse(bytes);
@@ -237,7 +239,8 @@ TEST_F(PlanEdit, ConstantDataMustFit) {
   expect_refused(close_plan(open_), Code::invalid_model, "belong to no constant");
 }
 
-// Every field of every table record at 0, max and max - 1, digests repaired: refused or, where it changes nothing of note, written back as it is.
+// Every field of every table record at 0, max and max - 1, digests repaired: refused or, where it changes nothing of note, written back as
+// it is.
 TEST_F(PlanEdit, EveryTableFieldAtItsEdges) {
   int refused = 0;
   for (const std::uint32_t id : {plan::kSectionParts, plan::kSectionChunkParts, plan::kSectionChunks}) {
@@ -268,7 +271,8 @@ TEST_F(PlanEdit, RandomDamageBehindRightDigests) {
     OpenPlan edited = open_;
     auto& bytes = edited.sections[next() % edited.sections.size()].bytes;
     if (bytes.empty()) continue;
-    for (std::uint64_t k = 1 + next() % 3; k-- > 0;) bytes[next() % bytes.size()] = static_cast<std::byte>(next() % 4 == 0 ? 0xff : next() % 256);
+    for (std::uint64_t k = 1 + next() % 3; k-- > 0;)
+      bytes[next() % bytes.size()] = static_cast<std::byte>(next() % 4 == 0 ? 0xff : next() % 256);
     const auto closed = close_plan(edited);
     const auto parsed = parse(closed);
     if (!parsed.ok()) continue;

@@ -39,17 +39,24 @@ plan::Node copy_of(const Plan& plan, std::size_t node, const char* name) {
 }
 
 const Case kGraphCases[] = {
-    {"NoGraph", "no graph", [](Plan& p) { p.graphs.clear(); p.kernels.clear(); }},
+    {"NoGraph", "no graph",
+     [](Plan& p) {
+       p.graphs.clear();
+       p.kernels.clear();
+     }},
     {"ValueOutOfRange", "which is not there", [](Plan& p) { p.graphs[0].nodes[0].inputs[1] = 9999; }},
     {"OutputOutOfRange", "which is not there", [](Plan& p) { p.graphs[0].nodes[0].outputs[0] = 9999; }},
-    {"UseBeforeDefinition", "before it is defined", [](Plan& p) { std::swap(p.graphs[0].nodes[1], p.graphs[0].nodes[3]); p.kernels.clear(); }},
+    {"UseBeforeDefinition", "before it is defined",
+     [](Plan& p) {
+       std::swap(p.graphs[0].nodes[1], p.graphs[0].nodes[3]);
+       p.kernels.clear();
+     }},
     {"DefinedTwice", "a second time", [](Plan& p) { p.graphs[0].nodes.push_back(copy_of(p, 0, "again")); }},
     {"WritesWeight", "a weight or constant", [](Plan& p) { p.graphs[0].nodes[0].outputs[0] = p.weights[0].value; }},
     {"WritesInput", "a second time", [](Plan& p) { p.graphs[0].nodes[0].outputs[0] = p.graphs[0].inputs[0]; }},
     {"BodyValueFromOutside", "outside of its graph", [](Plan& p) { p.graphs[0].outputs[0] = p.graphs[1].outputs[0]; }},
     {"InputOfAnotherKind", "which is no input", [](Plan& p) { p.values[p.graphs[0].inputs[0]].kind = plan::ValueKind::intermediate; }},
-    {"BodyTwice", "used as a body twice",
-     [](Plan& p) { p.graphs[0].nodes[4].attributes[1].value = plan::BodyRef{1}; }},
+    {"BodyTwice", "used as a body twice", [](Plan& p) { p.graphs[0].nodes[4].attributes[1].value = plan::BodyRef{1}; }},
     {"BodyIsMain", "names graph 0", [](Plan& p) { p.graphs[0].nodes[4].attributes[1].value = plan::BodyRef{0}; }},
     {"BodyMissing", "names graph 3", [](Plan& p) { p.graphs[0].nodes[4].attributes[1].value = plan::BodyRef{3}; }},
     {"BodyOfNoNode", "the body of no node", [](Plan& p) { p.graphs.push_back({}); }},
@@ -83,8 +90,14 @@ const Case kWeightCases[] = {
     {"WeightNameTwice", "is there twice", [](Plan& p) { p.weights[1].name = p.weights[0].name; }},
     {"WeightNameEmpty", "without a name", [](Plan& p) { p.weights[1].name.clear(); }},
     {"WeightBytes", "its shape wants", [](Plan& p) { p.weights[0].bytes += 4; }},
-    {"WeightShapeWraps", "has no size", [](Plan& p) { p.weights[0].shape = Shape{std::int64_t{1} << 40, std::int64_t{1} << 40}; }},
-    {"WeightNegative", "has no size", [](Plan& p) { p.weights[0].shape = Shape{-1, 4}; }},
+    {"WeightShapeWraps", "has no size",
+     [](Plan& p) {
+       p.weights[0].shape = Shape{std::int64_t{1} << 40, std::int64_t{1} << 40};
+     }},
+    {"WeightNegative", "has no size",
+     [](Plan& p) {
+       p.weights[0].shape = Shape{-1, 4};
+     }},
     {"WeightNoType", "no element type", [](Plan& p) { p.weights[0].dtype = DType::none; }},
     {"WeightConsumption", "consumption", [](Plan& p) { p.weights[0].consumption = static_cast<plan::Consumption>(9); }},
     {"WeightNoValue", "has no value", [](Plan& p) { p.weights[0].value = plan::kNone; }},
@@ -116,9 +129,16 @@ const Case kWeightCases[] = {
     {"PartAlignment", "lies at 32", [](Plan& p) { p.parts[5].offset_in_chunk = 32; }},
     {"PartsOverlapInChunk", "overlap", [](Plan& p) { p.parts[5].offset_in_chunk = 0; }},
     {"PartsMissing", "names slabs", [](Plan& p) { p.weights[1].first_part = 0; }},
-    {"PartsBelongToNone", "belong to no weight", [](Plan& p) { p.parts.push_back(p.parts[0]); p.chunk_parts.push_back(0); }},
+    {"PartsBelongToNone", "belong to no weight",
+     [](Plan& p) {
+       p.parts.push_back(p.parts[0]);
+       p.chunk_parts.push_back(0);
+     }},
     {"ChunkPartTwice", "names slab", [](Plan& p) { p.chunk_parts[1] = p.chunk_parts[0]; }},
-    {"ChunkEmpty", "not its own", [](Plan& p) { p.chunks.push_back({static_cast<std::uint32_t>(p.chunk_parts.size()), 0, 0}); }},
+    {"ChunkEmpty", "not its own",
+     [](Plan& p) {
+       p.chunks.push_back({static_cast<std::uint32_t>(p.chunk_parts.size()), 0, 0});
+     }},
     {"ChunkHuge", "bytes", [](Plan& p) { p.chunks[0].raw_bytes = 5ull << 30; }},
     {"ChunkTail", "its parts end at", [](Plan& p) { p.chunks[0].raw_bytes += 4096; }},
     {"KernelKind", "device kind", [](Plan& p) { p.kernels[0].device_kind = "C P U"; }},

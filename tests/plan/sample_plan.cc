@@ -74,7 +74,8 @@ void lay_out(Plan& plan) {
     const std::uint64_t rows = weight.shape.rank() == 0 ? 1 : static_cast<std::uint64_t>(weight.shape[0]);
     const bool small = weight.bytes < plan.slab_bytes / 4;
     const std::uint64_t row_bytes = rows == 0 ? 0 : weight.bytes / rows;
-    std::uint64_t step = small || row_bytes == 0 ? std::max<std::uint64_t>(rows, 1) : std::max<std::uint64_t>(plan.slab_bytes / row_bytes, 1);
+    std::uint64_t step =
+        small || row_bytes == 0 ? std::max<std::uint64_t>(rows, 1) : std::max<std::uint64_t>(plan.slab_bytes / row_bytes, 1);
     if (dtype_bits(weight.dtype) < 8) step = std::max<std::uint64_t>(rows, 1);
     std::uint64_t row = 0;
     do {
