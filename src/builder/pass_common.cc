@@ -1,55 +1,17 @@
-#include <cstring>
 #include <unordered_map>
 
+#include "builder/node_key.h"
 #include "builder/passes.h"
 
 namespace forebay::builder {
 namespace {
 
-void put(std::string& key, const void* data, std::size_t bytes) {
-  const std::uint64_t length = bytes;
-  key.append(reinterpret_cast<const char*>(&length), sizeof length);
-  key.append(static_cast<const char*>(data), bytes);
-}
-void put(std::string& key, std::string_view text) { put(key, text.data(), text.size()); }
-template <typename T>
-void put_list(std::string& key, const std::vector<T>& list) {
-  put(key, list.data(), list.size() * sizeof(T));
-}
-
-void put_attribute(std::string& key, const Ir& ir, const plan::Attribute& attribute) {
-  put(key, attribute.name);
-  key += static_cast<char>('a' + attribute.value.index());
-  std::visit(
-      [&](const auto& value) {
-        using T = std::decay_t<decltype(value)>;
-        if constexpr (std::is_same_v<T, std::string>) {
-          put(key, value);
-        } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
-          for (const std::string& text : value) put(key, text);
-        } else if constexpr (std::is_same_v<T, std::vector<std::int64_t>> || std::is_same_v<T, std::vector<float>>) {
-          put_list(key, value);
-        } else if constexpr (std::is_same_v<T, plan::TensorRef>) {
-          const plan::Constant& tensor = ir.attributes.constants[value.constant];
-          put(key, tensor.shape.to_string());
-          key += static_cast<char>(tensor.dtype);
-          put_list(key, tensor.data);
-        } else {
-          put(key, &value, sizeof value);
-        }
-      },
-      attribute.value);
-}
-
 std::string node_key(const Ir& ir, const IrNode& node) {
   std::string key;
-  put(key, &node.graph, sizeof node.graph);
-  put(key, node.domain);
-  put(key, node.op);
-  put(key, &node.version, sizeof node.version);
-  put_list(key, node.inputs);
+  append_bytes(key, &node.graph, sizeof node.graph);
+  append_bytes(key, node.inputs.data(), node.inputs.size() * sizeof(ValueId));
   for (const ValueId output : node.outputs) key += output == kNone ? '-' : '+';
-  for (const plan::Attribute& attribute : node.attributes) put_attribute(key, ir, attribute);
+  append_operation(key, ir, node);
   return key;
 }
 
@@ -57,10 +19,10 @@ std::string node_key(const Ir& ir, const IrNode& node) {
 std::string extent_key(const SourceTensor& source) {
   if (source.file == nullptr || source.encoding != Encoding::raw || source.bytes() == 0) return {};
   std::string key;
-  put(key, source.open_folder);
-  put(key, source.open_name);
-  put(key, &source.offset, sizeof source.offset);
-  put(key, source.shape.to_string());
+  append_text(key, source.open_folder);
+  append_text(key, source.open_name);
+  append_bytes(key, &source.offset, sizeof source.offset);
+  append_text(key, source.shape.to_string());
   key += static_cast<char>(source.dtype);
   return key;
 }

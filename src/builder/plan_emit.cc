@@ -274,13 +274,12 @@ class Emitter {
 
   // What decided the graph's form is kept even where no node reads it, so that a refit with other values is refused.
   void keep_deciding_sources() {
+    std::unordered_map<std::uint32_t, const IrValue*> values;
+    for (const IrValue& value : ir_.values)
+      if (value.origin == Origin::source && value.known != nullptr) values.emplace(value.source, &value);
     for (const std::uint32_t from : ir_.decided_by) {
       if (decided_.contains(from)) continue;
-      for (const IrValue& value : ir_.values) {
-        if (value.origin != Origin::source || value.source != from || value.known == nullptr) continue;
-        add_constant(value.name, *value.known, {from});
-        break;
-      }
+      if (const auto at = values.find(from); at != values.end()) add_constant(at->second->name, *at->second->known, {from});
     }
   }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "builder/node_key.h"
 #include "builder/value_needs.h"
 
 namespace forebay::builder {
@@ -30,6 +31,7 @@ class Planner {
       request(id);
     }
     order(0);
+    join_equal();
     return std::move(out_);
   }
 
@@ -136,6 +138,62 @@ class Planner {
       for (const std::uint32_t body : bodies_of(*node)) order(body);
     }
     for (const ValueId output : ir_.graphs[graph].outputs) list(output);
+  }
+
+  // Equal for weights whose bytes are equal whatever the sources hold.
+  std::string recipe_key(const PlannedWeight& weight) const {
+    std::string key;
+    std::map<ValueId, std::uint32_t> slots;
+    append_bytes(key, weight.sources.data(), weight.sources.size() * sizeof(std::uint32_t));
+    append_text(key, ir_.values[weight.value].type.shape().to_string());
+    for (const IrNode* node : weight.nodes) {
+      append_operation(key, ir_, *node);
+      for (const ValueId input : node->inputs) {
+        const Origin origin = input == kNone ? Origin::input : ir_.values[input].origin;
+        key += static_cast<char>('A' + static_cast<int>(origin));
+        if (origin == Origin::constant) append_tensor(key, *ir_.values[input].known);
+        if (origin == Origin::source) append_bytes(key, &ir_.values[input].source, sizeof(std::uint32_t));
+        if (origin == Origin::computed) append_bytes(key, &slots[input], sizeof(std::uint32_t));
+      }
+      for (const ValueId output : node->outputs)
+        if (output != kNone) slots.emplace(output, static_cast<std::uint32_t>(slots.size()));
+    }
+    // Which output of the last node it is.
+    return weight.nodes.empty() ? key : key + std::to_string(slots[weight.value]);
+  }
+
+  void join_equal() {
+    std::map<std::string, ValueId> first;
+    std::map<ValueId, ValueId> joined;
+    std::vector<PlannedWeight> kept;
+    const std::vector<ValueId>& main_outputs = ir_.graphs[0].outputs;
+    for (PlannedWeight& weight : out_.weights) {
+      const bool named = std::find(main_outputs.begin(), main_outputs.end(), weight.value) != main_outputs.end();
+      const auto [at, added] = first.emplace(recipe_key(weight), weight.value);
+      if (added || named) {
+        kept.push_back(std::move(weight));
+        continue;
+      }
+      joined[weight.value] = at->second;
+      for (const ValueId shape : weight.shape_constants) decided_by(shape);
+      for (const IrNode* node : weight.nodes)
+        for (const ValueId input : node->inputs)
+          if (input != kNone && ir_.values[input].origin == Origin::constant) decided_by(input);
+    }
+    out_.weights = std::move(kept);
+    const auto redirect = [&](ValueId& id) {
+      if (const auto at = joined.find(id); at != joined.end()) id = at->second;
+    };
+    for (IrGraph& graph : ir_.graphs) {
+      for (const auto& node : graph.nodes)
+        if (out_.in_graph.contains(node.get())) std::for_each(node->inputs.begin(), node->inputs.end(), redirect);
+      std::for_each(graph.outputs.begin(), graph.outputs.end(), redirect);
+    }
+  }
+
+  void decided_by(ValueId constant) {
+    const std::vector<std::uint32_t>& from = ir_.values[constant].known_sources;
+    ir_.decided_by.insert(ir_.decided_by.end(), from.begin(), from.end());
   }
 
   Ir& ir_;

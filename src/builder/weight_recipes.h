@@ -24,6 +24,8 @@ struct WeightPlan {
   std::set<const IrNode*> in_graph;    // nodes that stay; the others are part of recipes, or unused
 };
 
+// Recipes that do the same to the same sources (two branches that reorder one LSTM's gates) become one weight: readers are redirected to it, and
+// the constants of the other are recorded in Ir::decided_by.
 WeightPlan plan_weights(Ir& ir, const OpRegistry& registry);
 
 }  // namespace forebay::builder

@@ -126,6 +126,28 @@ TEST(Recipes, ChooseTheRightOutputOfASplit) {
   for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(made->as<float>()[i], w.as<float>()[i]);
 }
 
+TEST(Recipes, OfTwoBranchesThatDoTheSameAreOneWeight) {
+  const auto body = [](const std::string& name) {
+    GraphMaker graph;
+    graph.constant("from", integers({4})).constant("to", integers({8})).node("Slice", {"w", "from", "to"}, {"part"});
+    graph.node("Neg", {"part"}, {"turned"}).node(name == "t" ? "Mul" : "Add", {"x", "turned"}, {name}).output(name);
+    return graph;
+  };
+  GraphMaker graph;
+  graph.input("x", DType::f32, {"4", "8"}).input("flag", DType::boolean, {}).initializer("w", floats({8, 8}, 1));
+  graph.node("If", {"flag"}, {"y"}).named("pick").with_body("then_branch", body("t")).with_body("else_branch", body("e")).output("y");
+  const auto built = build_model(graph.model());
+  ASSERT_TRUE(built.ok()) << built.status().to_string();
+  const plan::Plan& plan = built->plan;
+  ASSERT_EQ(plan.weights.size(), 1u);
+  EXPECT_EQ(plan.weights[0].use_count, 2u);
+  EXPECT_EQ(plan.graphs[1].nodes[0].inputs[1], plan.graphs[2].nodes[0].inputs[1]);
+  // The bounds of both branches are kept: a refit that changes one of them is refused.
+  std::size_t kept = 0;
+  for (const plan::Constant& constant : plan.constants) kept += constant.kept ? 1 : 0;
+  EXPECT_EQ(kept, 4u);
+}
+
 TEST(Outputs, MayBeWeightsConstantsAndInputs) {
   GraphMaker graph;
   graph.input("x", DType::f32, {"4"}).initializer("w", floats({4}, 1)).constant("s", list({1.0f}, true));
