@@ -212,7 +212,8 @@ Status EngineCore::require(ContextCore& context, std::uint64_t activation_bytes,
 void EngineCore::forget(ContextCore& context) {
   const std::lock_guard lock(layout_mutex_);
   std::erase(contexts_, &context);
-  // Room is given back when the next layout is made; a failure here must not matter to a destructor.
+  // Activations keep their room for the next context; state is given back. A failure here must not matter to a destructor.
+  if (context.wanted_state_bytes() == 0) return;
   const Status status = relayout_locked();
   if (!status.ok() && parts_.logger != nullptr) parts_.logger->log(LogLevel::warning, "relayout after closing a context failed: " + status.to_string());
 }

@@ -363,7 +363,8 @@ Status check_input_shapes(const plan::Plan& plan, const std::vector<std::pair<st
       if (dim.size >= 0 && size != dim.size) {
         return Status(Code::invalid_argument, where + " is fixed at " + dim_text(dim) + ", the tensor given has " + std::to_string(size));
       }
-      if (dim.size >= 0 || dim.name.empty()) continue;
+      // Paddle's exporter names every unknown dimension "?".
+      if (dim.size >= 0 || dim.name.empty() || dim.name == "?") continue;
       for (const plan::DimRange& range : plan.dim_ranges) {
         if (range.name == dim.name && (size < range.min || size > range.max)) {
           return Status(Code::invalid_argument, where + " ('" + dim.name + "') is " + std::to_string(size) + ", outside of its declared range " +
