@@ -257,7 +257,7 @@ TEST(KernelsProduct, OneDnnAgreesWithOurOwn) {
   const std::int64_t m = 33, n = 70, k = 129;
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const HostTensor a = random_tensor(random, dtype, Shape{m, k}), b = random_tensor(random, dtype, Shape{k, n});
-    const auto product = cpu::DnnlMatmul::create({m, n, k, dtype, k, 1, n, 1, n, true, 2});
+    const auto product = cpu::DnnlMatmul::create({m, n, k, dtype, k, 1, n, 1, n, true});
     if (product == nullptr) GTEST_SKIP() << "this build or machine has no oneDNN product of " << dtype_name(dtype);
     std::vector<float> c(static_cast<std::size_t>(m * n), 1.0f);
     HostTensor scratch(DType::u8, Shape{static_cast<std::int64_t>(product->scratch_bytes())});

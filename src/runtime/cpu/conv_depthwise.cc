@@ -57,6 +57,11 @@ void depthwise_plane(InstructionSet set, const DepthwisePlane& p, const float* i
   task.taps = static_cast<int>(p.kernel[0] * p.kernel[1] * p.kernel[2]);
   task.bias = bias;
   task.count = p.out[2];
+  std::int64_t columns[kMostDepthwiseTaps];  // where each tap of a row starts: its phase and its place in it
+  for (std::int64_t kw = 0; kw < p.kernel[2]; ++kw) {
+    const std::int64_t column = kw * p.dilation[2];
+    columns[kw] = column % p.stride[2] * width + column / p.stride[2];
+  }
   for (std::int64_t od = 0; od < p.out[0]; ++od) {
     std::int64_t filled = 0;  // padded rows below this one are in the ring, as far as they still matter
     for (std::int64_t oh = 0; oh < p.out[1]; ++oh) {
@@ -71,10 +76,7 @@ void depthwise_plane(InstructionSet set, const DepthwisePlane& p, const float* i
       for (std::int64_t kd = 0; kd < p.kernel[0]; ++kd) {
         for (std::int64_t kh = 0; kh < p.kernel[1]; ++kh) {
           const float* base = scratch + (kd * ring + (top + kh * p.dilation[1]) % ring) * floats;
-          for (std::int64_t kw = 0; kw < p.kernel[2]; ++kw, ++tap) {
-            const std::int64_t column = kw * p.dilation[2];
-            rows[tap] = base + column % p.stride[2] * width + column / p.stride[2];
-          }
+          for (std::int64_t kw = 0; kw < p.kernel[2]; ++kw, ++tap) rows[tap] = base + columns[kw];
         }
       }
       task.out = out + (od * p.out[1] + oh) * p.out[2];

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include <xmmintrin.h>
+
 namespace forebay::cpu {
 namespace {
 
@@ -18,7 +20,18 @@ void copy_run(const float* from, std::int64_t in_width, std::int64_t first_colum
   const std::int64_t end = room <= 0 ? begin : std::clamp((room + stride - 1) / stride, begin, count);
   for (std::int64_t i = 0; i < begin; ++i) to[i] = 0.0f;
   if (stride == 1) {
-    std::memcpy(to + begin, from + first_column + begin, static_cast<std::size_t>(end - begin) * sizeof(float));
+    if (begin == 0 && end == 32) {  // a whole panel of the widest tile: a copy of fixed size
+      std::memcpy(to, from + first_column, 32 * sizeof(float));
+    } else {
+      std::memcpy(to + begin, from + first_column + begin, static_cast<std::size_t>(end - begin) * sizeof(float));
+    }
+  } else if (stride == 2) {
+    const float* source = from + first_column;
+    for (; begin + 4 < end; begin += 4) {  // strictly below: the second load reads one element more
+      const __m128 low = _mm_loadu_ps(source + begin * 2), high = _mm_loadu_ps(source + begin * 2 + 4);
+      _mm_storeu_ps(to + begin, _mm_shuffle_ps(low, high, _MM_SHUFFLE(2, 0, 2, 0)));
+    }
+    for (; begin < end; ++begin) to[begin] = source[begin * 2];
   } else {
     for (std::int64_t i = begin; i < end; ++i) to[i] = from[first_column + i * stride];
   }

@@ -52,29 +52,37 @@ void conv_tap_row_avx2(const TapRow& row) {
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
-void conv_tap_row_avx512(const TapRow& row) {
-  std::int64_t i = 0;
-  for (; i + 64 <= row.count; i += 64) {
-    __m512 a0 = _mm512_set1_ps(row.bias), a1 = a0, a2 = a0, a3 = a0;
-    for (int t = 0; t < row.taps; ++t) {
-      const __m512 weight = _mm512_set1_ps(row.weights[t]);
-      const float* from = row.rows[t] + i;
-      a0 = _mm512_fmadd_ps(weight, _mm512_loadu_ps(from), a0);
-      a1 = _mm512_fmadd_ps(weight, _mm512_loadu_ps(from + 16), a1);
-      a2 = _mm512_fmadd_ps(weight, _mm512_loadu_ps(from + 32), a2);
-      a3 = _mm512_fmadd_ps(weight, _mm512_loadu_ps(from + 48), a3);
-    }
-    _mm512_storeu_ps(row.out + i, a0);
-    _mm512_storeu_ps(row.out + i + 16, a1);
-    _mm512_storeu_ps(row.out + i + 32, a2);
-    _mm512_storeu_ps(row.out + i + 48, a3);
+namespace {
+
+// Vectors columns of 16 together, so that their chains of additions overlap; the last one is masked.
+template <int Vectors>
+void columns_avx512(const TapRow& row, std::int64_t i, __mmask16 last) {
+  __m512 sums[Vectors];
+  for (int v = 0; v < Vectors; ++v) sums[v] = _mm512_set1_ps(row.bias);
+  for (int t = 0; t < row.taps; ++t) {
+    const __m512 weight = _mm512_set1_ps(row.weights[t]);
+    const float* from = row.rows[t] + i;
+    for (int v = 0; v + 1 < Vectors; ++v) sums[v] = _mm512_fmadd_ps(weight, _mm512_loadu_ps(from + v * 16), sums[v]);
+    sums[Vectors - 1] = _mm512_fmadd_ps(weight, _mm512_maskz_loadu_ps(last, from + (Vectors - 1) * 16), sums[Vectors - 1]);
   }
-  for (; i < row.count; i += 16) {
-    const std::int64_t left = row.count - i;
-    const __mmask16 mask = left >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << left) - 1u);
-    __m512 sum = _mm512_set1_ps(row.bias);
-    for (int t = 0; t < row.taps; ++t) sum = _mm512_fmadd_ps(_mm512_set1_ps(row.weights[t]), _mm512_maskz_loadu_ps(mask, row.rows[t] + i), sum);
-    _mm512_mask_storeu_ps(row.out + i, mask, sum);
+  for (int v = 0; v + 1 < Vectors; ++v) _mm512_storeu_ps(row.out + i + v * 16, sums[v]);
+  _mm512_mask_storeu_ps(row.out + i + (Vectors - 1) * 16, last, sums[Vectors - 1]);
+}
+
+}  // namespace
+
+void conv_tap_row_avx512(const TapRow& row) {
+  constexpr __mmask16 kAll = 0xffff;
+  std::int64_t i = 0;
+  for (; i + 128 <= row.count; i += 128) columns_avx512<8>(row, i, kAll);
+  for (; i < row.count;) {
+    const std::int64_t left = row.count - i, vectors = left >= 64 ? 4 : (left + 15) / 16, tail = left - (vectors - 1) * 16;
+    const __mmask16 last = tail >= 16 ? kAll : static_cast<__mmask16>((1u << tail) - 1u);
+    if (vectors == 4) columns_avx512<4>(row, i, last);
+    if (vectors == 3) columns_avx512<3>(row, i, last);
+    if (vectors == 2) columns_avx512<2>(row, i, last);
+    if (vectors == 1) columns_avx512<1>(row, i, last);
+    i += vectors * 16;
   }
 }
 #pragma GCC pop_options

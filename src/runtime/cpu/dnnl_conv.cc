@@ -46,7 +46,7 @@ struct Side {
 
 class Conv final : public DnnlConv {
  public:
-  explicit Conv(const DnnlConvShape& s) : threads_(s.threads), engine_(dnnl::engine::kind::cpu, 0), stream_(engine_), has_bias_(s.bias) {
+  explicit Conv(const DnnlConvShape& s) : engine_(dnnl::engine::kind::cpu, 0), stream_(engine_), has_bias_(s.bias) {
     threads_.apply();
     using Dims = dnnl::memory::dims;
     constexpr auto f32 = dnnl::memory::data_type::f32;
@@ -56,9 +56,12 @@ class Conv final : public DnnlConv {
     y.insert(y.end(), s.out.begin(), s.out.end());
     w.insert(w.end(), s.kernel.begin(), s.kernel.end());
     for (const std::int64_t d : s.dilation) dilation.push_back(d - 1);
-    Dims y_strides = dense_strides(y);
-    y_strides[0] = s.dst_image;
-    const dnnl::memory::desc user_x(x, f32, dense_strides(x)), user_w(w, f32, dense_strides(w)), user_y(y, f32, y_strides);
+    Dims x_strides = dense_strides(x), y_strides = dense_strides(y);
+    x_strides[0] = s.x_image;
+    x_strides[1] = s.x_channel;
+    y_strides[0] = s.y_image;
+    y_strides[1] = s.y_channel;
+    const dnnl::memory::desc user_x(x, f32, x_strides), user_w(w, f32, dense_strides(w)), user_y(y, f32, y_strides);
     const dnnl::memory::desc bias({s.filters}, f32, dnnl::memory::format_tag::a);
     const auto any = [](const Dims& dims) { return dnnl::memory::desc(dims, f32, dnnl::memory::format_tag::any); };
     dnnl::primitive_attr attributes;
@@ -103,7 +106,7 @@ class Conv final : public DnnlConv {
     const std::pair<int, dnnl_memory_t> arguments[] = {{DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}};
     return dnnl_run(side.reorder, stream_, arguments, 2);
   }
-  DnnlThreads threads_;
+  DnnlSingleThread threads_;
   dnnl::engine engine_;
   dnnl::stream stream_;
   dnnl::convolution_forward primitive_;

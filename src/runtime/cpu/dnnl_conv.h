@@ -1,4 +1,4 @@
-// A convolution through oneDNN on dense NCHW tensors: layouts that it prefers are reached by reorders in the workspace. Fixed shape, made in
+// A convolution through oneDNN, on one thread, of NCHW tensors or ranges of their rows: layouts that it prefers are reached by reorders in the workspace. Fixed shape, made in
 // prepare. Null where this build or machine has none: callers keep our own kernel.
 #pragma once
 
@@ -15,9 +15,8 @@ struct DnnlConvShape {
   std::int64_t batch = 0, channels = 0, filters = 0, groups = 1;
   std::vector<std::int64_t> in, out, kernel, stride, dilation, pad_begin, pad_end;  // spatial axes
   bool bias = false;
-  // dst is a part of a larger tensor: images lie `dst_image` elements apart.
-  std::int64_t dst_image = 0;
-  int threads = 1;
+  // x and y may be ranges of the first spatial axis of larger tensors: distances between images and between channels, in elements.
+  std::int64_t x_image = 0, x_channel = 0, y_image = 0, y_channel = 0;
 };
 
 class DnnlConv {

@@ -16,7 +16,7 @@ namespace {
 
 class Matmul final : public DnnlMatmul {
  public:
-  explicit Matmul(const DnnlMatmulShape& shape) : threads_(shape.threads), engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {
+  explicit Matmul(const DnnlMatmulShape& shape) : engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {
     threads_.apply();
     const auto type = shape.dtype == DType::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
     const dnnl::memory::desc a({shape.m, shape.k}, type, {shape.a_row, shape.a_col});
@@ -50,7 +50,7 @@ class Matmul final : public DnnlMatmul {
   }
 
  private:
-  DnnlThreads threads_;
+  DnnlSingleThread threads_;
   dnnl::engine engine_;
   dnnl::stream stream_;
   dnnl::matmul primitive_;

@@ -1,4 +1,4 @@
-// A matrix product through oneDNN: one fixed shape, made in prepare. Null where this build or machine has none: callers keep our own kernel.
+// A matrix product through oneDNN on one thread: one fixed shape, made in prepare. Null where this build or machine has none: callers keep our own kernel.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,6 @@ struct DnnlMatmulShape {
   std::int64_t b_row = 0, b_col = 1;
   std::int64_t c_row = 0;
   bool accumulate = false;          // C += A * B
-  int threads = 1;
 };
 
 class DnnlMatmul {

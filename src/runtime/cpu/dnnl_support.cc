@@ -7,12 +7,12 @@
 
 namespace forebay::cpu {
 
-DnnlThreads::DnnlThreads(int threads) : threads_(threads) {
+DnnlSingleThread::DnnlSingleThread() {
   set_ = reinterpret_cast<void (*)(int)>(dlsym(RTLD_DEFAULT, "omp_set_num_threads"));
 }
 
-void DnnlThreads::apply() const {
-  if (set_ != nullptr) set_(threads_);
+void DnnlSingleThread::apply() const {
+  if (set_ != nullptr) set_(1);
 }
 
 Status dnnl_failed(const dnnl::error& error, const char* doing) {

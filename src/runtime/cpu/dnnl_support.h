@@ -11,15 +11,15 @@
 
 namespace forebay::cpu {
 
-// oneDNN's OpenMP team is as large as its calling thread says: capped before creation and before each execution.
-class DnnlThreads {
+// Every primitive runs on its calling thread alone: work is shared by our pool, each part a primitive of its own. An OpenMP team would
+// spin beside the pool's threads, and its barriers cost milliseconds when processors are shared. Before creation and each execution.
+class DnnlSingleThread {
  public:
-  explicit DnnlThreads(int threads);
+  DnnlSingleThread();
   void apply() const;
 
  private:
   void (*set_)(int) = nullptr;  // of the OpenMP runtime that oneDNN brings; null when it has none
-  int threads_ = 1;
 };
 
 Status dnnl_failed(const dnnl::error& error, const char* doing);

@@ -93,6 +93,7 @@ PanelView columns_of(const GemmMatrix& b, std::int64_t k, std::int64_t column) {
 struct Block {
   std::int64_t m, mc, n, nc, k, kc;
   bool first, last;
+  bool in_place;  // full panels of B are read where they lie
 };
 
 void multiply_block(InstructionSet set, const GemmTask& task, const GemmBlocking& blocking, const Block& block, const float* a, const float* b) {
@@ -101,7 +102,9 @@ void multiply_block(InstructionSet set, const GemmTask& task, const GemmBlocking
       GemmTile tile;
       tile.kc = block.kc;
       tile.a = a + m * block.kc;
-      tile.b = b + n * block.kc;
+      const bool in_place = block.in_place && block.nc - n >= blocking.nr;
+      tile.b = in_place ? reinterpret_cast<const float*>(task.b.data) + block.k * task.b.row_stride + block.n + n : b + n * block.kc;
+      tile.b_stride = in_place ? task.b.row_stride : blocking.nr;
       tile.c = task.c + (block.m + m) * task.c_stride + block.n + n;
       tile.c_stride = task.c_stride;
       tile.rows = static_cast<int>(std::min(blocking.mr, block.mc - m));
@@ -147,12 +150,15 @@ void gemm_range(InstructionSet set, const GemmTask& task, std::int64_t m0, std::
   const GemmBlocking blocking = gemm_blocking(set);
   const std::int64_t nc_most = std::min(round_up(n1 - n0, blocking.nr), blocking.nc);
   float* packed_b = scratch;
+  // With few rows a copy of B costs more than it saves.
+  const bool in_place = task.panels == nullptr && task.b.dtype == DType::f32 && task.b.col_stride == 1 && m1 - m0 <= 4 * blocking.mr;
   float* packed_a = scratch + nc_most * std::min(task.k, blocking.kc);
   for (std::int64_t n = n0; n < n1; n += blocking.nc) {
     for (std::int64_t k = 0; k < task.k; k += blocking.kc) {
-      Block block{0, 0, n, std::min(blocking.nc, n1 - n), k, std::min(blocking.kc, task.k - k), k == 0, k + blocking.kc >= task.k};
+      Block block{0, 0, n, std::min(blocking.nc, n1 - n), k, std::min(blocking.kc, task.k - k), k == 0, k + blocking.kc >= task.k, in_place};
       for (std::int64_t at = 0; at < block.nc; at += blocking.nr) {
         const std::int64_t count = std::min(blocking.nr, block.nc - at);
+        if (in_place && count == blocking.nr) continue;
         if (task.panels != nullptr) {
           task.panels->pack(k, block.kc, n + at, count, blocking.nr, packed_b + at * block.kc);
         } else {
@@ -213,7 +219,7 @@ void gemm_tile_baseline(const GemmTile& tile) {
   __m128 acc[4][2];
   for (auto& row : acc) row[0] = row[1] = _mm_setzero_ps();
   for (std::int64_t k = 0; k < tile.kc; ++k) {
-    const __m128 b0 = _mm_loadu_ps(tile.b + k * 8), b1 = _mm_loadu_ps(tile.b + k * 8 + 4);
+    const __m128 b0 = _mm_loadu_ps(tile.b + k * tile.b_stride), b1 = _mm_loadu_ps(tile.b + k * tile.b_stride + 4);
     for (int i = 0; i < 4; ++i) {
       const __m128 a = _mm_set1_ps(tile.a[k * 4 + i]);
       acc[i][0] = _mm_add_ps(acc[i][0], _mm_mul_ps(a, b0));

@@ -61,7 +61,8 @@ void gemm_parallel(InstructionSet set, const GemmTask& task, GemmGrid grid, Thre
 struct GemmTile {
   std::int64_t kc = 0;
   const float* a = nullptr;  // [kc][mr]
-  const float* b = nullptr;  // [kc][nr]
+  const float* b = nullptr;  // [kc][nr], rows b_stride apart
+  std::int64_t b_stride = 0;
   float* c = nullptr;
   std::int64_t c_stride = 0;
   int rows = 0, columns = 0;

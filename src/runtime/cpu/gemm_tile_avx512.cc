@@ -20,7 +20,7 @@ void tile_rows(const GemmTile& tile) {
   }
   const float* a = tile.a;
   const float* b = tile.b;
-  for (std::int64_t k = 0; k < tile.kc; ++k, a += 12, b += 32) {
+  for (std::int64_t k = 0; k < tile.kc; ++k, a += 12, b += tile.b_stride) {
     __m512 columns[Vectors];
     for (int v = 0; v < Vectors; ++v) columns[v] = _mm512_loadu_ps(b + v * 16);
 #pragma GCC unroll 12

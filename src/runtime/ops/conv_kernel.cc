@@ -1,11 +1,13 @@
 #include "runtime/ops/conv_kernel.h"
 
 #include <algorithm>
+#include <atomic>
 #include <string>
 
 #include "base/check.h"
 #include "runtime/cpu/conv_depthwise.h"
 #include "runtime/cpu/conv_panels.h"
+#include "runtime/cpu/dnnl_conv.h"
 #include "runtime/cpu/gemm_blocked.h"
 #include "runtime/cpu/gemv.h"
 #include "runtime/ops/nn_support.h"
@@ -39,6 +41,7 @@ class FloatConv final : public FloatKernel {
     switch (path_) {
       case Path::depthwise: return "cpu.conv.depthwise";
       case Path::dot: return "cpu.conv.dot";
+      case Path::library: return "cpu.dnnl.conv";
       case Path::gemm: break;
     }
     return "cpu.conv.gemm";
@@ -69,6 +72,7 @@ class FloatConv final : public FloatKernel {
       grid_ = cpu::gemm_grid(set_, filters, w.out_size(), k, many ? 1 : threads);
       scratch_each_ = cpu::gemm_scratch_floats(set_, filters, w.out_size(), k);
       set_scratch(float_bytes(scratch_each_ * (many ? threads : grid_.parts())));
+      use_library(context);
     }
     return {};
   }
@@ -78,13 +82,98 @@ class FloatConv final : public FloatKernel {
     switch (path_) {
       case Path::depthwise: run_depthwise(call, first, filters); break;
       case Path::dot: run_dot(call, first, filters); break;
+      case Path::library: return run_library(call, first, filters);
       case Path::gemm: run_gemm(call, first, filters); break;
     }
     return {};
   }
 
  private:
-  enum class Path : std::uint8_t { depthwise, dot, gemm };
+  enum class Path : std::uint8_t { depthwise, dot, gemm, library };
+
+  // Rows [row, row + rows) of the output, as a convolution of its own.
+  struct Part {
+    std::int64_t x_offset, y_offset;
+    std::unique_ptr<cpu::DnnlConv> conv;
+  };
+  struct Library {
+    std::int64_t filters;
+    std::vector<Part> parts;
+  };
+
+  // oneDNN for images and true windows: on its own layouts it beats packing patches. Elsewhere our product is as fast and needs no reorder.
+  void use_library(const PrepareContext& context) {
+    library_.clear();
+    const Window& w = sizes_.window;
+    const double work = static_cast<double>(w.out_size()) * static_cast<double>(sizes_.filters * sizes_.channels * w.taps());
+    if (sizes_.groups != 1 || w.spatial != 2 || w.taps() == 1 || work < 1e6 || set_ == cpu::InstructionSet::baseline) return;
+    for (const std::int64_t pad : {w.pad[1], w.pad[2], w.pad_end[1], w.pad_end[2]}) {
+      if (pad < 0) return;
+    }
+    std::vector<std::int64_t> sizes(context.slab_rows.begin(), context.slab_rows.end());
+    if (!sliced_) sizes.assign(1, sizes_.filters);
+    const bool bias = context.inputs.size() > 2 && context.inputs[2].present();
+    const std::int64_t parts = std::min<std::int64_t>(context.pool->threads(), w.out[1]);
+    library_scratch_ = 0;
+    for (const std::int64_t filters : sizes) {
+      if (find_library(filters) != nullptr) continue;
+      Library library{filters, {}};
+      for (std::int64_t part = 0; part < parts; ++part) {
+        library.parts.push_back(make_part(filters, bias, w.out[1] * part / parts, w.out[1] * (part + 1) / parts));
+        if (library.parts.back().conv == nullptr) return library_.clear();
+        library_scratch_ = std::max(library_scratch_, padded_bytes(library.parts.back().conv->scratch_bytes()));
+      }
+      library_.push_back(std::move(library));
+    }
+    path_ = Path::library;
+    set_scratch(library_scratch_ * static_cast<std::uint64_t>(parts));
+  }
+  Part make_part(std::int64_t filters, bool bias, std::int64_t begin, std::int64_t end) const {
+    const Window& w = sizes_.window;
+    const std::int64_t top = begin * w.stride[1] - w.pad[1], bottom = (end - 1) * w.stride[1] - w.pad[1] + (w.kernel[1] - 1) * w.dilation[1] + 1;
+    const std::int64_t first = std::clamp<std::int64_t>(top, 0, w.in[1]), last = std::clamp<std::int64_t>(bottom, first, w.in[1]);
+    if (last == first) return {0, 0, nullptr};
+    cpu::DnnlConvShape shape;
+    shape.batch = sizes_.batch;
+    shape.channels = sizes_.channels;
+    shape.filters = filters;
+    shape.in = {last - first, w.in[2]};
+    shape.out = {end - begin, w.out[2]};
+    shape.kernel = {w.kernel[1], w.kernel[2]};
+    shape.stride = {w.stride[1], w.stride[2]};
+    shape.dilation = {w.dilation[1], w.dilation[2]};
+    shape.pad_begin = {first - top, w.pad[2]};
+    // What the last window needs beyond the input, not the declared padding: oneDNN checks that sizes agree.
+    shape.pad_end = {bottom - last, (w.out[2] - 1) * w.stride[2] - w.pad[2] + (w.kernel[2] - 1) * w.dilation[2] + 1 - w.in[2]};
+    shape.bias = bias;
+    shape.x_image = sizes_.channels * w.in_size();
+    shape.x_channel = w.in_size();
+    shape.y_image = sizes_.filters * w.out_size();
+    shape.y_channel = w.out_size();
+    return {first * w.in[2], begin * w.out[2], cpu::DnnlConv::create(shape)};
+  }
+  const Library* find_library(std::int64_t filters) const {
+    for (const Library& one : library_) {
+      if (one.filters == filters) return &one;
+    }
+    return nullptr;
+  }
+  Status run_library(const KernelCall& call, std::int64_t first, std::int64_t filters) const {
+    const Library* library = find_library(filters);
+    if (library == nullptr) return Status(Code::internal, "a slab of a size that was not prepared");
+    const float* bias = in(call, 2);
+    std::atomic<bool> failed = false;
+    call.pool->parallel_for(static_cast<std::int64_t>(library->parts.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        const Part& part = library->parts[static_cast<std::size_t>(i)];
+        const Status status = part.conv->run(in(call, 0) + part.x_offset, in(call, 1), bias != nullptr ? bias + first : nullptr,
+                                             out(call) + first * sizes_.window.out_size() + part.y_offset,
+                                             call.workspace + library_scratch_ * static_cast<std::uint64_t>(i));
+        if (!status.ok()) failed = true;
+      }
+    });
+    return failed ? Status(Code::internal, "oneDNN failed to execute a convolution") : Status();
+  }
 
   static const float* in(const KernelCall& call, std::size_t i) {
     return i < call.inputs.size() && call.inputs[i].present() ? reinterpret_cast<const float*>(call.inputs[i].data) : nullptr;
@@ -188,6 +277,8 @@ class FloatConv final : public FloatKernel {
   cpu::GemmGrid grid_;
   bool sliced_ = false;
   std::int64_t slab_most_ = 0, scratch_each_ = 0;
+  std::vector<Library> library_;
+  std::uint64_t library_scratch_ = 0;
 };
 
 class DoubleConv final : public Kernel {

@@ -1,6 +1,7 @@
 #include "runtime/ops/product_kernel.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <string>
 
@@ -77,57 +78,72 @@ class FloatProduct final : public Kernel {
   }
 
  private:
+  static constexpr std::int64_t kLibraryColumns = 64;  // a part has at least as many
+  struct Library {
+    struct Part {
+      std::int64_t column;
+      std::unique_ptr<cpu::DnnlMatmul> product;
+    };
+    std::int64_t rows;
+    bool accumulate;
+    std::vector<Part> parts;
+  };
   struct Slab {
     std::int64_t column, columns, k, depth;
     bool first, last;  // of the sums of these columns
   };
 
-  // bf16 where the processor multiplies it natively: oneDNN is about twice as fast as widening. One primitive for each slab size (and for
-  // its first and later sums); none at all when one is missing. Gives the scratch they need.
+  // bf16 where the processor multiplies it natively: oneDNN is about twice as fast as widening. For each slab size (and for its first and
+  // later sums) one product a thread, each a range of columns; none at all when one is missing. Gives the scratch they need.
   std::uint64_t use_library(const PrepareContext& context) {
     std::vector<std::int64_t> sizes(context.slab_rows.begin(), context.slab_rows.end());
     const bool output = consumption_ == plan::Consumption::by_output, reduction = consumption_ == plan::Consumption::by_reduction;
     if (!output && !reduction) sizes.assign(1, 0);
-    std::uint64_t scratch = 0;
+    library_scratch_ = 0;
     for (std::size_t i = 0; i < sizes.size(); ++i) {
-      cpu::DnnlMatmulShape shape;
-      shape.m = layout_.m;
-      shape.n = output ? sizes[i] : layout_.n;
-      shape.k = reduction ? sizes[i] : layout_.k;
-      shape.dtype = DType::bf16;
-      shape.a_row = layout_.a_row;
-      shape.a_col = layout_.a_col;
-      shape.b_row = layout_.b_row;
-      shape.b_col = layout_.b_col;
-      shape.c_row = stage_y_ ? columns_kept_ : layout_.n;
-      shape.accumulate = reduction && i > 0;
-      shape.threads = context.pool->threads();
-      if (find_library(sizes[i], shape.accumulate) != nullptr) continue;
-      std::unique_ptr<cpu::DnnlMatmul> made = cpu::DnnlMatmul::create(shape);
-      if (made == nullptr) {
-        library_.clear();
-        return 0;
+      const bool accumulate = reduction && i > 0;
+      if (find_library(sizes[i], accumulate) != nullptr) continue;
+      Library library{sizes[i], accumulate, {}};
+      const std::int64_t columns = output ? sizes[i] : layout_.n;
+      const std::int64_t parts = std::clamp<std::int64_t>(columns / kLibraryColumns, 1, context.pool->threads());
+      for (std::int64_t part = 0; part < parts; ++part) {
+        const std::int64_t begin = columns * part / parts, end = columns * (part + 1) / parts;
+        cpu::DnnlMatmulShape shape{layout_.m, end - begin, reduction ? sizes[i] : layout_.k, DType::bf16, layout_.a_row, layout_.a_col,
+                                   layout_.b_row, layout_.b_col, stage_y_ ? columns_kept_ : layout_.n, accumulate};
+        library.parts.push_back({begin, cpu::DnnlMatmul::create(shape)});
+        if (library.parts.back().product == nullptr) {
+          library_.clear();
+          return 0;
+        }
+        library_scratch_ = std::max(library_scratch_, padded_bytes(library.parts.back().product->scratch_bytes()));
       }
-      scratch = std::max(scratch, made->scratch_bytes());
-      library_.push_back({sizes[i], shape.accumulate, std::move(made)});
+      library_.push_back(std::move(library));
     }
-    return scratch;
+    return library_scratch_ * static_cast<std::uint64_t>(context.pool->threads());
   }
-  cpu::DnnlMatmul* find_library(std::int64_t rows, bool accumulate) const {
+  const Library* find_library(std::int64_t rows, bool accumulate) const {
     for (const Library& one : library_) {
-      if (one.rows == rows && one.accumulate == accumulate) return one.product.get();
+      if (one.rows == rows && one.accumulate == accumulate) return &one;
     }
     return nullptr;
   }
   Status multiply_by_library(const KernelCall& call, const Slab& slab) const {
     const bool sliced = consumption_ == plan::Consumption::by_output || consumption_ == plan::Consumption::by_reduction;
-    cpu::DnnlMatmul* product = find_library(sliced ? call.inputs[1].shape[0] : 0, !slab.first);
-    if (product == nullptr) return Status(Code::internal, "a slab of a size that was not prepared");
+    const Library* library = find_library(sliced ? call.inputs[1].shape[0] : 0, !slab.first);
+    if (library == nullptr) return Status(Code::internal, "a slab of a size that was not prepared");
+    std::atomic<bool> failed = false;
     for (std::int64_t batch = 0; batch < batches_; ++batch) {
       const cpu::GemmTask task = block_task(call, slab, batch);
-      FB_TRY(product->run(task.a.data, task.b.data, task.c, call.workspace + scratch_offset_));
+      call.pool->parallel_for(static_cast<std::int64_t>(library->parts.size()), 1, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) {
+          const Library::Part& part = library->parts[static_cast<std::size_t>(i)];
+          std::byte* scratch = call.workspace + scratch_offset_ + library_scratch_ * static_cast<std::uint64_t>(i);
+          const std::byte* b = task.b.data + part.column * layout_.b_col * 2;
+          if (!part.product->run(task.a.data, b, task.c + part.column, scratch).ok()) failed = true;
+        }
+      });
     }
-    return {};
+    return failed ? Status(Code::internal, "oneDNN failed to execute a matrix product") : Status();
   }
 
   // Where the sums of a batch lie and how far apart its rows are.
@@ -251,11 +267,6 @@ class FloatProduct final : public Kernel {
     }
   }
 
-  struct Library {
-    std::int64_t rows;
-    bool accumulate;
-    std::unique_ptr<cpu::DnnlMatmul> product;
-  };
   ProductSpec spec_;
   cpu::InstructionSet set_;
   ProductLayout layout_;
@@ -264,7 +275,7 @@ class FloatProduct final : public Kernel {
   std::int64_t batches_ = 1, columns_kept_ = 0, scratch_each_ = 0;
   bool few_rows_ = false, stage_a_ = false, stage_y_ = false;
   cpu::GemmGrid grid_;
-  std::uint64_t y_offset_ = 0, scratch_offset_ = 0, bytes_ = 0;
+  std::uint64_t y_offset_ = 0, scratch_offset_ = 0, bytes_ = 0, library_scratch_ = 0;
 };
 
 }  // namespace

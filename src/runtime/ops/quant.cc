@@ -75,7 +75,7 @@ class LinearQuant final : public Kernel {
         }
         const auto divided = static_cast<double>(static_cast<float>(value) / static_cast<float>(factor));
         const bool whole = dtype_is_integer(y.dtype);
-        store_number(y.dtype, y.data, i, whole ? std::nearbyint(divided) + zero : divided, saturate_);
+        store_number(y.dtype, y.data, i, whole ? std::nearbyint(divided) + zero : divided + 0.0, saturate_);
       }
     });
     return {};

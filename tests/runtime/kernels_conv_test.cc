@@ -1,0 +1,116 @@
+// Convolutions against the definition, in random shapes; slabs of filters; repeated runs; pools of one and two threads.
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "kernels_harness.h"
+#include "runtime/cpu/conv_depthwise.h"
+
+namespace forebay {
+namespace {
+
+using testing::number;
+using testing::random_tensor;
+
+struct ConvCase {
+  std::int64_t batch, channels, filters, groups, in[2], kernel[2], stride[2], dilation[2], pads[4];
+};
+
+double expected(const ConvCase& c, const HostTensor& x, const HostTensor& w, const HostTensor& b, std::int64_t n, std::int64_t f, std::int64_t oh, std::int64_t ow) {
+  const std::int64_t inner = c.channels / c.groups, group = f / (c.filters / c.groups);
+  double sum = number(b, f);
+  for (std::int64_t i = 0; i < inner; ++i) {
+    for (std::int64_t kh = 0; kh < c.kernel[0]; ++kh) {
+      for (std::int64_t kw = 0; kw < c.kernel[1]; ++kw) {
+        const std::int64_t h = oh * c.stride[0] + kh * c.dilation[0] - c.pads[0], v = ow * c.stride[1] + kw * c.dilation[1] - c.pads[1];
+        if (h < 0 || h >= c.in[0] || v < 0 || v >= c.in[1]) continue;
+        sum += number(w, ((f * inner + i) * c.kernel[0] + kh) * c.kernel[1] + kw) *
+               number(x, ((n * c.channels + group * inner + i) * c.in[0] + h) * c.in[1] + v);
+      }
+    }
+  }
+  return sum;
+}
+
+TEST(KernelsConv, RandomShapesSlabsAndThreads) {
+  std::mt19937_64 random(11);
+  ThreadPool two(2), one(1);
+  const auto pick = [&](std::int64_t low, std::int64_t high) { return low + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(high - low + 1)); };
+  for (int round = 0; round < 80; ++round) {
+    ConvCase c{};
+    c.batch = pick(1, 2);
+    const int kind = round % 4;  // dense, depthwise, grouped, dense and large enough for the library
+    c.groups = kind == 1 ? pick(2, 20) : kind == 2 ? 2 : 1;
+    c.channels = kind == 1 ? c.groups : c.groups * pick(1, 9) * (kind == 3 ? 4 : 1);
+    c.filters = kind == 1 ? c.groups * pick(1, 2) : c.groups * pick(1, 20);
+    for (int a = 0; a < 2; ++a) {
+      c.kernel[a] = pick(1, 5);
+      c.stride[a] = pick(1, 3);
+      c.dilation[a] = pick(1, 2);
+      c.pads[a] = pick(0, c.kernel[a] - 1);
+      c.pads[a + 2] = pick(0, c.kernel[a] - 1);
+      c.in[a] = (c.kernel[a] - 1) * c.dilation[a] + pick(1, kind == 3 ? 40 : 70);
+    }
+    const DType dtype = round % 5 == 4 ? DType::bf16 : round % 7 == 6 ? DType::f64 : DType::f32;
+    const HostTensor x = random_tensor(random, dtype, Shape{c.batch, c.channels, c.in[0], c.in[1]});
+    const HostTensor w = random_tensor(random, dtype, Shape{c.filters, c.channels / c.groups, c.kernel[0], c.kernel[1]});
+    const HostTensor b = random_tensor(random, dtype, Shape{c.filters});
+    testing::NodeRun run{"", "Conv", 11, {}, {&x, &w, &b}, 1, plan::kNone, {}};
+    run.attributes = {{"group", c.groups},
+                      {"strides", std::vector<std::int64_t>{c.stride[0], c.stride[1]}},
+                      {"dilations", std::vector<std::int64_t>{c.dilation[0], c.dilation[1]}},
+                      {"pads", std::vector<std::int64_t>{c.pads[0], c.pads[1], c.pads[2], c.pads[3]}}};
+    const auto whole = testing::run_node(run, two);
+    ASSERT_TRUE(whole.ok()) << whole.status().to_string();
+    const Shape& shape = (*whole)[0].shape();
+    const double tolerance = dtype == DType::bf16 ? 5e-2 : 2e-4;
+    for (int probe = 0; probe < 200; ++probe) {
+      const std::int64_t i = pick(0, shape.elements() - 1), ow = i % shape[3], oh = i / shape[3] % shape[2], f = i / (shape[2] * shape[3]) % shape[1];
+      const double want = expected(c, x, w, b, i / shape.elements(1, 4), f, oh, ow);
+      ASSERT_NEAR(number((*whole)[0], i), want, tolerance + 1e-2 * (dtype == DType::bf16 ? std::abs(want) : 0)) << "round " << round << " element " << i;
+    }
+    const auto again = testing::run_node(run, two);
+    ASSERT_TRUE(again.ok());
+    EXPECT_TRUE(testing::same_bytes((*whole)[0], (*again)[0])) << "repeated, round " << round;
+    if (kind == 2 || dtype == DType::f64) continue;
+    run.sliced = 1;
+    run.slab_rows = testing::random_cut(random, c.filters);
+    const auto sliced = testing::run_node(run, two), single = testing::run_node(run, one);
+    ASSERT_TRUE(sliced.ok() && single.ok()) << sliced.status().to_string();
+    for (std::int64_t i = 0; i < shape.elements(); ++i) {
+      ASSERT_NEAR(number((*sliced)[0], i), number((*whole)[0], i), tolerance) << "slabs, round " << round;
+      ASSERT_NEAR(number((*single)[0], i), number((*whole)[0], i), tolerance) << "threads, round " << round;
+    }
+    if (kind == 1) {
+      EXPECT_TRUE(testing::same_bytes((*sliced)[0], (*whole)[0])) << "depthwise slabs, round " << round;
+    }
+  }
+}
+
+TEST(KernelsConv, DepthwisePlanesAgreeOnEveryInstructionSet) {
+  std::mt19937_64 random(12);
+  for (const std::int64_t width : {1, 5, 16, 31, 64, 70, 200}) {
+    cpu::DepthwisePlane plane{{1, 9, width}, {1, 9, width}, {1, 3, 3}, {1, 1, 1}, {1, 1, 1}, {0, 1, 1}};
+    const HostTensor x = random_tensor(random, DType::f32, Shape{9, width}), w = random_tensor(random, DType::f32, Shape{9});
+    std::vector<float> first, scratch(static_cast<std::size_t>(cpu::depthwise_scratch_floats(plane)));
+    for (const auto set : {cpu::InstructionSet::avx512, cpu::InstructionSet::avx2, cpu::InstructionSet::baseline}) {
+      if (set > cpu::cpu_instruction_set()) continue;
+      std::vector<float> y(static_cast<std::size_t>(9 * width), -9.0f);
+      cpu::depthwise_plane(set, plane, x.as<float>().data(), w.as<float>().data(), 0.25f, y.data(), scratch.data());
+      if (first.empty()) first = y;
+      for (std::size_t i = 0; i < y.size(); ++i) ASSERT_NEAR(y[i], first[i], 1e-5f) << "width " << width << " element " << i;
+    }
+  }
+}
+
+TEST(KernelsConv, AWeightThatDoesNotFitIsRefused) {
+  ThreadPool pool(1);
+  const HostTensor x(DType::f32, Shape{1, 4, 8, 8}), w(DType::f32, Shape{6, 3, 3, 3});
+  const auto made = testing::run_node({"", "Conv", 11, {}, {&x, &w}, 1, plan::kNone, {}}, pool);
+  ASSERT_FALSE(made.ok());
+  EXPECT_EQ(made.status().code(), Code::invalid_model);
+  EXPECT_NE(made.status().message().find("[6,3,3,3]"), std::string::npos) << made.status().message();
+}
+
+}  // namespace
+}  // namespace forebay
