@@ -73,7 +73,10 @@ EdgeNeed ValueNeeds::edge(const IrNode& node, std::uint32_t i) const {
   // matrix whose product decides a size stays a weight.
   const DType dtype = ir_.values[id].type.dtype;
   const bool whole_number = dtype_is_integer(dtype) || dtype == DType::boolean;
-  const bool derived = std::all_of(node.inputs.begin(), node.inputs.end(), [&](ValueId other) { return other == kNone || derived_[other] != 0; });
+  const bool derived = std::all_of(node.inputs.begin(), node.inputs.end(), [&](ValueId other) {
+    // Values added since (folded constants) are known.
+    return other == kNone || (other < derived_.size() ? derived_[other] != 0 : ir_.values[other].origin == Origin::constant);
+  });
   return whole_number || derived ? EdgeNeed::host : EdgeNeed::data;
 }
 
