@@ -59,7 +59,8 @@ std::vector<T> values_of(const HostTensor& tensor) {
 }
 inline std::vector<float> half_values(const HostTensor& tensor) {
   std::vector<float> out;
-  for (const std::uint16_t bits : tensor.as<std::uint16_t>()) out.push_back(tensor.dtype() == DType::f16 ? f16_to_f32(bits) : bf16_to_f32(bits));
+  for (const std::uint16_t bits : tensor.as<std::uint16_t>())
+    out.push_back(tensor.dtype() == DType::f16 ? f16_to_f32(bits) : bf16_to_f32(bits));
   return out;
 }
 inline std::vector<std::int64_t> dims_of(const HostTensor& tensor) {

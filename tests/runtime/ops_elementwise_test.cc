@@ -72,7 +72,9 @@ TEST(Binary, IntegersWrapAndDivideLikeNumpy) {
   EXPECT_EQ(run("Mod", low, -1), 0);
   EXPECT_EQ(run("Mod", 5, 0), 0);
   EXPECT_EQ(values_of<std::int8_t>(OpRunner("Sub").in(tensor<std::int8_t>({1}, {-128})).in(tensor<std::int8_t>({1}, {1})).run())[0], 127);
-  EXPECT_EQ(values_of<std::uint16_t>(OpRunner("Mul").in(tensor<std::uint16_t>({1}, {65535})).in(tensor<std::uint16_t>({1}, {65535})).run())[0], 1);
+  EXPECT_EQ(
+      values_of<std::uint16_t>(OpRunner("Mul").in(tensor<std::uint16_t>({1}, {65535})).in(tensor<std::uint16_t>({1}, {65535})).run())[0],
+      1);
 }
 
 TEST(Binary, ShiftsBeyondTheWidthAreZero) {
@@ -114,20 +116,25 @@ TEST(Binary, LongHalfRowsAgreeWithScalars) {
 }
 
 TEST(Variadic, FoldsInOrder) {
-  EXPECT_EQ(values_of<float>(OpRunner("Sum").in(tensor<float>({2}, {1, 2})).in(tensor<float>({1}, {10})).in(tensor<float>({2, 1}, {100, 200})).run()),
+  EXPECT_EQ(values_of<float>(
+                OpRunner("Sum").in(tensor<float>({2}, {1, 2})).in(tensor<float>({1}, {10})).in(tensor<float>({2, 1}, {100, 200})).run()),
             (std::vector<float>{111, 112, 211, 212}));
-  EXPECT_EQ(values_of<float>(OpRunner("Mean").in(tensor<float>({2}, {1, 2})).in(tensor<float>({2}, {3, 4})).run()), (std::vector<float>{2, 3}));
+  EXPECT_EQ(values_of<float>(OpRunner("Mean").in(tensor<float>({2}, {1, 2})).in(tensor<float>({2}, {3, 4})).run()),
+            (std::vector<float>{2, 3}));
   EXPECT_EQ(values_of<float>(OpRunner("Max").in(tensor<float>({1}, {5})).run()), (std::vector<float>{5}));
   const auto nan = values_of<float>(OpRunner("Max").in(tensor<float>({2}, {kNan, 1})).in(tensor<float>({2}, {1, kNan})).run());
   EXPECT_TRUE(std::isnan(nan[0]) && std::isnan(nan[1]));
-  EXPECT_EQ(values_of<std::int64_t>(OpRunner("Min").in(ints({3, -5})).in(ints({2, 9})).in(ints({7, 7})).run()), (std::vector<std::int64_t>{2, -5}));
+  EXPECT_EQ(values_of<std::int64_t>(OpRunner("Min").in(ints({3, -5})).in(ints({2, 9})).in(ints({7, 7})).run()),
+            (std::vector<std::int64_t>{2, -5}));
 }
 
 TEST(Pow, MixesDtypes) {
-  EXPECT_EQ(values_of<float>(OpRunner("Pow").in(tensor<float>({3}, {2, 3, 4})).in(ints({3, 2, -1})).run()), (std::vector<float>{8, 9, 0.25f}));
+  EXPECT_EQ(values_of<float>(OpRunner("Pow").in(tensor<float>({3}, {2, 3, 4})).in(ints({3, 2, -1})).run()),
+            (std::vector<float>{8, 9, 0.25f}));
   EXPECT_EQ(values_of<std::int32_t>(OpRunner("Pow").in(tensor<std::int32_t>({4}, {2, -1, 1, 3})).in(ints({10, -3, -9, -1})).run()),
             (std::vector<std::int32_t>{1024, -1, 1, 0}));
-  EXPECT_EQ(values_of<std::int64_t>(OpRunner("Pow").in(ints({2, 3})).in(tensor<float>({1}, {0.5f})).run()), (std::vector<std::int64_t>{1, 1}));
+  EXPECT_EQ(values_of<std::int64_t>(OpRunner("Pow").in(ints({2, 3})).in(tensor<float>({1}, {0.5f})).run()),
+            (std::vector<std::int64_t>{1, 1}));
   const auto roots = values_of<float>(OpRunner("Pow").in(tensor<float>({4}, {4, -0.0f, -kInf, kInf})).in(tensor<float>({}, {0.5f})).run());
   EXPECT_EQ(roots[0], 2.0f);
   EXPECT_FALSE(std::signbit(roots[1]));
@@ -166,16 +173,20 @@ TEST(Unary, IsNanAndIsInf) {
   OpRunner inf("IsInf");
   inf.attr("detect_negative", 0).in(tensor<double>({3}, {-HUGE_VAL, HUGE_VAL, 0}));
   EXPECT_EQ(values_of<std::uint8_t>(inf.run()), (std::vector<std::uint8_t>{0, 1, 0}));
-  EXPECT_EQ(values_of<std::uint8_t>(OpRunner("IsInf").in(halves(DType::f16, {2}, {-kInf, 65504.0f})).run()), (std::vector<std::uint8_t>{1, 0}));
+  EXPECT_EQ(values_of<std::uint8_t>(OpRunner("IsInf").in(halves(DType::f16, {2}, {-kInf, 65504.0f})).run()),
+            (std::vector<std::uint8_t>{1, 0}));
 }
 
 TEST(Clip, BoundsAsInputsAndAttributes) {
-  EXPECT_EQ(values_of<float>(OpRunner("Clip").in(tensor<float>({3}, {-2, 0, 2})).in(tensor<float>({}, {-1})).in(tensor<float>({}, {1})).run()),
-            (std::vector<float>{-1, 0, 1}));
-  EXPECT_EQ(values_of<std::int64_t>(OpRunner("Clip").in(ints({INT64_MIN, 5, INT64_MAX})).absent().in(tensor<std::int64_t>({}, {INT64_MAX - 1})).run()),
+  EXPECT_EQ(
+      values_of<float>(OpRunner("Clip").in(tensor<float>({3}, {-2, 0, 2})).in(tensor<float>({}, {-1})).in(tensor<float>({}, {1})).run()),
+      (std::vector<float>{-1, 0, 1}));
+  EXPECT_EQ(values_of<std::int64_t>(
+                OpRunner("Clip").in(ints({INT64_MIN, 5, INT64_MAX})).absent().in(tensor<std::int64_t>({}, {INT64_MAX - 1})).run()),
             (std::vector<std::int64_t>{INT64_MIN, 5, INT64_MAX - 1}));
   // The upper bound wins when the bounds cross.
-  EXPECT_EQ(values_of<float>(OpRunner("Clip").in(tensor<float>({1}, {0})).in(tensor<float>({}, {2})).in(tensor<float>({}, {1})).run())[0], 1);
+  EXPECT_EQ(values_of<float>(OpRunner("Clip").in(tensor<float>({1}, {0})).in(tensor<float>({}, {2})).in(tensor<float>({}, {1})).run())[0],
+            1);
   OpRunner old("Clip", 6);
   old.attr("min", 0.0f).attr("max", 6.0f).in(tensor<float>({2}, {-1, 7}));
   EXPECT_EQ(values_of<float>(old.run()), (std::vector<float>{0, 6}));
@@ -189,8 +200,9 @@ TEST(PRelu, SlopeOfOpset6LiesAlongChannels) {
 }
 
 TEST(Where, ChoosesWithBroadcast) {
-  EXPECT_EQ(values_of<std::int64_t>(OpRunner("Where").in(bools({2, 1}, {1, 0})).in(ints({1, 2, 3})).in(tensor<std::int64_t>({}, {9})).run()),
-            (std::vector<std::int64_t>{1, 2, 3, 9, 9, 9}));
+  EXPECT_EQ(
+      values_of<std::int64_t>(OpRunner("Where").in(bools({2, 1}, {1, 0})).in(ints({1, 2, 3})).in(tensor<std::int64_t>({}, {9})).run()),
+      (std::vector<std::int64_t>{1, 2, 3, 9, 9, 9}));
 }
 
 // Every set of instructions gives the same bits, and elementary functions are within 3 units in the last place.

@@ -82,7 +82,8 @@ TEST(Scatter, ElementsWithReductions) {
 }
 
 TEST(Scatter, TuplesAndHalves) {
-  EXPECT_EQ(values_of<float>(OpRunner("ScatterND").in(counting({2, 2})).in(tensor<std::int64_t>({1, 1}, {-1})).in(tensor<float>({1, 2}, {8, 9})).run()),
+  EXPECT_EQ(values_of<float>(
+                OpRunner("ScatterND").in(counting({2, 2})).in(tensor<std::int64_t>({1, 1}, {-1})).in(tensor<float>({1, 2}, {8, 9})).run()),
             (Floats{0, 1, 8, 9}));
   OpRunner half("ScatterND", 18);
   half.attr("reduction", "add").in(halves(DType::bf16, {2}, {1, 2})).in(tensor<std::int64_t>({2, 1}, {0, 0}));
@@ -95,7 +96,8 @@ TEST(Scatter, CacheWritesWrapWhenCircular) {
   const HostTensor cache = counting({1, 3, 1});
   const HostTensor update = tensor<float>({1, 2, 1}, {8, 9});
   EXPECT_EQ(values_of<float>(linear.in(cache.clone()).in(update.clone()).in(ints({1})).run()), (Floats{0, 8, 9}));
-  EXPECT_EQ(values_of<float>(circular.attr("mode", "circular").in(cache.clone()).in(update.clone()).in(ints({2})).run()), (Floats{9, 1, 8}));
+  EXPECT_EQ(values_of<float>(circular.attr("mode", "circular").in(cache.clone()).in(update.clone()).in(ints({2})).run()),
+            (Floats{9, 1, 8}));
   EXPECT_EQ(beyond.in(cache.clone()).in(update.clone()).in(ints({2})).code(), Code::invalid_argument);
 }
 

@@ -136,13 +136,15 @@ TEST(Rearrange, BlocksBothWays) {
 
 TEST(Rearrange, TriluReverseOneHot) {
   OpRunner lower("Trilu");
-  EXPECT_EQ(values_of<float>(lower.attr("upper", 0).in(counting({2, 3})).in(tensor<std::int64_t>({}, {-1})).run()), (Floats{0, 0, 0, 3, 0, 0}));
+  EXPECT_EQ(values_of<float>(lower.attr("upper", 0).in(counting({2, 3})).in(tensor<std::int64_t>({}, {-1})).run()),
+            (Floats{0, 0, 0, 3, 0, 0}));
   EXPECT_EQ(values_of<float>(OpRunner("Trilu").in(counting({2, 2})).in(tensor<std::int64_t>({}, {INT64_MAX})).run()), (Floats{0, 0, 0, 0}));
   OpRunner reverse("ReverseSequence");
   EXPECT_EQ(values_of<float>(reverse.attr("batch_axis", 0).attr("time_axis", 1).in(counting({2, 3})).in(ints({3, 2})).run()),
             (Floats{2, 1, 0, 4, 3, 5}));
-  EXPECT_EQ(values_of<float>(OpRunner("OneHot").in(ints({0, -1, 5})).in(tensor<std::int64_t>({}, {3})).in(tensor<float>({2}, {2, 9})).run()),
-            (Floats{9, 2, 2, 2, 2, 9, 2, 2, 2}));
+  EXPECT_EQ(
+      values_of<float>(OpRunner("OneHot").in(ints({0, -1, 5})).in(tensor<std::int64_t>({}, {3})).in(tensor<float>({2}, {2, 9})).run()),
+      (Floats{9, 2, 2, 2, 2, 9, 2, 2, 2}));
 }
 
 TEST(Select, CompressNonZeroUnique) {

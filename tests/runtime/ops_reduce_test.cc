@@ -48,9 +48,9 @@ TEST(Reduce, KnownAnswers) {
 }
 
 TEST(Reduce, EmptySets) {
-  const std::pair<const char*, float> cases[] = {{"ReduceSum", 0.0f},    {"ReduceProd", 1.0f},    {"ReduceMax", -kInf},       {"ReduceMin", kInf},
-                                                 {"ReduceL1", 0.0f},     {"ReduceL2", 0.0f},      {"ReduceLogSum", -kInf},    {"ReduceLogSumExp", -kInf},
-                                                 {"ReduceSumSquare", 0.0f}};
+  const std::pair<const char*, float> cases[] = {{"ReduceSum", 0.0f},     {"ReduceProd", 1.0f},       {"ReduceMax", -kInf},
+                                                 {"ReduceMin", kInf},     {"ReduceL1", 0.0f},         {"ReduceL2", 0.0f},
+                                                 {"ReduceLogSum", -kInf}, {"ReduceLogSumExp", -kInf}, {"ReduceSumSquare", 0.0f}};
   for (const auto& [op, value] : cases) {
     EXPECT_EQ(values_of<float>(reduce(op, HostTensor(DType::f32, Shape{2, 0}), {1})), (Floats{value, value})) << op;
     EXPECT_EQ(values_of<float>(reduce(op, HostTensor(DType::f32, Shape{0, 2}), {0})), (Floats{value, value})) << op;
@@ -85,8 +85,9 @@ TEST(Reduce, ExtremesOfLogSumExp) {
 TEST(Reduce, ShapesAndThreads) {
   std::mt19937 random(5);
   std::uniform_real_distribution<float> draw(-1, 1);
-  const std::vector<std::pair<Shape, Dims>> cases = {{{3, 4, 5}, {1}},      {{3, 4, 5}, {0, 2}}, {{7, 1, 9000}, {2}}, {{300, 700}, {0}},
-                                                     {{2, 3, 4, 5}, {1, 3}}, {{40000}, {0}},      {{5, 1}, {1}},       {{2, 3, 4, 5}, {0, 1, 2, 3}}};
+  const std::vector<std::pair<Shape, Dims>> cases = {{{3, 4, 5}, {1}},  {{3, 4, 5}, {0, 2}},         {{7, 1, 9000}, {2}},
+                                                     {{300, 700}, {0}}, {{2, 3, 4, 5}, {1, 3}},      {{40000}, {0}},
+                                                     {{5, 1}, {1}},     {{2, 3, 4, 5}, {0, 1, 2, 3}}};
   for (const auto& [shape, axes] : cases) {
     HostTensor in(DType::f32, shape);
     for (float& value : in.as<float>()) value = draw(random);
@@ -134,7 +135,12 @@ TEST(Search, TopK) {
   auto out = largest.outputs(2).in(tensor<float>({5}, {1, 3, 3, 2, 5})).in(ints({3})).run_all();
   EXPECT_EQ(values_of<float>(out[0]), (Floats{5, 3, 3}));
   EXPECT_EQ(values_of<std::int64_t>(out[1]), (Dims{4, 1, 2}));
-  out = smallest.attr("largest", 0).attr("axis", 0).outputs(2).in(tensor<std::uint64_t>({2, 2}, {UINT64_MAX, 1, 5, 9})).in(ints({1})).run_all();
+  out = smallest.attr("largest", 0)
+            .attr("axis", 0)
+            .outputs(2)
+            .in(tensor<std::uint64_t>({2, 2}, {UINT64_MAX, 1, 5, 9}))
+            .in(ints({1}))
+            .run_all();
   EXPECT_EQ(values_of<std::uint64_t>(out[0]), (std::vector<std::uint64_t>{5, 1}));
   EXPECT_EQ(dims_of(none.outputs(2).in(tensor<float>({2}, {1, 2})).in(ints({0})).run_all()[0]), (Dims{0}));
   EXPECT_EQ(beyond.outputs(2).in(tensor<float>({2}, {1, 2})).in(ints({3})).code(), Code::invalid_model);
@@ -158,7 +164,8 @@ TEST(CumSum, Directions) {
     op.attr("exclusive", c.exclusive).attr("reverse", c.reverse).in(tensor<float>({3}, {1, 2, 3})).in(tensor<std::int32_t>({}, {-1}));
     EXPECT_EQ(values_of<float>(op.run()), c.out);
   }
-  EXPECT_EQ(values_of<float>(OpRunner("CumSum").in(tensor<float>({2, 2}, {1, 2, 3, 4})).in(tensor<std::int64_t>({}, {0})).run()), (Floats{1, 2, 4, 6}));
+  EXPECT_EQ(values_of<float>(OpRunner("CumSum").in(tensor<float>({2, 2}, {1, 2, 3, 4})).in(tensor<std::int64_t>({}, {0})).run()),
+            (Floats{1, 2, 4, 6}));
 }
 
 }  // namespace

@@ -94,7 +94,11 @@ TEST(Generate, ConstantOfShapeExpandTile) {
 
 TEST(Generate, Range) {
   const auto range = [](std::int64_t a, std::int64_t b, std::int64_t d) {
-    return OpRunner("Range").in(tensor<std::int64_t>({}, {a})).in(tensor<std::int64_t>({}, {b})).in(tensor<std::int64_t>({}, {d})).try_run();
+    return OpRunner("Range")
+        .in(tensor<std::int64_t>({}, {a}))
+        .in(tensor<std::int64_t>({}, {b}))
+        .in(tensor<std::int64_t>({}, {d}))
+        .try_run();
   };
   EXPECT_EQ(values_of<std::int64_t>((*range(3, 9, 3))[0]), (Dims{3, 6}));
   EXPECT_EQ(values_of<std::int64_t>((*range(10, 4, -2))[0]), (Dims{10, 8, 6}));

@@ -283,7 +283,8 @@ Status infer_cast(InferContext& ctx) {
   FB_TRY(need_arity(ctx, 1, 1));
   FB_TRY(need_input(ctx, 0, kAny));
   const DType to = onnx_dtype(ctx.node().integer("to", 0));
-  if (to == DType::none) return ctx.node().unsupported("'to' is not a dtype served here (" + std::to_string(ctx.node().integer("to", 0)) + ")");
+  if (to == DType::none)
+    return ctx.node().unsupported("'to' is not a dtype served here (" + std::to_string(ctx.node().integer("to", 0)) + ")");
   set_like(ctx, 0, 0, to);
   return {};
 }

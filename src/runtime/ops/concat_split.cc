@@ -168,7 +168,8 @@ class SplitKernel final : public NamedKernel {
   }
   Status run(const KernelCall& call) override {
     for (std::size_t i = 0; i < copies_.size(); ++i) {
-      if (call.outputs[i].present() && call.outputs[i].data != nullptr) copies_[i].run(call.inputs[0].data, call.outputs[i].data, *call.pool);
+      if (call.outputs[i].present() && call.outputs[i].data != nullptr)
+        copies_[i].run(call.inputs[0].data, call.outputs[i].data, *call.pool);
     }
     return {};
   }

@@ -68,18 +68,19 @@ class GatherKernel final : public NamedKernel {
       using T = typename decltype(tag)::type;
       const T* in = reinterpret_cast<const T*>(call.inputs[0].data);
       T* out = reinterpret_cast<T*>(call.outputs[0].data);
-      call.pool->parallel_for(outer_ * count, std::max<std::int64_t>(1, 32768 / (inner_ * bytes_)), [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t unit = begin; unit < end; ++unit) {
-          const std::int64_t row = indices.at(unit % count, dim_) - first;
-          if (row < 0 || row >= rows) continue;
-          const T* from = in + ((unit / count) * rows + row) * inner_;
-          if (inner_ == 1) {
-            out[unit] = *from;
-          } else {
-            std::memcpy(out + unit * inner_, from, static_cast<std::size_t>(inner_) * sizeof(T));
-          }
-        }
-      });
+      call.pool->parallel_for(outer_ * count, std::max<std::int64_t>(1, 32768 / (inner_ * bytes_)),
+                              [&](std::int64_t begin, std::int64_t end) {
+                                for (std::int64_t unit = begin; unit < end; ++unit) {
+                                  const std::int64_t row = indices.at(unit % count, dim_) - first;
+                                  if (row < 0 || row >= rows) continue;
+                                  const T* from = in + ((unit / count) * rows + row) * inner_;
+                                  if (inner_ == 1) {
+                                    out[unit] = *from;
+                                  } else {
+                                    std::memcpy(out + unit * inner_, from, static_cast<std::size_t>(inner_) * sizeof(T));
+                                  }
+                                }
+                              });
     });
     return {};
   }
@@ -176,8 +177,8 @@ Status infer_gather_nd(InferContext& ctx) {
   const auto rank = static_cast<std::int64_t>(data.dims.size());
   const std::int64_t depth = indices.dims.back();
   if (batch < 0 || batch >= static_cast<std::int64_t>(indices.dims.size()) || depth < 1 || batch + depth > rank) {
-    return ctx.node().invalid("batch_dims " + std::to_string(batch) + " and indices of " + std::to_string(depth) + " axes do not fit rank " +
-                              std::to_string(rank));
+    return ctx.node().invalid("batch_dims " + std::to_string(batch) + " and indices of " + std::to_string(depth) +
+                              " axes do not fit rank " + std::to_string(rank));
   }
   for (std::size_t d = 0; d < static_cast<std::size_t>(batch); ++d) {
     if (data.dims[d] >= 0 && indices.dims[d] >= 0 && data.dims[d] != indices.dims[d]) {

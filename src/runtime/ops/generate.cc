@@ -209,7 +209,8 @@ Status infer_tile(InferContext& ctx) {
     if (repeats.size() != dims.size()) return ctx.node().invalid("repeats has " + std::to_string(repeats.size()) + " entries");
     for (std::size_t i = 0; i < dims.size(); ++i) {
       if (repeats[i] < 0) return ctx.node().invalid("repeats holds " + std::to_string(repeats[i]));
-      if (data.dims[i] >= 0 && __builtin_mul_overflow(data.dims[i], repeats[i], &dims[i])) return ctx.node().invalid("the output is too large");
+      if (data.dims[i] >= 0 && __builtin_mul_overflow(data.dims[i], repeats[i], &dims[i]))
+        return ctx.node().invalid("the output is too large");
     }
   }
   ctx.set_output(0, data.dtype, std::move(dims));
@@ -377,7 +378,9 @@ Made create_fill(const NodeView&, Types, Types) { return std::unique_ptr<Kernel>
 Made create_expand(const NodeView&, Types in, Types) {
   return std::unique_ptr<Kernel>(std::make_unique<ExpandKernel>(element_bytes(in[0].dtype)));
 }
-Made create_tile(const NodeView&, Types in, Types) { return std::unique_ptr<Kernel>(std::make_unique<TileKernel>(element_bytes(in[0].dtype))); }
+Made create_tile(const NodeView&, Types in, Types) {
+  return std::unique_ptr<Kernel>(std::make_unique<TileKernel>(element_bytes(in[0].dtype)));
+}
 Made create_range(const NodeView&, Types in, Types) { return std::unique_ptr<Kernel>(std::make_unique<RangeKernel>(in[0].dtype)); }
 Made create_eye(const NodeView& node, Types, Types out) {
   return std::unique_ptr<Kernel>(std::make_unique<EyeKernel>(out[0].dtype, node.integer("k", 0)));

@@ -70,10 +70,10 @@ Result<std::vector<int>> normalize_axes(const NodeView& node, std::span<const st
 
 DType onnx_dtype(std::int64_t number) {
   constexpr DType kNone = DType::none;
-  constexpr DType kTypes[] = {kNone,        DType::f32,     DType::u8,       DType::i8,         DType::u16,    DType::i16,        DType::i32,
-                              DType::i64,   kNone,          DType::boolean,  DType::f16,        DType::f64,    DType::u32,        DType::u64,
-                              kNone,        kNone,          DType::bf16,     DType::f8e4m3fn,   DType::f8e4m3fnuz, DType::f8e5m2, DType::f8e5m2fnuz,
-                              DType::u4,    DType::i4,      DType::f4e2m1,   DType::f8e8m0,     DType::u2,     DType::i2};
+  constexpr DType kTypes[] = {kNone,      DType::f32, DType::u8,      DType::i8,       DType::u16,        DType::i16,    DType::i32,
+                              DType::i64, kNone,      DType::boolean, DType::f16,      DType::f64,        DType::u32,    DType::u64,
+                              kNone,      kNone,      DType::bf16,    DType::f8e4m3fn, DType::f8e4m3fnuz, DType::f8e5m2, DType::f8e5m2fnuz,
+                              DType::u4,  DType::i4,  DType::f4e2m1,  DType::f8e8m0,   DType::u2,         DType::i2};
   return number >= 0 && number < static_cast<std::int64_t>(std::size(kTypes)) ? kTypes[number] : kNone;
 }
 

@@ -417,7 +417,11 @@ constexpr OpSpec before(std::string_view name) {  // axes as an attribute
 }
 template <Reduction kOp, DTypeSet kTypes = kNumbers>
 constexpr OpSpec after(std::string_view name) {
-  return {.name = name, .since = axes_input_since(kOp), .host_inputs = 1u << 1, .infer = infer_reduce<kOp, kTypes>, .create = create_reduce<kOp>};
+  return {.name = name,
+          .since = axes_input_since(kOp),
+          .host_inputs = 1u << 1,
+          .infer = infer_reduce<kOp, kTypes>,
+          .create = create_reduce<kOp>};
 }
 
 constexpr OpSpec kSpecs[] = {

@@ -61,7 +61,10 @@ Status infer_scatter_elements(InferContext& ctx) {
 class ScatterElementsKernel final : public NamedKernel {
  public:
   ScatterElementsKernel(DType dtype, const BinaryFunction& reduce, bool replaces)
-      : NamedKernel("cpu.ScatterElements." + std::string(dtype_name(dtype))), bytes_(element_bytes(dtype)), reduce_(reduce), replaces_(replaces) {}
+      : NamedKernel("cpu.ScatterElements." + std::string(dtype_name(dtype))),
+        bytes_(element_bytes(dtype)),
+        reduce_(reduce),
+        replaces_(replaces) {}
 
   Status prepare(const PrepareContext& context) override {
     const auto& dims = context.inputs[0].dims;
@@ -128,7 +131,10 @@ Status infer_scatter_nd(InferContext& ctx) {
 class ScatterNdKernel final : public NamedKernel {
  public:
   ScatterNdKernel(DType dtype, const BinaryFunction& reduce, bool replaces)
-      : NamedKernel("cpu.ScatterND." + std::string(dtype_name(dtype))), bytes_(element_bytes(dtype)), reduce_(reduce), replaces_(replaces) {}
+      : NamedKernel("cpu.ScatterND." + std::string(dtype_name(dtype))),
+        bytes_(element_bytes(dtype)),
+        reduce_(reduce),
+        replaces_(replaces) {}
 
   Status prepare(const PrepareContext& context) override {
     dims_ = context.inputs[0].dims;

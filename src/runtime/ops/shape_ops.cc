@@ -46,7 +46,8 @@ Status infer_reshape(InferContext& ctx) {
     FB_ASSIGN(const std::int64_t others, element_count(ctx.node(), dims));
     FB_ASSIGN(const std::int64_t total, element_count(ctx.node(), data.dims));
     if (others == 0 ? total != 0 : total % others != 0) {
-      return ctx.node().invalid(std::to_string(total) + " elements cannot be reshaped: " + std::to_string(others) + " does not divide them");
+      return ctx.node().invalid(std::to_string(total) + " elements cannot be reshaped: " + std::to_string(others) +
+                                " does not divide them");
     }
     dims[static_cast<std::size_t>(free_axis)] = others == 0 ? 0 : total / others;
   }
@@ -72,7 +73,8 @@ Status infer_flatten(InferContext& ctx) {
   }
   const auto rank = static_cast<std::int64_t>(data.dims.size());
   std::int64_t axis = ctx.node().integer("axis", 1);
-  if (axis < -rank || axis > rank) return ctx.node().invalid("axis " + std::to_string(axis) + " is outside of rank " + std::to_string(rank));
+  if (axis < -rank || axis > rank)
+    return ctx.node().invalid("axis " + std::to_string(axis) + " is outside of rank " + std::to_string(rank));
   if (axis < 0) axis += rank;
   const std::span<const std::int64_t> dims(data.dims);
   FB_ASSIGN(const std::int64_t outer, element_count(ctx.node(), dims.first(static_cast<std::size_t>(axis))));

@@ -154,7 +154,8 @@ Result<std::unique_ptr<Kernel>> create_is_nan(const NodeView& node, std::span<co
 }
 Result<std::unique_ptr<Kernel>> create_is_inf(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape>) {
   const DType dtype = inputs[0].dtype;
-  const LoopParams params{static_cast<double>(node.integer("detect_negative", 1)), static_cast<double>(node.integer("detect_positive", 1)), 0};
+  const LoopParams params{static_cast<double>(node.integer("detect_negative", 1)), static_cast<double>(node.integer("detect_positive", 1)),
+                          0};
   return make_unary(node, dtype, DType::boolean, dtype == DType::f64 ? is_inf_loop<double> : is_inf_loop<float>, params);
 }
 
