@@ -52,7 +52,8 @@ Result<std::vector<std::unique_ptr<File>>> weight_files(const EngineSetup& setup
     if (tensor->file != nullptr && !tensor->open_name.empty()) names.emplace(tensor->open_folder, tensor->open_name);
   }
   for (const auto& [folder, name] : names) {
-    FB_ASSIGN(auto file, fs.open_beneath(folder, name, DirectIo::prefer));
+    // Without a folder it is the user's own word for a file.
+    FB_ASSIGN(auto file, folder.empty() ? fs.open_read(name, DirectIo::prefer) : fs.open_beneath(folder, name, DirectIo::prefer));
     files.push_back(std::move(file));
   }
   return files;

@@ -154,7 +154,6 @@ po::options_description describe(const std::vector<const OptionSpec*>& specs) {
     } else {
       auto* value = po::value<std::vector<std::string>>();
       if (option->many) value->multitoken();
-      if (option->kind == Kind::optional_path) value->implicit_value({std::string()}, "");
       semantic = value;
     }
     description.add(boost::make_shared<po::option_description>(name.c_str(), semantic));
@@ -171,6 +170,8 @@ Result<ParsedOptions> parse_options(const VerbSpec& verb, std::span<const std::s
   for (std::string& word : expand_aliases(verb, arguments)) {  // -vv is -v twice; a flag may come any number of times
     if (word == "-v" || word == "--verbose") parsed.verbosity_ += 1;
     else if (word == "-vv") parsed.verbosity_ += 2;
+    else if (word == "--json") parsed.values_["json"] = {""};  // its value must be adjacent: the next word is an operand
+    else if (word.starts_with("--json=")) parsed.values_["json"] = {word.substr(std::string_view("--json=").size())};
     else words.push_back(std::move(word));
   }
   try {

@@ -92,7 +92,7 @@ Difference compare_tensors(const ConstTensorView& actual, const ConstTensorView&
     const double relative = std::abs(b) > 0 ? absolute / std::abs(b) : INFINITY;
     if (!(absolute <= difference.max_abs)) difference.max_abs = absolute;
     if (!(relative <= difference.max_rel)) difference.max_rel = relative;
-    if (!exact && absolute <= atol + rtol * std::abs(b)) continue;
+    if (!exact && std::isfinite(absolute) && absolute <= atol + rtol * std::abs(b)) continue;
     if (difference.beyond++ == 0) difference.first = i;
   }
   return difference;
