@@ -38,7 +38,7 @@ Status run_synth(Session& session) {
   json::array files;
   for (const std::string& file : report.files) files.push_back(json::value(file));
   session.result["files"] = std::move(files);
-  session.print("{:.2f}B parameters, {} layers, {} in {} files at {:.2f} GB/s\nwrote {}\n", static_cast<double>(report.shape.parameters()) / 1e9,
+  session.print("{:.1f}M parameters, {} layers, {} in {} files at {:.2f} GB/s\nwrote {}\n", static_cast<double>(report.shape.parameters()) / 1e6,
                 report.shape.layers, format_size(report.tensor_bytes), report.files.size(), gbps, folder);
   return {};
 }
