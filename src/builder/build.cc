@@ -18,8 +18,8 @@ constexpr std::uint64_t kMaxSlabBytes = 1ull << 30;
 
 Status check_options(const Options& options) {
   if (options.slab_bytes != 0 && (options.slab_bytes < kMinSlabBytes || options.slab_bytes > kMaxSlabBytes))
-    return Status(Code::invalid_argument, "a slab of " + std::to_string(options.slab_bytes) + " bytes was asked for; " + std::to_string(kMinSlabBytes) +
-                                              " to " + std::to_string(kMaxSlabBytes) + " are possible");
+    return Status(Code::invalid_argument, "a slab of " + std::to_string(options.slab_bytes) + " bytes was asked for; " +
+                                              std::to_string(kMinSlabBytes) + " to " + std::to_string(kMaxSlabBytes) + " are possible");
   if (options.device != "cpu") {
     Problem problem;
     problem.code = "unknown_device";
@@ -39,7 +39,8 @@ Status as_status(const std::string& model, std::vector<Problem> invalid, std::ve
   all.insert(all.end(), std::make_move_iterator(unsupported.begin()), std::make_move_iterator(unsupported.end()));
   for (Problem& problem : all)
     if (problem.file.empty()) problem.file = model;
-  const std::string message = count + (code == Code::unsupported ? " unsupported node(s) in " : " invalid node(s) in ") + model + ": " + all[0].message;
+  const std::string message =
+      count + (code == Code::unsupported ? " unsupported node(s) in " : " invalid node(s) in ") + model + ": " + all[0].message;
   return Status(code, message, std::move(all));
 }
 
@@ -50,8 +51,8 @@ Status check_outputs(const Ir& ir) {
     Problem problem;
     problem.code = "output_type";
     problem.tensor = value.name;
-    problem.message = "output '" + value.name + "' is declared as " + std::string(dtype_name(declared.dtype)) + ", but the graph computes " +
-                      std::string(dtype_name(value.type.dtype));
+    problem.message = "output '" + value.name + "' is declared as " + std::string(dtype_name(declared.dtype)) +
+                      ", but the graph computes " + std::string(dtype_name(value.type.dtype));
     return Status(Code::invalid_model, std::move(problem));
   }
   return {};
@@ -156,9 +157,10 @@ Result<Output> build(onnx::Model model, const Options& options, ThreadPool& pool
   summarise(emitted, session.ir(), out.summary);
   for (const std::uint32_t index : emitted.ir_sources) out.sources.push_back(session.ir().sources[index]);
   out.plan = std::move(emitted.plan);
-  logger.log(LogLevel::info, "event=plan_built nodes=" + std::to_string(out.summary.plan_nodes) + " weights=" + std::to_string(out.plan.weights.size()) +
-                                 " weight_bytes=" + std::to_string(out.plan.weight_bytes()) + " chunks=" + std::to_string(out.plan.chunks.size()) +
-                                 " slab_bytes=" + std::to_string(out.plan.slab_bytes));
+  logger.log(LogLevel::info,
+             "event=plan_built nodes=" + std::to_string(out.summary.plan_nodes) + " weights=" + std::to_string(out.plan.weights.size()) +
+                 " weight_bytes=" + std::to_string(out.plan.weight_bytes()) + " chunks=" + std::to_string(out.plan.chunks.size()) +
+                 " slab_bytes=" + std::to_string(out.plan.slab_bytes));
   FB_TRY(report_stage(options, "graph", 1, 1));
   return out;
 }
@@ -179,7 +181,8 @@ std::vector<Problem> check(const onnx::Model& model) {
   session.types().run();
   const Status all = as_status(copy.file_name, session.types().invalid, session.types().unsupported);
   if (!all.ok()) problems.insert(problems.end(), all.problems().begin(), all.problems().end());
-  if (const Status outputs = check_outputs(session.ir()); !outputs.ok()) problems.insert(problems.end(), outputs.problems().begin(), outputs.problems().end());
+  if (const Status outputs = check_outputs(session.ir()); !outputs.ok())
+    problems.insert(problems.end(), outputs.problems().begin(), outputs.problems().end());
   return problems;
 }
 

@@ -36,8 +36,8 @@ std::uint32_t Ir::add_attribute_tensor(HostTensor tensor) {
   return static_cast<std::uint32_t>(attributes.constants.size() - 1);
 }
 
-std::unique_ptr<IrNode> Ir::make_node(std::uint32_t graph, std::string name, std::string op, std::int32_t version, std::vector<ValueId> inputs,
-                                      std::vector<ValueId> outputs) const {
+std::unique_ptr<IrNode> Ir::make_node(std::uint32_t graph, std::string name, std::string op, std::int32_t version,
+                                      std::vector<ValueId> inputs, std::vector<ValueId> outputs) const {
   auto node = std::make_unique<IrNode>();
   node->graph = graph;
   node->name = std::move(name);

@@ -84,8 +84,8 @@ struct Ir {
   ValueId add_constant(std::string name, std::shared_ptr<const HostTensor> contents, std::vector<std::uint32_t> from_sources);
   std::uint32_t add_attribute_tensor(HostTensor tensor);
   // A new node of `graph`, not yet placed: hand it to insert_before or append it. Sets the outputs' producer.
-  std::unique_ptr<IrNode> make_node(std::uint32_t graph, std::string name, std::string op, std::int32_t version, std::vector<ValueId> inputs,
-                                    std::vector<ValueId> outputs) const;
+  std::unique_ptr<IrNode> make_node(std::uint32_t graph, std::string name, std::string op, std::int32_t version,
+                                    std::vector<ValueId> inputs, std::vector<ValueId> outputs) const;
   void set_producers();  // from the nodes
   // Drops nodes marked removed.
   void sweep();

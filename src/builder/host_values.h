@@ -1,5 +1,5 @@
-// Contents of values as far as they follow from constants, small tensors of the file and known shapes: what shape arithmetic needs at build.
-// Asked for on demand, so that no payload is read that nothing needs.
+// Contents of values as far as they follow from constants, small tensors of the file and known shapes: what shape arithmetic needs at
+// build. Asked for on demand, so that no payload is read that nothing needs.
 #pragma once
 
 #include "builder/graph_ir.h"

@@ -29,7 +29,8 @@ class Importer {
     import_graph(model_.graph, 0, "");
     declare();
     if (!invalid_.empty()) {
-      const std::string message = std::to_string(invalid_.size()) + " problem(s) in the graph of " + model_.file_name + ": " + invalid_[0].message;
+      const std::string message =
+          std::to_string(invalid_.size()) + " problem(s) in the graph of " + model_.file_name + ": " + invalid_[0].message;
       return Status(Code::invalid_model, message, std::move(invalid_));
     }
     ir_.set_producers();
@@ -188,7 +189,8 @@ class Importer {
       }
       node->inputs.push_back(id);
     }
-    while (!node->inputs.empty() && node->inputs.back() == kNone && written.inputs[node->inputs.size() - 1].empty()) node->inputs.pop_back();
+    while (!node->inputs.empty() && node->inputs.back() == kNone && written.inputs[node->inputs.size() - 1].empty())
+      node->inputs.pop_back();
     node->refused = import_attributes(written, *node, prefix);
     for (const std::string& name : written.outputs) node->outputs.push_back(name.empty() ? kNone : define(name, prefix, TypeShape()));
     while (!node->outputs.empty() && node->outputs.back() == kNone) node->outputs.pop_back();
@@ -202,7 +204,8 @@ class Importer {
     node.op = written.op;
     node.version = version_of("");
     node.function_stack = written.function_stack;
-    unsupported_.push_back(node_problem(node, "unsupported_constant", "holds no dense tensor of numbers (strings and sparse tensors are not supported)"));
+    unsupported_.push_back(
+        node_problem(node, "unsupported_constant", "holds no dense tensor of numbers (strings and sparse tensors are not supported)"));
     for (const std::string& name : written.outputs)
       if (!name.empty()) ir_.values[define(name, prefix, TypeShape())].poisoned = true;
   }
@@ -212,7 +215,8 @@ class Importer {
     bool refused = false;
     for (const onnx::Attribute& attribute : written.attributes) {
       if (!attribute.unsupported.empty()) {
-        unsupported_.push_back(node_problem(node, "unsupported_attribute", "attribute '" + attribute.name + "' is of kind " + attribute.unsupported));
+        unsupported_.push_back(
+            node_problem(node, "unsupported_attribute", "attribute '" + attribute.name + "' is of kind " + attribute.unsupported));
         refused = true;
         continue;
       }
@@ -220,7 +224,8 @@ class Importer {
       out.name = attribute.name;
       if (std::holds_alternative<std::monostate>(attribute.value)) {
         if (!attribute.ref.empty())
-          invalid_.push_back(node_problem(node, "bad_attribute", "attribute '" + attribute.name + "' refers to a function's attribute outside of one"));
+          invalid_.push_back(
+              node_problem(node, "bad_attribute", "attribute '" + attribute.name + "' refers to a function's attribute outside of one"));
         continue;
       }
       if (const auto* tensor = std::get_if<SourceTensor>(&attribute.value)) {
@@ -252,7 +257,8 @@ class Importer {
     std::visit(
         [&](const auto& value) {
           using T = std::decay_t<decltype(value)>;
-          if constexpr (!std::is_same_v<T, std::monostate> && !std::is_same_v<T, SourceTensor> && !std::is_same_v<T, std::shared_ptr<onnx::Graph>>)
+          if constexpr (!std::is_same_v<T, std::monostate> && !std::is_same_v<T, SourceTensor> &&
+                        !std::is_same_v<T, std::shared_ptr<onnx::Graph>>)
             out.value = value;
         },
         attribute.value);
@@ -272,7 +278,8 @@ class Importer {
       TypeShape type;
       std::vector<std::string> names;
       set_dims(info, type, names);
-      if (type.present() && info.unsupported.empty() && type.dims.size() <= static_cast<std::size_t>(kMaxRank)) ir_.declared_types[info.name] = std::move(type);
+      if (type.present() && info.unsupported.empty() && type.dims.size() <= static_cast<std::size_t>(kMaxRank))
+        ir_.declared_types[info.name] = std::move(type);
     }
   }
 

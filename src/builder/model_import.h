@@ -1,5 +1,5 @@
-// From the ONNX graph as written (functions inlined) to the typed graph: names to numbers, tensors of the file to sources, bodies to graphs.
-// Types of intermediate values are left open: type_inference.h.
+// From the ONNX graph as written (functions inlined) to the typed graph: names to numbers, tensors of the file to sources, bodies to
+// graphs. Types of intermediate values are left open: type_inference.h.
 #pragma once
 
 #include <vector>

@@ -1,5 +1,5 @@
-// Conv followed by sums and products with a scalar or one number per channel (biases that exporters write as Add, learned scales): all of them go
-// into the weights, as ordinary nodes over them.
+// Conv followed by sums and products with a scalar or one number per channel (biases that exporters write as Add, learned scales): all of
+// them go into the weights, as ordinary nodes over them.
 #include <optional>
 #include <set>
 

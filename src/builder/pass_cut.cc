@@ -40,9 +40,10 @@ Status set_input_type(PassContext& context, ValueId id, const std::string& name)
     return {};
   }
   if (!value.poisoned && value.type.present()) return {};
-  return Status(Code::invalid_argument, "--inputs names '" + name +
-                                            "', whose element type is neither stated by the model nor can be inferred; cut elsewhere or run a "
-                                            "shape inference tool on the model first");
+  return Status(Code::invalid_argument,
+                "--inputs names '" + name +
+                    "', whose element type is neither stated by the model nor can be inferred; cut elsewhere or run a "
+                    "shape inference tool on the model first");
 }
 
 Status cut_inputs(PassContext& context, const std::vector<std::string>& inputs) {

@@ -47,7 +47,8 @@ class HardSwish {
       if (clip == nullptr || clip->inputs.size() != 3 || !is_number(clip->inputs[1], 0.0f) || !is_number(clip->inputs[2], 6.0f)) continue;
       IrNode* sum = only(clip->inputs[0], divide, "Add", 7);
       if (sum == nullptr || sum->inputs.size() != 2) continue;
-      const bool plus_three = (sum->inputs[0] == x && is_number(sum->inputs[1], 3.0f)) || (sum->inputs[1] == x && is_number(sum->inputs[0], 3.0f));
+      const bool plus_three =
+          (sum->inputs[0] == x && is_number(sum->inputs[1], 3.0f)) || (sum->inputs[1] == x && is_number(sum->inputs[0], 3.0f));
       // A constant of higher rank than x would widen the result.
       if (!plus_three || !same_rank(x, divide.outputs[0])) continue;
       divide.fused_from = {sum->name, clip->name, product->name, divide.name};

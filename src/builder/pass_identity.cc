@@ -22,7 +22,8 @@ bool dropout_at_inference(PassContext& context, const IrNode& node, const NodeVi
 
 // Output 0 has the bits of input 0 whatever they are.
 bool is_copy(PassContext& context, const IrNode& node) {
-  if (!node.domain.empty() || node.inputs.empty() || node.inputs[0] == kNone || node.outputs.empty() || node.outputs[0] == kNone) return false;
+  if (!node.domain.empty() || node.inputs.empty() || node.inputs[0] == kNone || node.outputs.empty() || node.outputs[0] == kNone)
+    return false;
   const NodeView view = context.ir.view(node);
   const TypeShape input = input_type(context.ir, node, 0);
   if (node.op == "Identity") return true;
@@ -47,7 +48,8 @@ Result<std::size_t> pass_identity(PassContext& context) {
       if (uses.is_graph_output(node->outputs[0])) continue;
       bool mask_used = false;
       for (std::size_t i = 1; i < node->outputs.size(); ++i)
-        mask_used = mask_used || (node->outputs[i] != kNone && (!uses.uses(node->outputs[i]).empty() || uses.is_graph_output(node->outputs[i])));
+        mask_used =
+            mask_used || (node->outputs[i] != kNone && (!uses.uses(node->outputs[i]).empty() || uses.is_graph_output(node->outputs[i])));
       if (mask_used) continue;
       if (node->op == "Dropout" && node->inputs.size() > 2 && node->inputs[2] != kNone) {
         const std::vector<std::uint32_t>& from = ir.values[node->inputs[2]].known_sources;

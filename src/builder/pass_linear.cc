@@ -39,7 +39,8 @@ class LinearPass {
  private:
   // W of MatMul(x, Transpose(W)), W being a matrix of the file or made from such.
   ValueId transposed_table(const IrNode& node, const ValueNeeds& needs) const {
-    if (!node.domain.empty() || node.op != "MatMul" || node.inputs.size() != 2 || node.inputs[0] == kNone || node.inputs[1] == kNone) return kNone;
+    if (!node.domain.empty() || node.op != "MatMul" || node.inputs.size() != 2 || node.inputs[0] == kNone || node.inputs[1] == kNone)
+      return kNone;
     const IrNode* transpose = ir_.values[node.inputs[1]].producer;
     if (transpose == nullptr || !transpose->domain.empty() || transpose->op != "Transpose" || needs.fixed(node.inputs[0])) return kNone;
     const ValueId table = transpose->inputs[0];
@@ -84,7 +85,8 @@ class LinearPass {
       for (std::size_t side = 0; side < 2; ++side) {
         IrNode* linear = add->inputs[side] != kNone ? ir_.values[add->inputs[side]].producer : nullptr;
         const ValueId bias = add->inputs[1 - side];
-        if (linear == nullptr || linear->removed || linear->domain != "forebay" || linear->op != "Linear" || linear->inputs.size() != 2) continue;
+        if (linear == nullptr || linear->removed || linear->domain != "forebay" || linear->op != "Linear" || linear->inputs.size() != 2)
+          continue;
         if (linear->graph != add->graph || bias == kNone || !needs.fixed(bias) || !uses.single_use(add->inputs[side])) continue;
         const TypeShape& table = ir_.values[linear->inputs[1]].type;
         const TypeShape& type = ir_.values[bias].type;

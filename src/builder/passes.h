@@ -24,7 +24,8 @@ struct PassContext {
 inline constexpr std::int32_t kPassOpset = 13;
 
 // pass_cut.cc: makes `inputs` and `outputs` (names of values of the main graph; empty: as they are) the graph's own. Types of values that
-// become inputs come from the model's value_infos or inference. invalid_argument with the nearest names; also when another input is still needed.
+// become inputs come from the model's value_infos or inference. invalid_argument with the nearest names; also when another input is still
+// needed.
 Status pass_cut(PassContext& context, const std::vector<std::string>& inputs, const std::vector<std::string>& outputs);
 // pass_dead_code.cc: nodes whose outputs nothing reads, and with them unused tensors.
 Result<std::size_t> pass_dead_code(PassContext& context);
@@ -32,14 +33,15 @@ Result<std::size_t> pass_dead_code(PassContext& context);
 Result<std::size_t> pass_identity(PassContext& context);
 // pass_branch.cc: an If whose condition is known is replaced by the branch taken.
 Result<std::size_t> pass_branch(PassContext& context);
-// pass_fold.cc: shape arithmetic and scalars become constants of the plan. Afterwards what shape arithmetic reads is a constant wherever it can be
-// known, and every source that is still read is a weight.
+// pass_fold.cc: shape arithmetic and scalars become constants of the plan. Afterwards what shape arithmetic reads is a constant wherever it
+// can be known, and every source that is still read is a weight.
 Result<std::size_t> pass_fold(PassContext& context);
 // pass_common.cc: equal nodes over equal inputs become one; sources at one extent become one.
 Result<std::size_t> pass_common(PassContext& context);
 // pass_conv_bn.cc: BatchNormalization after Conv or ConvTranspose goes into the weights, as ordinary nodes over them. f32 only.
 Result<std::size_t> pass_conv_bn(PassContext& context);
-// pass_conv_affine.cc: sums and products with a number, or one per channel, after Conv or ConvTranspose go into the weights likewise. f32 only.
+// pass_conv_affine.cc: sums and products with a number, or one per channel, after Conv or ConvTranspose go into the weights likewise. f32
+// only.
 Result<std::size_t> pass_conv_affine(PassContext& context);
 // pass_hard_swish.cc: x * clip(x + 3, 0, 6) / 6 becomes HardSwish. Run pass_fold first: its numbers are constants then. f32 only.
 Result<std::size_t> pass_hard_swish(PassContext& context);

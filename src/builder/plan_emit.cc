@@ -288,7 +288,8 @@ class Emitter {
       const plan::Node& node = plan_.graphs[place.graph].nodes[place.node];
       if (!node.domain.empty() || node.op != "DequantizeLinear") continue;
       const auto weight_at = [&](std::size_t i) {
-        const bool is_weight = i < node.inputs.size() && node.inputs[i] != kNone && plan_.values[node.inputs[i]].kind == plan::ValueKind::weight;
+        const bool is_weight =
+            i < node.inputs.size() && node.inputs[i] != kNone && plan_.values[node.inputs[i]].kind == plan::ValueKind::weight;
         return is_weight ? plan_.values[node.inputs[i]].index : kNone;
       };
       const plan::WeightId values = weight_at(0), scales = weight_at(1), zero_points = weight_at(2);

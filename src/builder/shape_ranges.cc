@@ -26,7 +26,9 @@ Status refused(const std::string& message, std::string hint = {}) {
   return Status(Code::invalid_argument, std::move(problem));
 }
 
-std::string text(const Sizes& sizes) { return std::to_string(sizes[0]) + ", " + std::to_string(sizes[1]) + ", " + std::to_string(sizes[2]); }
+std::string text(const Sizes& sizes) {
+  return std::to_string(sizes[0]) + ", " + std::to_string(sizes[1]) + ", " + std::to_string(sizes[2]);
+}
 
 std::vector<std::string> names_of(const Ir& ir, const std::vector<ValueId>& values) {
   std::vector<std::string> names;
@@ -47,8 +49,8 @@ class Ranges {
       return refused("dimension '" + name + "' of " + from + ": min, opt and max are " + text(sizes) + ", they must not decrease");
     const auto [at, added] = ranges_.emplace(name, NamedRange{sizes, from});
     if (added || at->second.sizes == sizes) return {};
-    return refused("dimension '" + name + "' is " + text(at->second.sizes) + " (min, opt, max) by " + at->second.from + " and " + text(sizes) +
-                   " by " + from);
+    return refused("dimension '" + name + "' is " + text(at->second.sizes) + " (min, opt, max) by " + at->second.from + " and " +
+                   text(sizes) + " by " + from);
   }
 
   std::vector<plan::DimRange> list() const {
@@ -77,7 +79,9 @@ Result<std::array<std::vector<std::int64_t>, 3>> complete(const std::string& inp
 
 Status add_input(Ir& ir, Ranges& ranges, const std::string& name, const std::vector<std::vector<std::int64_t>>& given) {
   const auto id = find_named(ir, ir.graphs[0].inputs, name);
-  if (!id) return refused("a shape is given for '" + name + "', which is no input of the model", did_you_mean(name, names_of(ir, ir.graphs[0].inputs)));
+  if (!id)
+    return refused("a shape is given for '" + name + "', which is no input of the model",
+                   did_you_mean(name, names_of(ir, ir.graphs[0].inputs)));
   IrValue& value = ir.values[*id];
   FB_ASSIGN(const auto shapes, complete(name, given));
   if (!value.type.has_rank) {
@@ -85,15 +89,16 @@ Status add_input(Ir& ir, Ranges& ranges, const std::string& name, const std::vec
     value.type.dims.assign(shapes[0].size(), -1);
   }
   if (shapes[0].size() != value.type.dims.size())
-    return refused("input '" + name + "' has rank " + std::to_string(value.type.dims.size()) + ", the shape given has " + std::to_string(shapes[0].size()));
+    return refused("input '" + name + "' has rank " + std::to_string(value.type.dims.size()) + ", the shape given has " +
+                   std::to_string(shapes[0].size()));
   value.dim_names.resize(value.type.dims.size());
   for (std::size_t axis = 0; axis < value.type.dims.size(); ++axis) {
     const Sizes sizes{shapes[0][axis], shapes[1][axis], shapes[2][axis]};
     const std::int64_t fixed = value.type.dims[axis];
     if (fixed >= 0) {
       if (sizes != Sizes{fixed, fixed, fixed})
-        return refused("axis " + std::to_string(axis) + " of input '" + name + "' is " + std::to_string(fixed) + " in the model, and " + text(sizes) +
-                       " were given");
+        return refused("axis " + std::to_string(axis) + " of input '" + name + "' is " + std::to_string(fixed) + " in the model, and " +
+                       text(sizes) + " were given");
       continue;
     }
     if (value.dim_names[axis].empty()) value.dim_names[axis] = name + "." + std::to_string(axis);
@@ -148,11 +153,16 @@ Result<std::vector<StateNames>> find_state_pairs(const Ir& ir, const Options& op
   std::set<ValueId> used;
   for (const auto& [output, input] : options.state_pairs) {
     const auto out = find_named(ir, ir.graphs[0].outputs, output), in = find_named(ir, ir.graphs[0].inputs, input);
-    if (!out) return refused("the state pair names output '" + output + "', which the model has not", did_you_mean(output, names_of(ir, ir.graphs[0].outputs)));
-    if (!in) return refused("the state pair names input '" + input + "', which the model has not", did_you_mean(input, names_of(ir, ir.graphs[0].inputs)));
+    if (!out)
+      return refused("the state pair names output '" + output + "', which the model has not",
+                     did_you_mean(output, names_of(ir, ir.graphs[0].outputs)));
+    if (!in)
+      return refused("the state pair names input '" + input + "', which the model has not",
+                     did_you_mean(input, names_of(ir, ir.graphs[0].inputs)));
     if (ir.values[*out].type.dtype != ir.values[*in].type.dtype)
       return refused("state pair '" + output + "', '" + input + "': the element types differ");
-    if (!used.insert(*in).second || !used.insert(*out).second) return refused("state pair '" + output + "', '" + input + "': one of them is in another pair too");
+    if (!used.insert(*in).second || !used.insert(*out).second)
+      return refused("state pair '" + output + "', '" + input + "': one of them is in another pair too");
     pairs.push_back({*out, *in});
   }
   return pairs;

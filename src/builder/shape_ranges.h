@@ -9,8 +9,8 @@
 namespace forebay::builder {
 
 // Options::input_shapes and Options::ranges joined. An open dimension without a name gets one ("<input>.<axis>"), so that its range can be
-// stated. Of min, opt and max those not given are taken from the nearest given one. invalid_argument, naming the inputs, for unknown inputs,
-// wrong ranks, sizes that contradict the model or each other, min > opt or opt > max.
+// stated. Of min, opt and max those not given are taken from the nearest given one. invalid_argument, naming the inputs, for unknown
+// inputs, wrong ranks, sizes that contradict the model or each other, min > opt or opt > max.
 Result<std::vector<plan::DimRange>> shape_ranges(Ir& ir, const Options& options);
 
 struct StateNames {

@@ -44,8 +44,8 @@ class Layout {
       const std::uint64_t end = row + part.row_count == rows ? bytes : (row + part.row_count) * bits / 8;
       part.bytes = end - part.offset_in_weight;
       if (part.bytes > plan::kMaxPlanChunkBytes)
-        return Status(Code::unsupported, "it cannot be cut below " + std::to_string(part.bytes) + " bytes, and a plan holds chunks of at most " +
-                                             std::to_string(plan::kMaxPlanChunkBytes));
+        return Status(Code::unsupported, "it cannot be cut below " + std::to_string(part.bytes) +
+                                             " bytes, and a plan holds chunks of at most " + std::to_string(plan::kMaxPlanChunkBytes));
       part.chunk = new_chunk();
       put(part);
     }

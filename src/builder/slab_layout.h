@@ -1,7 +1,7 @@
 // How weights are cut into slabs and slabs are put into chunks. Pure: numbers in, numbers out.
 //
-// Invariants: the parts of a weight cover its rows in order without gaps; parts in a chunk are 64-byte aligned and do not overlap; chunks are
-// numbered by the first use of what they hold; a slab is at most slab_bytes unless one row (or a byte-aligned group of rows) is larger.
+// Invariants: the parts of a weight cover its rows in order without gaps; parts in a chunk are 64-byte aligned and do not overlap; chunks
+// are numbered by the first use of what they hold; a slab is at most slab_bytes unless one row (or a byte-aligned group of rows) is larger.
 #pragma once
 
 #include <cstdint>

@@ -146,7 +146,8 @@ Status TypeInference::branch(IrNode& node) {
   for (const std::uint32_t body : {*then_body, *else_body}) {
     graph(body);
     if (ir_.graphs[body].outputs.size() < node.outputs.size())
-      return view.invalid("a branch has " + std::to_string(ir_.graphs[body].outputs.size()) + " outputs, the node " + std::to_string(node.outputs.size()));
+      return view.invalid("a branch has " + std::to_string(ir_.graphs[body].outputs.size()) + " outputs, the node " +
+                          std::to_string(node.outputs.size()));
   }
   const IrValue& condition = ir_.values[node.inputs[0]];
   if (!condition.poisoned && condition.type.dtype != DType::boolean) return view.invalid("the condition is not of type bool");
@@ -251,7 +252,8 @@ Status TypeInference::scan(IrNode& node) {
     input.type = from.type;
     input.poisoned = from.poisoned;
     if (i < states || from.poisoned || !from.type.has_rank) continue;
-    FB_ASSIGN(const int axis, normalize_axis(view, list_entry(view, "scan_input_axes", i - states, 0), static_cast<int>(from.type.dims.size())));
+    FB_ASSIGN(const int axis,
+              normalize_axis(view, list_entry(view, "scan_input_axes", i - states, 0), static_cast<int>(from.type.dims.size())));
     length = std::max(length, from.type.dims[static_cast<std::size_t>(axis)]);
     input.type.dims.erase(input.type.dims.begin() + axis);
   }

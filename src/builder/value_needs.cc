@@ -29,7 +29,8 @@ void ValueNeeds::forward(const IrNode& node) {
   if (spec != nullptr && (spec->flags & kOpShapeOnly) != 0) {
     derived = true;
     // The sizes of what the file holds are fixed; so are others once they are all known (the value is then known, too).
-    fixed = weightless = std::all_of(node.inputs.begin(), node.inputs.end(), [&](ValueId id) { return id == kNone || ir_.values[id].type.known(); });
+    fixed = weightless =
+        std::all_of(node.inputs.begin(), node.inputs.end(), [&](ValueId id) { return id == kNone || ir_.values[id].type.known(); });
   } else if (spec != nullptr && (spec->flags & (kOpControl | kOpRandom)) == 0) {
     fixed = derived = weightless = true;
     for (std::size_t i = 0; i < node.inputs.size(); ++i) {

@@ -1,7 +1,7 @@
 // What each value is wanted for: its contents on the host when a node is prepared (shape arithmetic), or as data in a pass.
 //
-// A value is `fixed` when it follows from tensors of the file and known shapes alone. A fixed value wanted on the host becomes a constant of
-// the plan; one wanted as data becomes a weight, unless it is a scalar or made from scalars and shapes only (`weightless`).
+// A value is `fixed` when it follows from tensors of the file and known shapes alone. A fixed value wanted on the host becomes a constant
+// of the plan; one wanted as data becomes a weight, unless it is a scalar or made from scalars and shapes only (`weightless`).
 #pragma once
 
 #include <vector>

@@ -17,7 +17,8 @@ class Planner {
 
   WeightPlan run() {
     for (IrNode* node : execution_order(ir_)) {
-      const bool fixed = std::all_of(node->outputs.begin(), node->outputs.end(), [&](ValueId id) { return id == kNone || needs_.fixed(id); });
+      const bool fixed =
+          std::all_of(node->outputs.begin(), node->outputs.end(), [&](ValueId id) { return id == kNone || needs_.fixed(id); });
       if (!fixed || node->outputs.empty()) keep(*node);
     }
     std::vector<std::uint32_t> graphs{0};

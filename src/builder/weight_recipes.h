@@ -1,5 +1,6 @@
-// Which values become weights, and the recipe of each: everything computed from tensors of the file alone leaves the graph, unless its result
-// is much larger than what it is made from, or it is quantised storage (DequantizeLinear stays in the graph and reads the packed weight).
+// Which values become weights, and the recipe of each: everything computed from tensors of the file alone leaves the graph, unless its
+// result is much larger than what it is made from, or it is quantised storage (DequantizeLinear stays in the graph and reads the packed
+// weight).
 #pragma once
 
 #include <set>
@@ -24,8 +25,8 @@ struct WeightPlan {
   std::set<const IrNode*> in_graph;    // nodes that stay; the others are part of recipes, or unused
 };
 
-// Recipes that do the same to the same sources (two branches that reorder one LSTM's gates) become one weight: readers are redirected to it, and
-// the constants of the other are recorded in Ir::decided_by.
+// Recipes that do the same to the same sources (two branches that reorder one LSTM's gates) become one weight: readers are redirected to
+// it, and the constants of the other are recorded in Ir::decided_by.
 WeightPlan plan_weights(Ir& ir, const OpRegistry& registry);
 
 }  // namespace forebay::builder

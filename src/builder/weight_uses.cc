@@ -22,7 +22,12 @@ Consumption join(Consumption a, Consumption b) {
 class Usage {
  public:
   Usage(Ir& ir, const OpRegistry& registry, const WeightPlan& weights, std::uint64_t slab_bytes)
-      : ir_(ir), registry_(registry), weights_(weights), slab_bytes_(slab_bytes), out_(weights.weights.size()), joined_(weights.weights.size()) {
+      : ir_(ir),
+        registry_(registry),
+        weights_(weights),
+        slab_bytes_(slab_bytes),
+        out_(weights.weights.size()),
+        joined_(weights.weights.size()) {
     for (std::size_t i = 0; i < weights.weights.size(); ++i) index_[weights.weights[i].value] = i;
   }
 

@@ -16,8 +16,8 @@ struct WeightUsage {
   std::uint32_t first_graph = 0;  // of its first use
 };
 
-// One entry per planned weight. A node takes at most one weight in slabs: `slab_bytes` decides which weights are cut at all, and of several at
-// one node the largest stays cut.
+// One entry per planned weight. A node takes at most one weight in slabs: `slab_bytes` decides which weights are cut at all, and of several
+// at one node the largest stays cut.
 std::vector<WeightUsage> weight_usage(Ir& ir, const OpRegistry& registry, const WeightPlan& weights, std::uint64_t slab_bytes);
 
 }  // namespace forebay::builder

@@ -19,7 +19,10 @@ const plan::Constant* find_constant(const plan::Plan& plan, const std::string& n
 
 TEST(Kept, OnlyScalarsAndShapeArithmeticStay) {
   GraphMaker graph;
-  graph.input("x", DType::f32, {"N", "4"}).initializer("bias", floats({4}, 1)).constant("tiny", floats({2}, 9)).constant("scalar", list({3.0f}));
+  graph.input("x", DType::f32, {"N", "4"})
+      .initializer("bias", floats({4}, 1))
+      .constant("tiny", floats({2}, 9))
+      .constant("scalar", list({3.0f}));
   graph.constant("target", integers({-1, 2, 2})).constant("table", integers({5, 6, 7, 8})).input("k", DType::i64, {"4"});
   graph.node("Add", {"x", "bias"}, {"a"}).node("Mul", {"a", "scalar"}, {"b"}).node("Reshape", {"b", "target"}, {"c"});
   graph.node("Mul", {"c", "tiny"}, {"y"}).node("Add", {"k", "table"}, {"z"}).output("y").output("z");
@@ -56,7 +59,10 @@ TEST(Kept, DynamicShapeArithmeticKeepsItsConstants) {
   GraphMaker graph;
   graph.input("x", DType::f32, {"N", "M", "4"}).constant("index", integers({0})).constant("tail", integers({2, 2, -1}));
   graph.node("Shape", {"x"}, {"s"}).node("Gather", {"s", "index"}, {"n"}).with("axis", std::int64_t{0});
-  graph.node("Concat", {"n", "tail"}, {"target"}).with("axis", std::int64_t{0}).node("Reshape", {"x", "target"}, {"y"}).output("y", DType::f32);
+  graph.node("Concat", {"n", "tail"}, {"target"})
+      .with("axis", std::int64_t{0})
+      .node("Reshape", {"x", "target"}, {"y"})
+      .output("y", DType::f32);
   const auto built = build_model(graph.model());
   ASSERT_TRUE(built.ok()) << built.status().to_string();
   EXPECT_TRUE(built->plan.weights.empty());
@@ -198,7 +204,8 @@ onnx::Model layered_model() {
   std::string value = "x";
   for (int layer = 0; layer < 6; ++layer) {
     const std::string n = std::to_string(layer);
-    graph.initializer("w" + n, floats({64, 64}, static_cast<std::uint32_t>(layer))).constant("b" + n, floats({64}, static_cast<std::uint32_t>(layer) + 100));
+    graph.initializer("w" + n, floats({64, 64}, static_cast<std::uint32_t>(layer)))
+        .constant("b" + n, floats({64}, static_cast<std::uint32_t>(layer) + 100));
     graph.node("MatMul", {value, "w" + n}, {"m" + n}).node("Add", {"m" + n, "b" + n}, {"a" + n}).node("Relu", {"a" + n}, {"r" + n});
     value = "r" + n;
   }
@@ -260,7 +267,11 @@ TEST(Build, InfersLoopBodies) {
   body.output("go").output("next").output("slice");
   GraphMaker graph;
   graph.input("x", DType::f32, {"4"}).constant("trips", integers({3}, true));
-  graph.node("Loop", {"trips", "", "x"}, {"last", "all"}).named("loop").with_body("body", body).output("last", DType::f32).output("all", DType::f32);
+  graph.node("Loop", {"trips", "", "x"}, {"last", "all"})
+      .named("loop")
+      .with_body("body", body)
+      .output("last", DType::f32)
+      .output("all", DType::f32);
   const auto built = build_model(graph.model());
   if (!built.ok() && built.status().code() == Code::unsupported) GTEST_SKIP() << built.status().message();
   ASSERT_TRUE(built.ok()) << built.status().to_string();

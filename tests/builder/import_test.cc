@@ -10,7 +10,9 @@
 namespace forebay::builder::test {
 namespace {
 
-bool has(const std::vector<std::string>& names, const std::string& name) { return std::find(names.begin(), names.end(), name) != names.end(); }
+bool has(const std::vector<std::string>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
 
 TEST(Import, TakesWeightsFromInitializersAndConstants) {
   GraphMaker graph;

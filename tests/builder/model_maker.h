@@ -100,7 +100,8 @@ class GraphMaker {
   GraphMaker& with_body(const std::string& attribute, const GraphMaker& body) {
     return with(attribute, std::make_shared<onnx::Graph>(body.graph_));
   }
-  GraphMaker& node(const std::string& op, std::vector<std::string> inputs, std::vector<std::string> outputs, const std::string& domain = {}) {
+  GraphMaker& node(const std::string& op, std::vector<std::string> inputs, std::vector<std::string> outputs,
+                   const std::string& domain = {}) {
     add(op, std::move(inputs), std::move(outputs)).domain = domain;
     return *this;
   }

@@ -152,7 +152,10 @@ TEST(Fold, MakesShapeArithmeticConstant) {
 
 TEST(Fold, LeavesWeightsAlone) {
   GraphMaker graph;
-  graph.input("x", DType::f32, {"4"}).constant("w", floats({4}, 1)).constant("half", list({0.5f}, true)).constant("two", list({2.0f}, true));
+  graph.input("x", DType::f32, {"4"})
+      .constant("w", floats({4}, 1))
+      .constant("half", list({0.5f}, true))
+      .constant("two", list({2.0f}, true));
   graph.node("Mul", {"half", "two"}, {"one"}).node("Mul", {"x", "one"}, {"a"}).node("Mul", {"a", "w"}, {"y"}).output("y");
   Fixture fixture(graph);
   PassContext context = fixture.context();
@@ -167,7 +170,10 @@ TEST(Fold, LeavesWeightsAlone) {
 TEST(Common, JoinsEqualNodes) {
   GraphMaker graph;
   graph.input("x", DType::f32, {"2", "3"});
-  graph.node("Transpose", {"x"}, {"a"}).node("Transpose", {"x"}, {"b"}).node("Transpose", {"x"}, {"c"}).with("perm", std::vector<std::int64_t>{0, 1});
+  graph.node("Transpose", {"x"}, {"a"})
+      .node("Transpose", {"x"}, {"b"})
+      .node("Transpose", {"x"}, {"c"})
+      .with("perm", std::vector<std::int64_t>{0, 1});
   graph.node("Add", {"a", "b"}, {"d"}).node("Neg", {"c"}, {"e"}).output("d").output("e");
   Fixture fixture(graph);
   PassContext context = fixture.context();
@@ -211,7 +217,10 @@ GraphMaker conv_bn(bool with_bias, bool transposed) {
   GraphMaker graph;
   const Dims w = transposed ? Dims{3, 5, 3, 3} : Dims{5, 3, 3, 3};
   graph.input("x", DType::f32, {"1", "3", "7", "7"}).initializer("w", floats(w, 1));
-  graph.constant("scale", floats({5}, 2)).constant("bias", floats({5}, 3)).constant("mean", floats({5}, 4)).constant("var", floats({5}, 5, 0.1f, 2.0f));
+  graph.constant("scale", floats({5}, 2))
+      .constant("bias", floats({5}, 3))
+      .constant("mean", floats({5}, 4))
+      .constant("var", floats({5}, 5, 0.1f, 2.0f));
   std::vector<std::string> inputs{"x", "w"};
   if (with_bias) {
     graph.constant("b", floats({5}, 6));
@@ -297,10 +306,17 @@ TEST(ConvAffine, FoldsNumbersAndChannelsInAnyOrder) {
     for (const bool with_bias : {false, true}) {
       GraphMaker graph;
       graph.input("x", DType::f32, {"1", "3", "7", "7"}).initializer("w", floats(transposed ? Dims{3, 5, 3, 3} : Dims{5, 3, 3, 3}, 1));
-      graph.initializer("b", floats({5}, 2)).constant("s", list({0.75f})).constant("t", list({-0.25f}, true)).constant("c", floats({1, 5, 1, 1}, 3));
+      graph.initializer("b", floats({5}, 2))
+          .constant("s", list({0.75f}))
+          .constant("t", list({-0.25f}, true))
+          .constant("c", floats({1, 5, 1, 1}, 3));
       graph.constant("d", floats({5, 1, 1}, 4, 0.5f, 2.0f)).constant("u", list({0.125f}));
-      graph.node(transposed ? "ConvTranspose" : "Conv", with_bias ? std::vector<std::string>{"x", "w", "b"} : std::vector<std::string>{"x", "w"}, {"v0"});
-      graph.node("Sub", {"v0", "t"}, {"v1"}).node("Mul", {"s", "v1"}, {"v2"}).node("Add", {"v2", "c"}, {"v3"}).node("Div", {"v3", "d"}, {"v4"});
+      graph.node(transposed ? "ConvTranspose" : "Conv",
+                 with_bias ? std::vector<std::string>{"x", "w", "b"} : std::vector<std::string>{"x", "w"}, {"v0"});
+      graph.node("Sub", {"v0", "t"}, {"v1"})
+          .node("Mul", {"s", "v1"}, {"v2"})
+          .node("Add", {"v2", "c"}, {"v3"})
+          .node("Div", {"v3", "d"}, {"v4"});
       graph.node("Add", {"u", "v4"}, {"y"}).output("y", DType::f32);
       Options plain;
       plain.fuse = false;
@@ -332,8 +348,14 @@ TEST(ConvAffine, LeavesWhatWidensOrIsReadTwice) {
 
 TEST(HardSwish, ReplacesTheWrittenOutForm) {
   GraphMaker graph;
-  graph.input("x", DType::f32, {"2", "8"}).constant("three", list({3.0f})).constant("zero", list({0.0f}, true)).constant("six", list({6.0f}, true));
-  graph.constant("by", list({6.0f}, true)).node("Add", {"x", "three"}, {"a"}).node("Clip", {"a", "zero", "six"}, {"b"}).node("Mul", {"x", "b"}, {"c"});
+  graph.input("x", DType::f32, {"2", "8"})
+      .constant("three", list({3.0f}))
+      .constant("zero", list({0.0f}, true))
+      .constant("six", list({6.0f}, true));
+  graph.constant("by", list({6.0f}, true))
+      .node("Add", {"x", "three"}, {"a"})
+      .node("Clip", {"a", "zero", "six"}, {"b"})
+      .node("Mul", {"x", "b"}, {"c"});
   graph.node("Div", {"c", "by"}, {"y"}).output("y", DType::f32);
   const auto built = build_model(graph.model());
   ASSERT_TRUE(built.ok()) << built.status().to_string();
@@ -351,7 +373,10 @@ TEST(HardSwish, ReplacesTheWrittenOutForm) {
 TEST(Linear, ReadsTransposedWeightsAsTheyLie) {
   GraphMaker graph;
   graph.input("x", DType::f32, {"N", "T", "8"}).initializer("w", floats({16, 8}, 1));
-  graph.node("Transpose", {"w"}, {"wt"}).with("perm", std::vector<std::int64_t>{1, 0}).node("MatMul", {"x", "wt"}, {"y"}).output("y", DType::f32);
+  graph.node("Transpose", {"w"}, {"wt"})
+      .with("perm", std::vector<std::int64_t>{1, 0})
+      .node("MatMul", {"x", "wt"}, {"y"})
+      .output("y", DType::f32);
   const auto built = build_model(graph.model());
   ASSERT_TRUE(built.ok()) << built.status().to_string();
   const plan::Weight* weight = find_weight(built->plan, "w");
@@ -372,7 +397,10 @@ TEST(Linear, ReadsTransposedWeightsAsTheyLie) {
 TEST(Linear, ServesATiedTableByOneWeight) {
   GraphMaker graph;
   graph.input("ids", DType::i64, {"N"}).initializer("table", floats({512, 64}, 1));
-  graph.node("Gather", {"table", "ids"}, {"h"}).node("Transpose", {"table"}, {"t"}).node("MatMul", {"h", "t"}, {"y"}).output("y", DType::f32);
+  graph.node("Gather", {"table", "ids"}, {"h"})
+      .node("Transpose", {"table"}, {"t"})
+      .node("MatMul", {"h", "t"}, {"y"})
+      .output("y", DType::f32);
   Options options;
   options.slab_bytes = 16 << 10;
   const auto built = build_model(graph.model(), options);

@@ -1,4 +1,5 @@
-// Real models from the Python environment that FOREBAY_TEST_PYTHON names: they build, keep no float table, and their stripped plans are small.
+// Real models from the Python environment that FOREBAY_TEST_PYTHON names: they build, keep no float table, and their stripped plans are
+// small.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -61,8 +62,8 @@ TEST(RealModels, Build) {
     const Result<std::vector<std::byte>> bytes = plan::serialize_plan(built->plan, {});
     ASSERT_TRUE(bytes.ok()) << bytes.status().to_string();
     GTEST_LOG_(INFO) << name << ": " << tensor_bytes << " tensor bytes, stripped plan " << bytes->size() << ", nodes "
-                     << built->summary.model_nodes << " -> " << built->summary.plan_nodes << ", weights " << built->plan.weights.size() << ", chunks "
-                     << built->plan.chunks.size();
+                     << built->summary.model_nodes << " -> " << built->summary.plan_nodes << ", weights " << built->plan.weights.size()
+                     << ", chunks " << built->plan.chunks.size();
     EXPECT_LT(bytes->size(), tensor_bytes / 2 + 65'536);
   }
   GTEST_LOG_(INFO) << built_count << " of " << paths.size() << " models built";

@@ -1,5 +1,5 @@
-// Invariants: parts cover every weight in order, are aligned and do not overlap; chunks are numbered by first use; no slab is above the slab
-// size unless one row (or byte-aligned group) is.
+// Invariants: parts cover every weight in order, are aligned and do not overlap; chunks are numbered by first use; no slab is above the
+// slab size unless one row (or byte-aligned group) is.
 #include "builder/slab_layout.h"
 
 #include <gtest/gtest.h>
