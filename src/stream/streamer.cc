@@ -339,9 +339,15 @@ Status Streamer::fill_unvisited() {
   bool failed = false;
   for (std::uint32_t s = 0; s < schedule.segments.size() && !failed; ++s) {
     if (schedule.segments[s].loads.empty()) continue;
+    // Step by step, as a pass would: a later load may need the ring place of an earlier one.
+    const SegmentSchedule& segment = schedule.segments[s];
     const Walk walk = pipeline_->enter_segment(s);
-    failed = !ready_->wait(walk.load_base + schedule.segments[s].loads.size()).ok();
-    if (schedule.segments[s].step_count > 0) pipeline_->released(walk.step_base + schedule.segments[s].step_count - 1, TimelinePoint());
+    std::size_t needed = 0;
+    for (std::uint32_t step = 0; step < segment.step_count && !failed; ++step) {
+      while (needed < segment.loads.size() && segment.loads[needed].first_step <= step) ++needed;
+      failed = !ready_->wait(walk.load_base + needed).ok();
+      pipeline_->released(walk.step_base + step, TimelinePoint());
+    }
   }
   pipeline_->finish_pass(failed);
   return {};
