@@ -39,6 +39,7 @@ int PosixCalls::open_plain(const char* path, int flags, unsigned mode) { return 
 namespace {
 
 constexpr int kInterruptsMax = 1000;              // in a row; then it is an error, so that nothing spins for ever
+constexpr std::uint64_t kWritebackBytes = 16u << 20;
 constexpr std::size_t kCallBytesMax = 1u << 30;   // Linux moves at most 2 GiB - 4 KiB a call
 constexpr int kOpenFlags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
 
@@ -93,6 +94,7 @@ class PosixFile final : public File {
     const ssize_t put =
         retry_interrupted([&] { return calls_.write_at(fd_.get(), bytes.data(), count, static_cast<std::int64_t>(offset)); });
     if (put < 0) return errno_status(errno, "writing", name_).with_offset(offset);
+    start_writeback(offset, static_cast<std::uint64_t>(put));
     return static_cast<std::size_t>(put);
   }
   // Only an interrupted fsync has promised nothing and may be called again; any other failure is final.
@@ -126,6 +128,17 @@ class PosixFile final : public File {
   const std::string& name() const override { return name_; }
 
  private:
+  // Has the kernel begin to write what lies behind, so that fsync at the end does not wait for all of it, and dirty pages stay few. Only a
+  // hint: fsync is what makes it durable, and a failure here says nothing that fsync will not.
+  void start_writeback(std::uint64_t offset, std::uint64_t bytes) {
+    if (offset != behind_end_) behind_ = offset;
+    behind_end_ = offset + bytes;
+    if (behind_end_ - behind_ < kWritebackBytes) return;
+    (void)::sync_file_range(fd_.get(), static_cast<off64_t>(behind_), static_cast<off64_t>(behind_end_ - behind_), SYNC_FILE_RANGE_WRITE);
+    behind_ = behind_end_;
+  }
+  std::uint64_t behind_ = 0, behind_end_ = 0;  // written, writeback not begun
+
   Status bad_range(std::string_view doing, std::uint64_t offset) const {
     return Status(Code::invalid_argument, std::string(doing) + " " + printable(name_) + ": the range lies beyond any file")
         .with_file(name_)
