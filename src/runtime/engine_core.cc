@@ -57,6 +57,10 @@ Status EngineCore::start() {
     return Status(Code::resource_exhausted, "full residency needs " + std::to_string(sizes_locked().full) + " bytes, the device has " +
                                                 std::to_string(free_at_start_) + " free; give a budget or use auto");
   }
+  if (parts_.user_memory && parts_.arena->reserved_bytes() < sizes_locked().min) {
+    return Status(Code::invalid_argument, "the arena memory given has " + std::to_string(parts_.arena->reserved_bytes()) + " bytes, the minimum budget is " +
+                                              std::to_string(sizes_locked().min));
+  }
   FB_TRY(relayout_locked());
   control_ = std::thread([this] { control_loop(); });
   return {};

@@ -94,7 +94,10 @@ Status PassRunner::run_iterated(PreparedStep& step) {
   const std::size_t first_in = loop ? 2 : 0;
   std::int64_t trips = step.trips;
   bool condition = true;
-  if (loop && trips < 0 && step.input_values[0] != kNone) FB_TRY(read_back(step.input_values[0], &trips, 8));
+  if (loop && trips < 0 && step.input_values[0] != kNone) {
+    FB_TRY(read_back(step.input_values[0], &trips, 8));
+    trips = std::max<std::int64_t>(0, trips);  // below 0 here would mean no limit
+  }
   if (loop && step.input_values[1] != kNone && step.trips != 0) FB_TRY(read_back(step.input_values[1], &condition, 1));
   for (std::size_t c = 0; c < step.carried; ++c) {
     const std::uint64_t bytes = bytes_of(pass_.places[graph.inputs[first_in + c]]);
