@@ -89,6 +89,17 @@ class EngineFileTest : public testing::TestWithParam<Container> {
     return false;
   }
 
+  // The bytes are back. Digests tell so by themselves; a file without any was changed for good and must be loaded again, as the error says.
+  void serves_again(Engine& engine, ExecutionContext& context) {
+    if (right_or_refused(context)) return;
+    if (GetParam().kind == "safetensors") {
+      Status refused = run_once(context, inputs_).status();
+      EXPECT_NE(refused.to_string().find("load the weights again"), std::string::npos) << refused.to_string();
+      EXPECT_OK(engine.refit(sources_, nullptr));
+    }
+    for (int pass = 0; pass < 2; ++pass) EXPECT_TRUE(right_or_refused(context)) << "serves again once the bytes are back";
+  }
+
   TempFolder folder_;
   Tensors weights_, inputs_;
   std::unique_ptr<Plan> plan_;
@@ -109,9 +120,7 @@ TEST_P(EngineFileTest, TruncatedThenRestored) {
     const bool first = right_or_refused(context), second = right_or_refused(context);
     EXPECT_FALSE(first && second) << "the file is a " << part << "th";
     write_over(file_, bytes_);
-    if (!right_or_refused(context)) {
-      EXPECT_TRUE(right_or_refused(context)) << "serves again once the bytes are back";
-    }
+    serves_again(engine, context);
   }
 }
 
@@ -123,9 +132,7 @@ TEST_P(EngineFileTest, OverwrittenInPlaceThenRestored) {
   const bool first = right_or_refused(context), second = right_or_refused(context);
   EXPECT_FALSE(first && second);
   write_over(file_, bytes_);
-  if (!right_or_refused(context)) {
-    EXPECT_TRUE(right_or_refused(context)) << "serves again once the bytes are back";
-  }
+  serves_again(engine, context);
 }
 
 TEST_P(EngineFileTest, OverwrittenBeforeTheFirstPass) {
@@ -185,9 +192,7 @@ TEST_P(EngineFileTest, DamagedAndRestoredWhilePassesRun) {
   stop = true;
   caller.join();
   ASSERT_VALUE(ExecutionContext context, engine.create_context());
-  if (!right_or_refused(context)) {
-    EXPECT_TRUE(right_or_refused(context));
-  }
+  serves_again(engine, context);
 }
 
 INSTANTIATE_TEST_SUITE_P(Containers, EngineFileTest,

@@ -110,7 +110,8 @@ TEST_F(LayersTest, BelowTheMinimumIsRefusedAndNamesIt) {
 TEST_F(LayersTest, AboveFullMeansFull) {
   for (const Budget& budget : {Budget::of_bytes(1ull << 33), Budget::of_bytes(1ull << 63), Budget::unlimited(), Budget::automatic()}) {
     ASSERT_VALUE(Engine engine, Engine::create(*plan_, {}, with_budget(budget)));
-    ASSERT_VALUE(const HostTensor got, run_once(engine, inputs_));
+    ASSERT_VALUE(ExecutionContext context, engine.create_context());
+    ASSERT_VALUE(const HostTensor got, run_once(context, inputs_));
     EXPECT_TRUE(same_bits(got, want_)) << budget.to_string();
     const MemoryReport memory = engine.memory();
     EXPECT_LE(memory.budget, memory.full_budget) << budget.to_string();
