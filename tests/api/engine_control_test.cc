@@ -206,7 +206,7 @@ TEST(Loop, DebugCountsIterations) {
         std::memcpy(&first, tensor.tensor.data, sizeof first);
         seen.emplace_back(tensor.iteration, first);
       },
-      {"v_out"}));
+      {"loop/body/v_out"}));
   ASSERT_OK(run_once(context, with(only("x", filled(Shape{1, kWidth}, 1)), "trips", integer(4))));
   const std::vector<std::pair<std::int64_t, float>> want{{0, 2.0f}, {1, 4.0f}, {2, 8.0f}, {3, 16.0f}};
   EXPECT_EQ(seen, want);
