@@ -67,6 +67,7 @@ TEST_F(LayersTest, EveryBudgetGivesTheSameBits) {
     for (std::uint64_t part = 0; part <= 8; ++part) {
       EngineOptions options = with_budget(between(part, 8));
       options.io = io;
+      options.direct = io == "auto" ? "auto" : "off";
       ASSERT_VALUE(Engine engine, Engine::create(*plan_, {}, options));
       ASSERT_VALUE(ExecutionContext context, engine.create_context());
       for (int pass = 0; pass < 3; ++pass) {
@@ -205,6 +206,42 @@ TEST_F(LayersTest, RefitsWhileContextsRun) {
     for (std::thread& thread : threads) thread.join();
     EXPECT_GT(passes.load(), 0);
   }
+}
+
+TEST_F(LayersTest, RefitsAndBudgetChangesMeet) {
+  const Tensors other = layer_weights(kLayers, kWidth, 2);
+  ASSERT_VALUE(Engine engine, Engine::create(*plan_, {}, with_budget(between(1, 1))));
+  ASSERT_OK(engine.refit(in_memory(other), nullptr));
+  ASSERT_VALUE(const HostTensor want_other, run_once(engine, inputs_));
+  std::atomic<bool> stop{false};
+  std::atomic<int> passes{0};
+  auto threads = two_callers(engine, stop, {&want_, &want_other}, passes);
+  std::thread changer([&] {
+    Random random(3);
+    while (!stop) {
+      const Budget budget = between(1 + random.below(8), 8);
+      auto change = engine.set_budget(budget);
+      ASSERT_OK(change);
+      ASSERT_OK(change->wait());
+      ASSERT_LE(engine.memory().committed, budget.bytes);
+    }
+  });
+  for (int i = 0; i < 30; ++i) EXPECT_OK(engine.refit(in_memory(i % 2 == 0 ? weights_ : other), nullptr));
+  EXPECT_OK(engine.refit(in_memory(weights_), nullptr));
+  stop = true;
+  changer.join();
+  for (std::thread& thread : threads) thread.join();
+  ASSERT_VALUE(const HostTensor got, run_once(engine, inputs_));
+  EXPECT_TRUE(same_bits(got, want_));
+}
+
+TEST_F(LayersTest, AContextKeepsItsEngineAlive) {
+  auto engine = Engine::create(*plan_, {}, with_budget(between(1, 2)));
+  ASSERT_OK(engine);
+  ASSERT_VALUE(ExecutionContext context, engine->create_context());
+  engine = Status(Code::cancelled, "gone");
+  ASSERT_VALUE(const HostTensor got, run_once(context, inputs_));
+  EXPECT_TRUE(same_bits(got, want_));
 }
 
 TEST_F(LayersTest, ARefusedRefitChangesNothing) {
