@@ -125,7 +125,8 @@ OnnxMaker doubling_loop(int fixed_trips) {
   } else {
     graph.initializer("trips", integer(fixed_trips));
   }
-  NodeMaker loop = graph.node("Loop", {"trips", "", "x"}, fixed_trips < 0 ? std::vector<std::string>{"y"} : std::vector<std::string>{"y", "all"}).name("loop");
+  const std::vector<std::string> outputs = fixed_trips < 0 ? std::vector<std::string>{"y"} : std::vector<std::string>{"y", "all"};
+  NodeMaker loop = graph.node("Loop", {"trips", "", "x"}, outputs).name("loop");
   GraphMaker body = loop.body("body");
   body.input("i", DType::i64, {});
   body.input("go", DType::boolean, {});
@@ -189,7 +190,9 @@ TEST(Loop, EndsWhenItsConditionDoes) {
   graph.output("y", DType::f32, {1, kWidth});
   Both both(maker);
   const Shape shape{1, kWidth};
-  const auto inputs = [&](float limit, bool start) { return with(with(only("x", filled(shape, 1)), "limit", floats(Shape{}, {limit})), "start", truth(start)); };
+  const auto inputs = [&](float limit, bool start) {
+    return with(with(only("x", filled(shape, 1)), "limit", floats(Shape{}, {limit})), "start", truth(start));
+  };
   both.expect(inputs(1000, true), "y", filled(shape, 16));
   both.expect(inputs(1, true), "y", filled(shape, 2));
   both.expect(inputs(1000, false), "y", filled(shape, 1), false);
@@ -249,7 +252,8 @@ TEST(Scan, RunsForwardAndBackward) {
     graph.input("s0", DType::f32, {1, kWidth});
     const std::int64_t direction = reverse ? 1 : 0;
     NodeMaker scan = graph.node("Scan", {"s0", "x"}, {"last", "y"}).name("scan").set("num_scan_inputs", 1);
-    scan.set("scan_input_directions", std::vector<std::int64_t>{direction}).set("scan_output_directions", std::vector<std::int64_t>{direction});
+    scan.set("scan_input_directions", std::vector<std::int64_t>{direction});
+    scan.set("scan_output_directions", std::vector<std::int64_t>{direction});
     GraphMaker body = scan.body("body");
     body.input("s", DType::f32, {1, kWidth});
     body.input("xi", DType::f32, {1, kWidth});

@@ -1,4 +1,5 @@
-// Files that change under a running engine, and few descriptors: an error that names the file, never a wrong answer, and service afterwards.
+// Files that change under a running engine, and few descriptors: an error that names the file, never a wrong
+// answer, and service afterwards.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -196,7 +197,8 @@ TEST_P(EngineFileTest, DamagedAndRestoredWhilePassesRun) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Containers, EngineFileTest,
-                         testing::Values(Container{"safetensors", "threads", "off"}, Container{"safetensors", "auto", "auto"}, Container{"plan", "threads", "auto"},
+                         testing::Values(Container{"safetensors", "threads", "off"}, Container{"safetensors", "auto", "auto"},
+                                         Container{"plan", "threads", "auto"},
                                          Container{"plan", "auto", "off"}, Container{"shards", "auto", "auto"}),
                          [](const testing::TestParamInfo<Container>& c) { return c.param.kind + "_" + c.param.io + "_" + c.param.direct; });
 
@@ -251,7 +253,8 @@ TEST(Descriptors, TooFewRefuseCleanly) {
       Result<HostTensor> got = engine.ok() ? run_once(*engine, inputs) : Result<HostTensor>(engine.status());
       few.lift();
       if (!loaded.ok()) {
-        EXPECT_TRUE(loaded.status().code() == Code::io_error || loaded.status().code() == Code::resource_exhausted) << loaded.status().to_string();
+        const Code code = loaded.status().code();
+        EXPECT_TRUE(code == Code::io_error || code == Code::resource_exhausted) << loaded.status().to_string();
         EXPECT_NE(loaded.status().to_string().find("layers.plan"), std::string::npos) << loaded.status().to_string();
       }
       if (got.ok()) {
@@ -260,7 +263,8 @@ TEST(Descriptors, TooFewRefuseCleanly) {
       } else {
         ++refused;
         const Code code = got.status().code();
-        EXPECT_TRUE(code == Code::io_error || code == Code::resource_exhausted || code == Code::unavailable) << limit << ": " << got.status().to_string();
+        EXPECT_TRUE(code == Code::io_error || code == Code::resource_exhausted || code == Code::unavailable)
+            << limit << ": " << got.status().to_string();
       }
     }
   }

@@ -36,7 +36,8 @@ class LayersTest : public testing::Test {
   }
 
   // Runs passes until `stop` in two contexts of `engine`; each output must be one of `allowed`.
-  std::vector<std::thread> two_callers(Engine& engine, const std::atomic<bool>& stop, const std::vector<const HostTensor*>& allowed, std::atomic<int>& passes) {
+  std::vector<std::thread> two_callers(Engine& engine, const std::atomic<bool>& stop, const std::vector<const HostTensor*>& allowed,
+                                       std::atomic<int>& passes) {
     std::vector<std::thread> threads;
     for (int t = 0; t < 2; ++t) {
       threads.emplace_back([&engine, &stop, allowed, &passes, this] {
@@ -121,7 +122,8 @@ TEST_F(LayersTest, AboveFullMeansFull) {
 }
 
 TEST(BudgetText, RefusesMagicNumbers) {
-  for (const char* text : {"0", "-1", "0%", "-5%", "101%", "", "nan%", "6XB", "99999999999999999999", "1e3%x"}) EXPECT_CODE(Budget::parse(text), Code::invalid_argument);
+  for (const char* text : {"0", "-1", "0%", "-5%", "101%", "", "nan%", "6XB", "99999999999999999999", "1e3%x"})
+    EXPECT_CODE(Budget::parse(text), Code::invalid_argument);
   ASSERT_VALUE(const Budget bytes, Budget::parse("6GiB"));
   EXPECT_EQ(bytes.bytes, 6ull << 30);
   ASSERT_VALUE(const Budget percent, Budget::parse("25%"));
@@ -274,7 +276,8 @@ TEST_F(LayersTest, ARefusedRefitChangesNothing) {
 
 TEST_F(LayersTest, UserMemoryIsTheArena) {
   const auto bytes = static_cast<std::size_t>(sizes_.min_budget);
-  const std::unique_ptr<std::byte, decltype(&std::free)> memory(static_cast<std::byte*>(std::aligned_alloc(65536, (bytes + 65535) / 65536 * 65536)), &std::free);
+  auto* const block = static_cast<std::byte*>(std::aligned_alloc(65536, (bytes + 65535) / 65536 * 65536));
+  const std::unique_ptr<std::byte, decltype(&std::free)> memory(block, &std::free);
   ASSERT_NE(memory, nullptr);
   for (int again = 0; again < 2; ++again) {
     EngineOptions options = with_budget(Budget::automatic());

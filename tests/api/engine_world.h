@@ -61,7 +61,8 @@ inline Tensors layer_weights(int layers, std::int64_t width, std::uint64_t seed)
     HostTensor w = random_tensor(DType::f32, Shape{width, width}, seed * 1000 + static_cast<std::uint64_t>(2 * i));
     for (float& v : w.as<float>()) v *= 16.0f / static_cast<float>(width);
     weights.emplace_back("w" + std::to_string(i), std::move(w));
-    weights.emplace_back("b" + std::to_string(i), random_tensor(DType::f32, Shape{width}, seed * 1000 + static_cast<std::uint64_t>(2 * i + 1)));
+    const std::uint64_t bias_seed = seed * 1000 + static_cast<std::uint64_t>(2 * i + 1);
+    weights.emplace_back("b" + std::to_string(i), random_tensor(DType::f32, Shape{width}, bias_seed));
   }
   return weights;
 }
