@@ -25,6 +25,6 @@ if [ -z "${FOREBAY_TEST_PYTHON:-}" ]; then
   fi
 fi
 
-configure_and_build "$build" all -- -DCMAKE_BUILD_TYPE=Release -DFOREBAY_WERROR=ON -DFOREBAY_BUILD_BENCH=OFF
+configure_and_build "$build" all -- -DCMAKE_BUILD_TYPE=Release
 cd "$build"
 exec ctest --output-on-failure -j "${FOREBAY_TEST_JOBS:-$(nproc)}" "$@"
