@@ -88,7 +88,7 @@ Status read_table(std::span<const std::byte> bytes, std::uint64_t file_bytes, Co
   const std::uint64_t table_end = sizeof(PlanHeader) + std::uint64_t{header.section_count} * sizeof(SectionRecord);
   if (bytes.size() < table_end) return truncated(table_end, file_bytes);
   out.records.resize(header.section_count);
-  std::memcpy(out.records.data(), bytes.data() + sizeof(PlanHeader), table_end - sizeof(PlanHeader));
+  if (!out.records.empty()) std::memcpy(out.records.data(), bytes.data() + sizeof(PlanHeader), table_end - sizeof(PlanHeader));
   PlanHeader unsigned_header = header;
   unsigned_header.digest = {};
   Sha256Stream digest;
