@@ -448,6 +448,7 @@ IoReport Streamer::report() const {
   report.engine = pipeline_->engine_name();
   report.why = pipeline_->why_not_uring();
   report.registered = pipeline_->registered();
+  report.depth = pipeline_->depth();
   std::lock_guard lock(mutex_);
   report.direct = rows_->bound()->any_direct();
   return report;
