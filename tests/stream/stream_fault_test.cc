@@ -79,11 +79,12 @@ void sweep(const Fault& base, bool transparent, Code code, bool digests = true) 
   ASSERT_TRUE(rig.run_pass({&set}, {}).status.ok());
   ASSERT_TRUE(rig.run_pass({&set}, {}).status.ok());
   std::uint64_t injected = 0, failed = 0;
-  for (std::uint64_t n = 1; n < 90; n += 1 + n / 6) {
+  for (std::uint64_t n = 1; n < 90; n += forebay::test::full_fault_sweep() ? 1 : 1 + n / 6) {
     Fault fault = base;
     fault.op = FaultOp::read;
     fault.nth = n;
     fault.seed = n;
+    const int before = testing::UnitTest::GetInstance()->current_test_info()->result()->total_part_count();
     fs.arm(fault);
     const auto result = rig.run_pass({&set}, {});
     const bool met = fs.met();
@@ -101,6 +102,7 @@ void sweep(const Fault& base, bool transparent, Code code, bool digests = true) 
       const auto after = rig.run_pass({&set}, {});
       EXPECT_TRUE(after.status.ok()) << after.status.to_string();
     }
+    if (met) forebay::test::note_fault(testing::UnitTest::GetInstance()->current_test_info()->result()->total_part_count() == before);
   }
   EXPECT_GT(injected, 5u);
   if (!transparent) {
