@@ -20,6 +20,9 @@ if(FOREBAY_SANITIZE)
   endif()
   target_link_options(forebay_options INTERFACE -fsanitize=${FOREBAY_SANITIZE})
 endif()
+if(FOREBAY_FUZZ)  # the libraries too, or the fuzzer would not see which of their branches an input takes
+  target_compile_options(forebay_options INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 
 # forebay_layer(NAME SOURCES ... DEPENDS ... [PRIVATE_LIBS ...]): target forebay_NAME; include paths are src/ and include/.
 function(forebay_layer name)
