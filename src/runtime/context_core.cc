@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "runtime/dynamic_pass.h"
 #include "runtime/engine_core.h"
 #include "runtime/pass_runner.h"
 
@@ -112,39 +113,81 @@ Status ContextCore::prepare() {
   FB_ASSIGN(auto shapes, shapes_now());
   if (prepared_ && prepared_->input_shapes == shapes) return {};
   FB_ASSIGN(auto prepared, prepare_pass(engine_.share_compiled(), shapes, engine_.pool()));
-  std::vector<std::uint64_t> capacities;
-  for (const State& state : states_) {
-    const ValuePlace& in = prepared->places[plan().graphs[0].inputs[state.input]];
-    const ValuePlace& out = prepared->places[plan().graphs[0].outputs[state.output]];
-    capacities.push_back(std::max(dtype_bytes(in.dtype, in.shape.elements()).value_or(0), dtype_bytes(out.dtype, out.shape.elements()).value_or(0)));
-  }
-  FB_TRY(engine_.require(*this, prepared->activation_bytes, capacities));
-  for (std::size_t i = 0; i < outputs_.size(); ++i) {
-    const ValuePlace& place = prepared->places[plan().graphs[0].outputs[i]];
-    if (outputs_[i].dtype() != place.dtype || !(outputs_[i].shape() == place.shape)) outputs_[i] = HostTensor(place.dtype, place.shape);
-  }
+  FB_TRY(engine_.require(*this, prepared->activation_bytes, state_capacities(*prepared)));
+  if (!prepared->dynamic) shape_outputs(*prepared);
   prepared_ = std::move(prepared);
   return {};
 }
 
+std::vector<std::uint64_t> ContextCore::state_capacities(const PreparedPass& prepared) const {
+  std::vector<std::uint64_t> capacities;
+  for (const State& state : states_) {
+    const ValuePlace& in = prepared.places[plan().graphs[0].inputs[state.input]];
+    const ValuePlace& out = prepared.places[plan().graphs[0].outputs[state.output]];
+    capacities.push_back(std::max(dtype_bytes(in.dtype, in.shape.elements()).value_or(0), dtype_bytes(out.dtype, out.shape.elements()).value_or(0)));
+  }
+  return capacities;
+}
+
+void ContextCore::shape_outputs(const PreparedPass& prepared) {
+  for (std::size_t i = 0; i < outputs_.size(); ++i) {
+    const ValuePlace& place = prepared.places[plan().graphs[0].outputs[i]];
+    if (outputs_[i].dtype() != place.dtype || !(outputs_[i].shape() == place.shape)) outputs_[i] = HostTensor(place.dtype, place.shape);
+  }
+}
+
+Status ContextCore::fit_results() {
+  const std::vector<std::uint64_t> needed = state_capacities(*prepared_);
+  for (std::size_t i = 0; i < states_.size(); ++i) {
+    if (needed[i] <= states_[i].capacity) continue;
+    return Status(Code::resource_exhausted, "state '" + plan().values[plan().graphs[0].inputs[states_[i].input]].name + "' needs " + std::to_string(needed[i]) +
+                                                " bytes, " + std::to_string(states_[i].capacity) + " are reserved");
+  }
+  shape_outputs(*prepared_);
+  return {};
+}
+
+Result<bool> ContextCore::reserve_more() {
+  const std::uint64_t outgrown = prepared_->dynamic->outgrown();
+  const std::vector<std::uint64_t> capacities = state_capacities(*prepared_);
+  bool more = outgrown > 0;
+  for (std::size_t i = 0; i < states_.size(); ++i) more = more || capacities[i] > states_[i].capacity;
+  if (!more) return false;
+  // What comes after is not known yet: some more at once, for fewer runs; exactly what is known where that is refused.
+  const std::uint64_t bytes = std::max(prepared_->activation_bytes, outgrown);
+  prepared_->activation_bytes = bytes + bytes / 2;
+  if (engine_.require(*this, prepared_->activation_bytes, capacities).ok()) return true;
+  prepared_->activation_bytes = bytes;
+  FB_TRY(engine_.require(*this, bytes, capacities));
+  return true;
+}
+
 namespace {
+
+void collect_step(const PreparedStep& step, const plan::Plan& plan, std::vector<PassProfile::Op>& ops) {
+  PassProfile::Op op;
+  op.node = step.name;
+  op.op = step.step->node->op;
+  op.kernel = step.kernel->id();
+  op.calls = step.calls;
+  op.compute_ms = step.compute_ms;
+  op.wait_ms = step.wait_ms;
+  for (const WeightOperand& operand : step.step->weights) op.weight_bytes += plan.weights[operand.weight].bytes;
+  ops.push_back(std::move(op));
+}
 
 void collect_profile(const PreparedGraph& graph, const plan::Plan& plan, std::vector<PassProfile::Op>& ops) {
   for (const PreparedStep& step : graph.steps) {
     for (const auto& body : step.bodies) {
       if (body) collect_profile(*body, plan, ops);
     }
-    if (!step.kernel) continue;
-    PassProfile::Op op;
-    op.node = step.name;
-    op.op = step.step->node->op;
-    op.kernel = step.kernel->id();
-    op.calls = step.calls;
-    op.compute_ms = step.compute_ms;
-    op.wait_ms = step.wait_ms;
-    for (const WeightOperand& operand : step.step->weights) op.weight_bytes += plan.weights[operand.weight].bytes;
-    ops.push_back(std::move(op));
+    if (step.kernel) collect_step(step, plan, ops);
   }
+}
+
+void collect_profile(PreparedPass& pass, const plan::Plan& plan, std::vector<PassProfile::Op>& ops) {
+  collect_profile(pass.main, plan, ops);
+  if (pass.dynamic) pass.dynamic->each_step([&](PreparedStep& step) { collect_step(step, plan, ops); });
 }
 
 void clear_profile(PreparedGraph& graph) {
@@ -156,10 +199,24 @@ void clear_profile(PreparedGraph& graph) {
   }
 }
 
+void clear_profile(PreparedPass& pass) {
+  clear_profile(pass.main);
+  if (pass.dynamic) pass.dynamic->each_step([](PreparedStep& step) { step.compute_ms = step.wait_ms = 0; });
+}
+
 }  // namespace
 
 Status ContextCore::execute() {
   FB_TRY(prepare());
+  while (true) {
+    Status status = run_pass();
+    if (status.ok() || !prepared_->dynamic || status.code() != Code::resource_exhausted) return status;
+    FB_ASSIGN(const bool more, reserve_more());
+    if (!more) return status;
+  }
+}
+
+Status ContextCore::run_pass() {
   const auto start = std::chrono::steady_clock::now();
   EngineCore::Slot& slot = engine_.take_slot();
   auto begun = engine_.source().begin_pass();
@@ -171,7 +228,7 @@ Status ContextCore::execute() {
   const StreamCounters before = engine_.source().counters();
   const auto begin = std::chrono::steady_clock::now();
   clock_ = {profiling_, begin};
-  if (profiling_) clear_profile(prepared_->main);
+  if (profiling_) clear_profile(*prepared_);
   PassRunner runner(engine_, *this, slot, *lease);
   Status status = runner.run();
   if (!status.ok()) {
@@ -191,7 +248,7 @@ Status ContextCore::execute() {
   profile_.gathered_bytes = after.gathered_bytes - before.gathered_bytes;
   profile_.stalls = after.stalls - before.stalls;
   profile_.host_waits = runner.host_waits();
-  if (profiling_) collect_profile(prepared_->main, plan(), profile_.ops);
+  if (profiling_) collect_profile(*prepared_, plan(), profile_.ops);
   return {};
 }
 

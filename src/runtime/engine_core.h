@@ -155,6 +155,13 @@ class ContextCore {
 
   explicit ContextCore(EngineCore& engine);
   Status prepare();
+  Status run_pass();
+  // Shapes that depend on data are known: outputs take them; a state that has grown beyond its room is resource_exhausted.
+  Status fit_results();
+  // After a pass that needed more than was reserved. False: it did not.
+  Result<bool> reserve_more();
+  void shape_outputs(const PreparedPass& prepared);
+  std::vector<std::uint64_t> state_capacities(const PreparedPass& prepared) const;
   Result<std::vector<std::pair<std::string, Shape>>> shapes_now() const;
   Shape first_state_shape(const State& state) const;
   const State* state_of_input(std::size_t input) const;

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "runtime/dynamic_pass.h"
 
 namespace forebay {
 namespace {
@@ -23,6 +24,7 @@ PassRunner::PassRunner(EngineCore& engine, ContextCore& context, Slot& slot, Pas
     : engine_(engine), context_(context), slot_(slot), lease_(lease), queue_(*slot.queue), pass_(*context.prepared_) {
   const ArenaLayout& layout = engine.layout_;
   const std::uint64_t per_pass = layout.activation_bytes / engine.slots_.size();
+  capacity_ = per_pass;
   activations_ = engine.arena().base() + layout.activation_offset + per_pass * slot.index;
 }
 
@@ -32,8 +34,11 @@ std::byte* PassRunner::address(ValueId value) const {
 }
 
 Status PassRunner::run() {
+  DynamicPass* dynamic = pass_.dynamic.get();
+  if (dynamic != nullptr) FB_TRY(dynamic->begin(capacity_));
   FB_TRY(upload());
-  Status status = run_graph(pass_.main);
+  Status status = dynamic != nullptr ? dynamic->run(*this) : run_graph(pass_.main);
+  if (status.ok() && dynamic != nullptr) status = context_.fit_results();
   if (status.ok()) status = download();
   // Also after a failure: nothing of this pass may still run when its lease ends.
   Status finished = queue_.synchronize();
@@ -69,6 +74,13 @@ Status PassRunner::upload() {
     debug(main.inputs[i]);
   }
   return {};
+}
+
+const HostTensor* PassRunner::given_input(ValueId value) const {
+  const auto& inputs = engine_.plan().graphs[0].inputs;
+  const auto at = std::find(inputs.begin(), inputs.end(), value);
+  const auto i = static_cast<std::size_t>(at - inputs.begin());
+  return at == inputs.end() || context_.state_of_input(i) != nullptr ? nullptr : &context_.inputs_[i];
 }
 
 Status PassRunner::run_graph(PreparedGraph& graph) {

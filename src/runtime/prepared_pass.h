@@ -16,6 +16,7 @@
 
 namespace forebay {
 
+class DynamicPass;
 struct PreparedGraph;
 struct PassClock;
 struct PreparedStep;
@@ -85,6 +86,8 @@ struct PreparedPass {
   };
   std::vector<Upload> uploads;            // host-known values that kernels read: copied in at the start of each pass
   std::string kernel_ids;                 // in order, for numerics_id
+  // Set where shapes depend on data: `main` is empty then, places are settled while the pass runs, activation_bytes is what is reserved.
+  std::shared_ptr<DynamicPass> dynamic;
 };
 
 // invalid_argument for inputs that do not fit the plan (dtype, rank, fixed or shared dimensions, ranges), naming the input and both places of
