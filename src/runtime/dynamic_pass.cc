@@ -279,10 +279,12 @@ Status DynamicPass::run_unsettled(const Step& step, const Status& why) {
 }
 
 Result<std::unique_ptr<PreparedPass>> prepare_dynamic(std::shared_ptr<const CompiledPlan> compiled,
-                                                      const std::vector<std::pair<std::string, Shape>>& inputs, ThreadPool& pool) {
+                                                      const std::vector<std::pair<std::string, Shape>>& inputs, ThreadPool& pool,
+                                                      std::size_t states) {
   auto pass = std::make_unique<PreparedPass>();
   pass->compiled = compiled;
   pass->input_shapes = inputs;
+  pass->states.assign(states, StateResult::copied);
   pass->dynamic = std::make_shared<DynamicPass>(std::move(compiled), *pass, pool);
   pass->activation_bytes = pass->dynamic->estimate();
   return pass;

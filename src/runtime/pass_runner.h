@@ -59,6 +59,7 @@ class PassRunner {
   std::int64_t iteration() const { return iteration_; }
   void set_iteration(std::int64_t iteration) { iteration_ = iteration; }
   const HostTensor* given_input(plan::ValueId value) const;  // as the caller set it; null for other values and states
+  Status run_append(PreparedStep& step);
   void release(const Step& step, std::uint32_t call);
   void debug(plan::ValueId value);
   Status download();

@@ -24,8 +24,11 @@ std::string dim_text(const plan::Dim& dim) { return dim.size >= 0 ? std::to_stri
 Preparer::Preparer(std::shared_ptr<const CompiledPlan> compiled, ThreadPool& pool)
     : compiled_(std::move(compiled)), plan_(*compiled_->plan), pool_(pool), pass_(std::make_unique<PreparedPass>()) {}
 
-Result<std::unique_ptr<PreparedPass>> Preparer::run(const std::vector<std::pair<std::string, Shape>>& inputs) {
+Result<std::unique_ptr<PreparedPass>> Preparer::run(const std::vector<std::pair<std::string, Shape>>& inputs,
+                                                    std::span<const StateBinding> states) {
   FB_TRY(check_input_shapes(plan_, inputs));
+  states_ = states;
+  pass_->states.assign(states.size(), StateResult::copied);
   pass_->compiled = compiled_;
   pass_->input_shapes = inputs;
   pass_->places.resize(plan_.values.size());
@@ -37,12 +40,14 @@ Result<std::unique_ptr<PreparedPass>> Preparer::run(const std::vector<std::pair<
     set_stored(id, plan_.values[id].dtype, inputs[i].second);
   }
   if (Status status = prepare_graph(0, pass_->main); !status.ok() || data_dependent_) {
-    return data_dependent_ ? prepare_dynamic(compiled_, inputs, pool_) : Result<std::unique_ptr<PreparedPass>>(std::move(status));
+    if (data_dependent_) return prepare_dynamic(compiled_, inputs, pool_, states.size());
+    return status;
   }
   for (const ValueId id : plan_.graphs[0].outputs) {
     if (pass_->places[id].dtype == DType::none) return Status(Code::invalid_model, "output '" + plan_.values[id].name + "' is never computed");
     touch(id);
   }
+  place_states();
   place_all();
   bind_graph(pass_->main);
   return std::move(pass_);
@@ -184,6 +189,7 @@ Status Preparer::evaluate(const Step& step, Operands& o) {
 Status Preparer::prepare_kernel(const Step& step, Operands& o, PreparedGraph& out) {
   const plan::Node& node = *step.node;
   FB_ASSIGN(PreparedStep prepared, make_kernel_step(plan_, step, o, pool_));
+  prepared.appends = appends(step, o);
   if (prepared.kernel) {
     pass_->kernel_ids += prepared.kernel->id();
     pass_->kernel_ids += ';';
@@ -200,6 +206,44 @@ Status Preparer::prepare_kernel(const Step& step, Operands& o, PreparedGraph& ou
   return {};
 }
 
+// A Concat that continues a bound state, where its new rows lie behind the old ones: nothing outside of the axis.
+bool Preparer::appends(const Step& step, const Operands& o) const {
+  const plan::Node& node = *step.node;
+  if (node.op != "Concat" || !node.domain.empty() || !step.weights.empty() || dtype_bits(o.outputs[0].dtype) < 8) return false;
+  for (const StateBinding& state : states_) {
+    if (plan_.graphs[0].inputs[state.input] != node.inputs[0] || plan_.graphs[0].outputs[state.output] != node.outputs[0]) continue;
+    const auto rank = static_cast<std::int64_t>(o.outputs[0].dims.size());
+    std::int64_t axis = NodeView(node, plan_).integer("axis", 1), outer = 1;
+    if (axis < 0) axis += rank;
+    for (std::int64_t d = 0; d < axis; ++d) outer *= o.outputs[0].dims[static_cast<std::size_t>(d)];
+    return outer == 1;
+  }
+  return false;
+}
+
+// A state's value is read where it lies, and the next one is made in its other place, unless another output is that value too.
+void Preparer::place_states() {
+  const plan::Graph& main = plan_.graphs[0];
+  for (std::uint32_t s = 0; s < states_.size(); ++s) {
+    ValuePlace& place = pass_->places[main.inputs[states_[s].input]];
+    place.home = ValuePlace::Home::state_now;
+    place.state = s;
+  }
+  for (std::uint32_t s = 0; s < states_.size(); ++s) {
+    ValueId root = main.outputs[states_[s].output];
+    while (pass_->places[root].root != root) root = pass_->places[root].root;
+    ValuePlace& place = pass_->places[root];
+    const bool own = place.stored && place.host == nullptr && plan_.values[root].kind != plan::ValueKind::input;
+    if (!own || place.home != ValuePlace::Home::activations) continue;
+    const bool appended = std::any_of(pass_->main.steps.begin(), pass_->main.steps.end(), [&](const PreparedStep& step) {
+      return step.appends && step.output_values[0] == main.outputs[states_[s].output];
+    });
+    place.home = appended ? ValuePlace::Home::state_now : ValuePlace::Home::state_next;
+    place.state = s;
+    pass_->states[s] = appended ? StateResult::appended : StateResult::computed;
+  }
+}
+
 void Preparer::place_all() {
   std::uint64_t constants = 0;
   for (std::size_t v = 0; v < upload_.size(); ++v) {
@@ -212,7 +256,7 @@ void Preparer::place_all() {
   std::vector<ValueId> owners;
   for (std::size_t v = 0; v < lives_.size(); ++v) {
     const ValuePlace& place = pass_->places[v];
-    if (!place.stored || place.root != v) continue;
+    if (!place.stored || place.root != v || place.home != ValuePlace::Home::activations) continue;
     lifetimes.push_back({lives_[v].first, lives_[v].last, lives_[v].bytes, 0});
     owners.push_back(static_cast<ValueId>(v));
   }
@@ -226,6 +270,8 @@ void Preparer::place_all() {
       // Views of views end at the value that owns the storage.
       while (pass_->places[place.root].root != place.root) place.root = pass_->places[place.root].root;
       place.offset = pass_->places[place.root].offset;
+      place.home = pass_->places[place.root].home;
+      place.state = pass_->places[place.root].state;
     }
   }
 }
@@ -283,8 +329,10 @@ Status check_input_shapes(const plan::Plan& plan, const std::vector<std::pair<st
   return {};
 }
 
-Result<std::unique_ptr<PreparedPass>> prepare_pass(std::shared_ptr<const CompiledPlan> compiled, const std::vector<std::pair<std::string, Shape>>& inputs, ThreadPool& pool) {
-  return Preparer(std::move(compiled), pool).run(inputs);
+Result<std::unique_ptr<PreparedPass>> prepare_pass(std::shared_ptr<const CompiledPlan> compiled,
+                                                   const std::vector<std::pair<std::string, Shape>>& inputs, ThreadPool& pool,
+                                                   std::span<const StateBinding> states) {
+  return Preparer(std::move(compiled), pool).run(inputs, states);
 }
 
 }  // namespace forebay

@@ -32,12 +32,13 @@ std::uint32_t body_of(const plan::Node& node, std::string_view attribute);
 
 // A pass whose shapes depend on data, as far as it can be planned ahead.
 Result<std::unique_ptr<PreparedPass>> prepare_dynamic(std::shared_ptr<const CompiledPlan> compiled,
-                                                      const std::vector<std::pair<std::string, Shape>>& inputs, ThreadPool& pool);
+                                                      const std::vector<std::pair<std::string, Shape>>& inputs, ThreadPool& pool,
+                                                      std::size_t states);
 
 class Preparer {
  public:
   Preparer(std::shared_ptr<const CompiledPlan> compiled, ThreadPool& pool);
-  Result<std::unique_ptr<PreparedPass>> run(const std::vector<std::pair<std::string, Shape>>& inputs);
+  Result<std::unique_ptr<PreparedPass>> run(const std::vector<std::pair<std::string, Shape>>& inputs, std::span<const StateBinding> states);
 
  private:
   using ValueId = plan::ValueId;
@@ -56,6 +57,8 @@ class Preparer {
   Status prepare_node(const Step& step, PreparedGraph& out);
   Status evaluate(const Step& step, Operands& o);
   Status prepare_kernel(const Step& step, Operands& o, PreparedGraph& out);
+  bool appends(const Step& step, const Operands& o) const;
+  void place_states();
   void place_all();
   void bind_graph(PreparedGraph& graph);
   // unsupported, noting that the pass has to settle its shapes as it goes.
@@ -74,6 +77,7 @@ class Preparer {
   const plan::Plan& plan_;
   ThreadPool& pool_;
   std::unique_ptr<PreparedPass> pass_;
+  std::span<const StateBinding> states_;
   std::vector<Life> lives_;
   std::vector<bool> upload_;
   std::vector<Life> workspaces_;
