@@ -114,7 +114,15 @@ Status ContextCore::prepare() {
   FB_ASSIGN(auto shapes, shapes_now());
   if (prepared_ && prepared_->input_shapes == shapes) return {};
   FB_ASSIGN(auto prepared, prepare_pass(engine_.share_compiled(), shapes, engine_.pool(), bindings()));
-  FB_TRY(engine_.require(*this, prepared->activation_bytes, state_needs(*prepared)));
+  // Passes whose needs are not known ahead keep what earlier ones took.
+  if (prepared->dynamic && !prepared->dynamic->bounded()) prepared->activation_bytes = std::max(prepared->activation_bytes, activation_bytes_);
+  Status reserved = engine_.require(*this, prepared->activation_bytes, state_needs(*prepared));
+  if (!reserved.ok() && prepared->dynamic && !prepared->dynamic->declared()) {
+    // Bounds that follow from shapes may be far above what a pass takes: it is refused when it really does not fit.
+    prepared->activation_bytes = 0;
+    reserved = engine_.require(*this, 0, state_needs(*prepared));
+  }
+  FB_TRY(std::move(reserved));
   if (!prepared->dynamic) shape_outputs(*prepared);
   prepared_ = std::move(prepared);
   return {};

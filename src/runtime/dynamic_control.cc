@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/checked.h"
 #include "runtime/dynamic_pass.h"
 #include "runtime/pass_runner.h"
 
@@ -77,9 +78,7 @@ Status DynamicPass::run_if(const plan::Node& node) {
       let_go(outputs[o]);
       continue;
     }
-    FB_TRY(within_bounds(node.outputs[o], outputs[o].shape));
-    set(node.outputs[o], std::move(outputs[o]));
-    if (!dry()) FB_TRY(ensure_stored(node.outputs[o]));
+    FB_TRY(give_output(node.outputs[o], outputs[o]));
     if (!dry()) runner_->debug(node.outputs[o]);
   }
   return {};
@@ -95,70 +94,134 @@ Status DynamicPass::next_iteration(std::int64_t iteration) {
   return {};
 }
 
-Status DynamicPass::run_loop(const plan::Node& node) {
-  const NodeView view(node, plan_);
-  const std::uint32_t body = body_of(node, "body");
-  if (body == kNone || node.inputs.size() < 2) return view.invalid("the body is missing");
-  const plan::Graph& graph = plan_.graphs[body];
-  const std::size_t carried = node.inputs.size() - 2;
-  if (graph.inputs.size() != node.inputs.size() || graph.outputs.size() < 1 + carried || node.outputs.size() + 1 > graph.outputs.size()) {
-    return view.invalid("the body's inputs or outputs do not fit the node");
-  }
-  std::int64_t trips = -1;
-  bool condition = true;
+Status DynamicPass::loop_limits(Iterations& loop) {
+  const plan::Node& node = *loop.node;
+  const plan::Graph& graph = plan_.graphs[loop.body];
   if (node.inputs[0] != kNone) {
-    FB_TRY(fetch(node.inputs[0]));
-    trips = std::max<std::int64_t>(0, pass_.places[node.inputs[0]].host->as<std::int64_t>()[0]);
+    const Status known = fetch(node.inputs[0]);
+    if (!known.ok() && !dry()) return known;
+    if (known.ok()) loop.trips = std::max<std::int64_t>(0, pass_.places[node.inputs[0]].host->as<std::int64_t>()[0]);
   }
   if (node.inputs[1] != kNone) {
     const Status known = fetch(node.inputs[1]);
     if (!known.ok() && !dry()) return known;
-    condition = !known.ok() || is_true(pass_.places[node.inputs[1]]);
+    loop.condition = !known.ok() || is_true(pass_.places[node.inputs[1]]);
   }
-  const bool keeps = graph.outputs[0] == graph.inputs[1] || plan_.values[graph.outputs[0]].kind == plan::ValueKind::constant;
-  if (trips < 0 && condition && keeps && (graph.outputs[0] == graph.inputs[1] || is_true(pass_.places[graph.outputs[0]]))) {
-    return view.invalid("has neither a trip count nor a condition that can end it");
+  const bool same = graph.outputs[0] == graph.inputs[1];
+  if (node.inputs[0] != kNone || !loop.condition || (!same && plan_.values[graph.outputs[0]].kind != plan::ValueKind::constant)) return {};
+  if (!same && !is_true(pass_.places[graph.outputs[0]])) return {};
+  return NodeView(node, plan_).invalid("has neither a trip count nor a condition that can end it");
+}
+
+// One iteration: the body's inputs are set, its outputs become the state and the newest slices.
+Status DynamicPass::loop_iteration(Iterations& loop) {
+  const plan::Graph& graph = plan_.graphs[loop.body];
+  FB_TRY(next_iteration(loop.done));
+  set_host(graph.inputs[0], number(plan_.values[graph.inputs[0]], loop.done));
+  set_host(graph.inputs[1], truth(plan_.values[graph.inputs[1]], loop.condition));
+  const std::size_t carried = loop.state.size();
+  for (std::size_t c = 0; c < carried; ++c) set(graph.inputs[2 + c], std::move(loop.state[c]));
+  FB_TRY(run_graph(loop.body));
+  const Status known = fetch(graph.outputs[0]);
+  if (!known.ok() && !dry()) return known;
+  loop.condition = !known.ok() || is_true(pass_.places[graph.outputs[0]]);
+  for (std::size_t o = 1; o < graph.outputs.size() && o <= carried + loop.slices.size(); ++o) {
+    FB_ASSIGN(Held held, hold(graph.outputs[o]));
+    if (o <= carried) loop.state[o - 1] = std::move(held);
+    if (o > carried) loop.slices[o - 1 - carried].push_back(std::move(held));
   }
-  std::vector<Held> state;
+  for (const ValueId id : owned_[loop.body]) drop(id);
+  ++loop.done;
+  return {};
+}
+
+// A walk without data looks at the first iterations, then at the last with what is carried grown as much in each as it was in the second.
+Status DynamicPass::look_ahead(Iterations& loop) {
+  std::vector<Shape> before;
+  while (loop.condition && loop.done < kDryIterations && (loop.trips < 0 || loop.done < loop.trips)) {
+    before.clear();
+    for (const Held& held : loop.state) before.push_back(held.shape);
+    FB_TRY(loop_iteration(loop));
+  }
+  if (loop.trips < 0) bounded_ = false;
+  if (!loop.condition || loop.done < kDryIterations || loop.trips <= loop.done) return {};
+  for (std::size_t c = 0; c < loop.state.size(); ++c) {
+    Held& held = loop.state[c];
+    Shape grown = held.shape;
+    for (int d = 0; d < grown.rank() && grown.rank() == before[c].rank(); ++d) {
+      std::int64_t more = 0;
+      const bool overflow = __builtin_mul_overflow(held.shape[d] - before[c][d], loop.trips - 1 - loop.done, &more) ||
+                            __builtin_add_overflow(held.shape[d], more, &grown[d]);
+      if (overflow || grown[d] < 0) return Status(Code::unsupported, "a carried value has no useful bound");
+    }
+    if (grown == held.shape) continue;
+    const auto bytes = checked_bytes(held.dtype, grown.dims());
+    if (!bytes) return Status(Code::unsupported, "a carried value has no useful bound");
+    FB_ASSIGN(const std::uint32_t block, take(*bytes));
+    Held larger{held.dtype, grown, nullptr, block};
+    let_go(held);
+    held = std::move(larger);
+  }
+  loop.done = loop.trips - 1;
+  return loop_iteration(loop);
+}
+
+Status DynamicPass::run_loop(const plan::Node& node) {
+  const NodeView view(node, plan_);
+  Iterations loop;
+  loop.node = &node;
+  loop.body = body_of(node, "body");
+  if (loop.body == kNone || node.inputs.size() < 2) return view.invalid("the body is missing");
+  const plan::Graph& graph = plan_.graphs[loop.body];
+  const std::size_t carried = node.inputs.size() - 2;
+  if (graph.inputs.size() != node.inputs.size() || graph.outputs.size() < 1 + carried || node.outputs.size() + 1 > graph.outputs.size()) {
+    return view.invalid("the body's inputs or outputs do not fit the node");
+  }
+  FB_TRY(loop_limits(loop));
   for (std::size_t c = 0; c < carried; ++c) {
     FB_ASSIGN(Held held, hold(node.inputs[2 + c]));
-    state.push_back(std::move(held));
+    loop.state.push_back(std::move(held));
   }
-  std::vector<std::vector<Held>> slices(node.outputs.size() > carried ? node.outputs.size() - carried : 0);
-  const std::int64_t outer = dry() ? 0 : runner_->iteration();
-  std::int64_t i = 0;
-  for (; condition && (trips < 0 || i < trips) && (!dry() || i < kDryIterations); ++i) {
-    FB_TRY(next_iteration(i));
-    set_host(graph.inputs[0], number(plan_.values[graph.inputs[0]], i));
-    set_host(graph.inputs[1], truth(plan_.values[graph.inputs[1]], condition));
-    for (std::size_t c = 0; c < carried; ++c) set(graph.inputs[2 + c], std::move(state[c]));
-    FB_TRY(run_graph(body));
-    const Status known = fetch(graph.outputs[0]);
-    if (!known.ok() && !dry()) return known;
-    condition = !known.ok() || is_true(pass_.places[graph.outputs[0]]);
-    for (std::size_t o = 1; o < graph.outputs.size() && o <= carried + slices.size(); ++o) {
-      FB_ASSIGN(Held held, hold(graph.outputs[o]));
-      if (o <= carried) state[o - 1] = std::move(held);
-      if (o > carried) slices[o - 1 - carried].push_back(std::move(held));
-    }
-    for (const ValueId id : owned_[body]) drop(id);
+  loop.slices.resize(node.outputs.size() > carried ? node.outputs.size() - carried : 0);
+  if (dry()) {
+    FB_TRY(look_ahead(loop));
+  } else {
+    const std::int64_t outer = runner_->iteration();
+    while (loop.condition && (loop.trips < 0 || loop.done < loop.trips)) FB_TRY(loop_iteration(loop));
+    runner_->set_iteration(outer);
   }
-  if (!dry()) runner_->set_iteration(outer);
-  if (dry() && trips > i && condition) i = trips;
   for (std::size_t o = 0; o < node.outputs.size(); ++o) {
     const ValueId to = node.outputs[o];
     if (o >= carried) {
-      FB_TRY(collect(to, plan_.values[graph.outputs[1 + o]], slices[o - carried], i, false));
+      FB_TRY(collect(to, plan_.values[graph.outputs[1 + o]], loop.slices[o - carried], loop.done, false));
     } else if (to != kNone) {
-      FB_TRY(within_bounds(to, state[o].shape));
-      set(to, std::move(state[o]));
-      if (!dry()) FB_TRY(ensure_stored(to));
+      FB_TRY(give_output(to, loop.state[o]));
     } else {
-      let_go(state[o]);
+      let_go(loop.state[o]);
     }
     if (!dry()) runner_->debug(to);
   }
   return {};
+}
+
+// An output of a control node. In a walk without data a declared bound stands in for what was seen.
+Status DynamicPass::give_output(ValueId to, Held& held) {
+  if (!dry()) {
+    FB_TRY(within_bounds(to, held.shape));
+    set(to, std::move(held));
+    return ensure_stored(to);
+  }
+  Shape shape = held.shape;
+  for (int d = 0; d < shape.rank() && static_cast<std::size_t>(d) < bounds_[to].size(); ++d) {
+    if (bounds_[to][static_cast<std::size_t>(d)] >= 0) shape[d] = bounds_[to][static_cast<std::size_t>(d)];
+  }
+  if (shape == held.shape) {
+    set(to, std::move(held));
+    return {};
+  }
+  const DType dtype = held.dtype;
+  let_go(held);
+  return store(to, dtype, shape);
 }
 
 Status DynamicPass::run_scan(const plan::Node& node) {
@@ -224,8 +287,7 @@ Status DynamicPass::run_scan(const plan::Node& node) {
     if (o >= carried) {
       FB_TRY(collect(to, plan_.values[graph.outputs[o]], slices[o - carried], trips, reversed("scan_output_directions", o - carried)));
     } else if (to != kNone) {
-      set(to, std::move(state[o]));
-      if (!dry()) FB_TRY(ensure_stored(to));
+      FB_TRY(give_output(to, state[o]));
     } else {
       let_go(state[o]);
     }
@@ -244,6 +306,17 @@ Status DynamicPass::copy_to(std::uint32_t block, std::uint64_t at, const Held& f
     uploading_.push_back(from.host);
     runner_->copy_in(heap_.offset(block) + at, from.host->data(), bytes);
   }
+  return {};
+}
+
+// In a walk without data: the room of the slices that were not made, all of which live until they are put together.
+Status DynamicPass::count_slices(const Shape& all, const std::vector<Held>& slices) {
+  const std::int64_t missing = all[0] - static_cast<std::int64_t>(slices.size());
+  if (!dry() || slices.empty() || missing <= 0) return {};
+  const std::uint64_t each = align_up(std::max<std::uint64_t>(1, dtype_bytes(slices[0].dtype, slices[0].shape.elements()).value_or(0)), 64);
+  const auto bytes = checked_mul(each, static_cast<std::uint64_t>(missing));
+  FB_ASSIGN(const std::uint32_t block, take(bytes.value_or(UINT64_MAX)));
+  heap_.give(block);
   return {};
 }
 
@@ -268,9 +341,11 @@ Status DynamicPass::collect(ValueId to, const plan::Value& declared, std::vector
                                              " in one iteration and " + slice.shape.to_string() + " in another");
     }
   }
+  if (dry() && to != kNone && !bounds_[to].empty() && bounds_[to][0] >= 0) shape[0] = bounds_[to][0];
   if (to != kNone) {
     FB_TRY(within_bounds(to, shape));
     FB_TRY(store(to, dtype, shape));
+    FB_TRY(count_slices(shape, slices));
     std::uint64_t at = 0;
     for (std::size_t i = 0; i < slices.size(); ++i) {
       const Held& slice = slices[reversed ? slices.size() - 1 - i : i];

@@ -23,6 +23,7 @@ DynamicPass::DynamicPass(std::shared_ptr<const CompiledPlan> compiled, PreparedP
   owned_.resize(graphs);
   for (std::size_t g = 0; g < graphs; ++g) steps_[g].resize(compiled_->graphs[g].steps.size());
   plan_releases();
+  declared_ = std::any_of(bounds_.begin(), bounds_.end(), [](const auto& bounds) { return !bounds.empty(); });
   for (ValueId id = 0; id < values; ++id) {
     const plan::Value& value = plan_.values[id];
     ValuePlace& place = pass_.places[id];
@@ -59,8 +60,10 @@ void DynamicPass::reset() {
 std::uint64_t DynamicPass::estimate() {
   runner_ = nullptr;
   // What stops the walk (a size that depends on data alone, operands that do not fit at their bounds) shows when the pass runs.
+  bounded_ = true;
   Status status = begin(UINT64_MAX);
   if (status.ok()) status = run_graph(0);
+  bounded_ = bounded_ && status.ok();
   return heap_.peak();
 }
 

@@ -31,6 +31,10 @@ class DynamicPass {
   Status begin(std::uint64_t capacity);
   // All steps; outputs have their places and shapes afterwards.
   Status run(PassRunner& runner);
+  // The estimate bounds every pass of these input shapes.
+  bool bounded() const { return bounded_; }
+  // The user declared some of the bounds: a budget that does not hold the estimate is refused.
+  bool declared() const { return declared_; }
   // The last run stopped because it needs this many bytes; 0: it did not.
   std::uint64_t outgrown() const { return outgrown_; }
   void each_step(const std::function<void(PreparedStep&)>& visit);
@@ -87,6 +91,19 @@ class DynamicPass {
   Status run_if(const plan::Node& node);
   Status run_loop(const plan::Node& node);
   Status run_scan(const plan::Node& node);
+  struct Iterations {  // of a Loop
+    const plan::Node* node = nullptr;
+    std::uint32_t body = plan::kNone;
+    std::int64_t trips = -1, done = 0;
+    bool condition = true;
+    std::vector<Held> state;
+    std::vector<std::vector<Held>> slices;
+  };
+  Status loop_limits(Iterations& loop);
+  Status loop_iteration(Iterations& loop);
+  Status look_ahead(Iterations& loop);
+  Status give_output(ValueId to, Held& held);
+  Status count_slices(const Shape& all, const std::vector<Held>& slices);
   Result<std::vector<Held>> run_body(std::uint32_t graph);
   Status collect(ValueId to, const plan::Value& declared, std::vector<Held>& slices, std::int64_t count, bool reversed);
   Status copy_to(std::uint32_t block, std::uint64_t at, const Held& from);
@@ -108,6 +125,7 @@ class DynamicPass {
   std::vector<Tensor> uploading_;                            // held until the queue has copied them
   ActivationHeap heap_;
   std::uint64_t capacity_ = 0, outgrown_ = 0;
+  bool bounded_ = false, declared_ = false;
 };
 
 }  // namespace forebay

@@ -39,7 +39,14 @@ void DynamicPass::set_host(ValueId value, Tensor tensor) {
   set(value, {dtype, shape, std::move(tensor), ActivationHeap::kNoBlock});
 }
 
+namespace {
+
+constexpr std::uint64_t kMostEstimated = std::uint64_t{1} << 44;  // what a loop of 2^63 iterations might need is no bound
+
+}  // namespace
+
 Result<std::uint32_t> DynamicPass::take(std::uint64_t bytes) {
+  if (dry() && bytes > kMostEstimated) return Status(Code::unsupported, "no useful bound");
   const std::uint32_t block = heap_.take(bytes);
   if (dry() || heap_.end(block) <= capacity_) return block;
   outgrown_ = heap_.peak();

@@ -250,6 +250,49 @@ TEST(DataShapes, ALoopGrowsWhatItCarriesAndStopsByData) {
   EXPECT_GT(world.streamed(), 0u);
 }
 
+// What a loop of a known number of iterations may grow into is reserved before it runs; a limit far above what it takes does not matter.
+TEST(DataShapes, ALoopReservesForItsLimitButTakesWhatItNeeds) {
+  for (const std::int64_t most : {std::int64_t{50}, std::int64_t{1} << 40, INT64_MAX}) {
+    OnnxMaker maker;
+    auto graph = maker.graph();
+    graph.input("x", DType::f32, {1, kWidth});
+    graph.input("limit", DType::f32, {});
+    graph.initializer("most", integer(most));
+    graph.initializer("start", truth(true));
+    graph.initializer("empty", HostTensor(DType::f32, Shape{0, kWidth}));
+    NodeMaker loop = graph.node("Loop", {"most", "start", "x", "empty"}, {"last", "y", "all"}).name("loop");
+    GraphMaker body = loop.body("body");
+    body.input("i", DType::i64, {});
+    body.input("go", DType::boolean, {});
+    body.input("v", DType::f32, {1, kWidth});
+    body.input("acc", DType::f32, {"r", kWidth});
+    body.node("Add", {"v", "x"}, {"v_out"});
+    body.node("Concat", {"acc", "v_out"}, {"acc_out"}).set("axis", 0);
+    body.node("ReduceMax", {"v_out"}, {"max"}).set("keepdims", 0);
+    body.node("Less", {"max", "limit"}, {"go_out"});
+    body.output("go_out", DType::boolean, {});
+    body.output("v_out", DType::f32, {1, kWidth});
+    body.output("acc_out", DType::f32, {"r2", kWidth});
+    body.output("v_out", DType::f32, {1, kWidth});
+    graph.output("y", DType::f32, {"r", kWidth});
+    graph.output("all", DType::f32, {"n", 1, kWidth});
+    World world(maker);
+    const auto inputs = [](float limit) { return with(only("x", filled(Shape{1, kWidth}, 1)), "limit", floats(Shape{}, {limit})); };
+    if (most == 50) {
+      ASSERT_VALUE(const auto sizes, world.engine().sizes_for_shapes(shapes_of(inputs(4))));
+      EXPECT_GE(sizes.activation_bytes, 3 * 50 * kWidth * 4u);  // acc before and after, and the slices
+      EXPECT_LE(sizes.activation_bytes, 6 * 50 * kWidth * 4u);
+    }
+    world.expect(inputs(4), "y", rows_of({2, 3, 4}));
+    ASSERT_VALUE(Engine small, Engine::create(world.plan(), {}, with_budget(Budget::of_bytes(256 << 10))));
+    ASSERT_VALUE(ExecutionContext context, small.create_context());
+    ASSERT_VALUE(const HostTensor got, run_once(context, inputs(3)));
+    EXPECT_TRUE(same_bits(got, rows_of({2, 3})));
+    ASSERT_VALUE(const HostTensor all, context.output("all"));
+    EXPECT_EQ(all.shape().to_string(), "[2,1,64]");
+  }
+}
+
 TEST(DataShapes, BranchesMayGiveDifferentShapes) {
   OnnxMaker maker;
   auto graph = maker.graph();
