@@ -110,6 +110,8 @@ Status add_input(Ir& ir, Ranges& ranges, const std::string& name, const std::vec
 
 // The dims that are not known get names of their own, whose ranges say the bound.
 Status add_bound(Ir& ir, Ranges& ranges, const std::string& name, const std::vector<std::int64_t>& most) {
+  if (find_named(ir, ir.graphs[0].inputs, name))
+    return refused("a bound is given for '" + name + "', which is an input: its shape does not depend on data", "give it by --max-shapes");
   IrValue* value = nullptr;
   std::vector<std::string> known;
   for (IrValue& candidate : ir.values) {

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <thread>
 
 #include "api/engine_world.h"
 
@@ -140,6 +141,63 @@ TEST(DataShapes, ADeclaredBoundIsReservedAndEnforced) {
   world.expect(inputs, "y", rows_of({6, 18}));
 }
 
+// Contexts of one engine whose passes take different shapes at the same time, while the budget and the weights change.
+TEST(DataShapes, ContextsRunAtOnceWhileBudgetAndWeightsChange) {
+  World world(chosen_rows());
+  const auto inputs = [](std::int64_t rows, std::int64_t kept) {
+    HostTensor keep(DType::f32, Shape{rows});
+    for (std::int64_t i = 0; i < kept; ++i) keep.as<float>()[static_cast<std::size_t>(i)] = 1;
+    return with(only("x", filled(Shape{rows, kWidth}, 1)), "keep", std::move(keep));
+  };
+  ASSERT_VALUE(Engine engine, Engine::create(world.plan(), {}, with_budget(Budget::of_bytes(1 << 20), 2)));
+  Tensors doubled;
+  doubled.emplace_back("w", diagonal(2));
+  doubled.emplace_back("v", diagonal(3));
+  std::vector<std::thread> threads;
+  std::vector<int> wrong(3, 0);
+  for (std::size_t t = 0; t < wrong.size(); ++t) {
+    threads.emplace_back([&, t] {
+      auto context = engine.create_context();
+      for (std::int64_t pass = 0; pass < 30 && context.ok(); ++pass) {
+        const std::int64_t rows = 1 + (pass * 7 + static_cast<std::int64_t>(t) * 3) % 40, kept = (pass * 5) % (rows + 1);
+        const auto got = run_once(*context, inputs(rows, kept));
+        if (!got.ok() || !same_bits(*got, filled(Shape{kept, kWidth}, 6))) ++wrong[t];
+      }
+      if (!context.ok()) ++wrong[t];
+    });
+  }
+  for (int change = 0; change < 6; ++change) {
+    auto budget = engine.set_budget(Budget::of_bytes(change % 2 == 0 ? 256 << 10 : 1 << 20));
+    if (budget.ok()) EXPECT_OK(budget->wait());
+    EXPECT_OK(engine.refit(in_memory(doubled), nullptr));
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, std::vector<int>(3, 0));
+  EXPECT_LE(engine.memory().peak_committed, std::uint64_t{1} << 20);
+}
+
+// An index that data makes invalid fails its pass only.
+TEST(DataShapes, AFailingPassLeavesTheContextAsItWas) {
+  OnnxMaker maker;
+  auto graph = maker.graph();
+  graph.input("x", DType::f32, {"n", kWidth});
+  graph.input("keep", DType::f32, {"m"});
+  graph.initializer("w", diagonal(2));
+  graph.node("MatMul", {"x", "w"}, {"h"});
+  graph.node("NonZero", {"keep"}, {"found"});
+  graph.initializer_i64("zero", {0});
+  graph.node("Squeeze", {"found", "zero"}, {"rows"});
+  graph.node("Gather", {"h", "rows"}, {"y"}).set("axis", 0).name("pick");
+  graph.output("y", DType::f32, {"kept", kWidth});
+  World world(maker);
+  const auto inputs = with(only("x", rows_of({1, 2})), "keep", floats(Shape{2}, {0, 1}));
+  world.expect(inputs, "y", rows_of({4}));
+  const Status failed = run_once(world.context(), with(only("x", rows_of({1, 2})), "keep", floats(Shape{3}, {1, 0, 1}))).status();
+  EXPECT_CODE(failed, Code::invalid_argument);
+  EXPECT_NE(failed.to_string().find("pick"), std::string::npos) << failed.to_string();
+  world.expect(inputs, "y", rows_of({4}));
+}
+
 TEST(DataShapes, ABoundOfNothingIsRefused) {
   TempFolder folder;
   BuildOptions options;
@@ -147,6 +205,8 @@ TEST(DataShapes, ABoundOfNothingIsRefused) {
   const Status unknown = build_plan(chosen_rows(), folder, "model", options).status();
   EXPECT_EQ(unknown.code(), Code::invalid_argument);
   EXPECT_NE(unknown.to_string().find("found"), std::string::npos) << unknown.to_string();
+  options.bounds = {{"x", {2}}};
+  EXPECT_EQ(build_plan(chosen_rows(), folder, "model", options).status().code(), Code::invalid_argument);
   options.bounds = {{"found", {1, 2, 3}}};
   EXPECT_EQ(build_plan(chosen_rows(), folder, "model", options).status().code(), Code::invalid_argument);
 }
