@@ -12,6 +12,7 @@ using plan::ValueId;
 namespace {
 
 constexpr std::int64_t kMaxHostElements = 64 * 1024;
+constexpr std::uint64_t kMaxWorkspace = std::uint64_t{1} << 40;
 
 const plan::Part& part_of(const plan::Plan& plan, const Step& step, std::uint32_t call) {
   return plan.parts[plan.weights[step.weights.front().weight].first_part + call];
@@ -28,21 +29,28 @@ void bind_call(const plan::Plan& plan, const std::vector<ValuePlace>& places, Pr
   }
 }
 
-// The kernel sees no data: its outputs follow from the shapes of its inputs.
-Result<std::vector<HostTensor>> run_on_shapes(const NodeView& view, const Step& step, const Operands& o, ThreadPool& pool) {
+// The node's kernel on what is known on the host; where only shapes decide it sees no data. Shapes have been inferred already.
+Result<std::vector<HostTensor>> run_on_host(const NodeView& view, const Step& step, const Operands& o, ThreadPool& pool) {
   FB_ASSIGN(auto kernel, step.spec->create(view, o.inputs, o.outputs));
   FB_TRY(kernel->prepare(PrepareContext{view, o.inputs, o.values, o.outputs, &pool, kNone, plan::Consumption::whole, {}}));
   std::vector<ConstTensorView> inputs;
-  for (const TypeShape& t : o.inputs) inputs.emplace_back(nullptr, t.dtype, t.present() ? t.shape() : Shape());
+  for (std::size_t i = 0; i < o.inputs.size(); ++i) {
+    const TypeShape& t = o.inputs[i];
+    inputs.emplace_back(o.values[i] != nullptr ? o.values[i]->data() : nullptr, t.dtype, t.present() ? t.shape() : Shape());
+  }
   std::vector<HostTensor> results;
   std::vector<TensorView> outputs;
   for (const TypeShape& t : o.outputs) {
-    results.emplace_back(t.dtype, t.shape());
-    outputs.push_back({results.back().data(), t.dtype, t.shape()});
+    results.push_back(t.present() ? HostTensor(t.dtype, t.shape()) : HostTensor());
+    outputs.push_back({results.back().data(), t.dtype, t.present() ? t.shape() : Shape()});
   }
+  HostTensor workspace(DType::u8, Shape{static_cast<std::int64_t>(std::min<std::uint64_t>(kernel->workspace_bytes(), kMaxWorkspace))});
+  if (workspace.bytes() < kernel->workspace_bytes()) return view.invalid("the workspace is too large");
   KernelCall call;
   call.inputs = inputs;
   call.outputs = outputs;
+  call.workspace = workspace.data();
+  call.workspace_bytes = workspace.bytes();
   call.pool = &pool;
   FB_TRY(kernel->run(call));
   return results;
@@ -81,8 +89,8 @@ Status check_output(const plan::Plan& plan, const plan::Node& node, const TypeSh
 
 Result<std::vector<HostTensor>> evaluate_operands(const plan::Plan& plan, const Step& step, const Operands& o, ThreadPool& pool) {
   const NodeView view(*step.node, plan);
-  if ((step.spec->flags & kOpShapeOnly) != 0) return run_on_shapes(view, step, o, pool);
-  return evaluate_node(view, o.values, pool);
+  if (step.spec->create == nullptr) return evaluate_node(view, o.values, pool);  // a view
+  return run_on_host(view, step, o, pool);
 }
 
 Result<PreparedStep> make_kernel_step(const plan::Plan& plan, const Step& step, const Operands& o, ThreadPool& pool) {

@@ -58,10 +58,14 @@ std::vector<Selected> select_boxes(const NodeView& node, const HostTensor& boxes
     }
     // Not a number comes last.
     const auto rank = [&](std::int64_t i) { return std::isnan(score[i]) ? -std::numeric_limits<float>::infinity() : score[i]; };
-    std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) { return rank(a) > rank(b); });
+    // A heap: often far fewer boxes are looked at than there are.
+    const auto worse = [&](std::int64_t a, std::int64_t b) { return rank(a) != rank(b) ? rank(a) < rank(b) : a > b; };
+    std::make_heap(order.begin(), order.end(), worse);
     kept.clear();
-    for (const std::int64_t i : order) {
-      if (static_cast<std::int64_t>(kept.size()) >= most) break;
+    while (!order.empty() && static_cast<std::int64_t>(kept.size()) < most) {
+      const std::int64_t i = order.front();
+      std::pop_heap(order.begin(), order.end(), worse);
+      order.pop_back();
       const Corners candidate = corners_of(box + i * 4, centre);
       const bool hidden =
           std::any_of(kept.begin(), kept.end(), [&](const Corners& other) { return overlap(candidate, other, overlap_threshold); });
