@@ -37,6 +37,7 @@ std::span<const OpSpec> norm_ops();
 std::span<const OpSpec> recurrent_ops();
 std::span<const OpSpec> resize_ops();
 std::span<const OpSpec> quant_ops();
+std::span<const OpSpec> quant_linear_ops();
 std::span<const OpSpec> attention_ops();
 std::span<const OpSpec> einsum_ops();
 std::span<const OpSpec> signal_ops();
@@ -73,6 +74,7 @@ inline constexpr Family kFamilies[] = {
     recurrent_ops,
     resize_ops,
     quant_ops,
+    quant_linear_ops,
     attention_ops,
     einsum_ops,
     signal_ops,
