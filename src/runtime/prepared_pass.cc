@@ -336,7 +336,11 @@ void Preparer::bind_call(PreparedStep& step, std::uint32_t call, std::size_t ari
     ConstTensorView& view = step.call_inputs[call * arity + i];
     view.dtype = pass_->places[id].dtype;
     view.shape = pass_->places[id].shape;
-    if (i == step.step->sliced_input) view.shape[0] = static_cast<std::int64_t>(part_of(*step.step, call).row_count);
+  }
+  for (const WeightOperand& operand : step.step->weights) {
+    const plan::Weight& weight = plan_.weights[operand.weight];
+    if (weight.part_count < 2) continue;
+    step.call_inputs[call * arity + operand.input].shape[0] = static_cast<std::int64_t>(plan_.parts[weight.first_part + call].row_count);
   }
 }
 

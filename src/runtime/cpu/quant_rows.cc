@@ -178,7 +178,8 @@ void dequant_row(InstructionSet set, const QuantView& view, std::int64_t row, st
   round_values(set, view.value, out, count);
 }
 
-std::int64_t quant_gemv_scratch(std::int64_t k) { return std::max(8 * kTileColumns, k + 2 * (k / kGroup) + 64); }
+std::int64_t quant_row_dot_scratch(std::int64_t k) { return k + 2 * (k / kGroup) + 64; }
+std::int64_t quant_axpy_scratch() { return 8 * kTileColumns; }
 
 void quant_row_dot(InstructionSet set, const QuantView& view, const GemvTask& task, std::int64_t begin, std::int64_t end, float* scratch) {
   const bool one_scale = view.scale.col_stride == 0 && view.zero.col_stride == 0;
@@ -197,8 +198,7 @@ void quant_row_dot(InstructionSet set, const QuantView& view, const GemvTask& ta
   }
 }
 
-void quant_axpy(InstructionSet set, const QuantView& view, std::int64_t first_row, const GemvTask& task, std::int64_t begin, std::int64_t end,
-                float* scratch) {
+void quant_axpy(InstructionSet set, const QuantView& view, const GemvTask& task, std::int64_t begin, std::int64_t end, float* scratch) {
   GemvTask tile = task;
   tile.dtype = DType::f32;
   tile.weights = reinterpret_cast<const std::byte*>(scratch);
@@ -209,7 +209,7 @@ void quant_axpy(InstructionSet set, const QuantView& view, std::int64_t first_ro
     for (std::int64_t k = 0; k < task.k; k += tile.k) {
       tile.k = std::min<std::int64_t>(8, task.k - k);
       tile.x = task.x + k;
-      for (std::int64_t i = 0; i < tile.k; ++i) dequant_row(set, view, first_row + k + i, column, columns, scratch + i * kTileColumns);
+      for (std::int64_t i = 0; i < tile.k; ++i) dequant_row(set, view, k + i, column, columns, scratch + i * kTileColumns);
       gemv_axpy(set, tile, 0, columns);
     }
   }

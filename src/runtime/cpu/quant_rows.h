@@ -37,13 +37,13 @@ bool quant_code_dtype(DType dtype);
 void dequant_row(InstructionSet set, const QuantView& view, std::int64_t row, std::int64_t begin, std::int64_t count, float* out);
 
 // Products with up to kGemvRows rows x; y as in GemvTask, whose weights and dtype are not read. `scratch` holds
-// quant_gemv_scratch(k) floats.
-std::int64_t quant_gemv_scratch(std::int64_t k);
+// so many floats.
+std::int64_t quant_row_dot_scratch(std::int64_t k);
+std::int64_t quant_axpy_scratch();
 // [n,k]: y[:, begin..end) = x * view[begin..end)^T in the order of gemv_row_dot.
 void quant_row_dot(InstructionSet set, const QuantView& view, const GemvTask& task, std::int64_t begin, std::int64_t end, float* scratch);
-// [k,n]: y[:, begin..end) += x * view[:, begin..end) in the order of gemv_axpy. Rows of the view from `first_row`.
-void quant_axpy(InstructionSet set, const QuantView& view, std::int64_t first_row, const GemvTask& task, std::int64_t begin, std::int64_t end,
-                float* scratch);
+// [k,n]: y[:, begin..end) += x * view[:, begin..end) in the order of gemv_axpy.
+void quant_axpy(InstructionSet set, const QuantView& view, const GemvTask& task, std::int64_t begin, std::int64_t end, float* scratch);
 
 // out[i] = (code(offset + i) - zero) * scale, as many as the instruction set takes at once; gives how many were made.
 namespace quant_avx2 {

@@ -47,7 +47,7 @@ class FloatProduct final : public Kernel {
     const int threads = context.pool->threads();
     grid_ = cpu::gemm_grid(set_, layout_.m, columns_kept_, k, batches_ >= threads ? 1 : threads);
     scratch_each_ = few_rows_ ? 0 : cpu::gemm_scratch_floats(set_, layout_.m, columns_kept_, k);
-    if (spec_.packed && few_rows_) scratch_each_ = (cpu::quant_gemv_scratch(k) + 15) / 16 * 16;
+    if (spec_.packed && few_rows_) scratch_each_ = (spec_.trans_b ? cpu::quant_row_dot_scratch(k) : cpu::quant_axpy_scratch()) / 16 * 16 + 16;
     const std::int64_t scratches = batches_ >= threads || few_rows_ ? threads : grid_.parts();
     y_offset_ = stage_a_ ? float_bytes(batches_ * layout_.m * layout_.k) : 0;
     scratch_offset_ = y_offset_ + (stage_y_ ? float_bytes(batches_ * layout_.m * columns_kept_) : 0);
@@ -203,7 +203,7 @@ class FloatProduct final : public Kernel {
       if (slab.first) {
         for (std::int64_t m = 0; m < task.m; ++m) std::fill(task.y + m * task.y_stride + begin, task.y + m * task.y_stride + end, 0.0f);
       }
-      if (spec_.packed) return cpu::quant_axpy(set_, packed, 0, task, begin, end, scratch);
+      if (spec_.packed) return cpu::quant_axpy(set_, packed, task, begin, end, scratch);
       cpu::gemv_axpy(set_, task, begin, end);
     };
     if (spec_.packed) return share_packed(call, slab, one);
