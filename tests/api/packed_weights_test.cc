@@ -263,7 +263,7 @@ TEST_F(PackedWeights, WeightBehindConstantAndShuffle) {
 // Pad adds zeros, not zero points, whichever side of the quantisation the convolution takes it from.
 TEST_F(PackedWeights, PadBeforeAQuantisedConvolution) {
   const auto graph_of = [](GraphMaker& graph) {
-    graph.input("x", DType::f32, {1, 8, 9, 9});
+    graph.input("x", DType::f32, {1, 16, 9, 9});
     graph.initializer_i64("pads", {0, 0, 1, 2, 0, 0, 2, 1});
     graph.node("Pad", {"x", "pads"}, {"p"});
     graph.initializer("xs", filled(Shape{}, 0.0625f));
@@ -272,9 +272,9 @@ TEST_F(PackedWeights, PadBeforeAQuantisedConvolution) {
     graph.initializer("xz", zero);
     graph.node("QuantizeLinear", {"p", "xs", "xz"}, {"pq"});
     graph.node("DequantizeLinear", {"pq", "xs", "xz"}, {"pd"});
-    graph.initializer("q", codes(DType::i8, Shape{48, 8, 3, 3}, 4));
-    HostTensor scale(DType::f32, Shape{48});  // powers of two: the float sums are exact, as the integer ones are
-    for (std::size_t i = 0; i < 48; ++i) scale.as<float>()[i] = i % 2 == 0 ? 0.03125f : 0.0078125f;
+    graph.initializer("q", codes(DType::i8, Shape{96, 16, 3, 3}, 4));
+    HostTensor scale(DType::f32, Shape{96});  // powers of two: the float sums are exact, as the integer ones are
+    for (std::size_t i = 0; i < 96; ++i) scale.as<float>()[i] = i % 2 == 0 ? 0.03125f : 0.0078125f;
     graph.initializer("s", scale);
     graph.node("DequantizeLinear", {"q", "s"}, {"w"}).set("axis", 0);
     graph.node("Conv", {"pd", "w"}, {"c"}).set("pads", std::vector<std::int64_t>{1, 1, 1, 1});
@@ -282,10 +282,10 @@ TEST_F(PackedWeights, PadBeforeAQuantisedConvolution) {
     graph.initializer("yz", zero);
     graph.node("QuantizeLinear", {"c", "ys", "yz"}, {"cq"});
     graph.node("DequantizeLinear", {"cq", "ys", "yz"}, {"y"});
-    graph.output("y", DType::f32, {1, 48, 10, 10});
+    graph.output("y", DType::f32, {1, 96, 10, 10});
   };
   const Plan fused = plan_of(graph_of, "pad", true), apart = plan_of(graph_of, "pad_apart", false);
-  HostTensor x = random_tensor(DType::f32, Shape{1, 8, 9, 9}, 2);
+  HostTensor x = random_tensor(DType::f32, Shape{1, 16, 9, 9}, 2);
   for (float& v : x.as<float>()) v *= 8.0f;
   const Tensors inputs = only("x", std::move(x));
   expect_at_every_budget(fused, inputs, whole_run(apart, inputs), "pad");
