@@ -237,8 +237,8 @@ std::span<const OpSpec> quant_ops() {
       {"", "QuantizeLinear", 10, kAll, kOpNone, 0, infer_quantize, nullptr, create_linear},
       {"", "DequantizeLinear", 10, kAll, kOpNone, 0, infer_dequantize, consume_dequantize, create_linear},
       {"", "DynamicQuantizeLinear", 11, kAll, kOpNone, 0, infer_dynamic, nullptr, create_dynamic},
-      {"", "MatMulInteger", 10, kAll, kOpNone, 0, infer_integer_matmul, nullptr, create_integer_matmul},
-      {"", "QLinearMatMul", 10, kAll, kOpNone, 0, infer_integer_matmul, nullptr, create_integer_matmul},
+      {"", "MatMulInteger", 10, kAll, kOpNone, 0, infer_integer_matmul, consume_integer_matmul, create_integer_matmul},
+      {"", "QLinearMatMul", 10, kAll, kOpNone, 0, infer_integer_matmul, consume_integer_matmul, create_integer_matmul},
       {"", "ConvInteger", 10, kAll, kOpNone, 0, infer_integer_conv, nullptr, create_integer_conv},
       {"", "QLinearConv", 10, kAll, kOpNone, 0, infer_integer_conv, nullptr, create_integer_conv},
   };
