@@ -287,8 +287,48 @@ TEST_F(PackedWeights, PadBeforeAQuantisedConvolution) {
   const Plan fused = plan_of(graph_of, "pad", true), apart = plan_of(graph_of, "pad_apart", false);
   HostTensor x = random_tensor(DType::f32, Shape{1, 16, 9, 9}, 2);
   for (float& v : x.as<float>()) v *= 8.0f;
+  EXPECT_TRUE(has_op(fused, "QLinearConv"));
   const Tensors inputs = only("x", std::move(x));
   expect_at_every_budget(fused, inputs, whole_run(apart, inputs), "pad");
+}
+
+// Sums of integers are exact where those of floats are rounded: at most a step of the output apart, and seldom.
+TEST_F(PackedWeights, QuantisedConvolutionWithBiasAndReluRunsInIntegers) {
+  const auto graph_of = [](GraphMaker& graph) {
+    graph.input("x", DType::u8, {"batch", 24, 14, 14});
+    graph.initializer("xs", filled(Shape{}, 0.021f));
+    HostTensor x_zero(DType::u8, Shape{}), y_zero(DType::i8, Shape{});
+    x_zero.data()[0] = std::byte{113};
+    y_zero.data()[0] = std::byte{0x80};
+    graph.initializer("xz", x_zero);
+    graph.initializer("yz", y_zero);
+    graph.node("DequantizeLinear", {"x", "xs", "xz"}, {"xd"});
+    graph.initializer("q", codes(DType::i8, Shape{36, 12, 3, 3}, 4));
+    graph.initializer("s", scales(DType::f32, Shape{36}, 5));
+    graph.node("DequantizeLinear", {"q", "s"}, {"w"}).set("axis", 0);
+    graph.initializer("b", random_tensor(DType::f32, Shape{36}, 6));
+    graph.node("Conv", {"xd", "w", "b"}, {"c"}).set("group", 2).set("strides", std::vector<std::int64_t>{2, 1}).set("pads", std::vector<std::int64_t>{1, 1, 0, 1});
+    graph.node("Relu", {"c"}, {"r"});
+    graph.initializer("ys", filled(Shape{}, 0.4f));
+    graph.node("QuantizeLinear", {"r", "ys", "yz"}, {"y"});
+    graph.output("y", DType::i8, {"batch", 36, 7, 14});
+  };
+  const Plan fused = plan_of(graph_of, "int8", true), apart = plan_of(graph_of, "int8_apart", false);
+  EXPECT_TRUE(has_op(fused, "QLinearConv"));
+  EXPECT_FALSE(has_op(fused, "Relu"));
+  const Tensors inputs = only("x", codes(DType::u8, Shape{2, 24, 14, 14}, 9));
+  const HostTensor want = whole_run(apart, inputs), got = whole_run(fused, inputs);
+  ASSERT_EQ(got.shape(), want.shape());
+  std::size_t different = 0, high = 0;
+  for (std::size_t i = 0; i < got.bytes(); ++i) {
+    const int a = got.as<std::int8_t>()[i], b = want.as<std::int8_t>()[i];
+    EXPECT_LE(std::abs(a - b), 1);
+    different += a != b ? 1 : 0;
+    high += b > -128 && b < 127 ? 1 : 0;
+  }
+  EXPECT_LT(different, got.bytes() / 200);
+  EXPECT_GT(high, got.bytes() / 10) << "the case must not be saturated";
+  expect_at_every_budget(fused, inputs, got, "int8");
 }
 
 TEST_F(PackedWeights, BudgetsCountPackedBytes) {

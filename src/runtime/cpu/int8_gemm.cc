@@ -99,12 +99,12 @@ void int8_widen(DType dtype, const std::byte* from, std::int64_t count, std::int
   }
 }
 
-void int8_requantize(InstructionSet set, const std::int32_t* sums, std::int64_t count, const float* scales, std::int64_t scale_stride, std::int32_t zero,
+void int8_requantize(InstructionSet set, const std::int32_t* sums, std::int64_t count, const float* scales, std::int64_t scale_stride, float offset, std::int32_t zero,
                      DType dtype, std::byte* to) {
   const float low = dtype == DType::i8 ? -128.0f : 0.0f, high = dtype == DType::i8 ? 127.0f : 255.0f;
-  std::int64_t i = set == InstructionSet::baseline ? 0 : int8_requantize_avx2(sums, count, scales, scale_stride, zero, dtype, to);
+  std::int64_t i = set == InstructionSet::baseline ? 0 : int8_requantize_avx2(sums, count, scales, scale_stride, offset, zero, dtype, to);
   for (; i < count; ++i) {
-    const float scaled = std::nearbyint(static_cast<float>(sums[i]) * scales[i * scale_stride]) + static_cast<float>(zero);
+    const float scaled = std::nearbyint(static_cast<float>(sums[i]) * scales[i * scale_stride] + offset) + static_cast<float>(zero);
     const float value = scaled > low ? scaled < high ? scaled : high : low;  // NaN: low
     to[i] = static_cast<std::byte>(static_cast<int>(value));
   }

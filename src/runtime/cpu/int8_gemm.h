@@ -50,8 +50,8 @@ inline constexpr std::int64_t kInt8Scratch = kInt8Depth * kInt8Columns;  // 16-b
 void int8_gemm(InstructionSet set, const Int8Task& task, std::int64_t n0, std::int64_t n1, std::int16_t* scratch);
 // to[i] = from[i] - zero.
 void int8_widen(DType dtype, const std::byte* from, std::int64_t count, std::int32_t zero, std::int16_t* to);
-// to[i] = saturate(round to even(sums[i] * scales[i * scale_stride]) + zero), i8 or u8.
-void int8_requantize(InstructionSet set, const std::int32_t* sums, std::int64_t count, const float* scales, std::int64_t scale_stride, std::int32_t zero,
+// to[i] = saturate(round to even(sums[i] * scales[i * scale_stride] + offset) + zero), i8 or u8.
+void int8_requantize(InstructionSet set, const std::int32_t* sums, std::int64_t count, const float* scales, std::int64_t scale_stride, float offset, std::int32_t zero,
                      DType dtype, std::byte* to);
 
 struct Int8Tile {
@@ -66,7 +66,7 @@ struct Int8Tile {
 inline constexpr int kInt8Rows = 4;
 void int8_tile_avx2(const Int8Tile& tile);
 void int8_tile_avx512(const Int8Tile& tile);
-std::int64_t int8_requantize_avx2(const std::int32_t* sums, std::int64_t count, const float* scales, std::int64_t scale_stride, std::int32_t zero,
+std::int64_t int8_requantize_avx2(const std::int32_t* sums, std::int64_t count, const float* scales, std::int64_t scale_stride, float offset, std::int32_t zero,
                                   DType dtype, std::byte* to);
 
 }  // namespace forebay::cpu

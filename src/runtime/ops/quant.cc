@@ -240,6 +240,7 @@ std::span<const OpSpec> quant_ops() {
       {"", "MatMulInteger", 10, kAll, kOpNone, 0, infer_integer_matmul, consume_integer_matmul, create_integer_matmul},
       {"", "QLinearMatMul", 10, kAll, kOpNone, 0, infer_integer_matmul, consume_integer_matmul, create_integer_matmul},
       {"", "ConvInteger", 10, kAll, kOpNone, 0, infer_integer_conv, nullptr, create_integer_conv},
+      {"forebay", "QLinearConv", 1, 1, kOpNone, 0, infer_integer_conv, nullptr, create_integer_conv},
       {"", "QLinearConv", 10, kAll, kOpNone, 0, infer_integer_conv, nullptr, create_integer_conv},
   };
   return specs;

@@ -152,7 +152,7 @@ class IntegerMatmul final : public Kernel {
         for (std::int64_t row = first; row < last; ++row) {
           for (std::int64_t n = 0; n < layout_.n && (row == first || !same); ++n) scales[n] = output_scale(call, roles_, row, n);
           const auto zero = static_cast<std::int32_t>(parameter(call, roles_.y_zero, row, 0));
-          cpu::int8_requantize(set_, sums(call) + row * layout_.n, layout_.n, scales, 1, zero, y.dtype, y.data + row * layout_.n);
+          cpu::int8_requantize(set_, sums(call) + row * layout_.n, layout_.n, scales, 1, 0.0f, zero, y.dtype, y.data + row * layout_.n);
         }
       }
     });
@@ -235,8 +235,10 @@ class IntegerConv final : public Kernel {
     for (const std::size_t i : {roles_.a_scale, roles_.a_zero, roles_.y_scale, roles_.y_zero}) {
       if (has(context.inputs, i) && context.inputs[i].shape().elements() != 1) return context.node.invalid("input " + std::to_string(i) + " must be one value");
     }
-    if (has(context.inputs, roles_.bias) && (context.inputs[roles_.bias].dtype != DType::i32 || context.inputs[roles_.bias].shape().elements() != filters_)) {
-      return context.node.invalid("the bias must be i32 with one value a filter");
+    float_bias_ = context.node.domain() == "forebay";
+    const DType bias = float_bias_ ? DType::f32 : DType::i32;
+    if (has(context.inputs, roles_.bias) && (context.inputs[roles_.bias].dtype != bias || context.inputs[roles_.bias].shape().elements() != filters_)) {
+      return context.node.invalid("the bias must be " + std::string(dtype_name(bias)) + " with one value a filter");
     }
     stride_ = cpu::int8_a_stride(inner_ * window_.taps());
     scratch_at_ = float_bytes(filters_ * stride_, sizeof(std::int16_t));
@@ -289,7 +291,7 @@ class IntegerConv final : public Kernel {
     task.b = &patches;
     task.c = sums + (batch * filters_ + first) * out;
     task.c_stride = out;
-    task.accumulate = has_bias(call);
+    task.accumulate = !float_bias_ && has_bias(call);
     for (std::int64_t f = 0; f < each && task.accumulate; ++f) {
       std::fill_n(task.c + f * out + n, count, static_cast<std::int32_t>(parameter(call, roles_.bias, first + f, 0)));
     }
@@ -297,7 +299,9 @@ class IntegerConv final : public Kernel {
     const auto zero = static_cast<std::int32_t>(parameter(call, roles_.y_zero, 0, 0));
     for (std::int64_t f = 0; f < each && scaled; ++f) {
       const float scale = output_scale(call, roles_, 0, first + f);
-      cpu::int8_requantize(set_, task.c + f * out + n, count, &scale, 0, zero, y.dtype, y.data + (batch * filters_ + first + f) * out + n);
+      const double bias = float_bias_ ? parameter(call, roles_.bias, first + f, 0) : 0.0;
+      const float offset = static_cast<float>(bias) / static_cast<float>(parameter(call, roles_.y_scale, 0, 1));
+      cpu::int8_requantize(set_, task.c + f * out + n, count, &scale, 0, offset, zero, y.dtype, y.data + (batch * filters_ + first + f) * out + n);
     }
   }
   bool has_bias(const KernelCall& call) const { return roles_.bias < call.inputs.size() && call.inputs[roles_.bias].present(); }
@@ -305,6 +309,7 @@ class IntegerConv final : public Kernel {
   Roles roles_;
   cpu::InstructionSet set_;
   Window window_;
+  bool float_bias_ = false;
   std::int64_t batch_ = 0, channels_ = 0, filters_ = 0, inner_ = 1, stride_ = 0;
   std::uint64_t scratch_at_ = 0, sums_at_ = 0, bytes_ = 0;
 };

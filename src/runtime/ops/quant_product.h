@@ -1,4 +1,5 @@
 // Products and convolutions of 8-bit integers: MatMulInteger, QLinearMatMul, ConvInteger, QLinearConv. 32-bit sums, exact.
+// forebay.QLinearConv, which the builder makes between DequantizeLinear and QuantizeLinear, has an f32 bias.
 #pragma once
 
 #include "runtime/op.h"
