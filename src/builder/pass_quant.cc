@@ -30,7 +30,7 @@ class QuantPass {
   Result<std::size_t> run() {
     std::size_t made = 0;
     for (IrNode* node : execution_order(ir_)) {
-      Result<bool> done = node->op == "Gather" ? gather(*node) : product(*node);
+      Result<bool> done = node->op == "Gather" ? gather(*node) : node->op == "GatherBlockQuantized" ? block_gather(*node) : product(*node);
       if (!done.ok()) return std::move(done).status();
       made += *done ? 1 : 0;
     }
@@ -272,6 +272,26 @@ class QuantPass {
     node.version = 25;
     node.inputs = inputs;
     node.attributes = {{"axis", std::int64_t{-1}}, {"block_size", one ? std::int64_t{0} : found->block}, {"output_dtype", onnx_number(found->value)}};
+    FB_TRY(context_.types.infer_added(node));
+    return true;
+  }
+
+  // The table's rows by Gather, which fetches those of a large one; what is left makes values of them.
+  Result<bool> block_gather(IrNode& node) {
+    if (node.domain != "com.microsoft" || node.inputs.size() < 3 || needs_.fixed(node.inputs[1])) return false;
+    for (const std::size_t i : {std::size_t{0}, std::size_t{2}})
+      if (!needs_.fixed(node.inputs[i]) || !type(node.inputs[i]).known()) return false;
+    if (type(node.inputs[0]).dims.size() != 2 || !type(node.inputs[1]).has_rank || type(node.inputs[1]).dims.empty()) return false;
+    std::vector<ValueId> inputs;
+    for (const std::size_t i : {std::size_t{0}, std::size_t{2}, std::size_t{3}}) {
+      if (i >= node.inputs.size() || node.inputs[i] == kNone) continue;
+      FB_ASSIGN(const ValueId rows, add(node, "Gather", {node.inputs[i], node.inputs[1]}, {{"axis", std::int64_t{0}}}));
+      inputs.push_back(rows);
+    }
+    node.fused_from = {node.name};
+    node.domain = "forebay";
+    node.op = "DequantRows";
+    node.inputs = inputs;
     FB_TRY(context_.types.infer_added(node));
     return true;
   }
