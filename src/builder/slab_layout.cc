@@ -24,7 +24,8 @@ std::uint64_t row_bits(const SlabWeight& weight) {
 
 class Layout {
  public:
-  Layout(std::span<const SlabWeight> weights, std::uint64_t slab_bytes) : weights_(weights), slab_bytes_(slab_bytes) {}
+  Layout(std::span<const SlabWeight> weights, std::uint64_t slab_bytes)
+      : weights_(weights), slab_bytes_(slab_bytes) {}
 
   Status add(std::uint32_t index) {
     const SlabWeight& weight = weights_[index];
@@ -37,7 +38,9 @@ class Layout {
     }
     std::uint64_t step = slab_rows(weight, slab_bytes_);
     const bool follows = weight.follows != plan::kNone;
-    if (follows) step = std::max<std::uint64_t>(1, slab_rows(weights_[weight.follows], slab_bytes_) * rows / rows_of(weights_[weight.follows].shape));
+    if (follows)
+      step = std::max<std::uint64_t>(1, slab_rows(weights_[weight.follows], slab_bytes_) * rows /
+                                            rows_of(weights_[weight.follows].shape));
     for (std::uint64_t row = 0; row < rows; row += step) {
       plan::Part part;
       part.weight = index;
@@ -99,7 +102,8 @@ class Layout {
   void order_chunks() {
     std::vector<std::uint32_t> order(places_.size()), number(places_.size());
     std::iota(order.begin(), order.end(), 0u);
-    std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return places_[a] < places_[b]; });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::uint32_t a, std::uint32_t b) { return places_[a] < places_[b]; });
     std::vector<plan::Chunk> chunks;
     std::vector<std::vector<std::uint32_t>> members;
     for (const std::uint32_t old : order) {
@@ -116,7 +120,8 @@ class Layout {
   std::uint64_t slab_bytes_;
   SlabLayout out_;
   std::vector<std::vector<std::uint32_t>> members_;  // parts of each chunk
-  std::vector<std::pair<std::uint32_t, std::uint64_t>> places_;  // of each chunk: weight and slab that it is used with
+  std::vector<std::pair<std::uint32_t, std::uint64_t>>
+      places_;  // of each chunk: weight and slab that it is used with
   std::map<std::uint32_t, std::uint32_t> open_;      // graph to its unfilled chunk
 };
 

@@ -94,7 +94,8 @@ class Usage {
     const auto weight = index_.find(node.inputs[1]);
     if (weight == index_.end()) return;
     out_[weight->second].row_unit = std::lcm(out_[weight->second].row_unit, cut.row_unit);
-    for (const auto& [input, follows] : {std::pair(2, cut.scale_follows), std::pair(3, cut.zero_follows)}) {
+    for (const auto& [input, follows] :
+         {std::pair(2, cut.scale_follows), std::pair(3, cut.zero_follows)}) {
       if (!follows) continue;
       const auto at = index_.find(node.inputs[static_cast<std::size_t>(input)]);
       if (at != index_.end()) followers_.emplace_back(weight->second, at->second);
@@ -103,7 +104,8 @@ class Usage {
 
   // With other uses beside this one it stays whole.
   void follow(std::size_t weight, std::size_t follower) {
-    const bool alone = out_[weight].use_count == 1 && out_[follower].use_count == 1 && weight < follower;
+    const bool alone =
+        out_[weight].use_count == 1 && out_[follower].use_count == 1 && weight < follower;
     if (alone && out_[weight].consumption == out_[follower].consumption) {
       out_[follower].follows = static_cast<std::uint32_t>(weight);
     } else {
@@ -112,9 +114,12 @@ class Usage {
   }
 
   bool cut(std::size_t weight) const {
-    if (out_[weight].consumption == Consumption::whole || out_[weight].follows != plan::kNone) return false;
+    if (out_[weight].consumption == Consumption::whole || out_[weight].follows != plan::kNone)
+      return false;
     const TypeShape& type = ir_.values[weights_.weights[weight].value].type;
-    SlabWeight slab{type.dtype, type.shape(), true, 0, static_cast<std::uint64_t>(out_[weight].row_unit), plan::kNone};
+    SlabWeight slab{
+        type.dtype, type.shape(), true, 0, static_cast<std::uint64_t>(out_[weight].row_unit),
+        plan::kNone};
     const std::uint64_t bytes = checked_bytes(type.dtype, type.dims).value_or(0);
     if (bytes <= kSmallWeightBytes && bytes < slab_bytes_ / 2) return false;
     return slab.shape.rank() > 0 && slab_rows(slab, slab_bytes_) < static_cast<std::uint64_t>(slab.shape[0]);

@@ -125,8 +125,10 @@ class Compiler {
       }
       if (plan_.weights[id].part_count > 1) {
         if (step.sliced_input != kNone && step.weights.front().weight != id) {
-          if (!ops::is_quant_product(node.domain, node.op) || !cut_alike(step.weights.front().weight, id))
-            return Status(Code::invalid_model, "node '" + node.name + "' takes two weights slab by slab");
+          if (!ops::is_quant_product(node.domain, node.op) ||
+              !cut_alike(step.weights.front().weight, id))
+            return Status(Code::invalid_model,
+                          "node '" + node.name + "' takes two weights slab by slab");
           step.weights.push_back({i, id, 0});
           continue;
         }
@@ -145,8 +147,10 @@ class Compiler {
     const plan::Weight &a = plan_.weights[weight], &b = plan_.weights[other];
     if (a.part_count != b.part_count || a.shape.rank() == 0 || b.shape.rank() == 0) return false;
     for (std::uint32_t p = 0; p < a.part_count; ++p) {
-      const auto one = checked_mul(plan_.parts[a.first_part + p].row_begin, static_cast<std::uint64_t>(b.shape[0]));
-      const auto two = checked_mul(plan_.parts[b.first_part + p].row_begin, static_cast<std::uint64_t>(a.shape[0]));
+      const auto one = checked_mul(plan_.parts[a.first_part + p].row_begin,
+                                   static_cast<std::uint64_t>(b.shape[0]));
+      const auto two = checked_mul(plan_.parts[b.first_part + p].row_begin,
+                                   static_cast<std::uint64_t>(a.shape[0]));
       if (!one || !two || *one != *two) return false;
     }
     return true;

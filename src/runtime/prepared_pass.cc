@@ -340,7 +340,8 @@ void Preparer::bind_call(PreparedStep& step, std::uint32_t call, std::size_t ari
   for (const WeightOperand& operand : step.step->weights) {
     const plan::Weight& weight = plan_.weights[operand.weight];
     if (weight.part_count < 2) continue;
-    step.call_inputs[call * arity + operand.input].shape[0] = static_cast<std::int64_t>(plan_.parts[weight.first_part + call].row_count);
+    step.call_inputs[call * arity + operand.input].shape[0] =
+        static_cast<std::int64_t>(plan_.parts[weight.first_part + call].row_count);
   }
 }
 

@@ -32,7 +32,9 @@ void half_tile(const Int8Tile& tile, int first) {
     _mm256_store_si256(reinterpret_cast<__m256i*>(sums + 8), acc[i][1]);
     std::int32_t* c = tile.c + i * tile.c_stride + first;
     for (int j = 0; j < 16 && first + j < tile.columns; ++j) {
-      c[j] = tile.add ? static_cast<std::int32_t>(static_cast<std::uint32_t>(c[j]) + static_cast<std::uint32_t>(sums[j])) : sums[j];
+      c[j] = tile.add ? static_cast<std::int32_t>(static_cast<std::uint32_t>(c[j]) +
+                                                  static_cast<std::uint32_t>(sums[j]))
+                      : sums[j];
     }
   }
 }
@@ -46,19 +48,27 @@ void int8_tile_avx2(const Int8Tile& tile) {
   for (int first = 0; first < tile.columns; first += 16) kTiles[tile.rows - 1](tile, first);
 }
 
-std::int64_t int8_requantize_avx2(const std::int32_t* sums, std::int64_t count, const float* scales, std::int64_t scale_stride, float offset, std::int32_t zero,
+std::int64_t int8_requantize_avx2(const std::int32_t* sums, std::int64_t count, const float* scales,
+                                  std::int64_t scale_stride, float offset, std::int32_t zero,
                                   DType dtype, std::byte* to) {
-  const __m256 low = _mm256_set1_ps(dtype == DType::i8 ? -128.0f : 0.0f), high = _mm256_set1_ps(dtype == DType::i8 ? 127.0f : 255.0f);
+  const __m256 low = _mm256_set1_ps(dtype == DType::i8 ? -128.0f : 0.0f),
+               high = _mm256_set1_ps(dtype == DType::i8 ? 127.0f : 255.0f);
   const __m256 shift = _mm256_set1_ps(static_cast<float>(zero));
   std::int64_t i = 0;
   for (; i + 8 <= count; i += 8) {
     const __m256 scale = scale_stride == 0 ? _mm256_set1_ps(*scales) : _mm256_loadu_ps(scales + i);
-    const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(sums + i))), scale);
+    const __m256 scaled = _mm256_mul_ps(
+        _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(sums + i))), scale);
     const __m256 moved = _mm256_add_ps(scaled, _mm256_set1_ps(offset));
-    const __m256 value = _mm256_add_ps(_mm256_round_ps(moved, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), shift);
-    const __m256i whole = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(value, low), high));  // max gives `low` for NaN
-    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(to + i), dtype == DType::i8 ? _mm_packs_epi16(words, words) : _mm_packus_epi16(words, words));
+    const __m256 value =
+        _mm256_add_ps(_mm256_round_ps(moved, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), shift);
+    const __m256i whole = _mm256_cvtps_epi32(
+        _mm256_min_ps(_mm256_max_ps(value, low), high));  // max gives `low` for NaN
+    const __m128i words =
+        _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to + i), dtype == DType::i8
+                                                             ? _mm_packs_epi16(words, words)
+                                                             : _mm_packus_epi16(words, words));
   }
   return i;
 }

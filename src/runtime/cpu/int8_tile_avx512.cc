@@ -31,9 +31,12 @@ void tile_rows(const Int8Tile& tile) {
   for (int i = 0; i < kRows; ++i) {
     for (int v = 0; v < 2; ++v) {
       const int left = tile.columns - v * 16;
-      const __mmask16 mask = left >= 16 ? static_cast<__mmask16>(0xffff) : static_cast<__mmask16>((1u << (left > 0 ? left : 0)) - 1u);
+      const __mmask16 mask = left >= 16
+                                 ? static_cast<__mmask16>(0xffff)
+                                 : static_cast<__mmask16>((1u << (left > 0 ? left : 0)) - 1u);
       std::int32_t* c = tile.c + i * tile.c_stride + v * 16;
-      const __m512i sum = tile.add ? _mm512_add_epi32(_mm512_maskz_loadu_epi32(mask, c), acc[i][v]) : acc[i][v];
+      const __m512i sum =
+          tile.add ? _mm512_add_epi32(_mm512_maskz_loadu_epi32(mask, c), acc[i][v]) : acc[i][v];
       _mm512_mask_storeu_epi32(c, mask, sum);
     }
   }
@@ -44,7 +47,9 @@ constexpr Tile kTiles[] = {tile_rows<1>, tile_rows<2>, tile_rows<3>, tile_rows<4
 
 }  // namespace
 
-void int8_tile_avx512(const Int8Tile& tile) { kTiles[tile.rows - 1](tile); }
+void int8_tile_avx512(const Int8Tile& tile) {
+  kTiles[tile.rows - 1](tile);
+}
 
 }  // namespace forebay::cpu
 #pragma GCC pop_options

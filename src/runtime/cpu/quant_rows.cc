@@ -9,24 +9,38 @@
 namespace forebay::cpu {
 namespace {
 
-constexpr std::int64_t kPiece = 256;       // floats of one piece: stays in the first cache
+constexpr std::int64_t kPiece = 256;        // floats of one piece: stays in the first cache
 constexpr std::int64_t kTileColumns = 512;  // of a tile of eight rows of a [k,n] weight
-constexpr std::int64_t kGroup = 32;        // elements that the register kernel takes at a time
+constexpr std::int64_t kGroup = 32;         // elements that the register kernel takes at a time
 constexpr float kFloat4[] = {0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
 
-int code_bits(DType dtype) { return dtype_bits(dtype); }
+int code_bits(DType dtype) {
+  return dtype_bits(dtype);
+}
 
 float code_at(DType dtype, const std::byte* data, std::int64_t index) {
   const int bits = code_bits(dtype), per = 8 / bits;
-  const unsigned code = (std::to_integer<unsigned>(data[index / per]) >> (static_cast<int>(index % per) * bits)) & ((1u << bits) - 1u);
+  const unsigned code =
+      (std::to_integer<unsigned>(data[index / per]) >> (static_cast<int>(index % per) * bits)) &
+      ((1u << bits) - 1u);
   switch (dtype) {
-    case DType::u8: case DType::u4: case DType::u2: return static_cast<float>(code);
-    case DType::f4e2m1: return (code & 8u) != 0 ? -kFloat4[code & 7u] : kFloat4[code & 7u];
-    case DType::f8e4m3fn: return f8_to_f32(Float8::e4m3fn, static_cast<std::uint8_t>(code));
-    case DType::f8e4m3fnuz: return f8_to_f32(Float8::e4m3fnuz, static_cast<std::uint8_t>(code));
-    case DType::f8e5m2: return f8_to_f32(Float8::e5m2, static_cast<std::uint8_t>(code));
-    case DType::f8e5m2fnuz: return f8_to_f32(Float8::e5m2fnuz, static_cast<std::uint8_t>(code));
-    default: return static_cast<float>(static_cast<int>(code) - ((code >> (bits - 1)) != 0 ? 1 << bits : 0));
+    case DType::u8:
+    case DType::u4:
+    case DType::u2:
+      return static_cast<float>(code);
+    case DType::f4e2m1:
+      return (code & 8u) != 0 ? -kFloat4[code & 7u] : kFloat4[code & 7u];
+    case DType::f8e4m3fn:
+      return f8_to_f32(Float8::e4m3fn, static_cast<std::uint8_t>(code));
+    case DType::f8e4m3fnuz:
+      return f8_to_f32(Float8::e4m3fnuz, static_cast<std::uint8_t>(code));
+    case DType::f8e5m2:
+      return f8_to_f32(Float8::e5m2, static_cast<std::uint8_t>(code));
+    case DType::f8e5m2fnuz:
+      return f8_to_f32(Float8::e5m2fnuz, static_cast<std::uint8_t>(code));
+    default:
+      return static_cast<float>(static_cast<int>(code) -
+                                ((code >> (bits - 1)) != 0 ? 1 << bits : 0));
   }
 }
 
@@ -38,11 +52,13 @@ float number_at(DType dtype, const std::byte* data, std::int64_t index) {
   return code_at(dtype, data, index);
 }
 
-void convert(InstructionSet set, DType dtype, const std::byte* data, std::int64_t offset, std::int64_t count, float zero, float scale, float* out) {
+void convert(InstructionSet set, DType dtype, const std::byte* data, std::int64_t offset,
+             std::int64_t count, float zero, float scale, float* out) {
   std::int64_t i = 0;
   if (set != InstructionSet::baseline) {
     // Vectors begin at whole bytes.
-    for (const int per = 8 / code_bits(dtype); i < count && (offset + i) % per != 0; ++i) out[i] = (code_at(dtype, data, offset + i) - zero) * scale;
+    for (const int per = 8 / code_bits(dtype); i < count && (offset + i) % per != 0; ++i)
+      out[i] = (code_at(dtype, data, offset + i) - zero) * scale;
     i += quant_avx2::convert(dtype, data, offset + i, count - i, zero, scale, out + i);
   }
   for (; i < count; ++i) out[i] = (code_at(dtype, data, offset + i) - zero) * scale;
@@ -52,13 +68,18 @@ void convert(InstructionSet set, DType dtype, const std::byte* data, std::int64_
 struct ScaleRow {
   const QuantScales& from;
   std::int64_t base;
-  ScaleRow(const QuantView& view, const QuantScales& scales, std::int64_t row) : from(scales), base((view.first_row + row) / view.row_block * scales.row_stride - scales.origin) {}
-  float at(std::int64_t block) const { return number_at(from.dtype, from.data, base + block * from.col_stride); }
+  ScaleRow(const QuantView& view, const QuantScales& scales, std::int64_t row)
+      : from(scales),
+        base((view.first_row + row) / view.row_block * scales.row_stride - scales.origin) {}
+  float at(std::int64_t block) const {
+    return number_at(from.dtype, from.data, base + block * from.col_stride);
+  }
   void list(InstructionSet set, std::int64_t block, std::int64_t count, float* out) const {
     if (from.col_stride == 0) {
       std::fill(out, out + count, at(0));
     } else if (from.dtype == DType::f32 || from.dtype == DType::f16 || from.dtype == DType::bf16) {
-      to_f32(from.dtype, from.data + (base + block) * (dtype_bits(from.dtype) / 8), count, out, set);
+      to_f32(from.dtype, from.data + (base + block) * (dtype_bits(from.dtype) / 8), count, out,
+             set);
     } else {
       convert(set, from.dtype, from.data, base + block, count, 0.0f, 1.0f, out);
     }
@@ -76,8 +97,8 @@ void round_values(InstructionSet set, DType value, float* out, std::int64_t coun
 }
 
 // A scale for each column.
-void scale_each(InstructionSet set, const QuantView& view, const ScaleRow& scale, const ScaleRow& zero, std::int64_t begin, std::int64_t count,
-                float* out) {
+void scale_each(InstructionSet set, const QuantView& view, const ScaleRow& scale,
+                const ScaleRow& zero, std::int64_t begin, std::int64_t count, float* out) {
   float scales[kPiece], zeros[kPiece];
   for (std::int64_t at = 0; at < count; at += kPiece) {
     const std::int64_t n = std::min(kPiece, count - at);
@@ -91,7 +112,8 @@ void scale_each(InstructionSet set, const QuantView& view, const ScaleRow& scale
   }
 }
 
-void add_tail(const QuantView& view, std::int64_t row, std::int64_t k, const float* x, float* sums) {
+void add_tail(const QuantView& view, std::int64_t row, std::int64_t k, const float* x,
+              float* sums) {
   const std::int64_t done = k / kPiece * kPiece;
   float tail[kPiece];
   dequant_row(InstructionSet::avx512, view, row, done, k - done, tail);
@@ -112,7 +134,8 @@ float fold(const float* sums) {
 }
 
 // One row of activations against packed rows, values never leaving the registers.
-void row_dot_registers(const QuantView& view, const GemvTask& task, std::int64_t begin, std::int64_t end, float* scratch) {
+void row_dot_registers(const QuantView& view, const GemvTask& task, std::int64_t begin,
+                       std::int64_t end, float* scratch) {
   const bool one_scale = view.scale.col_stride == 0 && view.zero.col_stride == 0;
   quant_avx512::RowDot dot;
   dot.dtype = view.dtype;
@@ -140,7 +163,8 @@ void row_dot_registers(const QuantView& view, const GemvTask& task, std::int64_t
   if (view.zero.data == nullptr) std::fill(zeros, zeros + count, view.zero_default);
   for (std::int64_t n = begin; n < end; ++n) {
     ScaleRow(view, view.scale, n).list(InstructionSet::avx512, 0, count, scales);
-    if (view.zero.data != nullptr) ScaleRow(view, view.zero, n).list(InstructionSet::avx512, 0, count, zeros);
+    if (view.zero.data != nullptr)
+      ScaleRow(view, view.zero, n).list(InstructionSet::avx512, 0, count, zeros);
     dot.codes = view.data + n * view.stride * code_bits(view.dtype) / 8;
     quant_avx512::row_dot(dot);
     if (task.k > whole) add_tail(view, n, task.k, task.x, sums);
@@ -152,14 +176,25 @@ void row_dot_registers(const QuantView& view, const GemvTask& task, std::int64_t
 
 bool quant_code_dtype(DType dtype) {
   switch (dtype) {
-    case DType::i8: case DType::u8: case DType::i4: case DType::u4: case DType::i2: case DType::u2: case DType::f4e2m1:
-    case DType::f8e4m3fn: case DType::f8e4m3fnuz: case DType::f8e5m2: case DType::f8e5m2fnuz:
+    case DType::i8:
+    case DType::u8:
+    case DType::i4:
+    case DType::u4:
+    case DType::i2:
+    case DType::u2:
+    case DType::f4e2m1:
+    case DType::f8e4m3fn:
+    case DType::f8e4m3fnuz:
+    case DType::f8e5m2:
+    case DType::f8e5m2fnuz:
       return true;
-    default: return false;
+    default:
+      return false;
   }
 }
 
-void dequant_row(InstructionSet set, const QuantView& view, std::int64_t row, std::int64_t begin, std::int64_t count, float* out) {
+void dequant_row(InstructionSet set, const QuantView& view, std::int64_t row, std::int64_t begin,
+                 std::int64_t count, float* out) {
   const ScaleRow scale(view, view.scale, row), zero(view, view.zero, row);
   const std::int64_t offset = row * view.stride + begin;
   const bool has_zero = view.zero.data != nullptr;
@@ -169,22 +204,31 @@ void dequant_row(InstructionSet set, const QuantView& view, std::int64_t row, st
   } else {
     const bool one = view.scale.col_stride == 0 && view.zero.col_stride == 0;
     for (std::int64_t at = 0; at < count;) {
-      const std::int64_t block = (begin + at) / view.col_block, end = one ? count : std::min(count, (block + 1) * view.col_block - begin);
+      const std::int64_t block = (begin + at) / view.col_block,
+                         end = one ? count : std::min(count, (block + 1) * view.col_block - begin);
       const float z = has_zero ? zero.at(view.zero.col_stride != 0 ? block : 0) : view.zero_default;
-      convert(set, view.dtype, view.data, offset + at, end - at, z, scale.at(view.scale.col_stride != 0 ? block : 0), out + at);
+      convert(set, view.dtype, view.data, offset + at, end - at, z,
+              scale.at(view.scale.col_stride != 0 ? block : 0), out + at);
       at = end;
     }
   }
   round_values(set, view.value, out, count);
 }
 
-std::int64_t quant_row_dot_scratch(std::int64_t k) { return k + 2 * (k / kGroup) + 64; }
-std::int64_t quant_axpy_scratch() { return 8 * kTileColumns; }
+std::int64_t quant_row_dot_scratch(std::int64_t k) {
+  return k + 2 * (k / kGroup) + 64;
+}
+std::int64_t quant_axpy_scratch() {
+  return 8 * kTileColumns;
+}
 
-void quant_row_dot(InstructionSet set, const QuantView& view, const GemvTask& task, std::int64_t begin, std::int64_t end, float* scratch) {
+void quant_row_dot(InstructionSet set, const QuantView& view, const GemvTask& task,
+                   std::int64_t begin, std::int64_t end, float* scratch) {
   const bool one_scale = view.scale.col_stride == 0 && view.zero.col_stride == 0;
-  const bool aligned = (one_scale || view.col_block % kGroup == 0) && view.stride * code_bits(view.dtype) % 8 == 0;
-  if (set == InstructionSet::avx512 && task.m == 1 && aligned && quant_avx512::row_dot_serves(view.dtype)) {
+  const bool aligned =
+      (one_scale || view.col_block % kGroup == 0) && view.stride * code_bits(view.dtype) % 8 == 0;
+  if (set == InstructionSet::avx512 && task.m == 1 && aligned &&
+      quant_avx512::row_dot_serves(view.dtype)) {
     return row_dot_registers(view, task, begin, end, scratch);
   }
   GemvTask one = task;
@@ -198,7 +242,8 @@ void quant_row_dot(InstructionSet set, const QuantView& view, const GemvTask& ta
   }
 }
 
-void quant_axpy(InstructionSet set, const QuantView& view, const GemvTask& task, std::int64_t begin, std::int64_t end, float* scratch) {
+void quant_axpy(InstructionSet set, const QuantView& view, const GemvTask& task, std::int64_t begin,
+                std::int64_t end, float* scratch) {
   GemvTask tile = task;
   tile.dtype = DType::f32;
   tile.weights = reinterpret_cast<const std::byte*>(scratch);
@@ -209,7 +254,8 @@ void quant_axpy(InstructionSet set, const QuantView& view, const GemvTask& task,
     for (std::int64_t k = 0; k < task.k; k += tile.k) {
       tile.k = std::min<std::int64_t>(8, task.k - k);
       tile.x = task.x + k;
-      for (std::int64_t i = 0; i < tile.k; ++i) dequant_row(set, view, k + i, column, columns, scratch + i * kTileColumns);
+      for (std::int64_t i = 0; i < tile.k; ++i)
+        dequant_row(set, view, k + i, column, columns, scratch + i * kTileColumns);
       gemv_axpy(set, tile, 0, columns);
     }
   }

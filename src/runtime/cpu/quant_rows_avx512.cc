@@ -1,5 +1,6 @@
-// The product of one row of activations with packed rows: values are made in registers. 4-bit codes index a table of the sixteen values that
-// they can have in their block, so that a byte costs a widening, a shift, two permutes and two FMAs.
+// The product of one row of activations with packed rows: values are made in registers. 4-bit codes
+// index a table of the sixteen values that they can have in their block, so that a byte costs a
+// widening, a shift, two permutes and two FMAs.
 #include <immintrin.h>
 
 #include "runtime/cpu/quant_rows.h"
@@ -18,13 +19,16 @@ struct KeepF32 {
   static __m512 round(__m512 v) { return v; }
 };
 struct RoundF16 {
-  static __m512 round(__m512 v) { return _mm512_cvtph_ps(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)); }
+  static __m512 round(__m512 v) {
+    return _mm512_cvtph_ps(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
 };
 struct RoundBf16 {
   static __m512 round(__m512 v) {
     const __m512i bits = _mm512_castps_si512(v), high = _mm512_srli_epi32(bits, 16);
     const __m512i even = _mm512_and_si512(high, _mm512_set1_epi32(1));
-    const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), even), 16);
+    const __m512i rounded = _mm512_srli_epi32(
+        _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), even), 16);
     const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
     const __m512i kept = _mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40));
     return _mm512_castsi512_ps(_mm512_slli_epi32(kept, 16));
@@ -33,19 +37,23 @@ struct RoundBf16 {
 
 template <typename Value>
 __m512 value_of(__m512 codes, float zero, float scale) {
-  return Value::round(_mm512_mul_ps(_mm512_sub_ps(codes, _mm512_set1_ps(zero)), _mm512_set1_ps(scale)));
+  return Value::round(
+      _mm512_mul_ps(_mm512_sub_ps(codes, _mm512_set1_ps(zero)), _mm512_set1_ps(scale)));
 }
 
 __m512 codes_of(DType dtype) {
-  if (dtype == DType::f4e2m1) return _mm512_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6);
-  if (dtype == DType::i4) return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
+  if (dtype == DType::f4e2m1)
+    return _mm512_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6);
+  if (dtype == DType::i4)
+    return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
   return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 
 // acc[2g] sums the even elements of group g of 32, acc[2g + 1] the odd ones.
 void store_interleaved(const __m512* acc, float* sums) {
   const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-  const __m512i second = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  const __m512i second =
+      _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 #pragma GCC unroll 8
   for (int g = 0; g < 8; ++g) {
     _mm512_store_ps(sums + g * 32, _mm512_permutex2var_ps(acc[2 * g], first, acc[2 * g + 1]));
@@ -73,9 +81,11 @@ void dot_nibbles(const RowDot& task) {
         left = task.block;
       }
       left -= 32;
-      const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + g * 16)));
+      const __m512i bytes =
+          _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + g * 16)));
       // A permute reads the low four bits of each index.
-      const __m512 even = _mm512_permutexvar_ps(bytes, table), odd = _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), table);
+      const __m512 even = _mm512_permutexvar_ps(bytes, table),
+                   odd = _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), table);
       acc[2 * g] = _mm512_fmadd_ps(even, _mm512_loadu_ps(x + g * 32), acc[2 * g]);
       acc[2 * g + 1] = _mm512_fmadd_ps(odd, _mm512_loadu_ps(x + g * 32 + 16), acc[2 * g + 1]);
     }
@@ -95,7 +105,8 @@ void dot_bytes(const RowDot& task) {
   for (std::int64_t b = 0; b < task.blocks; ++b, from += 256, x += 256) {
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) {
-      if (i % 4 == 0) _mm_prefetch(reinterpret_cast<const char*>(from + i * 16) + kAhead, _MM_HINT_T0);
+      if (i % 4 == 0)
+        _mm_prefetch(reinterpret_cast<const char*>(from + i * 16) + kAhead, _MM_HINT_T0);
       if (i % 2 == 0) {
         if (left == 0) {
           z = *zero++;
@@ -105,7 +116,8 @@ void dot_bytes(const RowDot& task) {
         left -= 32;
       }
       const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i * 16));
-      const __m512 codes = _mm512_cvtepi32_ps(kSigned ? _mm512_cvtepi8_epi32(bytes) : _mm512_cvtepu8_epi32(bytes));
+      const __m512 codes =
+          _mm512_cvtepi32_ps(kSigned ? _mm512_cvtepi8_epi32(bytes) : _mm512_cvtepu8_epi32(bytes));
       acc[i] = _mm512_fmadd_ps(value_of<Value>(codes, z, s), _mm512_loadu_ps(x + i * 16), acc[i]);
     }
   }
@@ -123,7 +135,8 @@ void dot(const RowDot& task) {
 }  // namespace
 
 bool row_dot_serves(DType dtype) {
-  return dtype == DType::i8 || dtype == DType::u8 || dtype == DType::i4 || dtype == DType::u4 || dtype == DType::f4e2m1;
+  return dtype == DType::i8 || dtype == DType::u8 || dtype == DType::i4 || dtype == DType::u4 ||
+         dtype == DType::f4e2m1;
 }
 
 void row_dot(const RowDot& task) {

@@ -25,7 +25,8 @@ class FloatProduct final : public Kernel {
 
   Status prepare(const PrepareContext& context) override {
     const std::size_t at = spec_.c_input;
-    const TypeShape* c = context.inputs.size() > at && context.inputs[at].present() ? &context.inputs[at] : nullptr;
+    const TypeShape* c =
+        context.inputs.size() > at && context.inputs[at].present() ? &context.inputs[at] : nullptr;
     TypeShape b = context.inputs[1];
     if (spec_.packed) {
       whole_.assign(context.inputs.begin(), context.inputs.end());
@@ -47,7 +48,10 @@ class FloatProduct final : public Kernel {
     const int threads = context.pool->threads();
     grid_ = cpu::gemm_grid(set_, layout_.m, columns_kept_, k, batches_ >= threads ? 1 : threads);
     scratch_each_ = few_rows_ ? 0 : cpu::gemm_scratch_floats(set_, layout_.m, columns_kept_, k);
-    if (spec_.packed && few_rows_) scratch_each_ = (spec_.trans_b ? cpu::quant_row_dot_scratch(k) : cpu::quant_axpy_scratch()) / 16 * 16 + 16;
+    if (spec_.packed && few_rows_)
+      scratch_each_ =
+          (spec_.trans_b ? cpu::quant_row_dot_scratch(k) : cpu::quant_axpy_scratch()) / 16 * 16 +
+          16;
     const std::int64_t scratches = batches_ >= threads || few_rows_ ? threads : grid_.parts();
     y_offset_ = stage_a_ ? float_bytes(batches_ * layout_.m * layout_.k) : 0;
     scratch_offset_ = y_offset_ + (stage_y_ ? float_bytes(batches_ * layout_.m * columns_kept_) : 0);
@@ -59,7 +63,8 @@ class FloatProduct final : public Kernel {
   }
   std::uint64_t workspace_bytes() const override { return bytes_; }
   std::string_view id() const override {
-    if (few_rows_ && spec_.packed) return spec_.trans_b ? "cpu.packed.gemv256" : "cpu.packed.gemv_axpy";
+    if (few_rows_ && spec_.packed)
+      return spec_.trans_b ? "cpu.packed.gemv256" : "cpu.packed.gemv_axpy";
     if (few_rows_) return spec_.trans_b ? "cpu.gemv256" : "cpu.gemv_axpy";
     if (spec_.packed) return "cpu.packed.gemm_blocked";
     return library_.empty() ? "cpu.gemm_blocked" : "cpu.dnnl.matmul";
@@ -185,7 +190,8 @@ class FloatProduct final : public Kernel {
 
   void multiply_few(const KernelCall& call, const Slab& slab) const {
     const cpu::QuantView packed = spec_.packed ? packed_.view(call, whole_) : cpu::QuantView();
-    const auto one = [&](std::int64_t batch, std::int64_t begin, std::int64_t end, float* scratch = nullptr) {
+    const auto one = [&](std::int64_t batch, std::int64_t begin, std::int64_t end,
+                         float* scratch = nullptr) {
       const auto at = static_cast<std::size_t>(batch);
       cpu::GemvTask task;
       task.dtype = call.inputs[1].dtype;
@@ -198,10 +204,12 @@ class FloatProduct final : public Kernel {
       task.x += slab.k;
       task.x_stride = stage_a_ ? layout_.k : layout_.a_row;
       task.y = sums(call, batch, slab, &task.y_stride);
-      if (spec_.trans_b && spec_.packed) return cpu::quant_row_dot(set_, packed, task, begin, end, scratch);
+      if (spec_.trans_b && spec_.packed)
+        return cpu::quant_row_dot(set_, packed, task, begin, end, scratch);
       if (spec_.trans_b) return cpu::gemv_row_dot(set_, task, begin, end);
       if (slab.first) {
-        for (std::int64_t m = 0; m < task.m; ++m) std::fill(task.y + m * task.y_stride + begin, task.y + m * task.y_stride + end, 0.0f);
+        for (std::int64_t m = 0; m < task.m; ++m)
+          std::fill(task.y + m * task.y_stride + begin, task.y + m * task.y_stride + end, 0.0f);
       }
       if (spec_.packed) return cpu::quant_axpy(set_, packed, task, begin, end, scratch);
       cpu::gemv_axpy(set_, task, begin, end);
@@ -222,11 +230,14 @@ class FloatProduct final : public Kernel {
   // One matrix for all rows; a range of columns for each thread.
   template <typename F>
   void share_packed(const KernelCall& call, const Slab& slab, const F& one) const {
-    const std::int64_t parts = std::clamp<std::int64_t>(slab.columns * slab.depth / 32768, 1, call.pool->threads());
+    const std::int64_t parts =
+        std::clamp<std::int64_t>(slab.columns * slab.depth / 32768, 1, call.pool->threads());
     auto* scratch = reinterpret_cast<float*>(call.workspace + scratch_offset_);
     call.pool->parallel_for(parts, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t part = begin; part < end; ++part) {
-        const std::int64_t from = slab.columns * part / parts / 16 * 16, to = part + 1 == parts ? slab.columns : slab.columns * (part + 1) / parts / 16 * 16;
+        const std::int64_t from = slab.columns * part / parts / 16 * 16,
+                           to = part + 1 == parts ? slab.columns
+                                                  : slab.columns * (part + 1) / parts / 16 * 16;
         one(0, from, to, scratch + part * scratch_each_);
       }
     });
@@ -271,7 +282,8 @@ class FloatProduct final : public Kernel {
 
   // alpha, C and the output's dtype, on the columns that are complete.
   void finish(const KernelCall& call, const Slab& slab) const {
-    const bool has_c = call.inputs.size() > spec_.c_input && call.inputs[spec_.c_input].present() && spec_.beta != 0.0f;
+    const bool has_c = call.inputs.size() > spec_.c_input && call.inputs[spec_.c_input].present() &&
+                       spec_.beta != 0.0f;
     if (!stage_y_ && !has_c && spec_.alpha == 1.0f) return;
     call.pool->parallel_for(batches_ * layout_.m, std::max<std::int64_t>(1, 8192 / std::max<std::int64_t>(1, slab.columns)),
                             [&](std::int64_t begin, std::int64_t end) {

@@ -13,17 +13,23 @@ namespace {
 
 constexpr std::size_t kWeight = 1, kScale = 2, kZero = 3;
 
-bool present(std::span<const TypeShape> inputs, std::size_t i) { return i < inputs.size() && inputs[i].present(); }
+bool present(std::span<const TypeShape> inputs, std::size_t i) {
+  return i < inputs.size() && inputs[i].present();
+}
 
 Status check_types(const NodeView& node, std::span<const TypeShape> inputs) {
-  if (!present(inputs, 0) || !present(inputs, kWeight) || !present(inputs, kScale)) return node.invalid("A, a weight and its scale are needed");
+  if (!present(inputs, 0) || !present(inputs, kWeight) || !present(inputs, kScale))
+    return node.invalid("A, a weight and its scale are needed");
   for (const std::size_t i : {std::size_t{0}, kScale}) {
     if (!narrow_float(inputs[i].dtype)) {
-      return node.unsupported("input " + std::to_string(i) + " has type " + std::string(dtype_name(inputs[i].dtype)) + "; f32, f16 and bf16 are served");
+      return node.unsupported("input " + std::to_string(i) + " has type " +
+                              std::string(dtype_name(inputs[i].dtype)) +
+                              "; f32, f16 and bf16 are served");
     }
   }
   for (const std::size_t i : {kWeight, kScale}) {
-    if (!inputs[i].known()) return node.unsupported("the shape of input " + std::to_string(i) + " is not known");
+    if (!inputs[i].known())
+      return node.unsupported("the shape of input " + std::to_string(i) + " is not known");
   }
   return {};
 }
@@ -31,11 +37,15 @@ Status check_types(const NodeView& node, std::span<const TypeShape> inputs) {
 // DequantizeLinear's forms over a matrix.
 Status place_scales(const NodeView& node, std::span<const TypeShape> inputs, QuantLayout& layout) {
   const std::vector<std::int64_t>& scale = inputs[kScale].dims;
-  const std::int64_t block = node.integer("block_size", 0), count = inputs[kScale].shape().elements();
+  const std::int64_t block = node.integer("block_size", 0),
+                     count = inputs[kScale].shape().elements();
   FB_ASSIGN(const int axis, normalize_axis(node, node.integer("axis", 1), 2));
   const std::int64_t size = axis == 0 ? layout.rows : layout.columns;
   layout.col_block = std::max<std::int64_t>(1, layout.columns);
-  const auto misfit = [&] { return node.invalid("the scale " + dims_text(scale) + " does not fit the weight " + dims_text(inputs[kWeight].dims)); };
+  const auto misfit = [&] {
+    return node.invalid("the scale " + dims_text(scale) + " does not fit the weight " +
+                        dims_text(inputs[kWeight].dims));
+  };
   if (block < 0) return node.invalid("block_size is " + std::to_string(block));
   if (block == 0) {
     if (count == 1) return {};
@@ -45,8 +55,11 @@ Status place_scales(const NodeView& node, std::span<const TypeShape> inputs, Qua
     if (axis == 1) layout.col_block = 1;
     return {};
   }
-  const std::int64_t blocks = (size + block - 1) / block, other = axis == 0 ? layout.columns : layout.rows;
-  if (scale.size() != 2 || scale[static_cast<std::size_t>(axis)] != blocks || scale[static_cast<std::size_t>(1 - axis)] != other) return misfit();
+  const std::int64_t blocks = (size + block - 1) / block,
+                     other = axis == 0 ? layout.columns : layout.rows;
+  if (scale.size() != 2 || scale[static_cast<std::size_t>(axis)] != blocks ||
+      scale[static_cast<std::size_t>(1 - axis)] != other)
+    return misfit();
   layout.scale_row = scale[1];
   layout.scale_col = 1;
   (axis == 0 ? layout.row_block : layout.col_block) = block;
@@ -56,8 +69,10 @@ Status place_scales(const NodeView& node, std::span<const TypeShape> inputs, Qua
 
 Result<QuantLayout> linear_layout(const NodeView& node, std::span<const TypeShape> inputs) {
   const TypeShape& weight = inputs[kWeight];
-  if (!cpu::quant_code_dtype(weight.dtype)) return node.unsupported("a weight of type " + std::string(dtype_name(weight.dtype)));
-  if (weight.dims.size() != 2) return node.invalid("the weight " + dims_text(weight.dims) + " is not a matrix");
+  if (!cpu::quant_code_dtype(weight.dtype))
+    return node.unsupported("a weight of type " + std::string(dtype_name(weight.dtype)));
+  if (weight.dims.size() != 2)
+    return node.invalid("the weight " + dims_text(weight.dims) + " is not a matrix");
   QuantLayout layout;
   layout.code = weight.dtype;
   layout.value = inputs[0].dtype;
@@ -68,9 +83,12 @@ Result<QuantLayout> linear_layout(const NodeView& node, std::span<const TypeShap
   layout.zero_row = layout.scale_row;
   layout.zero_col = layout.scale_col;
   if (present(inputs, kZero)) {
-    if (inputs[kZero].dtype != weight.dtype) return node.invalid("the zero point has another type than the weight");
-    if (inputs[kZero].known() && inputs[kZero].shape().elements() != inputs[kScale].shape().elements()) {
-      return node.invalid("zero points " + dims_text(inputs[kZero].dims) + " do not fit the scale " + dims_text(inputs[kScale].dims));
+    if (inputs[kZero].dtype != weight.dtype)
+      return node.invalid("the zero point has another type than the weight");
+    if (inputs[kZero].known() &&
+        inputs[kZero].shape().elements() != inputs[kScale].shape().elements()) {
+      return node.invalid("zero points " + dims_text(inputs[kZero].dims) +
+                          " do not fit the scale " + dims_text(inputs[kScale].dims));
     }
   }
   return layout;
@@ -83,19 +101,30 @@ std::optional<DType> packed_dtype(std::int64_t bits) {
 }
 
 Result<QuantLayout> nbits_layout(const NodeView& node, std::span<const TypeShape> inputs) {
-  const std::int64_t k = node.integer("K", 0), n = node.integer("N", 0), bits = node.integer("bits", 4), block = node.integer("block_size", 0);
+  const std::int64_t k = node.integer("K", 0), n = node.integer("N", 0),
+                     bits = node.integer("bits", 4), block = node.integer("block_size", 0);
   const auto code = packed_dtype(bits);
   if (!code) return node.unsupported("bits is " + std::to_string(bits) + "; 2, 4 and 8 are served");
-  if (k < 1 || n < 1) return node.invalid("K is " + std::to_string(k) + " and N is " + std::to_string(n));
-  if (block < 16 || (block & (block - 1)) != 0) return node.invalid("block_size is " + std::to_string(block) + ", not a power of two of at least 16");
-  if (present(inputs, 4)) return node.unsupported("g_idx (rows in another order) is not served: export without act_order");
+  if (k < 1 || n < 1)
+    return node.invalid("K is " + std::to_string(k) + " and N is " + std::to_string(n));
+  if (block < 16 || (block & (block - 1)) != 0)
+    return node.invalid("block_size is " + std::to_string(block) +
+                        ", not a power of two of at least 16");
+  if (present(inputs, 4))
+    return node.unsupported(
+        "g_idx (rows in another order) is not served: export without act_order");
   const std::int64_t blocks = (k + block - 1) / block;
   const TypeShape& weight = inputs[kWeight];
-  if (weight.dtype != DType::u8 || weight.dims != std::vector<std::int64_t>{n, blocks, block * bits / 8}) {
-    return node.invalid("B " + dims_text(weight.dims) + " of " + std::string(dtype_name(weight.dtype)) + " is not u8 [N, blocks, bytes of a block] = " +
+  if (weight.dtype != DType::u8 ||
+      weight.dims != std::vector<std::int64_t>{n, blocks, block * bits / 8}) {
+    return node.invalid("B " + dims_text(weight.dims) + " of " +
+                        std::string(dtype_name(weight.dtype)) +
+                        " is not u8 [N, blocks, bytes of a block] = " +
                         dims_text(std::vector<std::int64_t>{n, blocks, block * bits / 8}));
   }
-  if (inputs[kScale].shape().elements() != n * blocks) return node.invalid("the scales " + dims_text(inputs[kScale].dims) + " are not one for each block");
+  if (inputs[kScale].shape().elements() != n * blocks)
+    return node.invalid("the scales " + dims_text(inputs[kScale].dims) +
+                        " are not one for each block");
   QuantLayout layout;
   layout.code = *code;
   layout.trans_b = true;
@@ -109,11 +138,14 @@ Result<QuantLayout> nbits_layout(const NodeView& node, std::span<const TypeShape
   layout.c_input = 5;
   if (present(inputs, kZero)) {
     const bool packed = inputs[kZero].dtype == DType::u8;
-    if (!packed && !narrow_float(inputs[kZero].dtype)) return node.invalid("zero_points are neither packed u8 nor floats");
+    if (!packed && !narrow_float(inputs[kZero].dtype))
+      return node.invalid("zero_points are neither packed u8 nor floats");
     const std::int64_t row_bytes = (blocks * bits + 7) / 8;
     if (packed) layout.zero_row = row_bytes * 8 / bits;
-    if (!inputs[kZero].known() || inputs[kZero].shape().elements() != n * (packed ? row_bytes : blocks)) {
-      return node.invalid("zero_points " + dims_text(inputs[kZero].dims) + " are not one for each block");
+    if (!inputs[kZero].known() ||
+        inputs[kZero].shape().elements() != n * (packed ? row_bytes : blocks)) {
+      return node.invalid("zero_points " + dims_text(inputs[kZero].dims) +
+                          " are not one for each block");
     }
   }
   return layout;
@@ -147,12 +179,14 @@ cpu::QuantView QuantLayout::view(const KernelCall& call, std::span<const TypeSha
     return cpu::QuantScales{from.data, dtype, row, col, cut ? call.row_begin / row_block * row : 0};
   };
   view.scale = scales(kScale, scale_row, scale_col);
-  if (call.inputs.size() > kZero && call.inputs[kZero].present()) view.zero = scales(kZero, zero_row, zero_col);
+  if (call.inputs.size() > kZero && call.inputs[kZero].present())
+    view.zero = scales(kZero, zero_row, zero_col);
   return view;
 }
 
 bool is_quant_product(std::string_view domain, std::string_view op) {
-  return (domain == "forebay" && op == "QuantLinear") || (domain == "com.microsoft" && op == "MatMulNBits");
+  return (domain == "forebay" && op == "QuantLinear") ||
+         (domain == "com.microsoft" && op == "MatMulNBits");
 }
 
 Result<QuantLayout> quant_layout(const NodeView& node, std::span<const TypeShape> inputs) {
@@ -169,11 +203,14 @@ QuantCut quant_cut(const NodeView& node, std::span<const TypeShape> inputs) {
   if (!layout->trans_b) cut.row_unit = cpu::gemm_blocking(cpu::InstructionSet::baseline).kc;
   cut.row_unit = std::lcm(cut.row_unit, layout->row_block);
   const auto follows = [&](std::size_t i) {
-    if (!present(inputs, i) || !inputs[i].known() || inputs[i].dims.empty() || layout->rows % layout->row_block != 0) return false;
+    if (!present(inputs, i) || !inputs[i].known() || inputs[i].dims.empty() ||
+        layout->rows % layout->row_block != 0)
+      return false;
     const std::int64_t blocks = layout->rows / layout->row_block;
     if (!layout->rows_have_scales() || blocks == 0 || inputs[i].dims[0] % blocks != 0) return false;
     if (inputs[i].shape().elements() / blocks * dtype_bits(inputs[i].dtype) % 8 == 0) return true;
-    cut.row_unit = std::lcm(cut.row_unit, 8 * layout->row_block);  // sub-byte rows end within a byte
+    cut.row_unit =
+        std::lcm(cut.row_unit, 8 * layout->row_block);  // sub-byte rows end within a byte
     return true;
   };
   cut.scale_follows = follows(kScale);

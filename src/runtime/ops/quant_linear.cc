@@ -1,4 +1,5 @@
-// Products by a packed weight: forebay.QuantLinear and com.microsoft.MatMulNBits (accuracy_level is not read: sums are f32 always).
+// Products by a packed weight: forebay.QuantLinear and com.microsoft.MatMulNBits (accuracy_level is
+// not read: sums are f32 always).
 #include <string>
 
 #include "base/check.h"
@@ -31,7 +32,8 @@ Status infer_product(InferContext& context) {
   const TypeShape& a = context.input(0);
   FB_ASSIGN(const QuantLayout layout, quant_layout(node, all_inputs(context)));
   const TypeShape& c = context.input(layout.c_input);
-  if (c.present() && (c.dtype != a.dtype || (c.known() && c.dims.size() > 2))) return node.invalid("the addend " + dims_text(c.dims) + " does not fit");
+  if (c.present() && (c.dtype != a.dtype || (c.known() && c.dims.size() > 2)))
+    return node.invalid("the addend " + dims_text(c.dims) + " does not fit");
   if (!a.has_rank) {
     context.set_output_unranked(0, a.dtype);
     return {};
@@ -41,16 +43,20 @@ Status infer_product(InferContext& context) {
   return {};
 }
 
-plan::Consumption consume_product(const NodeView& node, std::uint32_t input, std::span<const TypeShape> inputs) {
+plan::Consumption consume_product(const NodeView& node, std::uint32_t input,
+                                  std::span<const TypeShape> inputs) {
   if (input == 0 || input > 3 || !quant_layout(node, inputs).ok()) return plan::Consumption::whole;
   const bool trans_b = spec_of(node).trans_b;
   const QuantCut cut = quant_cut(node, inputs);
-  const bool rows = input == 1 || (input == 2 && cut.scale_follows) || (input == 3 && cut.zero_follows);
+  const bool rows =
+      input == 1 || (input == 2 && cut.scale_follows) || (input == 3 && cut.zero_follows);
   if (!rows) return plan::Consumption::whole;
   return trans_b ? plan::Consumption::by_output : plan::Consumption::by_reduction;
 }
 
-Result<std::unique_ptr<Kernel>> create_packed(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs) {
+Result<std::unique_ptr<Kernel>> create_packed(const NodeView& node,
+                                              std::span<const TypeShape> inputs,
+                                              std::span<const TypeShape> outputs) {
   return create_product(node, spec_of(node), inputs, outputs);
 }
 
@@ -59,7 +65,8 @@ Result<std::unique_ptr<Kernel>> create_packed(const NodeView& node, std::span<co
 std::span<const OpSpec> quant_linear_ops() {
   static const OpSpec specs[] = {
       {"forebay", "QuantLinear", 1, 1, kOpNone, 0, infer_product, consume_product, create_packed},
-      {"com.microsoft", "MatMulNBits", 1, 0x7fffffff, kOpNone, 0, infer_product, consume_product, create_packed},
+      {"com.microsoft", "MatMulNBits", 1, 0x7fffffff, kOpNone, 0, infer_product, consume_product,
+       create_packed},
   };
   return specs;
 }

@@ -37,12 +37,15 @@ double parameter(const KernelCall& call, std::size_t input, std::int64_t i, doub
   return load_number(view.dtype, view.data, view.shape.elements() == 1 ? 0 : i);
 }
 bool one_value(const KernelCall& call, std::size_t input) {
-  return input >= call.inputs.size() || !call.inputs[input].present() || call.inputs[input].shape.elements() == 1;
+  return input >= call.inputs.size() || !call.inputs[input].present() ||
+         call.inputs[input].shape.elements() == 1;
 }
 
 // What one step of the sum is worth in steps of the output.
-float output_scale(const KernelCall& call, const Roles& roles, std::int64_t row, std::int64_t column) {
-  return static_cast<float>(parameter(call, roles.a_scale, row, 1)) * static_cast<float>(parameter(call, roles.b_scale, column, 1)) /
+float output_scale(const KernelCall& call, const Roles& roles, std::int64_t row,
+                   std::int64_t column) {
+  return static_cast<float>(parameter(call, roles.a_scale, row, 1)) *
+         static_cast<float>(parameter(call, roles.b_scale, column, 1)) /
          static_cast<float>(parameter(call, roles.y_scale, row, 1));
 }
 
@@ -64,7 +67,9 @@ class IntegerMatmul final : public Kernel {
   std::uint64_t workspace_bytes() const override { return bytes_; }
   Status prepare(const PrepareContext& context) override {
     FB_ASSIGN(layout_, product_layout(context.node, context.inputs[roles_.a], context.inputs[roles_.b], nullptr, {}));
-    if (context.sliced_input != plan::kNone && (context.sliced_input != roles_.b || context.consumption != plan::Consumption::by_reduction)) {
+    if (context.sliced_input != plan::kNone &&
+        (context.sliced_input != roles_.b ||
+         context.consumption != plan::Consumption::by_reduction)) {
       return context.node.unsupported("only the second operand may come in slabs");
     }
     sliced_ = context.sliced_input != plan::kNone;
@@ -91,14 +96,18 @@ class IntegerMatmul final : public Kernel {
   Status run(const KernelCall& call) override {
     if (call.slab == 0) widen(call);
     const ConstTensorView& b = call.inputs[roles_.b];
-    const std::int64_t first = sliced_ ? call.row_begin : 0, depth = sliced_ ? b.shape[0] : layout_.k;
-    const std::int64_t panels = (layout_.n + cpu::kInt8Columns - 1) / cpu::kInt8Columns, units = batches_ * panels, parts = call.pool->threads();
+    const std::int64_t first = sliced_ ? call.row_begin : 0,
+                       depth = sliced_ ? b.shape[0] : layout_.k;
+    const std::int64_t panels = (layout_.n + cpu::kInt8Columns - 1) / cpu::kInt8Columns,
+                       units = batches_ * panels, parts = call.pool->threads();
     call.pool->parallel_for(parts, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t part = begin; part < end; ++part) {
         auto* scratch = at<std::int16_t>(call, scratch_at_) + part * cpu::kInt8Scratch;
         for (std::int64_t unit = units * part / parts; unit < units * (part + 1) / parts; ++unit) {
           const std::int64_t batch = unit / panels, n = unit % panels * cpu::kInt8Columns;
-          const cpu::Int8Matrix matrix(b.dtype, b.data + layout_.b_offsets[static_cast<std::size_t>(batch)], layout_.b_row, at<std::int16_t>(call, zeros_at_));
+          const cpu::Int8Matrix matrix(b.dtype,
+                                       b.data + layout_.b_offsets[static_cast<std::size_t>(batch)],
+                                       layout_.b_row, at<std::int16_t>(call, zeros_at_));
           cpu::Int8Task task;
           task.m = layout_.m;
           task.n = layout_.n;
@@ -123,7 +132,8 @@ class IntegerMatmul final : public Kernel {
     return reinterpret_cast<T*>(call.workspace + offset);
   }
   std::int32_t* sums(const KernelCall& call) const {
-    return roles_.y_scale == kAbsent ? reinterpret_cast<std::int32_t*>(call.outputs[0].data) : at<std::int32_t>(call, sums_at_);
+    return roles_.y_scale == kAbsent ? reinterpret_cast<std::int32_t*>(call.outputs[0].data)
+                                     : at<std::int32_t>(call, sums_at_);
   }
 
   void widen(const KernelCall& call) const {
@@ -132,13 +142,15 @@ class IntegerMatmul final : public Kernel {
     call.pool->parallel_for(rows_, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t row = begin; row < end; ++row) {
         const auto zero = static_cast<std::int32_t>(parameter(call, roles_.a_zero, row, 0));
-        const std::int64_t from = layout_.a_offsets[static_cast<std::size_t>(row / layout_.m)] + row % layout_.m * layout_.a_row;
+        const std::int64_t from = layout_.a_offsets[static_cast<std::size_t>(row / layout_.m)] +
+                                  row % layout_.m * layout_.a_row;
         cpu::int8_widen(a.dtype, a.data + from, layout_.k, zero, to + row * stride_);
         if (stride_ > layout_.k) to[row * stride_ + layout_.k] = 0;
       }
     });
     auto* zeros = at<std::int16_t>(call, zeros_at_);
-    for (std::int64_t n = 0; n < layout_.n; ++n) zeros[n] = static_cast<std::int16_t>(parameter(call, roles_.b_zero, n, 0));
+    for (std::int64_t n = 0; n < layout_.n; ++n)
+      zeros[n] = static_cast<std::int16_t>(parameter(call, roles_.b_zero, n, 0));
   }
 
   void requantize(const KernelCall& call) const {
@@ -150,9 +162,11 @@ class IntegerMatmul final : public Kernel {
         float* scales = at<float>(call, scales_at_) + part * layout_.n;
         const std::int64_t first = rows_ * part / parts, last = rows_ * (part + 1) / parts;
         for (std::int64_t row = first; row < last; ++row) {
-          for (std::int64_t n = 0; n < layout_.n && (row == first || !same); ++n) scales[n] = output_scale(call, roles_, row, n);
+          for (std::int64_t n = 0; n < layout_.n && (row == first || !same); ++n)
+            scales[n] = output_scale(call, roles_, row, n);
           const auto zero = static_cast<std::int32_t>(parameter(call, roles_.y_zero, row, 0));
-          cpu::int8_requantize(set_, sums(call) + row * layout_.n, layout_.n, scales, 1, 0.0f, zero, y.dtype, y.data + row * layout_.n);
+          cpu::int8_requantize(set_, sums(call) + row * layout_.n, layout_.n, scales, 1, 0.0f, zero,
+                               y.dtype, y.data + row * layout_.n);
         }
       }
     });
@@ -169,8 +183,10 @@ class IntegerMatmul final : public Kernel {
 // The patches of a convolution as a matrix [channels x taps, output places].
 class PatchPanels final : public cpu::Int8Panels {
  public:
-  PatchPanels(const Window& window, DType dtype, const std::byte* data, std::int32_t zero) : window_(window), dtype_(dtype), data_(data), zero_(zero) {}
-  void pack(std::int64_t k, std::int64_t kc, std::int64_t n, std::int64_t count, std::int16_t* to) const override {
+  PatchPanels(const Window& window, DType dtype, const std::byte* data, std::int32_t zero)
+      : window_(window), dtype_(dtype), data_(data), zero_(zero) {}
+  void pack(std::int64_t k, std::int64_t kc, std::int64_t n, std::int64_t count,
+            std::int16_t* to) const override {
     std::int16_t lines[2][cpu::kInt8Columns] = {};
     for (std::int64_t i = 0; i < kc; i += 2, to += 2 * cpu::kInt8Columns) {
       line(k + i, n, count, lines[0]);
@@ -194,14 +210,19 @@ class PatchPanels final : public cpu::Int8Panels {
     const std::byte* plane = data_ + row / w.taps() * w.in_size();
     const std::int64_t shift = tap % w.kernel[2] * w.dilation[2] - w.pad[2];
     while (count > 0) {
-      const std::int64_t v = n % w.out[2], h = n / w.out[2] % w.out[1], d = n / (w.out[1] * w.out[2]), run = std::min(count, w.out[2] - v);
-      const std::int64_t z = d * w.stride[0] + tap / (w.kernel[1] * w.kernel[2]) * w.dilation[0] - w.pad[0];
-      const std::int64_t y = h * w.stride[1] + tap / w.kernel[2] % w.kernel[1] * w.dilation[1] - w.pad[1];
+      const std::int64_t v = n % w.out[2], h = n / w.out[2] % w.out[1],
+                         d = n / (w.out[1] * w.out[2]), run = std::min(count, w.out[2] - v);
+      const std::int64_t z =
+          d * w.stride[0] + tap / (w.kernel[1] * w.kernel[2]) * w.dilation[0] - w.pad[0];
+      const std::int64_t y =
+          h * w.stride[1] + tap / w.kernel[2] % w.kernel[1] * w.dilation[1] - w.pad[1];
       const bool inside = z >= 0 && z < w.in[0] && y >= 0 && y < w.in[1];
       const std::byte* from = inside ? plane + (z * w.in[1] + y) * w.in[2] : plane;
       for (std::int64_t i = 0; i < run; ++i) {
         const std::int64_t x = (v + i) * w.stride[2] + shift;
-        to[i] = inside && x >= 0 && x < w.in[2] ? static_cast<std::int16_t>(byte_at(dtype_, from, x) - zero_) : std::int16_t{0};
+        to[i] = inside && x >= 0 && x < w.in[2]
+                    ? static_cast<std::int16_t>(byte_at(dtype_, from, x) - zero_)
+                    : std::int16_t{0};
       }
       n += run;
       count -= run;
@@ -237,24 +258,32 @@ class IntegerConv final : public Kernel {
     }
     float_bias_ = context.node.domain() == "forebay";
     const DType bias = float_bias_ ? DType::f32 : DType::i32;
-    if (has(context.inputs, roles_.bias) && (context.inputs[roles_.bias].dtype != bias || context.inputs[roles_.bias].shape().elements() != filters_)) {
-      return context.node.invalid("the bias must be " + std::string(dtype_name(bias)) + " with one value a filter");
+    if (has(context.inputs, roles_.bias) &&
+        (context.inputs[roles_.bias].dtype != bias ||
+         context.inputs[roles_.bias].shape().elements() != filters_)) {
+      return context.node.invalid("the bias must be " + std::string(dtype_name(bias)) +
+                                  " with one value a filter");
     }
     stride_ = cpu::int8_a_stride(inner_ * window_.taps());
     scratch_at_ = float_bytes(filters_ * stride_, sizeof(std::int16_t));
-    sums_at_ = scratch_at_ + float_bytes(cpu::kInt8Scratch * context.pool->threads(), sizeof(std::int16_t));
-    bytes_ = sums_at_ + (roles_.y_scale != kAbsent ? float_bytes(batch_ * filters_ * window_.out_size()) : 0);
+    sums_at_ = scratch_at_ +
+               float_bytes(cpu::kInt8Scratch * context.pool->threads(), sizeof(std::int16_t));
+    bytes_ = sums_at_ +
+             (roles_.y_scale != kAbsent ? float_bytes(batch_ * filters_ * window_.out_size()) : 0);
     return {};
   }
   Status run(const KernelCall& call) override {
     widen(call);
-    const std::int64_t groups = inner_ > 0 ? channels_ / inner_ : 1, panels = (window_.out_size() + cpu::kInt8Columns - 1) / cpu::kInt8Columns;
+    const std::int64_t groups = inner_ > 0 ? channels_ / inner_ : 1,
+                       panels = (window_.out_size() + cpu::kInt8Columns - 1) / cpu::kInt8Columns;
     const std::int64_t units = batch_ * groups * panels, parts = call.pool->threads();
     call.pool->parallel_for(parts, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t part = begin; part < end; ++part) {
-        auto* scratch = reinterpret_cast<std::int16_t*>(call.workspace + scratch_at_) + part * cpu::kInt8Scratch;
+        auto* scratch = reinterpret_cast<std::int16_t*>(call.workspace + scratch_at_) +
+                        part * cpu::kInt8Scratch;
         for (std::int64_t unit = units * part / parts; unit < units * (part + 1) / parts; ++unit) {
-          run_panel(call, unit / panels / groups, unit / panels % groups, groups, unit % panels * cpu::kInt8Columns, scratch);
+          run_panel(call, unit / panels / groups, unit / panels % groups, groups,
+                    unit % panels * cpu::kInt8Columns, scratch);
         }
       }
     });
@@ -266,22 +295,30 @@ class IntegerConv final : public Kernel {
     const ConstTensorView& w = call.inputs[roles_.b];
     const std::int64_t each = inner_ * window_.taps();
     auto* to = reinterpret_cast<std::int16_t*>(call.workspace);
-    call.pool->parallel_for(filters_, std::max<std::int64_t>(1, 16384 / std::max<std::int64_t>(1, each)), [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t f = begin; f < end; ++f) {
-        cpu::int8_widen(w.dtype, w.data + f * each, each, static_cast<std::int32_t>(parameter(call, roles_.b_zero, f, 0)), to + f * stride_);
-        if (stride_ > each) to[f * stride_ + each] = 0;
-      }
-    });
+    call.pool->parallel_for(
+        filters_, std::max<std::int64_t>(1, 16384 / std::max<std::int64_t>(1, each)),
+        [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t f = begin; f < end; ++f) {
+            cpu::int8_widen(w.dtype, w.data + f * each, each,
+                            static_cast<std::int32_t>(parameter(call, roles_.b_zero, f, 0)),
+                            to + f * stride_);
+            if (stride_ > each) to[f * stride_ + each] = 0;
+          }
+        });
   }
 
-  void run_panel(const KernelCall& call, std::int64_t batch, std::int64_t group, std::int64_t groups, std::int64_t n, std::int16_t* scratch) const {
+  void run_panel(const KernelCall& call, std::int64_t batch, std::int64_t group,
+                 std::int64_t groups, std::int64_t n, std::int16_t* scratch) const {
     const ConstTensorView& x = call.inputs[roles_.a];
     const TensorView& y = call.outputs[0];
-    const std::int64_t each = filters_ / groups, first = group * each, out = window_.out_size(), count = std::min(cpu::kInt8Columns, out - n);
-    const PatchPanels patches(window_, x.dtype, x.data + (batch * channels_ + group * inner_) * window_.in_size(),
+    const std::int64_t each = filters_ / groups, first = group * each, out = window_.out_size(),
+                       count = std::min(cpu::kInt8Columns, out - n);
+    const PatchPanels patches(window_, x.dtype,
+                              x.data + (batch * channels_ + group * inner_) * window_.in_size(),
                               static_cast<std::int32_t>(parameter(call, roles_.a_zero, 0, 0)));
     const bool scaled = roles_.y_scale != kAbsent;
-    std::int32_t* sums = scaled ? reinterpret_cast<std::int32_t*>(call.workspace + sums_at_) : reinterpret_cast<std::int32_t*>(y.data);
+    std::int32_t* sums = scaled ? reinterpret_cast<std::int32_t*>(call.workspace + sums_at_)
+                                : reinterpret_cast<std::int32_t*>(y.data);
     cpu::Int8Task task;
     task.m = each;
     task.n = out;
@@ -293,18 +330,23 @@ class IntegerConv final : public Kernel {
     task.c_stride = out;
     task.accumulate = !float_bias_ && has_bias(call);
     for (std::int64_t f = 0; f < each && task.accumulate; ++f) {
-      std::fill_n(task.c + f * out + n, count, static_cast<std::int32_t>(parameter(call, roles_.bias, first + f, 0)));
+      std::fill_n(task.c + f * out + n, count,
+                  static_cast<std::int32_t>(parameter(call, roles_.bias, first + f, 0)));
     }
     cpu::int8_gemm(set_, task, n, n + count, scratch);
     const auto zero = static_cast<std::int32_t>(parameter(call, roles_.y_zero, 0, 0));
     for (std::int64_t f = 0; f < each && scaled; ++f) {
       const float scale = output_scale(call, roles_, 0, first + f);
       const double bias = float_bias_ ? parameter(call, roles_.bias, first + f, 0) : 0.0;
-      const float offset = static_cast<float>(bias) / static_cast<float>(parameter(call, roles_.y_scale, 0, 1));
-      cpu::int8_requantize(set_, task.c + f * out + n, count, &scale, 0, offset, zero, y.dtype, y.data + (batch * filters_ + first + f) * out + n);
+      const float offset =
+          static_cast<float>(bias) / static_cast<float>(parameter(call, roles_.y_scale, 0, 1));
+      cpu::int8_requantize(set_, task.c + f * out + n, count, &scale, 0, offset, zero, y.dtype,
+                           y.data + (batch * filters_ + first + f) * out + n);
     }
   }
-  bool has_bias(const KernelCall& call) const { return roles_.bias < call.inputs.size() && call.inputs[roles_.bias].present(); }
+  bool has_bias(const KernelCall& call) const {
+    return roles_.bias < call.inputs.size() && call.inputs[roles_.bias].present();
+  }
 
   Roles roles_;
   cpu::InstructionSet set_;
@@ -360,9 +402,11 @@ Status infer_integer_conv(InferContext& context) {
 }
 
 // [K,N] codes come in slabs of the reduction; integer sums do not mind.
-plan::Consumption consume_integer_matmul(const NodeView& node, std::uint32_t input, std::span<const TypeShape> inputs) {
+plan::Consumption consume_integer_matmul(const NodeView& node, std::uint32_t input,
+                                         std::span<const TypeShape> inputs) {
   const Roles& roles = roles_of(node);
-  const bool matrix = input == roles.b && input < inputs.size() && inputs[input].has_rank && inputs[input].dims.size() == 2;
+  const bool matrix = input == roles.b && input < inputs.size() && inputs[input].has_rank &&
+                      inputs[input].dims.size() == 2;
   return matrix ? plan::Consumption::by_reduction : plan::Consumption::whole;
 }
 
