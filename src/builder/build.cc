@@ -80,7 +80,8 @@ class Session {
     FB_TRY(pass_common(context_).status());
     if (options.fuse) {
       using Pass = Result<std::size_t> (*)(PassContext&);
-      for (const Pass pass : {pass_hard_swish, pass_conv_affine, pass_conv_bn, pass_conv_affine, pass_linear}) {
+      for (const Pass pass : {pass_hard_swish, pass_conv_affine, pass_conv_bn, pass_conv_affine,
+                              pass_qdq, pass_quant, pass_linear}) {
         FB_ASSIGN(fused, pass(context_));
         summary.fused_nodes += fused;
       }

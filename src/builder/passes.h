@@ -45,6 +45,12 @@ Result<std::size_t> pass_conv_bn(PassContext& context);
 Result<std::size_t> pass_conv_affine(PassContext& context);
 // pass_hard_swish.cc: x * clip(x + 3, 0, 6) / 6 becomes HardSwish. Run pass_fold first: its numbers are constants then. f32 only.
 Result<std::size_t> pass_hard_swish(PassContext& context);
+// pass_qdq.cc: convolutions and products between DequantizeLinear and QuantizeLinear run in 8-bit
+// integers with exact sums. Run before pass_quant.
+Result<std::size_t> pass_qdq(PassContext& context);
+// pass_quant.cc: products and gathers of dequantised weights read the packed weight. Run before
+// pass_linear.
+Result<std::size_t> pass_quant(PassContext& context);
 // pass_linear.cc: MatMul of a transposed weight reads it as it lies: forebay.Linear or FusedMatMul
 // where this build has it, else Gemm for rank 2.
 Result<std::size_t> pass_linear(PassContext& context);

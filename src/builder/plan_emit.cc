@@ -218,7 +218,9 @@ class Emitter {
       to.value = value(from.value);
       plan_.values[to.value].kind = plan::ValueKind::weight;
       plan_.values[to.value].index = static_cast<std::uint32_t>(i);
-      slabs.push_back({to.dtype, to.shape, to.consumption != plan::Consumption::whole, usage[i].first_graph});
+      slabs.push_back({to.dtype, to.shape, to.consumption != plan::Consumption::whole,
+                       usage[i].first_graph, static_cast<std::uint64_t>(usage[i].row_unit),
+                       usage[i].follows});
       plan_.weights.push_back(std::move(to));
     }
     Result<SlabLayout> laid = lay_out_slabs(slabs, plan_.slab_bytes);

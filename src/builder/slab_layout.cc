@@ -24,9 +24,11 @@ std::uint64_t row_bits(const SlabWeight& weight) {
 
 class Layout {
  public:
-  explicit Layout(std::uint64_t slab_bytes) : slab_bytes_(slab_bytes) {}
+  Layout(std::span<const SlabWeight> weights, std::uint64_t slab_bytes)
+      : weights_(weights), slab_bytes_(slab_bytes) {}
 
-  Status add(std::uint32_t index, const SlabWeight& weight) {
+  Status add(std::uint32_t index) {
+    const SlabWeight& weight = weights_[index];
     const std::uint64_t rows = rows_of(weight.shape), bits = row_bits(weight);
     const std::uint64_t bytes = dtype_bytes(weight.dtype, weight.shape.elements()).value_or(0);
     out_.first_part.push_back(static_cast<std::uint32_t>(out_.parts.size()));
@@ -34,7 +36,11 @@ class Layout {
       pack(index, weight.graph, rows, bytes);
       return {};
     }
-    const std::uint64_t step = slab_rows(weight, slab_bytes_);
+    std::uint64_t step = slab_rows(weight, slab_bytes_);
+    const bool follows = weight.follows != plan::kNone;
+    if (follows)
+      step = std::max<std::uint64_t>(1, slab_rows(weights_[weight.follows], slab_bytes_) * rows /
+                                            rows_of(weights_[weight.follows].shape));
     for (std::uint64_t row = 0; row < rows; row += step) {
       plan::Part part;
       part.weight = index;
@@ -46,13 +52,14 @@ class Layout {
       if (part.bytes > plan::kMaxPlanChunkBytes)
         return Status(Code::unsupported, "it cannot be cut below " + std::to_string(part.bytes) +
                                              " bytes, and a plan holds chunks of at most " + std::to_string(plan::kMaxPlanChunkBytes));
-      part.chunk = new_chunk();
+      part.chunk = new_chunk(follows ? weight.follows : index, row / step);
       put(part);
     }
     return {};
   }
 
   SlabLayout finish() {
+    order_chunks();
     out_.first_part.push_back(static_cast<std::uint32_t>(out_.parts.size()));
     for (std::size_t c = 0; c < members_.size(); ++c) {
       out_.chunks[c].first_part = static_cast<std::uint32_t>(out_.chunk_parts.size());
@@ -63,9 +70,10 @@ class Layout {
   }
 
  private:
-  std::uint32_t new_chunk() {
+  std::uint32_t new_chunk(std::uint32_t weight, std::uint64_t slab) {
     out_.chunks.emplace_back();
     members_.emplace_back();
+    places_.emplace_back(weight, slab);
     return static_cast<std::uint32_t>(out_.chunks.size() - 1);
   }
 
@@ -84,15 +92,36 @@ class Layout {
     if (open != open_.end()) part.offset_in_chunk = align_up(out_.chunks[open->second].raw_bytes, plan::kPartAlign);
     if (open == open_.end() || part.offset_in_chunk + bytes > slab_bytes_) {
       part.offset_in_chunk = 0;
-      open_[graph] = new_chunk();
+      open_[graph] = new_chunk(index, 0);
     }
     part.chunk = open_[graph];
     put(part);
   }
 
+  // A slab, then what is cut like it: the order of use.
+  void order_chunks() {
+    std::vector<std::uint32_t> order(places_.size()), number(places_.size());
+    std::iota(order.begin(), order.end(), 0u);
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::uint32_t a, std::uint32_t b) { return places_[a] < places_[b]; });
+    std::vector<plan::Chunk> chunks;
+    std::vector<std::vector<std::uint32_t>> members;
+    for (const std::uint32_t old : order) {
+      number[old] = static_cast<std::uint32_t>(chunks.size());
+      chunks.push_back(out_.chunks[old]);
+      members.push_back(std::move(members_[old]));
+    }
+    for (plan::Part& part : out_.parts) part.chunk = number[part.chunk];
+    out_.chunks = std::move(chunks);
+    members_ = std::move(members);
+  }
+
+  std::span<const SlabWeight> weights_;
   std::uint64_t slab_bytes_;
   SlabLayout out_;
   std::vector<std::vector<std::uint32_t>> members_;  // parts of each chunk
+  std::vector<std::pair<std::uint32_t, std::uint64_t>>
+      places_;  // of each chunk: weight and slab that it is used with
   std::map<std::uint32_t, std::uint32_t> open_;      // graph to its unfilled chunk
 };
 
@@ -113,6 +142,7 @@ std::uint64_t slab_rows(const SlabWeight& weight, std::uint64_t slab_bytes) {
   // Sub-byte rows may end within a byte: slabs then hold a multiple of as many rows as make whole bytes.
   std::uint64_t unit = 8 / std::gcd<std::uint64_t>(8, bits % 8 == 0 ? 8 : bits % 8);
   if (fitting >= kRowBlock) unit = kRowBlock;
+  unit = std::lcm(unit, weight.unit);
   const std::uint64_t most = std::max(unit, fitting / unit * unit);
   // As many slabs as needed, of about one size: a short last slab would leave room in the ring unused.
   const std::uint64_t count = (rows + most - 1) / most;
@@ -121,9 +151,9 @@ std::uint64_t slab_rows(const SlabWeight& weight, std::uint64_t slab_bytes) {
 }
 
 Result<SlabLayout> lay_out_slabs(std::span<const SlabWeight> weights, std::uint64_t slab_bytes) {
-  Layout layout(slab_bytes);
+  Layout layout(weights, slab_bytes);
   for (std::uint32_t i = 0; i < weights.size(); ++i) {
-    Status added = layout.add(i, weights[i]);
+    Status added = layout.add(i);
     if (!added.ok()) return std::move(added).with_context("weight " + std::to_string(i) + " " + weights[i].shape.to_string());
   }
   return layout.finish();

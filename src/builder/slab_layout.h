@@ -25,6 +25,9 @@ struct SlabWeight {
   Shape shape;
   bool cut = false;         // may be cut on the outermost axis
   std::uint32_t graph = 0;  // of its first use: weights of different graphs share no chunk, as a body may not run
+  std::uint64_t unit = 1;   // cuts fall on multiples of so many rows
+  std::uint32_t follows = plan::kNone;  // an earlier weight: cut where that one is, in proportion,
+                                        // and laid beside its slabs
 };
 struct SlabLayout {
   std::vector<plan::Part> parts;           // grouped by weight, in order

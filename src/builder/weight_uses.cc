@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <optional>
 
 #include "builder/slab_layout.h"
+#include "runtime/ops/quant_layout.h"
 
 namespace forebay::builder {
 namespace {
@@ -38,6 +40,7 @@ class Usage {
       out_[i].consumption = joined_[i].value_or(Consumption::elementwise);
       out_[i].gather_only = out_[i].consumption == Consumption::row_gather && !copied_.contains(i);
     }
+    for (const auto& [weight, follower] : followers_) follow(weight, follower);
     for (const std::vector<std::size_t>& operands : shared_nodes_) leave_largest(operands);
     return std::move(out_);
   }
@@ -82,12 +85,41 @@ class Usage {
       here.push_back(at->second);
     }
     if (here.size() > 1) shared_nodes_.push_back(std::move(here));
+    packed_product(node);
+  }
+
+  void packed_product(const IrNode& node) {
+    if (!ops::is_quant_product(node.domain, node.op)) return;
+    const ops::QuantCut cut = ops::quant_cut(ir_.view(node), input_types(ir_, node));
+    const auto weight = index_.find(node.inputs[1]);
+    if (weight == index_.end()) return;
+    out_[weight->second].row_unit = std::lcm(out_[weight->second].row_unit, cut.row_unit);
+    for (const auto& [input, follows] :
+         {std::pair(2, cut.scale_follows), std::pair(3, cut.zero_follows)}) {
+      if (!follows) continue;
+      const auto at = index_.find(node.inputs[static_cast<std::size_t>(input)]);
+      if (at != index_.end()) followers_.emplace_back(weight->second, at->second);
+    }
+  }
+
+  // With other uses beside this one it stays whole.
+  void follow(std::size_t weight, std::size_t follower) {
+    const bool alone =
+        out_[weight].use_count == 1 && out_[follower].use_count == 1 && weight < follower;
+    if (alone && out_[weight].consumption == out_[follower].consumption) {
+      out_[follower].follows = static_cast<std::uint32_t>(weight);
+    } else {
+      out_[follower].consumption = Consumption::whole;
+    }
   }
 
   bool cut(std::size_t weight) const {
-    if (out_[weight].consumption == Consumption::whole) return false;
+    if (out_[weight].consumption == Consumption::whole || out_[weight].follows != plan::kNone)
+      return false;
     const TypeShape& type = ir_.values[weights_.weights[weight].value].type;
-    SlabWeight slab{type.dtype, type.shape(), true, 0};
+    SlabWeight slab{
+        type.dtype, type.shape(), true, 0, static_cast<std::uint64_t>(out_[weight].row_unit),
+        plan::kNone};
     const std::uint64_t bytes = checked_bytes(type.dtype, type.dims).value_or(0);
     if (bytes <= kSmallWeightBytes && bytes < slab_bytes_ / 2) return false;
     return slab.shape.rank() > 0 && slab_rows(slab, slab_bytes_) < static_cast<std::uint64_t>(slab.shape[0]);
@@ -117,6 +149,7 @@ class Usage {
   std::map<ValueId, std::size_t> index_;
   std::map<std::size_t, bool> copied_;
   std::vector<std::vector<std::size_t>> shared_nodes_;
+  std::vector<std::pair<std::size_t, std::size_t>> followers_;  // weight, what is to be cut like it
 };
 
 }  // namespace

@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/checked.h"
+#include "runtime/ops/quant_layout.h"
 
 namespace forebay {
 namespace {
@@ -123,7 +125,12 @@ class Compiler {
       }
       if (plan_.weights[id].part_count > 1) {
         if (step.sliced_input != kNone && step.weights.front().weight != id) {
-          return Status(Code::invalid_model, "node '" + node.name + "' takes two weights slab by slab");
+          if (!ops::is_quant_product(node.domain, node.op) ||
+              !cut_alike(step.weights.front().weight, id))
+            return Status(Code::invalid_model,
+                          "node '" + node.name + "' takes two weights slab by slab");
+          step.weights.push_back({i, id, 0});
+          continue;
         }
         step.sliced_input = i;
         step.weights.insert(step.weights.begin(), {i, id, 0});
@@ -133,6 +140,20 @@ class Compiler {
     }
     if (!step.weights.empty()) add_substeps(step, in_body);
     return {};
+  }
+
+  // Each slab of `other` belongs to the same rows as that of `weight`, in proportion.
+  bool cut_alike(plan::WeightId weight, plan::WeightId other) const {
+    const plan::Weight &a = plan_.weights[weight], &b = plan_.weights[other];
+    if (a.part_count != b.part_count || a.shape.rank() == 0 || b.shape.rank() == 0) return false;
+    for (std::uint32_t p = 0; p < a.part_count; ++p) {
+      const auto one = checked_mul(plan_.parts[a.first_part + p].row_begin,
+                                   static_cast<std::uint64_t>(b.shape[0]));
+      const auto two = checked_mul(plan_.parts[b.first_part + p].row_begin,
+                                   static_cast<std::uint64_t>(a.shape[0]));
+      if (!one || !two || *one != *two) return false;
+    }
+    return true;
   }
 
   void add_substeps(Step& step, bool in_body) {

@@ -23,7 +23,8 @@ struct Step {
   Kind kind = Kind::kernel;
   const plan::Node* node = nullptr;  // null for load_weight: copies a weight into a value of its own (graph outputs, views of weights)
   const OpSpec* spec = nullptr;
-  std::uint32_t sliced_input = plan::kNone;  // the operand that comes slab by slab
+  std::uint32_t sliced_input =
+      plan::kNone;  // the operand that comes slab by slab, perhaps with others cut alike
   std::vector<WeightOperand> weights;        // the sliced one first
   std::uint32_t segment = plan::kNone, first_substep = 0, substep_count = 0;
   std::vector<std::uint32_t> bodies;         // graphs of a control node, in attribute order

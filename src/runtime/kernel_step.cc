@@ -25,7 +25,11 @@ void bind_call(const plan::Plan& plan, const std::vector<ValuePlace>& places, Pr
     ConstTensorView& view = step.call_inputs[call * arity + i];
     view.dtype = places[id].dtype;
     view.shape = places[id].shape;
-    if (i == step.step->sliced_input) view.shape[0] = static_cast<std::int64_t>(part_of(plan, *step.step, call).row_count);
+  }
+  for (const WeightOperand& operand : step.step->weights) {
+    const plan::Weight& weight = plan.weights[operand.weight];
+    if (weight.part_count < 2) continue;
+    step.call_inputs[call * arity + operand.input].shape[0] = static_cast<std::int64_t>(plan.parts[weight.first_part + call].row_count);
   }
 }
 

@@ -151,16 +151,21 @@ std::string difference(const HostTensor& got, const HostTensor& want) {
   return "";
 }
 
-TEST(KernelsOnnx, NodeCases) {
+// Cases that `script` writes for `ops`, at least `least` of which must pass.
+void run_cases(const std::string& script, const std::string& ops, int least) {
   const char* python = std::getenv("FOREBAY_TEST_PYTHON");
   if (python == nullptr) GTEST_SKIP() << "FOREBAY_TEST_PYTHON is not set: it names a Python with the onnx package";
   const std::filesystem::path file =
-      std::filesystem::temp_directory_path() / ("forebay_kernels_onnx_" + std::to_string(::testing::UnitTest::GetInstance()->random_seed()) + "_" +
-                                                std::to_string(static_cast<long>(std::hash<std::string>()(FOREBAY_SOURCE_DIR) & 0xffffff)) + "_" +
-                                                std::to_string(reinterpret_cast<std::uintptr_t>(&kOps)) + ".bin");
-  const std::string command = "\"" + std::string(python) + "\" \"" FOREBAY_SOURCE_DIR "/tests/runtime/kernels_onnx_cases.py\" \"" + file.string() +
-                              "\" " + kOps + " 2>/dev/null";
-  if (std::system(command.c_str()) != 0) GTEST_SKIP() << "this Python lacks the onnx package";
+      std::filesystem::temp_directory_path() /
+      ("forebay_kernels_onnx_" + std::to_string(::testing::UnitTest::GetInstance()->random_seed()) +
+       "_" +
+       std::to_string(static_cast<long>(std::hash<std::string>()(FOREBAY_SOURCE_DIR) & 0xffffff)) +
+       "_" + std::to_string(reinterpret_cast<std::uintptr_t>(&kOps)) + "_" + script + ".bin");
+  const std::string command = "\"" + std::string(python) +
+                              "\" \"" FOREBAY_SOURCE_DIR "/tests/runtime/" + script + "\" \"" +
+                              file.string() + "\" " + ops + " 2>/dev/null";
+  if (std::system(command.c_str()) != 0)
+    GTEST_SKIP() << "this Python lacks the packages of " << script;
   std::ifstream stream(file, std::ios::binary);
   Reader reader(std::vector<char>(std::istreambuf_iterator<char>(stream), {}));
   std::filesystem::remove(file);
@@ -188,7 +193,16 @@ TEST(KernelsOnnx, NodeCases) {
     if (wrong.empty()) ++passed;
   }
   std::printf("passed %d, unsupported %d\n", passed, unsupported);
-  EXPECT_GT(passed, 100);
+  EXPECT_GE(passed, least);
+}
+
+TEST(KernelsOnnx, NodeCases) {
+  run_cases("kernels_onnx_cases.py", kOps, 100);
+}
+
+// Operators of ONNX Runtime, against its CPU kernels.
+TEST(KernelsOnnx, PackedWeightCases) {
+  run_cases("kernels_packed_cases.py", "", 22);
 }
 
 }  // namespace

@@ -38,6 +38,8 @@ std::span<const OpSpec> norm_ops();
 std::span<const OpSpec> recurrent_ops();
 std::span<const OpSpec> resize_ops();
 std::span<const OpSpec> quant_ops();
+std::span<const OpSpec> quant_linear_ops();
+std::span<const OpSpec> quant_gather_ops();
 std::span<const OpSpec> attention_ops();
 std::span<const OpSpec> einsum_ops();
 std::span<const OpSpec> signal_ops();
@@ -75,6 +77,8 @@ inline constexpr Family kFamilies[] = {
     recurrent_ops,
     resize_ops,
     quant_ops,
+    quant_linear_ops,
+    quant_gather_ops,
     attention_ops,
     einsum_ops,
     signal_ops,

@@ -32,8 +32,22 @@ Status infer_gather(InferContext& ctx) {
   return {};
 }
 
+// Bits of what one index takes; unknown dims count as one element, which never makes whole bytes of
+// packed ones.
+std::int64_t unit_bits(const NodeView& node, const TypeShape& data) {
+  std::int64_t axis = node.integer("axis", 0), bits = dtype_bits(data.dtype);
+  if (axis < 0) axis += static_cast<std::int64_t>(data.dims.size());
+  for (std::size_t d = static_cast<std::size_t>(std::max<std::int64_t>(0, axis)) + 1;
+       d < data.dims.size(); ++d) {
+    if (data.dims[d] < 0) return dtype_bits(data.dtype);
+    bits *= data.dims[d];
+  }
+  return bits;
+}
+
 plan::Consumption consume_gather(const NodeView& node, std::uint32_t input, std::span<const TypeShape> inputs) {
-  if (input != 0 || inputs.empty() || inputs[0].dims.empty() || dtype_bits(inputs[0].dtype) < 8) return plan::Consumption::whole;
+  if (input != 0 || inputs.empty() || inputs[0].dims.empty() || unit_bits(node, inputs[0]) % 8 != 0)
+    return plan::Consumption::whole;
   const std::int64_t axis = node.integer("axis", 0);
   return axis == 0 || axis == -static_cast<std::int64_t>(inputs[0].dims.size()) ? plan::Consumption::row_gather : plan::Consumption::whole;
 }
@@ -49,6 +63,8 @@ class GatherKernel final : public NamedKernel {
     outer_ = inner_ = 1;
     for (std::size_t d = 0; d < at; ++d) outer_ *= dims[d];
     for (std::size_t d = at + 1; d < dims.size(); ++d) inner_ *= dims[d];
+    if (const int bits = dtype_bits(context.inputs[0].dtype); bits < 8)
+      inner_ = inner_ * bits / 8;  // packed rows of whole bytes
     dim_ = dims[at];
     label_ = node_label(context.node);
     return {};
@@ -91,8 +107,18 @@ class GatherKernel final : public NamedKernel {
   std::string label_;
 };
 
-Result<std::unique_ptr<Kernel>> create_gather(const NodeView&, std::span<const TypeShape> inputs, std::span<const TypeShape>) {
+Result<std::unique_ptr<Kernel>> create_elements_gather(const NodeView&,
+                                                       std::span<const TypeShape> inputs,
+                                                       std::span<const TypeShape>) {
   return std::unique_ptr<Kernel>(std::make_unique<GatherKernel>(element_bytes(inputs[0].dtype)));
+}
+
+Result<std::unique_ptr<Kernel>> create_gather(const NodeView& node,
+                                              std::span<const TypeShape> inputs,
+                                              std::span<const TypeShape> outputs) {
+  const bool packed_rows = dtype_bits(inputs[0].dtype) < 8 && unit_bits(node, inputs[0]) % 8 == 0;
+  if (packed_rows) return std::unique_ptr<Kernel>(std::make_unique<GatherKernel>(1));
+  return with_subbyte<create_elements_gather>(node, inputs, outputs);
 }
 
 Status infer_gather_elements(InferContext& ctx) {
@@ -251,8 +277,11 @@ Result<std::unique_ptr<Kernel>> create_gather_nd(const NodeView&, std::span<cons
 }
 
 constexpr OpSpec kSpecs[] = {
-    {.name = "Gather", .infer = infer_gather, .consume = consume_gather, .create = with_subbyte<create_gather>},
-    {.name = "GatherElements", .since = 11, .infer = infer_gather_elements, .create = create_gather_elements},
+    {.name = "Gather", .infer = infer_gather, .consume = consume_gather, .create = create_gather},
+    {.name = "GatherElements",
+     .since = 11,
+     .infer = infer_gather_elements,
+     .create = create_gather_elements},
     {.name = "GatherND", .since = 11, .infer = infer_gather_nd, .create = create_gather_nd},
 };
 

@@ -10,6 +10,7 @@
 #include "runtime/cpu/dnnl_matmul.h"
 #include "runtime/cpu/gemm_blocked.h"
 #include "runtime/cpu/gemv.h"
+#include "runtime/cpu/quant_panels.h"
 #include "runtime/ops/nn_support.h"
 #include "runtime/ops/product_plain.h"
 
@@ -23,8 +24,16 @@ class FloatProduct final : public Kernel {
   explicit FloatProduct(const ProductSpec& spec) : spec_(spec), set_(cpu::cpu_instruction_set()) {}
 
   Status prepare(const PrepareContext& context) override {
-    const TypeShape* c = context.inputs.size() > 2 && context.inputs[2].present() ? &context.inputs[2] : nullptr;
-    FB_ASSIGN(layout_, product_layout(context.node, context.inputs[0], context.inputs[1], c, spec_));
+    const std::size_t at = spec_.c_input;
+    const TypeShape* c =
+        context.inputs.size() > at && context.inputs[at].present() ? &context.inputs[at] : nullptr;
+    TypeShape b = context.inputs[1];
+    if (spec_.packed) {
+      whole_.assign(context.inputs.begin(), context.inputs.end());
+      FB_ASSIGN(packed_, quant_layout(context.node, whole_));
+      b = packed_.matrix();
+    }
+    FB_ASSIGN(layout_, product_layout(context.node, context.inputs[0], b, c, spec_));
     if (context.sliced_input != plan::kNone && context.sliced_input != 1) return context.node.unsupported("only the second operand may come in slabs");
     consumption_ = context.consumption;
     batches_ = static_cast<std::int64_t>(layout_.a_offsets.size());
@@ -39,7 +48,11 @@ class FloatProduct final : public Kernel {
     const int threads = context.pool->threads();
     grid_ = cpu::gemm_grid(set_, layout_.m, columns_kept_, k, batches_ >= threads ? 1 : threads);
     scratch_each_ = few_rows_ ? 0 : cpu::gemm_scratch_floats(set_, layout_.m, columns_kept_, k);
-    const std::int64_t scratches = batches_ >= threads ? threads : grid_.parts();
+    if (spec_.packed && few_rows_)
+      scratch_each_ =
+          (spec_.trans_b ? cpu::quant_row_dot_scratch(k) : cpu::quant_axpy_scratch()) / 16 * 16 +
+          16;
+    const std::int64_t scratches = batches_ >= threads || few_rows_ ? threads : grid_.parts();
     y_offset_ = stage_a_ ? float_bytes(batches_ * layout_.m * layout_.k) : 0;
     scratch_offset_ = y_offset_ + (stage_y_ ? float_bytes(batches_ * layout_.m * columns_kept_) : 0);
     std::uint64_t scratch = static_cast<std::uint64_t>(scratch_each_ * scratches) * sizeof(float);
@@ -50,7 +63,10 @@ class FloatProduct final : public Kernel {
   }
   std::uint64_t workspace_bytes() const override { return bytes_; }
   std::string_view id() const override {
+    if (few_rows_ && spec_.packed)
+      return spec_.trans_b ? "cpu.packed.gemv256" : "cpu.packed.gemv_axpy";
     if (few_rows_) return spec_.trans_b ? "cpu.gemv256" : "cpu.gemv_axpy";
+    if (spec_.packed) return "cpu.packed.gemm_blocked";
     return library_.empty() ? "cpu.gemm_blocked" : "cpu.dnnl.matmul";
   }
 
@@ -173,7 +189,9 @@ class FloatProduct final : public Kernel {
   }
 
   void multiply_few(const KernelCall& call, const Slab& slab) const {
-    const auto one = [&](std::int64_t batch, std::int64_t begin, std::int64_t end) {
+    const cpu::QuantView packed = spec_.packed ? packed_.view(call, whole_) : cpu::QuantView();
+    const auto one = [&](std::int64_t batch, std::int64_t begin, std::int64_t end,
+                         float* scratch = nullptr) {
       const auto at = static_cast<std::size_t>(batch);
       cpu::GemvTask task;
       task.dtype = call.inputs[1].dtype;
@@ -186,12 +204,17 @@ class FloatProduct final : public Kernel {
       task.x += slab.k;
       task.x_stride = stage_a_ ? layout_.k : layout_.a_row;
       task.y = sums(call, batch, slab, &task.y_stride);
+      if (spec_.trans_b && spec_.packed)
+        return cpu::quant_row_dot(set_, packed, task, begin, end, scratch);
       if (spec_.trans_b) return cpu::gemv_row_dot(set_, task, begin, end);
       if (slab.first) {
-        for (std::int64_t m = 0; m < task.m; ++m) std::fill(task.y + m * task.y_stride + begin, task.y + m * task.y_stride + end, 0.0f);
+        for (std::int64_t m = 0; m < task.m; ++m)
+          std::fill(task.y + m * task.y_stride + begin, task.y + m * task.y_stride + end, 0.0f);
       }
+      if (spec_.packed) return cpu::quant_axpy(set_, packed, task, begin, end, scratch);
       cpu::gemv_axpy(set_, task, begin, end);
     };
+    if (spec_.packed) return share_packed(call, slab, one);
     if (batches_ >= call.pool->threads()) {
       call.pool->parallel_for(batches_, 1, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t batch = begin; batch < end; ++batch) one(batch, 0, slab.columns);
@@ -202,6 +225,22 @@ class FloatProduct final : public Kernel {
     for (std::int64_t batch = 0; batch < batches_; ++batch) {
       call.pool->parallel_for(slab.columns, grain, [&](std::int64_t begin, std::int64_t end) { one(batch, begin, end); });
     }
+  }
+
+  // One matrix for all rows; a range of columns for each thread.
+  template <typename F>
+  void share_packed(const KernelCall& call, const Slab& slab, const F& one) const {
+    const std::int64_t parts =
+        std::clamp<std::int64_t>(slab.columns * slab.depth / 32768, 1, call.pool->threads());
+    auto* scratch = reinterpret_cast<float*>(call.workspace + scratch_offset_);
+    call.pool->parallel_for(parts, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t part = begin; part < end; ++part) {
+        const std::int64_t from = slab.columns * part / parts / 16 * 16,
+                           to = part + 1 == parts ? slab.columns
+                                                  : slab.columns * (part + 1) / parts / 16 * 16;
+        one(0, from, to, scratch + part * scratch_each_);
+      }
+    });
   }
 
   cpu::GemmTask block_task(const KernelCall& call, const Slab& slab, std::int64_t batch) const {
@@ -222,6 +261,12 @@ class FloatProduct final : public Kernel {
   void multiply_many(const KernelCall& call, const Slab& slab) const {
     auto* scratch = reinterpret_cast<float*>(call.workspace + scratch_offset_);
     const int threads = call.pool->threads();
+    if (spec_.packed) {
+      const cpu::QuantPanels panels(set_, packed_.view(call, whole_), spec_.trans_b);
+      cpu::GemmTask task = block_task(call, slab, 0);
+      task.panels = &panels;
+      return cpu::gemm_parallel(set_, task, grid_, *call.pool, scratch);
+    }
     if (batches_ >= threads) {
       call.pool->parallel_for(threads, 1, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t thread = begin; thread < end; ++thread) {
@@ -237,7 +282,8 @@ class FloatProduct final : public Kernel {
 
   // alpha, C and the output's dtype, on the columns that are complete.
   void finish(const KernelCall& call, const Slab& slab) const {
-    const bool has_c = call.inputs.size() > 2 && call.inputs[2].present() && spec_.beta != 0.0f;
+    const bool has_c = call.inputs.size() > spec_.c_input && call.inputs[spec_.c_input].present() &&
+                       spec_.beta != 0.0f;
     if (!stage_y_ && !has_c && spec_.alpha == 1.0f) return;
     call.pool->parallel_for(batches_ * layout_.m, std::max<std::int64_t>(1, 8192 / std::max<std::int64_t>(1, slab.columns)),
                             [&](std::int64_t begin, std::int64_t end) {
@@ -258,7 +304,7 @@ class FloatProduct final : public Kernel {
       const std::int64_t count = std::min(kPiece, slab.columns - at);
       for (std::int64_t i = 0; i < count; ++i) values[i] = spec_.alpha * from[at + i];
       if (has_c) {
-        const ConstTensorView& c = call.inputs[2];
+        const ConstTensorView& c = call.inputs[spec_.c_input];
         const std::byte* first = c.data + (m * layout_.c_row + (slab.column + at) * layout_.c_col) * (dtype_bits(c.dtype) / 8);
         cpu::to_f32(c.dtype, first, layout_.c_col == 0 ? 1 : count, added, set_);
         for (std::int64_t i = 0; i < count; ++i) values[i] += spec_.beta * added[layout_.c_col == 0 ? 0 : i];
@@ -270,6 +316,8 @@ class FloatProduct final : public Kernel {
   ProductSpec spec_;
   cpu::InstructionSet set_;
   ProductLayout layout_;
+  QuantLayout packed_;
+  std::vector<TypeShape> whole_;  // the inputs uncut, when packed
   std::vector<Library> library_;
   plan::Consumption consumption_ = plan::Consumption::whole;
   std::int64_t batches_ = 1, columns_kept_ = 0, scratch_each_ = 0;
@@ -306,6 +354,7 @@ plan::Consumption product_consumption(const TypeShape& b, bool trans_b) {
 
 Result<std::unique_ptr<Kernel>> create_product(const NodeView& node, const ProductSpec& spec, std::span<const TypeShape> inputs,
                                                std::span<const TypeShape> outputs) {
+  if (spec.packed) return std::unique_ptr<Kernel>(std::make_unique<FloatProduct>(spec));
   const DType a = inputs[0].dtype, b = inputs[1].dtype, y = outputs[0].dtype;
   if (narrow_float(a) && narrow_float(b) && narrow_float(y)) return std::unique_ptr<Kernel>(std::make_unique<FloatProduct>(spec));
   std::unique_ptr<Kernel> plain = a == b && a == y ? create_plain_product(a, spec) : nullptr;

@@ -8,12 +8,15 @@
 #include <memory>
 
 #include "runtime/op.h"
+#include "runtime/ops/quant_layout.h"
 
 namespace forebay::ops {
 
 struct ProductSpec {
   bool trans_a = false, trans_b = false;
-  float alpha = 1.0f, beta = 1.0f;  // beta: of input 2, when present
+  float alpha = 1.0f, beta = 1.0f;  // beta: of C, when present
+  std::size_t c_input = 2;
+  bool packed = false;  // B is made of the codes of input 1 in registers and tiles (quant_layout.h)
 };
 
 // Output dims of A * B (numpy rules, one-dimensional operands included), unknown dims as -1.

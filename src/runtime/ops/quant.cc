@@ -5,6 +5,8 @@
 #include <string>
 
 #include "base/check.h"
+#include "runtime/cpu/convert_floats.h"
+#include "runtime/cpu/quant_rows.h"
 #include "runtime/ops/families.h"
 #include "runtime/ops/nn_support.h"
 #include "runtime/ops/quant_product.h"
@@ -45,6 +47,35 @@ Result<ScaleMap> scale_map(const NodeView& node, const Shape& x, const Shape& sc
   return map;
 }
 
+// The tensor as rows of elements that lie side by side, each with one scale or with a list of them.
+struct RowMap {
+  std::int64_t rows = 1, columns = 1,
+               per_slab_row = 1;  // rows for each index of the outermost axis
+  std::int64_t axis = 1, scale_axis = 1, block = 0;
+  std::int64_t col_block = 1, col_stride = 0;
+  bool single = true, innermost = false;
+
+  RowMap() = default;
+  RowMap(const ScaleMap& map, const Shape& x, const Shape& scale)
+      : axis(map.axis), scale_axis(map.scale_axis), block(map.block), single(map.single) {
+    const std::int64_t count = x.elements(), outermost = x.rank() > 0 ? x[0] : 1;
+    innermost = !single && map.inner == 1;
+    columns = single ? (outermost > 0 ? count / outermost : 0) : innermost ? map.axis : map.inner;
+    if (single && x.rank() < 2) columns = count;
+    rows = columns > 0 ? count / columns : 0;
+    per_slab_row = outermost > 0 ? std::max<std::int64_t>(1, rows / outermost) : 1;
+    col_stride = single || (!innermost && block == 0) || scale.elements() == 0 ? 0 : 1;
+    col_block = innermost && block > 0 ? block
+                : col_stride != 0      ? 1
+                                       : std::max<std::int64_t>(1, columns);
+  }
+  std::int64_t first_scale(std::int64_t row) const {
+    if (single) return 0;
+    if (innermost) return block == 0 ? 0 : row * scale_axis;
+    return block == 0 ? row % axis : (row / axis * scale_axis + row % axis / block) * columns;
+  }
+};
+
 class LinearQuant final : public Kernel {
  public:
   explicit LinearQuant(bool quantizes) : quantizes_(quantizes) {}
@@ -56,9 +87,17 @@ class LinearQuant final : public Kernel {
       return context.node.invalid("zero points " + dims_text(context.inputs[2].dims) + " do not fit the scale " + scale.to_string());
     }
     saturate_ = context.node.integer("saturate", 1) != 0;
+    const bool shifted = context.inputs.size() > 2 && context.inputs[2].present();
+    by_rows_ = !quantizes_ && cpu::quant_code_dtype(context.inputs[0].dtype) &&
+               narrow_float(context.inputs[1].dtype) && narrow_float(context.outputs[0].dtype) &&
+               (!shifted || cpu::quant_code_dtype(context.inputs[2].dtype));
+    if (by_rows_) rows_ = RowMap(map_, x, context.inputs[1].shape());
+    if (context.sliced_input != plan::kNone && (!by_rows_ || context.sliced_input != 0))
+      return context.node.unsupported("this operand in slabs");
     return {};
   }
   Status run(const KernelCall& call) override {
+    if (by_rows_) return run_rows(call);
     const ConstTensorView &x = call.inputs[0], &scale = call.inputs[1];
     const bool shifted = call.inputs.size() > 2 && call.inputs[2].present();
     const TensorView& y = call.outputs[0];
@@ -82,9 +121,53 @@ class LinearQuant final : public Kernel {
   }
 
  private:
-  bool quantizes_, saturate_ = true;
+  Status run_rows(const KernelCall& call) const {
+    constexpr std::int64_t kPiece = 1024;
+    const ConstTensorView &x = call.inputs[0], &scale = call.inputs[1];
+    const TensorView& y = call.outputs[0];
+    cpu::QuantView view;
+    view.data = x.data;
+    view.dtype = x.dtype;
+    view.stride = rows_.columns;
+    view.col_block = rows_.col_block;
+    view.scale = {scale.data, scale.dtype, 0, rows_.col_stride, 0};
+    if (call.inputs.size() > 2 && call.inputs[2].present())
+      view.zero = {call.inputs[2].data, call.inputs[2].dtype, 0, rows_.col_stride, 0};
+    const std::int64_t first = call.row_begin * rows_.per_slab_row,
+                       count = rows_.columns > 0 ? x.shape.elements() / rows_.columns : 0;
+    const std::int64_t pieces = (rows_.columns + kPiece - 1) / kPiece,
+                       size = dtype_bits(y.dtype) / 8;
+    const cpu::InstructionSet set = cpu::cpu_instruction_set();
+    call.pool->parallel_for(count * pieces, 16, [&](std::int64_t begin, std::int64_t end) {
+      float values[kPiece];
+      cpu::QuantView mine = view;
+      for (std::int64_t i = begin; i < end; ++i) {
+        const std::int64_t row = i / pieces, at = i % pieces * kPiece,
+                           n = std::min(kPiece, rows_.columns - at);
+        mine.scale.origin = mine.zero.origin = -rows_.first_scale(first + row);
+        cpu::dequant_row(set, mine, row, at, n, values);
+        cpu::from_f32(y.dtype, values, n, y.data + ((first + row) * rows_.columns + at) * size,
+                      set);
+      }
+    });
+    return {};
+  }
+
+  bool quantizes_, saturate_ = true, by_rows_ = false;
   ScaleMap map_;
+  RowMap rows_;
 };
+
+// Codes may come in slabs of the outermost axis: what they are dequantised by is whole.
+plan::Consumption consume_dequantize(const NodeView& node, std::uint32_t input,
+                                     std::span<const TypeShape> inputs) {
+  const bool rows =
+      input == 0 && node.integer("output_dtype", 0) != 11 && inputs[0].has_rank &&
+      inputs[0].dims.size() > 1 && cpu::quant_code_dtype(inputs[0].dtype) && inputs.size() > 1 &&
+      narrow_float(inputs[1].dtype) &&
+      (inputs.size() < 3 || !inputs[2].present() || cpu::quant_code_dtype(inputs[2].dtype));
+  return rows ? plan::Consumption::elementwise : plan::Consumption::whole;
+}
 
 Status infer_quantize(InferContext& context) {
   const NodeView& node = context.node();
@@ -167,11 +250,16 @@ std::span<const OpSpec> quant_ops() {
   constexpr std::int32_t kAll = 0x7fffffff;
   static const OpSpec specs[] = {
       {"", "QuantizeLinear", 10, kAll, kOpNone, 0, infer_quantize, nullptr, create_linear},
-      {"", "DequantizeLinear", 10, kAll, kOpNone, 0, infer_dequantize, nullptr, create_linear},
+      {"", "DequantizeLinear", 10, kAll, kOpNone, 0, infer_dequantize, consume_dequantize,
+       create_linear},
       {"", "DynamicQuantizeLinear", 11, kAll, kOpNone, 0, infer_dynamic, nullptr, create_dynamic},
-      {"", "MatMulInteger", 10, kAll, kOpNone, 0, infer_integer_matmul, nullptr, create_integer_matmul},
-      {"", "QLinearMatMul", 10, kAll, kOpNone, 0, infer_integer_matmul, nullptr, create_integer_matmul},
+      {"", "MatMulInteger", 10, kAll, kOpNone, 0, infer_integer_matmul, consume_integer_matmul,
+       create_integer_matmul},
+      {"", "QLinearMatMul", 10, kAll, kOpNone, 0, infer_integer_matmul, consume_integer_matmul,
+       create_integer_matmul},
       {"", "ConvInteger", 10, kAll, kOpNone, 0, infer_integer_conv, nullptr, create_integer_conv},
+      {"forebay", "QLinearConv", 1, 1, kOpNone, 0, infer_integer_conv, nullptr,
+       create_integer_conv},
       {"", "QLinearConv", 10, kAll, kOpNone, 0, infer_integer_conv, nullptr, create_integer_conv},
   };
   return specs;

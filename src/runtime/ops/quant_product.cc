@@ -1,9 +1,10 @@
 #include "runtime/ops/quant_product.h"
 
-#include <cmath>
+#include <algorithm>
 #include <string>
 
 #include "base/check.h"
+#include "runtime/cpu/int8_gemm.h"
 #include "runtime/ops/nn_support.h"
 #include "runtime/ops/product_plain.h"
 #include "runtime/ops/quant_values.h"
@@ -35,17 +36,17 @@ double parameter(const KernelCall& call, std::size_t input, std::int64_t i, doub
   const ConstTensorView& view = call.inputs[input];
   return load_number(view.dtype, view.data, view.shape.elements() == 1 ? 0 : i);
 }
+bool one_value(const KernelCall& call, std::size_t input) {
+  return input >= call.inputs.size() || !call.inputs[input].present() ||
+         call.inputs[input].shape.elements() == 1;
+}
 
-void put_result(const KernelCall& call, const Roles& roles, std::int64_t at, std::int32_t sum, std::int64_t row, std::int64_t column) {
-  const TensorView& y = call.outputs[0];
-  if (roles.y_scale == kAbsent) {
-    reinterpret_cast<std::int32_t*>(y.data)[at] = sum;
-    return;
-  }
-  const float scale = static_cast<float>(parameter(call, roles.a_scale, row, 1)) * static_cast<float>(parameter(call, roles.b_scale, column, 1)) /
-                      static_cast<float>(parameter(call, roles.y_scale, row, 1));
-  const float value = std::nearbyint(static_cast<float>(sum) * scale);
-  store_number(y.dtype, y.data, at, static_cast<double>(value) + parameter(call, roles.y_zero, row, 0));
+// What one step of the sum is worth in steps of the output.
+float output_scale(const KernelCall& call, const Roles& roles, std::int64_t row,
+                   std::int64_t column) {
+  return static_cast<float>(parameter(call, roles.a_scale, row, 1)) *
+         static_cast<float>(parameter(call, roles.b_scale, column, 1)) /
+         static_cast<float>(parameter(call, roles.y_scale, row, 1));
 }
 
 Status check_types(const NodeView& node, const Roles& roles, std::span<const TypeShape> inputs) {
@@ -61,55 +62,184 @@ Status check_types(const NodeView& node, const Roles& roles, std::span<const Typ
 
 class IntegerMatmul final : public Kernel {
  public:
-  explicit IntegerMatmul(const Roles& roles) : roles_(roles) {}
+  explicit IntegerMatmul(const Roles& roles) : roles_(roles), set_(cpu::cpu_instruction_set()) {}
   std::string_view id() const override { return "cpu.product.i8"; }
+  std::uint64_t workspace_bytes() const override { return bytes_; }
   Status prepare(const PrepareContext& context) override {
     FB_ASSIGN(layout_, product_layout(context.node, context.inputs[roles_.a], context.inputs[roles_.b], nullptr, {}));
-    const std::int64_t batches = static_cast<std::int64_t>(layout_.a_offsets.size());
+    if (context.sliced_input != plan::kNone &&
+        (context.sliced_input != roles_.b ||
+         context.consumption != plan::Consumption::by_reduction)) {
+      return context.node.unsupported("only the second operand may come in slabs");
+    }
+    sliced_ = context.sliced_input != plan::kNone;
+    batches_ = static_cast<std::int64_t>(layout_.a_offsets.size());
     const auto fits = [&](std::size_t i, std::int64_t whole) {
       return !has(context.inputs, i) || context.inputs[i].shape().elements() == 1 || context.inputs[i].shape().elements() == whole;
     };
-    rows_ = batches * layout_.m;
+    rows_ = batches_ * layout_.m;
     for (const std::size_t i : {roles_.a_scale, roles_.a_zero, roles_.y_scale, roles_.y_zero}) {
       if (!fits(i, rows_)) return context.node.invalid("input " + std::to_string(i) + " has neither one value nor one a row");
     }
     for (const std::size_t i : {roles_.b_scale, roles_.b_zero}) {
       if (!fits(i, layout_.n)) return context.node.invalid("input " + std::to_string(i) + " has neither one value nor one a column");
     }
+    const int threads = context.pool->threads();
+    stride_ = cpu::int8_a_stride(layout_.k);
+    zeros_at_ = float_bytes(rows_ * stride_ + 2, sizeof(std::int16_t));
+    scales_at_ = zeros_at_ + float_bytes(layout_.n, sizeof(std::int16_t));
+    scratch_at_ = scales_at_ + float_bytes(layout_.n * threads);
+    sums_at_ = scratch_at_ + float_bytes(cpu::kInt8Scratch * threads, sizeof(std::int16_t));
+    bytes_ = sums_at_ + (roles_.y_scale != kAbsent ? float_bytes(rows_ * layout_.n) : 0);
     return {};
   }
   Status run(const KernelCall& call) override {
-    const ConstTensorView &a = call.inputs[roles_.a], &b = call.inputs[roles_.b];
-    call.pool->parallel_for(rows_, 1, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t row = begin; row < end; ++row) {
-        const auto batch = static_cast<std::size_t>(row / layout_.m);
-        const std::int64_t a_at = layout_.a_offsets[batch] + row % layout_.m * layout_.a_row;
-        const auto a_zero = static_cast<std::int32_t>(parameter(call, roles_.a_zero, row, 0));
-        for (std::int64_t n = 0; n < layout_.n; ++n) {
-          const auto b_zero = static_cast<std::int32_t>(parameter(call, roles_.b_zero, n, 0));
-          std::uint32_t sum = 0;  // wraps like i32
-          for (std::int64_t k = 0; k < layout_.k; ++k) {
-            const std::int32_t product = (byte_at(a.dtype, a.data, a_at + k) - a_zero) *
-                                         (byte_at(b.dtype, b.data, layout_.b_offsets[batch] + k * layout_.b_row + n) - b_zero);
-            sum += static_cast<std::uint32_t>(product);
-          }
-          put_result(call, roles_, row * layout_.n + n, static_cast<std::int32_t>(sum), row, n);
+    if (call.slab == 0) widen(call);
+    const ConstTensorView& b = call.inputs[roles_.b];
+    const std::int64_t first = sliced_ ? call.row_begin : 0,
+                       depth = sliced_ ? b.shape[0] : layout_.k;
+    const std::int64_t panels = (layout_.n + cpu::kInt8Columns - 1) / cpu::kInt8Columns,
+                       units = batches_ * panels, parts = call.pool->threads();
+    call.pool->parallel_for(parts, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t part = begin; part < end; ++part) {
+        auto* scratch = at<std::int16_t>(call, scratch_at_) + part * cpu::kInt8Scratch;
+        for (std::int64_t unit = units * part / parts; unit < units * (part + 1) / parts; ++unit) {
+          const std::int64_t batch = unit / panels, n = unit % panels * cpu::kInt8Columns;
+          const cpu::Int8Matrix matrix(b.dtype,
+                                       b.data + layout_.b_offsets[static_cast<std::size_t>(batch)],
+                                       layout_.b_row, at<std::int16_t>(call, zeros_at_));
+          cpu::Int8Task task;
+          task.m = layout_.m;
+          task.n = layout_.n;
+          task.k = depth;
+          task.a = at<std::int16_t>(call, 0) + batch * layout_.m * stride_ + first;
+          task.a_stride = stride_;
+          task.b = &matrix;
+          task.c = sums(call) + batch * layout_.m * layout_.n;
+          task.c_stride = layout_.n;
+          task.accumulate = sliced_ && call.slab > 0;
+          cpu::int8_gemm(set_, task, n, std::min(layout_.n, n + cpu::kInt8Columns), scratch);
         }
       }
     });
+    if (roles_.y_scale != kAbsent && call.slab + 1 == call.slab_count) requantize(call);
     return {};
   }
 
  private:
+  template <typename T>
+  static T* at(const KernelCall& call, std::uint64_t offset) {
+    return reinterpret_cast<T*>(call.workspace + offset);
+  }
+  std::int32_t* sums(const KernelCall& call) const {
+    return roles_.y_scale == kAbsent ? reinterpret_cast<std::int32_t*>(call.outputs[0].data)
+                                     : at<std::int32_t>(call, sums_at_);
+  }
+
+  void widen(const KernelCall& call) const {
+    const ConstTensorView& a = call.inputs[roles_.a];
+    auto* to = at<std::int16_t>(call, 0);
+    call.pool->parallel_for(rows_, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t row = begin; row < end; ++row) {
+        const auto zero = static_cast<std::int32_t>(parameter(call, roles_.a_zero, row, 0));
+        const std::int64_t from = layout_.a_offsets[static_cast<std::size_t>(row / layout_.m)] +
+                                  row % layout_.m * layout_.a_row;
+        cpu::int8_widen(a.dtype, a.data + from, layout_.k, zero, to + row * stride_);
+        if (stride_ > layout_.k) to[row * stride_ + layout_.k] = 0;
+      }
+    });
+    auto* zeros = at<std::int16_t>(call, zeros_at_);
+    for (std::int64_t n = 0; n < layout_.n; ++n)
+      zeros[n] = static_cast<std::int16_t>(parameter(call, roles_.b_zero, n, 0));
+  }
+
+  void requantize(const KernelCall& call) const {
+    const TensorView& y = call.outputs[0];
+    const bool same = one_value(call, roles_.a_scale) && one_value(call, roles_.y_scale);
+    const std::int64_t parts = call.pool->threads();
+    call.pool->parallel_for(parts, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t part = begin; part < end; ++part) {
+        float* scales = at<float>(call, scales_at_) + part * layout_.n;
+        const std::int64_t first = rows_ * part / parts, last = rows_ * (part + 1) / parts;
+        for (std::int64_t row = first; row < last; ++row) {
+          for (std::int64_t n = 0; n < layout_.n && (row == first || !same); ++n)
+            scales[n] = output_scale(call, roles_, row, n);
+          const auto zero = static_cast<std::int32_t>(parameter(call, roles_.y_zero, row, 0));
+          cpu::int8_requantize(set_, sums(call) + row * layout_.n, layout_.n, scales, 1, 0.0f, zero,
+                               y.dtype, y.data + row * layout_.n);
+        }
+      }
+    });
+  }
+
   Roles roles_;
+  cpu::InstructionSet set_;
   ProductLayout layout_;
-  std::int64_t rows_ = 0;
+  bool sliced_ = false;
+  std::int64_t rows_ = 0, batches_ = 1, stride_ = 0;
+  std::uint64_t zeros_at_ = 0, scales_at_ = 0, scratch_at_ = 0, sums_at_ = 0, bytes_ = 0;
+};
+
+// The patches of a convolution as a matrix [channels x taps, output places].
+class PatchPanels final : public cpu::Int8Panels {
+ public:
+  PatchPanels(const Window& window, DType dtype, const std::byte* data, std::int32_t zero)
+      : window_(window), dtype_(dtype), data_(data), zero_(zero) {}
+  void pack(std::int64_t k, std::int64_t kc, std::int64_t n, std::int64_t count,
+            std::int16_t* to) const override {
+    std::int16_t lines[2][cpu::kInt8Columns] = {};
+    for (std::int64_t i = 0; i < kc; i += 2, to += 2 * cpu::kInt8Columns) {
+      line(k + i, n, count, lines[0]);
+      if (i + 1 < kc) {
+        line(k + i + 1, n, count, lines[1]);
+      } else {
+        std::fill_n(lines[1], cpu::kInt8Columns, std::int16_t{0});
+      }
+      for (std::int64_t j = 0; j < cpu::kInt8Columns; ++j) {
+        to[2 * j] = lines[0][j];
+        to[2 * j + 1] = lines[1][j];
+      }
+    }
+  }
+
+ private:
+  // One channel under one tap, places [n, n + count); padding is the zero point and adds nothing.
+  void line(std::int64_t row, std::int64_t n, std::int64_t count, std::int16_t* to) const {
+    const Window& w = window_;
+    const std::int64_t tap = row % w.taps();
+    const std::byte* plane = data_ + row / w.taps() * w.in_size();
+    const std::int64_t shift = tap % w.kernel[2] * w.dilation[2] - w.pad[2];
+    while (count > 0) {
+      const std::int64_t v = n % w.out[2], h = n / w.out[2] % w.out[1],
+                         d = n / (w.out[1] * w.out[2]), run = std::min(count, w.out[2] - v);
+      const std::int64_t z =
+          d * w.stride[0] + tap / (w.kernel[1] * w.kernel[2]) * w.dilation[0] - w.pad[0];
+      const std::int64_t y =
+          h * w.stride[1] + tap / w.kernel[2] % w.kernel[1] * w.dilation[1] - w.pad[1];
+      const bool inside = z >= 0 && z < w.in[0] && y >= 0 && y < w.in[1];
+      const std::byte* from = inside ? plane + (z * w.in[1] + y) * w.in[2] : plane;
+      for (std::int64_t i = 0; i < run; ++i) {
+        const std::int64_t x = (v + i) * w.stride[2] + shift;
+        to[i] = inside && x >= 0 && x < w.in[2]
+                    ? static_cast<std::int16_t>(byte_at(dtype_, from, x) - zero_)
+                    : std::int16_t{0};
+      }
+      n += run;
+      count -= run;
+      to += run;
+    }
+  }
+  const Window& window_;
+  DType dtype_;
+  const std::byte* data_;
+  std::int32_t zero_;
 };
 
 class IntegerConv final : public Kernel {
  public:
-  explicit IntegerConv(const Roles& roles) : roles_(roles) {}
+  explicit IntegerConv(const Roles& roles) : roles_(roles), set_(cpu::cpu_instruction_set()) {}
   std::string_view id() const override { return "cpu.conv.i8"; }
+  std::uint64_t workspace_bytes() const override { return bytes_; }
   Status prepare(const PrepareContext& context) override {
     const auto &x = context.inputs[roles_.a].dims, &w = context.inputs[roles_.b].dims;
     FB_ASSIGN(const WindowSpec spec, window_spec(context.node, x.size() - 2, std::span(w).subspan(2)));
@@ -126,48 +256,104 @@ class IntegerConv final : public Kernel {
     for (const std::size_t i : {roles_.a_scale, roles_.a_zero, roles_.y_scale, roles_.y_zero}) {
       if (has(context.inputs, i) && context.inputs[i].shape().elements() != 1) return context.node.invalid("input " + std::to_string(i) + " must be one value");
     }
-    if (has(context.inputs, roles_.bias) && (context.inputs[roles_.bias].dtype != DType::i32 || context.inputs[roles_.bias].shape().elements() != filters_)) {
-      return context.node.invalid("the bias must be i32 with one value a filter");
+    float_bias_ = context.node.domain() == "forebay";
+    const DType bias = float_bias_ ? DType::f32 : DType::i32;
+    if (has(context.inputs, roles_.bias) &&
+        (context.inputs[roles_.bias].dtype != bias ||
+         context.inputs[roles_.bias].shape().elements() != filters_)) {
+      return context.node.invalid("the bias must be " + std::string(dtype_name(bias)) +
+                                  " with one value a filter");
     }
+    stride_ = cpu::int8_a_stride(inner_ * window_.taps());
+    scratch_at_ = float_bytes(filters_ * stride_, sizeof(std::int16_t));
+    sums_at_ = scratch_at_ +
+               float_bytes(cpu::kInt8Scratch * context.pool->threads(), sizeof(std::int16_t));
+    bytes_ = sums_at_ +
+             (roles_.y_scale != kAbsent ? float_bytes(batch_ * filters_ * window_.out_size()) : 0);
     return {};
   }
   Status run(const KernelCall& call) override {
-    call.pool->parallel_for(batch_ * filters_, 1, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) run_plane(call, i / filters_, i % filters_);
+    widen(call);
+    const std::int64_t groups = inner_ > 0 ? channels_ / inner_ : 1,
+                       panels = (window_.out_size() + cpu::kInt8Columns - 1) / cpu::kInt8Columns;
+    const std::int64_t units = batch_ * groups * panels, parts = call.pool->threads();
+    call.pool->parallel_for(parts, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t part = begin; part < end; ++part) {
+        auto* scratch = reinterpret_cast<std::int16_t*>(call.workspace + scratch_at_) +
+                        part * cpu::kInt8Scratch;
+        for (std::int64_t unit = units * part / parts; unit < units * (part + 1) / parts; ++unit) {
+          run_panel(call, unit / panels / groups, unit / panels % groups, groups,
+                    unit % panels * cpu::kInt8Columns, scratch);
+        }
+      }
     });
     return {};
   }
 
  private:
-  void run_plane(const KernelCall& call, std::int64_t batch, std::int64_t filter) const {
-    const ConstTensorView &x = call.inputs[roles_.a], &w = call.inputs[roles_.b];
-    const std::int64_t groups = channels_ / inner_, group = filter / (filters_ / groups);
-    const auto x_zero = static_cast<std::int32_t>(parameter(call, roles_.a_zero, 0, 0)), w_zero = static_cast<std::int32_t>(parameter(call, roles_.b_zero, filter, 0));
-    const auto bias = static_cast<std::int32_t>(parameter(call, roles_.bias, filter, 0));
-    for (std::int64_t i = 0; i < window_.out_size(); ++i) {
-      std::uint32_t sum = static_cast<std::uint32_t>(bias);
-      for (std::int64_t c = 0; c < inner_; ++c) {
-        const std::int64_t plane = (batch * channels_ + group * inner_ + c) * window_.in_size(), taps = (filter * inner_ + c) * window_.taps();
-        for (std::int64_t t = 0; t < window_.taps(); ++t) {
-          const std::int64_t at = position(i, t);
-          if (at < 0) continue;  // padding is the zero point: adds nothing
-          sum += static_cast<std::uint32_t>((byte_at(x.dtype, x.data, plane + at) - x_zero) * (byte_at(w.dtype, w.data, taps + t) - w_zero));
-        }
-      }
-      put_result(call, roles_, (batch * filters_ + filter) * window_.out_size() + i, static_cast<std::int32_t>(sum), 0, filter);
+  void widen(const KernelCall& call) const {
+    const ConstTensorView& w = call.inputs[roles_.b];
+    const std::int64_t each = inner_ * window_.taps();
+    auto* to = reinterpret_cast<std::int16_t*>(call.workspace);
+    call.pool->parallel_for(
+        filters_, std::max<std::int64_t>(1, 16384 / std::max<std::int64_t>(1, each)),
+        [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t f = begin; f < end; ++f) {
+            cpu::int8_widen(w.dtype, w.data + f * each, each,
+                            static_cast<std::int32_t>(parameter(call, roles_.b_zero, f, 0)),
+                            to + f * stride_);
+            if (stride_ > each) to[f * stride_ + each] = 0;
+          }
+        });
+  }
+
+  void run_panel(const KernelCall& call, std::int64_t batch, std::int64_t group,
+                 std::int64_t groups, std::int64_t n, std::int16_t* scratch) const {
+    const ConstTensorView& x = call.inputs[roles_.a];
+    const TensorView& y = call.outputs[0];
+    const std::int64_t each = filters_ / groups, first = group * each, out = window_.out_size(),
+                       count = std::min(cpu::kInt8Columns, out - n);
+    const PatchPanels patches(window_, x.dtype,
+                              x.data + (batch * channels_ + group * inner_) * window_.in_size(),
+                              static_cast<std::int32_t>(parameter(call, roles_.a_zero, 0, 0)));
+    const bool scaled = roles_.y_scale != kAbsent;
+    std::int32_t* sums = scaled ? reinterpret_cast<std::int32_t*>(call.workspace + sums_at_)
+                                : reinterpret_cast<std::int32_t*>(y.data);
+    cpu::Int8Task task;
+    task.m = each;
+    task.n = out;
+    task.k = inner_ * window_.taps();
+    task.a = reinterpret_cast<const std::int16_t*>(call.workspace) + first * stride_;
+    task.a_stride = stride_;
+    task.b = &patches;
+    task.c = sums + (batch * filters_ + first) * out;
+    task.c_stride = out;
+    task.accumulate = !float_bias_ && has_bias(call);
+    for (std::int64_t f = 0; f < each && task.accumulate; ++f) {
+      std::fill_n(task.c + f * out + n, count,
+                  static_cast<std::int32_t>(parameter(call, roles_.bias, first + f, 0)));
+    }
+    cpu::int8_gemm(set_, task, n, n + count, scratch);
+    const auto zero = static_cast<std::int32_t>(parameter(call, roles_.y_zero, 0, 0));
+    for (std::int64_t f = 0; f < each && scaled; ++f) {
+      const float scale = output_scale(call, roles_, 0, first + f);
+      const double bias = float_bias_ ? parameter(call, roles_.bias, first + f, 0) : 0.0;
+      const float offset =
+          static_cast<float>(bias) / static_cast<float>(parameter(call, roles_.y_scale, 0, 1));
+      cpu::int8_requantize(set_, task.c + f * out + n, count, &scale, 0, offset, zero, y.dtype,
+                           y.data + (batch * filters_ + first + f) * out + n);
     }
   }
-  std::int64_t position(std::int64_t out, std::int64_t tap) const {
-    const Window& w = window_;
-    const std::int64_t d = out / (w.out[1] * w.out[2]) * w.stride[0] + tap / (w.kernel[1] * w.kernel[2]) * w.dilation[0] - w.pad[0];
-    const std::int64_t h = out / w.out[2] % w.out[1] * w.stride[1] + tap / w.kernel[2] % w.kernel[1] * w.dilation[1] - w.pad[1];
-    const std::int64_t v = out % w.out[2] * w.stride[2] + tap % w.kernel[2] * w.dilation[2] - w.pad[2];
-    if (d < 0 || d >= w.in[0] || h < 0 || h >= w.in[1] || v < 0 || v >= w.in[2]) return -1;
-    return (d * w.in[1] + h) * w.in[2] + v;
+  bool has_bias(const KernelCall& call) const {
+    return roles_.bias < call.inputs.size() && call.inputs[roles_.bias].present();
   }
+
   Roles roles_;
+  cpu::InstructionSet set_;
   Window window_;
-  std::int64_t batch_ = 0, channels_ = 0, filters_ = 0, inner_ = 1;
+  bool float_bias_ = false;
+  std::int64_t batch_ = 0, channels_ = 0, filters_ = 0, inner_ = 1, stride_ = 0;
+  std::uint64_t scratch_at_ = 0, sums_at_ = 0, bytes_ = 0;
 };
 
 std::vector<TypeShape> all_inputs(InferContext& context) {
@@ -213,6 +399,15 @@ Status infer_integer_conv(InferContext& context) {
   for (std::size_t i = 0; i < spec.kernel.size(); ++i) dims.push_back(window_output(spec, i, x.dims[i + 2]));
   context.set_output(0, y, std::move(dims));
   return {};
+}
+
+// [K,N] codes come in slabs of the reduction; integer sums do not mind.
+plan::Consumption consume_integer_matmul(const NodeView& node, std::uint32_t input,
+                                         std::span<const TypeShape> inputs) {
+  const Roles& roles = roles_of(node);
+  const bool matrix = input == roles.b && input < inputs.size() && inputs[input].has_rank &&
+                      inputs[input].dims.size() == 2;
+  return matrix ? plan::Consumption::by_reduction : plan::Consumption::whole;
 }
 
 Result<std::unique_ptr<Kernel>> create_integer_matmul(const NodeView& node, std::span<const TypeShape>, std::span<const TypeShape>) {
