@@ -45,6 +45,8 @@ std::span<const OpSpec> roi_ops();
 std::span<const OpSpec> deform_conv_ops();
 std::span<const OpSpec> linear_attention_ops();
 std::span<const OpSpec> center_crop_ops();
+std::span<const OpSpec> multi_head_attention_ops();
+std::span<const OpSpec> group_query_attention_ops();
 
 using Family = std::span<const OpSpec> (*)();
 inline constexpr Family kFamilies[] = {
@@ -86,6 +88,8 @@ inline constexpr Family kFamilies[] = {
     deform_conv_ops,
     linear_attention_ops,
     center_crop_ops,
+    multi_head_attention_ops,
+    group_query_attention_ops,
 };
 
 }  // namespace forebay::ops
