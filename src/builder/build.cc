@@ -4,6 +4,7 @@
 #include <unordered_map>
 
 #include "base/check.h"
+#include "builder/lower_vendor.h"
 #include "builder/model_import.h"
 #include "builder/passes.h"
 #include "builder/plan_emit.h"
@@ -138,6 +139,7 @@ Result<Output> build(onnx::Model model, const Options& options, ThreadPool& pool
   FB_TRY(onnx::inline_functions(model, onnx::Limits()));
   std::vector<Problem> unsupported;
   FB_ASSIGN(Ir imported, import_model(model, unsupported));
+  lower_vendor(imported, unsupported);
   Session session(std::move(imported), pool);
   FB_TRY(pass_cut(session.context(), options.inputs, options.outputs));
   session.types().run();
@@ -175,6 +177,7 @@ std::vector<Problem> check(const onnx::Model& model) {
     problems.insert(problems.end(), invalid.begin(), invalid.end());
     return problems;
   }
+  lower_vendor(*imported, problems);
   ThreadPool pool(1);
   Session session(std::move(imported).value(), pool);
   if (const Status status = pass_dead_code(session.context()).status(); !status.ok()) return status.problems();

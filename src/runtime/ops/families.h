@@ -47,6 +47,7 @@ std::span<const OpSpec> linear_attention_ops();
 std::span<const OpSpec> center_crop_ops();
 std::span<const OpSpec> multi_head_attention_ops();
 std::span<const OpSpec> group_query_attention_ops();
+std::span<const OpSpec> expert_ops();
 
 using Family = std::span<const OpSpec> (*)();
 inline constexpr Family kFamilies[] = {
@@ -90,6 +91,7 @@ inline constexpr Family kFamilies[] = {
     center_crop_ops,
     multi_head_attention_ops,
     group_query_attention_ops,
+    expert_ops,
 };
 
 }  // namespace forebay::ops

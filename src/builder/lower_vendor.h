@@ -1,0 +1,20 @@
+// Vendor operators that are compositions of others (com.microsoft.EmbedLayerNormalization, Attention, MoE, ...) become those others when the model is
+// read. So their weights stream, refit and fuse like everybody's, and there is no kernel to keep.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "builder/graph_ir.h"
+
+namespace forebay::builder {
+
+// Before types are known. What cannot be lowered is added to `unsupported`, once each.
+void lower_vendor(Ir& ir, std::vector<Problem>& unsupported);
+// The names of com.microsoft served this way, sorted, each with what it becomes (docs/operators.md).
+struct LoweredOp {
+  std::string_view name, becomes;
+};
+std::span<const LoweredOp> lowered_ops();
+
+}  // namespace forebay::builder
