@@ -23,7 +23,9 @@ const std::vector<Group>& groups() {
       {"floats", {DType::f32, DType::f16, DType::bf16, DType::f64}},
       {"integers", {DType::i8, DType::i16, DType::i32, DType::i64, DType::u8, DType::u16, DType::u32, DType::u64}},
       {"bool", {DType::boolean}},
-      {"narrow", {DType::f8e4m3fn, DType::f8e4m3fnuz, DType::f8e5m2, DType::f8e5m2fnuz, DType::f8e8m0, DType::f4e2m1, DType::i4, DType::u4, DType::i2, DType::u2}},
+      {"narrow",
+       {DType::f8e4m3fn, DType::f8e4m3fnuz, DType::f8e5m2, DType::f8e5m2fnuz, DType::f8e8m0, DType::f4e2m1, DType::i4, DType::u4, DType::i2,
+        DType::u2}},
   };
   return all;
 }
@@ -43,8 +45,9 @@ constexpr Limit kLimits[] = {
     {"DeformConv", "2 spatial axes"},
     {"Dropout", "training mode only with a constant `training_mode`; its values are ours"},
     {"GridSample", "1 to 3 spatial axes; input and grid are both f64 or neither"},
-    {"com.microsoft.GroupQueryAttention", "`total_sequence_length` must follow from shapes and constants; no `qk_output`, `sliding_window_cache`, quantised cache; "
-                            "present is past with the new rows written in, and as long as the longer of the two"},
+    {"com.microsoft.GroupQueryAttention",
+     "`total_sequence_length` must follow from shapes and constants; no `qk_output`, `sliding_window_cache`, quantised cache; "
+     "present is past with the new rows written in, and as long as the longer of the two"},
     {"If", "bodies are planned apart"},
     {"MaxRoiPool", "boxes beyond the image are cut"},
     {"com.microsoft.MultiHeadAttention", "no `past_sequence_length`, `cache_indirection`, output `qk`, masks of cumulative lengths"},
@@ -53,22 +56,43 @@ constexpr Limit kLimits[] = {
 };
 
 // The input whose types are listed, where it is not the first.
-std::size_t leading_input(std::string_view op) { return op == "Where" ? 1 : op == "OneHot" ? 2 : 0; }
+std::size_t leading_input(std::string_view op) {
+  return op == "Where" ? 1 : op == "OneHot" ? 2 : 0;
+}
 
 // Attributes that operators ask for before they look at types.
 std::vector<plan::Attribute> usual_attributes() {
   using Integers = std::vector<std::int64_t>;
   const std::int64_t one = 1;
-  return {{"to", one},           {"axis", std::int64_t{0}}, {"axes", Integers{0}},         {"k", one},
-          {"num_heads", one},    {"kv_num_heads", one},     {"q_num_heads", one},          {"hidden_size", one},
-          {"blocksize", one},    {"kernel_shape", Integers{1}}, {"shape", Integers{1}},    {"size", one},
-          {"pooled_shape", Integers{1, 1}}, {"direction", std::string("LEFT")}, {"equation", std::string("i->i")}, {"update_rule", std::string("linear")}, {"perm", Integers{0}},
-          {"pads", Integers{0, 0}}, {"scales", std::vector<float>{1.0f}}, {"split", Integers{1}}, {"starts", Integers{0}}, {"ends", Integers{1}}, {"repeats", Integers{1}}};
+  return {{"to", one},
+          {"axis", std::int64_t{0}},
+          {"axes", Integers{0}},
+          {"k", one},
+          {"num_heads", one},
+          {"kv_num_heads", one},
+          {"q_num_heads", one},
+          {"hidden_size", one},
+          {"blocksize", one},
+          {"kernel_shape", Integers{1}},
+          {"shape", Integers{1}},
+          {"size", one},
+          {"pooled_shape", Integers{1, 1}},
+          {"direction", std::string("LEFT")},
+          {"equation", std::string("i->i")},
+          {"update_rule", std::string("linear")},
+          {"perm", Integers{0}},
+          {"pads", Integers{0, 0}},
+          {"scales", std::vector<float>{1.0f}},
+          {"split", Integers{1}},
+          {"starts", Integers{0}},
+          {"ends", Integers{1}},
+          {"repeats", Integers{1}}};
 }
 
 bool takes(const OpSpec& spec, std::span<const TypeShape> inputs, std::span<const plan::Attribute> attributes) {
   static const plan::Plan nothing;
-  const NodeView node("", spec.domain, spec.name, spec.until == kOpen ? (spec.domain.empty() ? kNewest : spec.since) : spec.until, attributes, nothing, inputs.size(), 1);
+  const NodeView node("", spec.domain, spec.name, spec.until == kOpen ? (spec.domain.empty() ? kNewest : spec.since) : spec.until,
+                      attributes, nothing, inputs.size(), 1);
   const std::vector<const HostTensor*> values(inputs.size(), nullptr);
   std::vector<TypeShape> outputs(1);
   InferContext context(node, inputs, values, outputs);
@@ -81,7 +105,12 @@ bool takes(const OpSpec& spec, DType dtype, const std::string& kinds, std::span<
   std::vector<TypeShape> inputs(kinds.size());
   for (std::size_t i = 0; i < kinds.size(); ++i) {
     const char kind = kinds[i];
-    inputs[i].dtype = kind == 'd' ? dtype : kind == 'i' ? DType::i64 : kind == 'j' ? DType::i32 : kind == 'f' ? DType::f32 : kind == 'b' ? DType::boolean : DType::none;
+    inputs[i].dtype = kind == 'd'   ? dtype
+                      : kind == 'i' ? DType::i64
+                      : kind == 'j' ? DType::i32
+                      : kind == 'f' ? DType::f32
+                      : kind == 'b' ? DType::boolean
+                                    : DType::none;
   }
   return takes(spec, inputs, attributes);
 }
@@ -97,7 +126,8 @@ const std::vector<std::string>& all_kinds() {
       made.insert(made.end(), next.begin(), next.end());
       last = std::move(next);
     }
-    for (const char* kinds : {"bdd", "iid", "jid", "jjd", "ddddd", "dddddd", "dfddfdfd", "dfddfdfdj", "dddddjj", "idd", "ddddi"}) made.emplace_back(kinds);
+    for (const char* kinds : {"bdd", "iid", "jid", "jjd", "ddddd", "dddddd", "dfddfdfd", "dfddfdfdj", "dddddjj", "idd", "ddddi"})
+      made.emplace_back(kinds);
     return made;
   }();
   return all;
@@ -141,7 +171,9 @@ std::string versions_of(const OpSpec& spec) {
   return since == spec.until ? std::to_string(since) : fmt::format("{}-{}", since, spec.until);
 }
 
-std::string full_name(const OpSpec& spec) { return (spec.domain.empty() ? "" : std::string(spec.domain) + ".") + std::string(spec.name); }
+std::string full_name(const OpSpec& spec) {
+  return (spec.domain.empty() ? "" : std::string(spec.domain) + ".") + std::string(spec.name);
+}
 
 std::string limits_of(const OpSpec& spec) {
   std::string text;
@@ -156,17 +188,24 @@ std::string limits_of(const OpSpec& spec) {
   return fmt::format("read on the host: {}{}{}", inputs, text.empty() ? "" : "; ", text);
 }
 
-std::string slabs_of(const OpSpec& spec) { return spec.consume != nullptr ? "yes" : ""; }
-std::string devices_of(const OpSpec& spec) { return (spec.flags & kOpView) != 0 ? "any (a view)" : "cpu"; }
+std::string slabs_of(const OpSpec& spec) {
+  return spec.consume != nullptr ? "yes" : "";
+}
+std::string devices_of(const OpSpec& spec) {
+  return (spec.flags & kOpView) != 0 ? "any (a view)" : "cpu";
+}
 
 }  // namespace
 
 std::string operators_markdown() {
   std::string out =
-      "# Operators\n\nMade by `forebay completion operators` from the registry; a test compares. Everything else is refused by name, all at once, by "
+      "# Operators\n\nMade by `forebay completion operators` from the registry; a test compares. Everything else is refused by name, all "
+      "at once, by "
       "`forebay check` and `forebay build`.\n\n"
-      "- *versions*: opsets of ai.onnx with this meaning, from 6 to 27; for other domains the version it starts at. Opsets 1 to 5 are taken where the meaning is unchanged.\n"
-      "- *types*: of the first input (Where: the second, OneHot: the third). floats: f32, f16, bf16, f64; integers: 8 to 64 bits, signed and not; "
+      "- *versions*: opsets of ai.onnx with this meaning, from 6 to 27; for other domains the version it starts at. Opsets 1 to 5 are "
+      "taken where the meaning is unchanged.\n"
+      "- *types*: of the first input (Where: the second, OneHot: the third). floats: f32, f16, bf16, f64; integers: 8 to 64 bits, signed "
+      "and not; "
       "narrow: fp8, fp4, 4 and 2 bits.\n"
       "- *slabs*: a weight of this operator may be cut and streamed in slabs.\n"
       "- *read on the host*: inputs (counted from 0) that shapes depend on.\n"
@@ -180,11 +219,14 @@ std::string operators_markdown() {
     for (const auto& [name, specs] : sorted) {
       if (specs.front()->domain.empty() == vendor) continue;
       for (const OpSpec* spec : specs) {
-        out += fmt::format("| {} | {} | {} | {} | {} | {} |\n", name, versions_of(*spec), types_of(*spec), slabs_of(*spec), devices_of(*spec), limits_of(*spec));
+        out += fmt::format("| {} | {} | {} | {} | {} | {} |\n", name, versions_of(*spec), types_of(*spec), slabs_of(*spec),
+                           devices_of(*spec), limits_of(*spec));
       }
     }
   }
-  out += "\n## Compositions\n\nThese of com.microsoft become other operators when the model is read, and so take their types, slabs and devices.\n\n| operator | becomes |\n|---|---|\n";
+  out +=
+      "\n## Compositions\n\nThese of com.microsoft become other operators when the model is read, and so take their types, slabs and "
+      "devices.\n\n| operator | becomes |\n|---|---|\n";
   for (const builder::LoweredOp& op : builder::lowered_ops()) out += fmt::format("| com.microsoft.{} | {} |\n", op.name, op.becomes);
   return out;
 }

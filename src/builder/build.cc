@@ -139,9 +139,9 @@ Result<Output> build(onnx::Model model, const Options& options, ThreadPool& pool
   FB_TRY(onnx::inline_functions(model, onnx::Limits()));
   std::vector<Problem> unsupported;
   FB_ASSIGN(Ir imported, import_model(model, unsupported));
-  lower_vendor(imported, unsupported);
   Session session(std::move(imported), pool);
   FB_TRY(pass_cut(session.context(), options.inputs, options.outputs));
+  lower_vendor(session.ir(), session.types());
   session.types().run();
   unsupported.insert(unsupported.end(), session.types().unsupported.begin(), session.types().unsupported.end());
   FB_TRY(as_status(model.file_name, session.types().invalid, std::move(unsupported)));
@@ -177,10 +177,10 @@ std::vector<Problem> check(const onnx::Model& model) {
     problems.insert(problems.end(), invalid.begin(), invalid.end());
     return problems;
   }
-  lower_vendor(*imported, problems);
   ThreadPool pool(1);
   Session session(std::move(imported).value(), pool);
   if (const Status status = pass_dead_code(session.context()).status(); !status.ok()) return status.problems();
+  lower_vendor(session.ir(), session.types());
   session.types().run();
   const Status all = as_status(copy.file_name, session.types().invalid, session.types().unsupported);
   if (!all.ok()) problems.insert(problems.end(), all.problems().begin(), all.problems().end());

@@ -25,9 +25,12 @@ class Writer {
   bool wanted(std::size_t i) const { return i < node_.outputs.size() && node_.outputs[i] != kNone; }
   // A value for output i of the lowered node, or for nobody.
   ValueId out(std::size_t i) const { return wanted(i) ? node_.outputs[i] : kNone; }
-  ValueId fresh(std::string_view what) { return ir_.add_value(label_ + "/" + std::string(what) + "#" + std::to_string(made.size()), TypeShape()); }
+  ValueId fresh(std::string_view what) {
+    return ir_.add_value(label_ + "/" + std::string(what) + "#" + std::to_string(made.size()), TypeShape());
+  }
 
-  void node(std::string op, std::int32_t version, std::vector<ValueId> inputs, std::vector<ValueId> outputs, Attributes attributes = {}, std::string domain = {}) {
+  void node(std::string op, std::int32_t version, std::vector<ValueId> inputs, std::vector<ValueId> outputs, Attributes attributes = {},
+            std::string domain = {}) {
     while (!inputs.empty() && inputs.back() == kNone) inputs.pop_back();
     while (!outputs.empty() && outputs.back() == kNone) outputs.pop_back();
     auto added = ir_.make_node(node_.graph, label_ + "/" + op, std::move(op), version, std::move(inputs), std::move(outputs));
@@ -45,9 +48,12 @@ class Writer {
   ValueId integers(std::vector<std::int64_t> values, bool scalar = false) {
     auto tensor = std::make_shared<HostTensor>(DType::i64, scalar ? Shape() : Shape{static_cast<std::int64_t>(values.size())});
     std::copy(values.begin(), values.end(), tensor->as<std::int64_t>().begin());
-    return ir_.add_constant(label_ + "/constant#" + std::to_string(constants_++) + "/" + std::to_string(made.size()), std::move(tensor), {});
+    return ir_.add_constant(label_ + "/constant#" + std::to_string(constants_++) + "/" + std::to_string(made.size()), std::move(tensor),
+                            {});
   }
-  plan::Attribute tensor(std::string name, HostTensor contents) { return {std::move(name), plan::TensorRef{ir_.add_attribute_tensor(std::move(contents))}}; }
+  plan::Attribute tensor(std::string name, HostTensor contents) {
+    return {std::move(name), plan::TensorRef{ir_.add_attribute_tensor(std::move(contents))}};
+  }
   // The attributes of these names, as the node has them.
   Attributes keep(std::initializer_list<std::string_view> names) const {
     Attributes kept;
@@ -68,7 +74,9 @@ class Writer {
 
 using Lower = Status (*)(Writer&);
 
-Attributes approximate(const char* kind) { return {{"approximate", std::string(kind)}}; }
+Attributes approximate(const char* kind) {
+  return {{"approximate", std::string(kind)}};
+}
 
 Status need(const Writer& w, std::size_t inputs) {
   for (std::size_t i = 0; i < inputs; ++i)
@@ -104,7 +112,8 @@ Status lower_quick_gelu(Writer& w) {
 Status lower_bias_split_gelu(Writer& w) {
   if (Status status = need(w, 2); !status.ok()) return status;
   const ValueId left = w.fresh("left"), right = w.fresh("right");
-  w.node("Split", kSplit, {w.value("Add", kBasic, {w.in(0), w.in(1)})}, {left, right}, {{"axis", std::int64_t{-1}}, {"num_outputs", std::int64_t{2}}});
+  w.node("Split", kSplit, {w.value("Add", kBasic, {w.in(0), w.in(1)})}, {left, right},
+         {{"axis", std::int64_t{-1}}, {"num_outputs", std::int64_t{2}}});
   w.value("Mul", kBasic, {left, w.value("Gelu", kGelu, {right})}, {}, w.out(0));
   return {};
 }
@@ -129,7 +138,8 @@ Status lower_fused_conv(Writer& w) {
     return w.view().unsupported("activation '" + activation + "'");
   }
   const bool plain = activation.empty(), added = w.has(3);
-  ValueId y = w.value("Conv", 11, {w.in(0), w.in(1), w.in(2)}, w.keep({"group", "pads", "strides", "dilations", "kernel_shape", "auto_pad"}), plain && !added ? w.out(0) : kNone);
+  ValueId y = w.value("Conv", 11, {w.in(0), w.in(1), w.in(2)},
+                      w.keep({"group", "pads", "strides", "dilations", "kernel_shape", "auto_pad"}), plain && !added ? w.out(0) : kNone);
   if (added) y = w.value("Add", kBasic, {y, w.in(3)}, {}, plain ? w.out(0) : kNone);
   if (!plain) w.value(activation, version, {y}, std::move(attributes), w.out(0));
   return {};
@@ -149,7 +159,8 @@ Status lower_embed(Writer& w) {
   }
   ValueId sum = w.value("Add", kBasic, {w.value("Gather", kBasic, {w.in(2), w.in(0)}), places}, {}, w.has(1) ? kNone : w.out(2));
   if (w.has(1)) sum = w.value("Add", kBasic, {sum, w.value("Gather", kBasic, {w.in(4), w.in(1)})}, {}, w.out(2));
-  w.value("LayerNormalization", 17, {sum, w.in(5), w.in(6)}, {{"axis", std::int64_t{-1}}, {"epsilon", w.view().real("epsilon", 1e-12f)}}, w.out(0));
+  w.value("LayerNormalization", 17, {sum, w.in(5), w.in(6)}, {{"axis", std::int64_t{-1}}, {"epsilon", w.view().real("epsilon", 1e-12f)}},
+          w.out(0));
   if (!w.wanted(1)) return {};
   if (w.has(7)) {
     const ValueId mask = w.value("Cast", kBasic, {w.in(7)}, {{"to", std::int64_t{6}}});
@@ -192,7 +203,8 @@ Status lower_attention(Writer& w) {
          w.keep({"num_heads", "unidirectional", "scale", "mask_filter_value"}), "com.microsoft");
   if (w.wanted(1)) {
     const ValueId axes = w.integers({0});
-    w.value("Concat", kBasic, {w.value("Unsqueeze", kBasic, {key, axes}), w.value("Unsqueeze", kBasic, {value, axes})}, {{"axis", std::int64_t{0}}}, w.out(1));
+    w.value("Concat", kBasic, {w.value("Unsqueeze", kBasic, {key, axes}), w.value("Unsqueeze", kBasic, {value, axes})},
+            {{"axis", std::int64_t{0}}}, w.out(1));
   }
   return {};
 }
@@ -206,9 +218,11 @@ Status lower_moe(Writer& w) {
   const std::string activation(view.text("activation_type", "relu"));
   const bool gated = activation == "swiglu";
   const std::int64_t fusion = view.integer("swiglu_fusion", 0);
-  if (gated && (fusion < 0 || fusion > 2 || (fusion == 0) != w.has(6))) return view.invalid("swiglu_fusion " + std::to_string(fusion) + " and fc3 do not fit each other");
+  if (gated && (fusion < 0 || fusion > 2 || (fusion == 0) != w.has(6)))
+    return view.invalid("swiglu_fusion " + std::to_string(fusion) + " and fc3 do not fit each other");
   const ValueId indices = w.fresh("experts"), weights = w.fresh("weights");
-  w.node("ExpertRoute", 1, {w.in(1)}, {indices, weights}, {{"k", view.integer("k", 1)}, {"normalize", view.integer("normalize_routing_weights", 0)}}, "forebay");
+  w.node("ExpertRoute", 1, {w.in(1)}, {indices, weights},
+         {{"k", view.integer("k", 1)}, {"normalize", view.integer("normalize_routing_weights", 0)}}, "forebay");
   const auto product = [&](ValueId x, std::size_t fc) {
     const ValueId y = w.fresh("product");
     w.node("ExpertLinear", 1, {x, w.in(fc), indices, w.in(fc + 1)}, {y}, {}, "forebay");
@@ -258,7 +272,7 @@ Lower find(const IrNode& node) {
 
 }  // namespace
 
-void lower_vendor(Ir& ir, std::vector<Problem>& unsupported) {
+void lower_vendor(Ir& ir, TypeInference& types) {
   for (IrGraph& graph : ir.graphs) {
     std::vector<std::unique_ptr<IrNode>> nodes;
     for (std::unique_ptr<IrNode>& node : graph.nodes) {
@@ -269,7 +283,8 @@ void lower_vendor(Ir& ir, std::vector<Problem>& unsupported) {
           for (std::unique_ptr<IrNode>& made : writer.made) nodes.push_back(std::move(made));
           continue;
         }
-        unsupported.insert(unsupported.end(), status.problems().begin(), status.problems().end());
+        std::vector<Problem>& told = status.code() == Code::unsupported ? types.unsupported : types.invalid;
+        told.insert(told.end(), status.problems().begin(), status.problems().end());
         node->refused = true;
       }
       nodes.push_back(std::move(node));

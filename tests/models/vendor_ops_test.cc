@@ -1,4 +1,5 @@
-// Every com.microsoft operator against ONNX Runtime, through build and engine: with everything resident, then the same bits at the least budget.
+// Every com.microsoft operator against ONNX Runtime, through build and engine: with everything resident, then the same bits at the least
+// budget.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -21,17 +22,23 @@ namespace fs = std::filesystem;
 double value_at(const HostTensor& t, std::int64_t i) {
   const auto k = static_cast<std::size_t>(i);
   switch (t.dtype()) {
-    case DType::f32: return static_cast<double>(t.as<float>()[k]);
-    case DType::f16: return static_cast<double>(f16_to_f32(t.as<std::uint16_t>()[k]));
-    case DType::i32: return static_cast<double>(t.as<std::int32_t>()[k]);
-    default: ADD_FAILURE() << "an output of type " << dtype_name(t.dtype()); return 0;
+    case DType::f32:
+      return static_cast<double>(t.as<float>()[k]);
+    case DType::f16:
+      return static_cast<double>(f16_to_f32(t.as<std::uint16_t>()[k]));
+    case DType::i32:
+      return static_cast<double>(t.as<std::int32_t>()[k]);
+    default:
+      ADD_FAILURE() << "an output of type " << dtype_name(t.dtype());
+      return 0;
   }
 }
 
 // Not a number is expected where nothing is promised.
 std::string difference(const HostTensor& got, const HostTensor& want) {
   if (got.dtype() != want.dtype() || !(got.shape() == want.shape())) {
-    return std::string(dtype_name(got.dtype())) + got.shape().to_string() + " for " + std::string(dtype_name(want.dtype())) + want.shape().to_string();
+    return std::string(dtype_name(got.dtype())) + got.shape().to_string() + " for " + std::string(dtype_name(want.dtype())) +
+           want.shape().to_string();
   }
   const double share = want.dtype() == DType::f16 ? 1e-2 : 1e-4;
   double scale = 0;
@@ -120,7 +127,8 @@ TEST(VendorOps, AgreeWithOnnxRuntime) {
   test::TempFolder folder;
   const std::string cases = folder / "cases";
   fs::create_directory(cases);
-  const int status = std::system((std::string(python) + " " FOREBAY_SOURCE_DIR "/tests/models/vendor_ops_cases.py " + cases + " >/dev/null").c_str());
+  const int status =
+      std::system((std::string(python) + " " FOREBAY_SOURCE_DIR "/tests/models/vendor_ops_cases.py " + cases + " >/dev/null").c_str());
   if (WIFEXITED(status) && WEXITSTATUS(status) == 77) GTEST_SKIP() << "this Python lacks onnx or onnxruntime";
   ASSERT_EQ(status, 0);
   std::vector<fs::path> found;

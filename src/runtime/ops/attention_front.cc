@@ -18,14 +18,16 @@ TypeShape float_type(std::vector<std::int64_t> dims) {
 
 }  // namespace
 
-HeadRows packed_rows(const float* data, std::int64_t rows, std::int64_t width, std::int64_t size) { return {data, rows * width, size, width, nullptr}; }
+HeadRows packed_rows(const float* data, std::int64_t rows, std::int64_t width, std::int64_t size) {
+  return {data, rows * width, size, width, nullptr};
+}
 
 HeadRows plain_rows(const float* data, std::int64_t heads, std::int64_t rows, std::int64_t size) {
   return {data, heads * rows * size, rows * size, size, nullptr};
 }
 
-void gather_rows(ThreadPool& pool, const HeadRows& from, std::int64_t batch, std::int64_t heads, std::int64_t rows, std::int64_t size, float* to,
-                 std::int64_t length, std::int64_t first) {
+void gather_rows(ThreadPool& pool, const HeadRows& from, std::int64_t batch, std::int64_t heads, std::int64_t rows, std::int64_t size,
+                 float* to, std::int64_t length, std::int64_t first) {
   pool.parallel_for(batch * heads, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t unit = begin; unit < end; ++unit) {
       const std::int64_t b = unit / heads, h = unit % heads;
@@ -48,7 +50,8 @@ Status AttentionFront::plan_front(const PrepareContext& context, const FrontDims
   attributes_.push_back({"is_causal", std::int64_t{options.causal ? 1 : 0}});
   attributes_.push_back({"softcap", options.softcap});
   if (options.scale != 0) attributes_.push_back({"scale", options.scale});
-  std::vector<TypeShape> inputs{float_type({dims.batch, dims.heads, dims.queries, dims.head}), float_type({dims.batch, dims.kv_heads, dims.keys, dims.head}),
+  std::vector<TypeShape> inputs{float_type({dims.batch, dims.heads, dims.queries, dims.head}),
+                                float_type({dims.batch, dims.kv_heads, dims.keys, dims.head}),
                                 float_type({dims.batch, dims.kv_heads, dims.keys, dims.value_head})};
   if (dims.mask_batch > 0) inputs.push_back(float_type({dims.mask_batch, dims.mask_heads, dims.mask_rows, dims.keys}));
   const std::vector<TypeShape> outputs{float_type({dims.batch, dims.heads, dims.queries, dims.value_head})};
@@ -75,7 +78,9 @@ AttentionFront::Buffers AttentionFront::buffers(const KernelCall& call) const {
 
 Status AttentionFront::attend(const KernelCall& call, const float* k, const float* v) const {
   const Buffers own = buffers(call);
-  const auto view = [](const float* data, Shape shape) { return ConstTensorView(reinterpret_cast<const std::byte*>(data), DType::f32, shape); };
+  const auto view = [](const float* data, Shape shape) {
+    return ConstTensorView(reinterpret_cast<const std::byte*>(data), DType::f32, shape);
+  };
   const std::array<ConstTensorView, 4> inputs{view(own.q, {dims_.batch, dims_.heads, dims_.queries, dims_.head}),
                                               view(k, {dims_.batch, dims_.kv_heads, dims_.keys, dims_.head}),
                                               view(v, {dims_.batch, dims_.kv_heads, dims_.keys, dims_.value_head}),
@@ -93,7 +98,8 @@ Status AttentionFront::attend(const KernelCall& call, const float* k, const floa
   call.pool->parallel_for(dims_.batch * dims_.queries, 64, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       for (std::int64_t h = 0; h < dims_.heads; ++h) {
-        std::copy_n(own.y + ((i / dims_.queries * dims_.heads + h) * dims_.queries + i % dims_.queries) * size, size, to + (i * dims_.heads + h) * size);
+        std::copy_n(own.y + ((i / dims_.queries * dims_.heads + h) * dims_.queries + i % dims_.queries) * size, size,
+                    to + (i * dims_.heads + h) * size);
       }
     }
   });

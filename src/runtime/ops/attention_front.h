@@ -1,6 +1,6 @@
-// What the com.microsoft attention operators share. They differ from the standard one in how heads, pasts and masks are handed over, not in the
-// attention itself: a front gathers queries, keys and values as [batch, heads, rows, size], writes the mask to be added, and calls the standard kernel.
-// All in f32 (FloatKernel widens f16 and bf16).
+// What the com.microsoft attention operators share. They differ from the standard one in how heads, pasts and masks are handed over, not in
+// the attention itself: a front gathers queries, keys and values as [batch, heads, rows, size], writes the mask to be added, and calls the
+// standard kernel. All in f32 (FloatKernel widens f16 and bf16).
 #pragma once
 
 #include <memory>
@@ -54,7 +54,7 @@ class AttentionFront : public FloatKernel {
 };
 
 // to[b][h][first + i] = from(b, h, i) + bias, for all rows; `to` has `length` rows a head.
-void gather_rows(ThreadPool& pool, const HeadRows& from, std::int64_t batch, std::int64_t heads, std::int64_t rows, std::int64_t size, float* to,
-                 std::int64_t length, std::int64_t first);
+void gather_rows(ThreadPool& pool, const HeadRows& from, std::int64_t batch, std::int64_t heads, std::int64_t rows, std::int64_t size,
+                 float* to, std::int64_t length, std::int64_t first);
 
 }  // namespace forebay::ops

@@ -32,7 +32,8 @@ Status infer_center_crop(InferContext& ctx) {
   if (!node.has("axes")) {
     for (std::size_t i = 0; i < data.dims.size(); ++i) axes.push_back(static_cast<int>(i));
   }
-  if (known && shape.size() != axes.size()) return node.invalid("shape has " + std::to_string(shape.size()) + " entries for " + std::to_string(axes.size()) + " axes");
+  if (known && shape.size() != axes.size())
+    return node.invalid("shape has " + std::to_string(shape.size()) + " entries for " + std::to_string(axes.size()) + " axes");
   std::vector<std::int64_t> dims = data.dims;
   for (std::size_t i = 0; i < axes.size(); ++i) {
     if (known && shape[i] < 0) return node.invalid("shape " + dims_text(shape));
@@ -151,6 +152,8 @@ constexpr OpSpec kSpecs[] = {
 
 }  // namespace
 
-std::span<const OpSpec> center_crop_ops() { return kSpecs; }
+std::span<const OpSpec> center_crop_ops() {
+  return kSpecs;
+}
 
 }  // namespace forebay::ops

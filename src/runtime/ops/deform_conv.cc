@@ -17,7 +17,9 @@ namespace {
 // Inputs of DeformConv: X, W, offset, B, mask.
 constexpr std::size_t kOffset = 2, kBias = 3, kMask = 4;
 
-bool has(std::span<const TypeShape> inputs, std::size_t i) { return i < inputs.size() && inputs[i].present(); }
+bool has(std::span<const TypeShape> inputs, std::size_t i) {
+  return i < inputs.size() && inputs[i].present();
+}
 
 Status infer_deform_conv(InferContext& context) {
   const NodeView& node = context.node();
@@ -35,7 +37,8 @@ Status infer_deform_conv(InferContext& context) {
     context.set_output_unranked(0, x.dtype);
     return {};
   }
-  if (x.dims.size() != 4 || w.dims.size() != 4) return node.unsupported("an input " + dims_text(x.dims) + "; images of two axes are served");
+  if (x.dims.size() != 4 || w.dims.size() != 4)
+    return node.unsupported("an input " + dims_text(x.dims) + "; images of two axes are served");
   FB_ASSIGN(const WindowSpec spec, window_spec(node, 2, std::span(w.dims).subspan(2)));
   context.set_output(0, x.dtype, {x.dims[0], w.dims[0], window_output(spec, 0, x.dims[2]), window_output(spec, 1, x.dims[3])});
   return {};
@@ -56,13 +59,16 @@ class DeformConv final : public FloatKernel {
     outputs_ = w[0];
     groups_ = node.integer("group", 1);
     offset_groups_ = node.integer("offset_group", 1);
-    if (groups_ < 1 || offset_groups_ < 1 || channels_ % groups_ != 0 || outputs_ % groups_ != 0 || w[1] != channels_ / groups_ || channels_ % offset_groups_ != 0) {
+    if (groups_ < 1 || offset_groups_ < 1 || channels_ % groups_ != 0 || outputs_ % groups_ != 0 || w[1] != channels_ / groups_ ||
+        channels_ % offset_groups_ != 0) {
       return node.invalid("group or offset_group do not divide the channels of " + dims_text(x) + " and " + dims_text(w));
     }
     const std::int64_t places = offset_groups_ * window_.taps();
-    const auto dims_are = [&](std::size_t i, std::vector<std::int64_t> dims) { return !has(context.inputs, i) || context.inputs[i].dims == dims; };
-    if (!dims_are(kOffset, {batch_, places * 2, window_.out[1], window_.out[2]}) || !dims_are(kMask, {batch_, places, window_.out[1], window_.out[2]}) ||
-        !dims_are(kBias, {outputs_})) {
+    const auto dims_are = [&](std::size_t i, std::vector<std::int64_t> dims) {
+      return !has(context.inputs, i) || context.inputs[i].dims == dims;
+    };
+    if (!dims_are(kOffset, {batch_, places * 2, window_.out[1], window_.out[2]}) ||
+        !dims_are(kMask, {batch_, places, window_.out[1], window_.out[2]}) || !dims_are(kBias, {outputs_})) {
       return node.invalid("offset, bias or mask do not fit the input " + dims_text(x) + " and the weight " + dims_text(w));
     }
     column_ = float_bytes(channels_ * window_.taps(), 8);
@@ -86,7 +92,9 @@ class DeformConv final : public FloatKernel {
     if (!(y > T(-1) && x > T(-1) && y < static_cast<T>(height) && x < static_cast<T>(width))) return T(0);
     const T top = std::floor(y), left = std::floor(x), down = y - top, along = x - left;
     const auto row = static_cast<std::int64_t>(top), column = static_cast<std::int64_t>(left);
-    const auto pixel = [&](std::int64_t i, std::int64_t j) { return i >= 0 && j >= 0 && i < height && j < width ? plane[i * width + j] : T(0); };
+    const auto pixel = [&](std::int64_t i, std::int64_t j) {
+      return i >= 0 && j >= 0 && i < height && j < width ? plane[i * width + j] : T(0);
+    };
     return (1 - down) * ((1 - along) * pixel(row, column) + along * pixel(row, column + 1)) +
            down * ((1 - along) * pixel(row + 1, column) + along * pixel(row + 1, column + 1));
   }
@@ -98,7 +106,8 @@ class DeformConv final : public FloatKernel {
     const T* offset = reinterpret_cast<const T*>(call.inputs[kOffset].data) + n * offset_groups_ * taps * 2 * out + place;
     const bool masked = call.inputs.size() > kMask && call.inputs[kMask].present();
     const T* mask = masked ? reinterpret_cast<const T*>(call.inputs[kMask].data) + n * offset_groups_ * taps * out + place : nullptr;
-    const std::int64_t row = place / window_.out[2] * window_.stride[1] - window_.pad[1], start = place % window_.out[2] * window_.stride[2] - window_.pad[2];
+    const std::int64_t row = place / window_.out[2] * window_.stride[1] - window_.pad[1],
+                       start = place % window_.out[2] * window_.stride[2] - window_.pad[2];
     for (std::int64_t group = 0; group < offset_groups_; ++group) {
       for (std::int64_t tap = 0; tap < taps; ++tap) {
         const std::int64_t at = group * taps + tap;
@@ -156,13 +165,16 @@ Status infer_col2im(InferContext& context) {
     return {};
   }
   if (x.dims.size() != 3) return node.invalid("the input " + dims_text(x.dims) + " must have 3 dimensions");
-  if (image.empty() || image.size() != block.size()) return node.invalid("image_shape " + dims_text(image) + " and block_shape " + dims_text(block));
+  if (image.empty() || image.size() != block.size())
+    return node.invalid("image_shape " + dims_text(image) + " and block_shape " + dims_text(block));
   std::int64_t taps = 1;
   for (std::size_t i = 0; i < block.size(); ++i) {
-    if (block[i] < 1 || block[i] > (std::int64_t{1} << 20) || image[i] < 0) return node.invalid("image_shape " + dims_text(image) + " and block_shape " + dims_text(block));
+    if (block[i] < 1 || block[i] > (std::int64_t{1} << 20) || image[i] < 0)
+      return node.invalid("image_shape " + dims_text(image) + " and block_shape " + dims_text(block));
     FB_ASSIGN(taps, element_count(node, std::vector<std::int64_t>{taps, block[i]}));
   }
-  if (x.dims[1] >= 0 && x.dims[1] % taps != 0) return node.invalid("the blocks " + dims_text(block) + " do not divide " + dims_text(x.dims));
+  if (x.dims[1] >= 0 && x.dims[1] % taps != 0)
+    return node.invalid("the blocks " + dims_text(block) + " do not divide " + dims_text(x.dims));
   std::vector<std::int64_t> dims{x.dims[0], x.dims[1] < 0 ? -1 : x.dims[1] / taps};
   dims.insert(dims.end(), image.begin(), image.end());
   context.set_output(0, x.dtype, std::move(dims));
@@ -180,7 +192,8 @@ class Col2Im final : public FloatKernel {
     FB_ASSIGN(window_, resolve_window(context.node, spec, image));
     planes_ = context.outputs[0].dims[0] * context.outputs[0].dims[1];
     if (context.inputs[0].dims[2] != window_.out_size()) {
-      return context.node.invalid("the input " + dims_text(context.inputs[0].dims) + " holds other than " + std::to_string(window_.out_size()) + " blocks");
+      return context.node.invalid("the input " + dims_text(context.inputs[0].dims) + " holds other than " +
+                                  std::to_string(window_.out_size()) + " blocks");
     }
     return {};
   }
@@ -201,7 +214,8 @@ class Col2Im final : public FloatKernel {
       for (std::int64_t plane = begin; plane < end; ++plane) {
         T* image = reinterpret_cast<T*>(call.outputs[0].data) + plane * size;
         std::fill(image, image + size, T(0));
-        for (std::int64_t tap = 0; tap < taps; ++tap) add_tap(reinterpret_cast<const T*>(call.inputs[0].data) + (plane * taps + tap) * blocks, tap, image);
+        for (std::int64_t tap = 0; tap < taps; ++tap)
+          add_tap(reinterpret_cast<const T*>(call.inputs[0].data) + (plane * taps + tap) * blocks, tap, image);
       }
     });
   }
@@ -235,6 +249,8 @@ constexpr OpSpec kSpecs[] = {
 
 }  // namespace
 
-std::span<const OpSpec> deform_conv_ops() { return kSpecs; }
+std::span<const OpSpec> deform_conv_ops() {
+  return kSpecs;
+}
 
 }  // namespace forebay::ops

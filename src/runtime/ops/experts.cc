@@ -1,6 +1,7 @@
-// The parts of a mixture of experts, which the builder writes for com.microsoft.MoE: which experts a row goes to (forebay.ExpertRoute), the product with
-// the matrices of those experts (forebay.ExpertLinear), a gated activation (forebay.SwiGlu), the weighted sum (forebay.ExpertCombine).
-// The matrices [experts, out, in] come in slabs of whole experts; a row's products do not depend on where they are cut.
+// The parts of a mixture of experts, which the builder writes for com.microsoft.MoE: which experts a row goes to (forebay.ExpertRoute), the
+// product with the matrices of those experts (forebay.ExpertLinear), a gated activation (forebay.SwiGlu), the weighted sum
+// (forebay.ExpertCombine). The matrices [experts, out, in] come in slabs of whole experts; a row's products do not depend on where they are
+// cut.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -19,7 +20,8 @@ Status need_floats(const InferContext& context, std::initializer_list<std::size_
   for (const std::size_t i : which) {
     const TypeShape& input = context.input(i);
     if (!input.present()) return context.node().invalid("input " + std::to_string(i) + " is missing");
-    if (!narrow_float(input.dtype)) return context.node().unsupported("input " + std::to_string(i) + " has type " + std::string(dtype_name(input.dtype)));
+    if (!narrow_float(input.dtype))
+      return context.node().unsupported("input " + std::to_string(i) + " has type " + std::string(dtype_name(input.dtype)));
   }
   return {};
 }
@@ -33,7 +35,8 @@ Status infer_route(InferContext& context) {
   const TypeShape& scores = context.input(0);
   const std::int64_t k = node.integer("k", 1);
   if (scores.has_rank && scores.dims.size() != 2) return node.invalid("scores " + dims_text(scores.dims) + " must have 2 dimensions");
-  if (k < 1 || (scores.has_rank && scores.dims[1] >= 0 && k > scores.dims[1])) return node.invalid("k " + std::to_string(k) + " of " + dims_text(scores.dims) + " experts");
+  if (k < 1 || (scores.has_rank && scores.dims[1] >= 0 && k > scores.dims[1]))
+    return node.invalid("k " + std::to_string(k) + " of " + dims_text(scores.dims) + " experts");
   const std::int64_t rows = scores.has_rank ? scores.dims[0] : -1;
   context.set_output(0, DType::i32, {rows, k});
   context.set_output(1, DType::f32, {rows, k});
@@ -52,7 +55,8 @@ class ExpertRoute final : public FloatKernel {
     normalize_ = context.node.integer("normalize", 0) != 0;
     return {};
   }
-  // The k largest, the first of equals first; not-a-numbers last. Weights are a softmax over all experts, divided by their sum when normalised.
+  // The k largest, the first of equals first; not-a-numbers last. Weights are a softmax over all experts, divided by their sum when
+  // normalised.
   Status compute(const KernelCall& call) override {
     for (std::int64_t row = 0; row < rows_; ++row) {
       const float* scores = reinterpret_cast<const float*>(call.inputs[0].data) + row * experts_;
@@ -90,10 +94,12 @@ Status infer_linear(InferContext& context) {
   if (indices.dtype != DType::i32) return node.invalid("indices must be i32");
   if (bias.present()) FB_TRY(need_floats(context, {3}));
   if (w.has_rank && w.dims.size() != 3) return node.invalid("experts' weights " + dims_text(w.dims) + " must have 3 dimensions");
-  const bool fits = !w.has_rank || !bias.has_rank || (bias.dims.size() == 2 && (w.dims[1] < 0 || bias.dims[1] < 0 || bias.dims[1] == w.dims[1]));
+  const bool fits =
+      !w.has_rank || !bias.has_rank || (bias.dims.size() == 2 && (w.dims[1] < 0 || bias.dims[1] < 0 || bias.dims[1] == w.dims[1]));
   if (!fits) return node.invalid("experts' bias " + dims_text(bias.dims) + " does not fit the weights " + dims_text(w.dims));
   if (x.has_rank && w.has_rank && (x.dims.empty() || (x.dims.back() >= 0 && w.dims[2] >= 0 && x.dims.back() != w.dims[2]))) {
-    return node.invalid("experts' weights " + dims_text(w.dims) + " do not fit rows of " + dims_text(x.dims) + "; they are [experts, out, in]");
+    return node.invalid("experts' weights " + dims_text(w.dims) + " do not fit rows of " + dims_text(x.dims) +
+                        "; they are [experts, out, in]");
   }
   const bool known = indices.has_rank && indices.dims.size() == 2;
   context.set_output(0, x.dtype, {known ? indices.dims[0] : -1, known ? indices.dims[1] : -1, w.has_rank ? w.dims[1] : -1});
@@ -116,10 +122,12 @@ class ExpertLinear final : public FloatKernel {
     in_ = w[2];
     pairs_ = y[0] * y[1];
     const std::int64_t rows = in_ > 0 ? context.inputs[0].shape().elements() / in_ : pairs_;
-    if (rows != pairs_ && rows != y[0]) return context.node.invalid("rows " + dims_text(x) + " and indices " + dims_text(context.inputs[2].dims) + " differ in number");
+    if (rows != pairs_ && rows != y[0])
+      return context.node.invalid("rows " + dims_text(x) + " and indices " + dims_text(context.inputs[2].dims) + " differ in number");
     per_row_ = rows == pairs_ ? 1 : y[1];
     const bool biased = context.inputs.size() > 3 && context.inputs[3].present();
-    if (biased && context.inputs[3].dims != std::vector<std::int64_t>{experts_, out_}) return context.node.invalid("experts' bias " + dims_text(context.inputs[3].dims));
+    if (biased && context.inputs[3].dims != std::vector<std::int64_t>{experts_, out_})
+      return context.node.invalid("experts' bias " + dims_text(context.inputs[3].dims));
     return {};
   }
   Status compute(const KernelCall& call) override {
@@ -134,12 +142,14 @@ class ExpertLinear final : public FloatKernel {
       const float* row = x + pair / per_row_ * in_;
       const float* matrix = w + (expert - first) * out_ * in_;
       float* y = reinterpret_cast<float*>(call.outputs[0].data) + pair * out_;
-      call.pool->parallel_for(out_, std::max<std::int64_t>(1, 16384 / std::max<std::int64_t>(1, in_)), [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t o = begin; o < end; ++o) {
-          const float* column = matrix + o * in_;
-          y[o] = lane_sum<float>(in_, [row, column](std::int64_t i) { return row[i] * column[i]; }) + (bias != nullptr ? bias[expert * out_ + o] : 0.0f);
-        }
-      });
+      call.pool->parallel_for(out_, std::max<std::int64_t>(1, 16384 / std::max<std::int64_t>(1, in_)),
+                              [&](std::int64_t begin, std::int64_t end) {
+                                for (std::int64_t o = begin; o < end; ++o) {
+                                  const float* column = matrix + o * in_;
+                                  y[o] = lane_sum<float>(in_, [row, column](std::int64_t i) { return row[i] * column[i]; }) +
+                                         (bias != nullptr ? bias[expert * out_ + o] : 0.0f);
+                                }
+                              });
     }
     return {};
   }
@@ -148,7 +158,8 @@ class ExpertLinear final : public FloatKernel {
   std::int64_t experts_ = 0, out_ = 0, in_ = 0, pairs_ = 0, per_row_ = 1;
 };
 
-// ---- SwiGlu: gate * sigmoid(alpha * gate) * (linear + beta), both clamped by `limit` ---------------------------------------------------------
+// ---- SwiGlu: gate * sigmoid(alpha * gate) * (linear + beta), both clamped by `limit`
+// ---------------------------------------------------------
 
 // form 0: gate and linear are two inputs; 1: they alternate in the rows of one; 2: one after the other in its rows.
 Status infer_swiglu(InferContext& context) {
@@ -162,7 +173,8 @@ Status infer_swiglu(InferContext& context) {
     context.set_output_unranked(0, x.dtype);
     return {};
   }
-  if (form == 0 && context.input(1).known() && x.known() && context.input(1).dims != x.dims) return node.invalid("gate and linear differ in shape");
+  if (form == 0 && context.input(1).known() && x.known() && context.input(1).dims != x.dims)
+    return node.invalid("gate and linear differ in shape");
   std::vector<std::int64_t> dims = x.dims;
   if (form != 0 && (dims.empty() || dims.back() % 2 == 1)) return node.invalid("rows " + dims_text(dims) + " of pairs");
   if (form != 0 && dims.back() > 0) dims.back() /= 2;
@@ -203,7 +215,8 @@ class SwiGlu final : public FloatKernel {
   float alpha_ = 1, beta_ = 0, limit_ = 0;
 };
 
-// ---- ExpertCombine: y [rows, k, out], weights [rows, k], and what gives the shape of the sum -------------------------------------------------
+// ---- ExpertCombine: y [rows, k, out], weights [rows, k], and what gives the shape of the sum
+// -------------------------------------------------
 
 Status infer_combine(InferContext& context) {
   FB_TRY(need_arity(context, 3, 3));
@@ -219,8 +232,8 @@ class ExpertCombine final : public FloatKernel {
  protected:
   Status setup(const PrepareContext& context) override {
     const auto &y = context.inputs[0].dims, &weights = context.inputs[1].dims, &sum = context.outputs[0].dims;
-    const bool fits = y.size() == 3 && weights.size() == 2 && weights[0] == y[0] && weights[1] == y[1] && !sum.empty() && sum.back() == y[2] &&
-                      context.outputs[0].shape().elements() == y[0] * y[2];
+    const bool fits = y.size() == 3 && weights.size() == 2 && weights[0] == y[0] && weights[1] == y[1] && !sum.empty() &&
+                      sum.back() == y[2] && context.outputs[0].shape().elements() == y[0] * y[2];
     if (!fits) return context.node.invalid("the experts' results " + dims_text(y) + " do not fit the input " + dims_text(sum));
     rows_ = y[0];
     k_ = y[1];
@@ -260,6 +273,8 @@ constexpr OpSpec kSpecs[] = {
 
 }  // namespace
 
-std::span<const OpSpec> expert_ops() { return kSpecs; }
+std::span<const OpSpec> expert_ops() {
+  return kSpecs;
+}
 
 }  // namespace forebay::ops

@@ -1,4 +1,5 @@
-// GridSample (16, 20, 22) and AffineGrid (20): values of a volume at given places, and the places of an affine map. One to three spatial axes.
+// GridSample (16, 20, 22) and AffineGrid (20): values of a volume at given places, and the places of an affine map. One to three spatial
+// axes.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -171,7 +172,8 @@ class GridSample final : public FloatKernel {
     auto* y = reinterpret_cast<T*>(call.outputs[0].data);
     call.pool->parallel_for(batch_ * points_, 64, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
-        point(x + i / points_ * channels_ * size_, grid + i * static_cast<std::int64_t>(axes_), y + i / points_ * channels_ * points_ + i % points_);
+        point(x + i / points_ * channels_ * size_, grid + i * static_cast<std::int64_t>(axes_),
+              y + i / points_ * channels_ * points_ + i % points_);
       }
     });
   }
@@ -310,6 +312,8 @@ constexpr OpSpec kSpecs[] = {
 
 }  // namespace
 
-std::span<const OpSpec> grid_sample_ops() { return kSpecs; }
+std::span<const OpSpec> grid_sample_ops() {
+  return kSpecs;
+}
 
 }  // namespace forebay::ops

@@ -1,9 +1,9 @@
 // com.microsoft.GroupQueryAttention: causal attention over a cache of keys and values, each sequence of the batch with a length of its own.
 //
-// The cache. past is [batch, kv_heads, P, size], present [batch, kv_heads, max(P, total_sequence_length), size]: a caller that hands over a buffer
-// of full length gets one of the same length back. Sequence b holds seqlens_k[b] + 1 rows after the pass: the new rows are written behind its old
-// ones (from row 0 where total_sequence_length is the number of new rows: a first prompt). Every other row of present is the row of past, or
-// zero, so it is as if one buffer had been written in place.
+// The cache. past is [batch, kv_heads, P, size], present [batch, kv_heads, max(P, total_sequence_length), size]: a caller that hands over a
+// buffer of full length gets one of the same length back. Sequence b holds seqlens_k[b] + 1 rows after the pass: the new rows are written
+// behind its old ones (from row 0 where total_sequence_length is the number of new rows: a first prompt). Every other row of present is the
+// row of past, or zero, so it is as if one buffer had been written in place.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -19,9 +19,28 @@
 namespace forebay::ops {
 namespace {
 
-enum : std::size_t { kQuery, kKey, kValue, kPastKey, kPastValue, kLengths, kTotal, kCos, kSin, kPositions, kAdded, kSink, kKeyScale, kValueScale, kQueryNorm, kKeyNorm };
+enum : std::size_t {
+  kQuery,
+  kKey,
+  kValue,
+  kPastKey,
+  kPastValue,
+  kLengths,
+  kTotal,
+  kCos,
+  kSin,
+  kPositions,
+  kAdded,
+  kSink,
+  kKeyScale,
+  kValueScale,
+  kQueryNorm,
+  kKeyNorm
+};
 
-bool has(std::span<const TypeShape> inputs, std::size_t i) { return i < inputs.size() && inputs[i].present(); }
+bool has(std::span<const TypeShape> inputs, std::size_t i) {
+  return i < inputs.size() && inputs[i].present();
+}
 
 struct Group {
   std::int64_t batch = -1, heads = 0, kv_heads = 0, queries = -1, head = -1, past = 0;
@@ -50,9 +69,11 @@ Result<Group> group_of(const NodeView& node, std::span<const TypeShape> inputs) 
 Status refuse_rarities(const NodeView& node, std::span<const TypeShape> inputs) {
   if (node.integer("qk_output", 0) != 0) return node.unsupported("qk_output");
   if (node.integer("sliding_window_cache", 0) != 0) return node.unsupported("sliding_window_cache");
-  const bool quantised = has(inputs, kKeyScale) || has(inputs, kValueScale) || node.text("k_quant_type", "NONE") != "NONE" || node.text("v_quant_type", "NONE") != "NONE";
+  const bool quantised = has(inputs, kKeyScale) || has(inputs, kValueScale) || node.text("k_quant_type", "NONE") != "NONE" ||
+                         node.text("v_quant_type", "NONE") != "NONE";
   if (quantised) return node.unsupported("a quantised cache");
-  if (node.integer("do_rotary", 0) != 0 && (!has(inputs, kCos) || !has(inputs, kSin))) return node.invalid("do_rotary needs cos_cache and sin_cache");
+  if (node.integer("do_rotary", 0) != 0 && (!has(inputs, kCos) || !has(inputs, kSin)))
+    return node.invalid("do_rotary needs cos_cache and sin_cache");
   if (has(inputs, kQueryNorm) != has(inputs, kKeyNorm)) return node.invalid("q_norm_weight and k_norm_weight come together");
   if (node.integer("causal", 1) == 0 && node.integer("local_window_size", -1) > 0) return node.invalid("a local window needs causal");
   return {};
@@ -66,10 +87,13 @@ Status infer_group_query(InferContext& context) {
     inputs.push_back(context.input(i));
     if (!inputs[i].present()) continue;
     const bool length = i == kLengths || i == kTotal;
-    const bool good = length ? inputs[i].dtype == DType::i32 : i == kPositions ? inputs[i].dtype == DType::i64 : narrow_float(inputs[i].dtype);
+    const bool good = length            ? inputs[i].dtype == DType::i32
+                      : i == kPositions ? inputs[i].dtype == DType::i64
+                                        : narrow_float(inputs[i].dtype);
     if (!good) return node.unsupported("input " + std::to_string(i) + " has type " + std::string(dtype_name(inputs[i].dtype)));
   }
-  if (!has(inputs, kQuery) || !has(inputs, kLengths) || !has(inputs, kTotal)) return node.invalid("query, seqlens_k and total_sequence_length are needed");
+  if (!has(inputs, kQuery) || !has(inputs, kLengths) || !has(inputs, kTotal))
+    return node.invalid("query, seqlens_k and total_sequence_length are needed");
   FB_TRY(refuse_rarities(node, inputs));
   if (context.output_count() > 3) return node.unsupported("the output output_qk");
   const DType dtype = inputs[kQuery].dtype;
@@ -127,8 +151,10 @@ class GroupQueryAttention final : public AttentionFront {
     const std::int64_t wide = (g_.heads + (g_.packed ? 2 * g_.kv_heads : 0)) * g_.head, kv = g_.kv_heads * g_.head;
     const float* query = floats(call, kQuery);
     const HeadRows q = packed_rows(query, g_.queries, wide, g_.head);
-    const HeadRows k = g_.packed ? packed_rows(query + g_.heads * g_.head, g_.queries, wide, g_.head) : packed_rows(floats(call, kKey), g_.queries, kv, g_.head);
-    const HeadRows v = g_.packed ? packed_rows(query + g_.heads * g_.head + kv, g_.queries, wide, g_.head) : packed_rows(floats(call, kValue), g_.queries, kv, g_.head);
+    const HeadRows k = g_.packed ? packed_rows(query + g_.heads * g_.head, g_.queries, wide, g_.head)
+                                 : packed_rows(floats(call, kKey), g_.queries, kv, g_.head);
+    const HeadRows v = g_.packed ? packed_rows(query + g_.heads * g_.head + kv, g_.queries, wide, g_.head)
+                                 : packed_rows(floats(call, kValue), g_.queries, kv, g_.head);
     gather_rows(*call.pool, q, g_.batch, g_.heads, g_.queries, g_.head, own.q, g_.queries, 0);
     turn(call, kQueryNorm, g_.heads, own.q, g_.queries, false);
     float* keys = write_cache(call, 1, k, floats(call, kPastKey));
@@ -141,24 +167,35 @@ class GroupQueryAttention final : public AttentionFront {
  private:
   Status check(const PrepareContext& context) {
     const NodeView& node = context.node;
-    const auto dims_are = [&](std::size_t i, std::vector<std::int64_t> dims) { return !has(context.inputs, i) || context.inputs[i].dims == dims; };
+    const auto dims_are = [&](std::size_t i, std::vector<std::int64_t> dims) {
+      return !has(context.inputs, i) || context.inputs[i].dims == dims;
+    };
     const std::int64_t kv = g_.kv_heads * g_.head;
     const bool fits = dims_are(kKey, {g_.batch, g_.queries, kv}) && dims_are(kValue, {g_.batch, g_.queries, kv}) &&
-                      dims_are(kPastKey, {g_.batch, g_.kv_heads, g_.past, g_.head}) && dims_are(kPastValue, {g_.batch, g_.kv_heads, g_.past, g_.head}) &&
-                      dims_are(kSink, {g_.heads}) && dims_are(kQueryNorm, {g_.head}) && dims_are(kKeyNorm, {g_.head}) &&
+                      dims_are(kPastKey, {g_.batch, g_.kv_heads, g_.past, g_.head}) &&
+                      dims_are(kPastValue, {g_.batch, g_.kv_heads, g_.past, g_.head}) && dims_are(kSink, {g_.heads}) &&
+                      dims_are(kQueryNorm, {g_.head}) && dims_are(kKeyNorm, {g_.head}) &&
                       context.inputs[kLengths].shape().elements() == g_.batch;
-    if (!fits) return node.invalid("key, value, past, seqlens_k, head_sink or norm weights do not fit the query " + dims_text(context.inputs[kQuery].dims));
-    if (total_ < g_.queries) return node.invalid("total_sequence_length " + std::to_string(total_) + " is below the " + std::to_string(g_.queries) + " new positions");
+    if (!fits)
+      return node.invalid("key, value, past, seqlens_k, head_sink or norm weights do not fit the query " +
+                          dims_text(context.inputs[kQuery].dims));
+    if (total_ < g_.queries)
+      return node.invalid("total_sequence_length " + std::to_string(total_) + " is below the " + std::to_string(g_.queries) +
+                          " new positions");
     if (rotary_) {
       const auto &cos = context.inputs[kCos].dims, &sin = context.inputs[kSin].dims;
-      if (cos.size() != 2 || cos != sin || 2 * cos[1] > g_.head) return node.invalid("cos_cache " + dims_text(cos) + " and sin_cache " + dims_text(sin) + " do not fit heads of " + std::to_string(g_.head));
+      if (cos.size() != 2 || cos != sin || 2 * cos[1] > g_.head)
+        return node.invalid("cos_cache " + dims_text(cos) + " and sin_cache " + dims_text(sin) + " do not fit heads of " +
+                            std::to_string(g_.head));
       positions_ = cos[0];
       half_ = cos[1];
-      if (has(context.inputs, kPositions) && context.inputs[kPositions].shape().elements() != g_.batch * g_.queries && !prompt_) return node.invalid("position_ids must be one for each position");
+      if (has(context.inputs, kPositions) && context.inputs[kPositions].shape().elements() != g_.batch * g_.queries && !prompt_)
+        return node.invalid("position_ids must be one for each position");
     }
     if (has(context.inputs, kAdded)) {
       const auto& added = context.inputs[kAdded].dims;
-      const bool good = added.size() == 4 && (added[0] == 1 || added[0] == g_.batch) && (added[1] == 1 || added[1] == g_.heads) && added[2] == g_.queries && added[3] >= total_;
+      const bool good = added.size() == 4 && (added[0] == 1 || added[0] == g_.batch) && (added[1] == 1 || added[1] == g_.heads) &&
+                        added[2] == g_.queries && added[3] >= total_;
       if (!good) return node.invalid("attention_bias " + dims_text(added) + " does not fit");
       added_dims_ = added;
     }
@@ -169,7 +206,9 @@ class GroupQueryAttention final : public AttentionFront {
     return call.inputs.size() > i && call.inputs[i].present() ? reinterpret_cast<const float*>(call.inputs[i].data) : nullptr;
   }
   // Rows of sequence b after this pass, and before it.
-  std::int64_t rows_after(const KernelCall& call, std::int64_t b) const { return std::int64_t{reinterpret_cast<const std::int32_t*>(call.inputs[kLengths].data)[b]} + 1; }
+  std::int64_t rows_after(const KernelCall& call, std::int64_t b) const {
+    return std::int64_t{reinterpret_cast<const std::int32_t*>(call.inputs[kLengths].data)[b]} + 1;
+  }
   std::int64_t rows_before(const KernelCall& call, std::int64_t b) const { return prompt_ ? 0 : rows_after(call, b) - g_.queries; }
 
   std::int64_t position(const KernelCall& call, std::int64_t b, std::int64_t i) const {
@@ -182,12 +221,14 @@ class GroupQueryAttention final : public AttentionFront {
   Status check_sequence(const KernelCall& call, std::int64_t b) const {
     const std::int64_t after = rows_after(call, b), before = rows_before(call, b);
     if (after < 1 || after > total_ || before < 0 || before > g_.past) {
-      return Status(Code::invalid_argument, name_ + "seqlens_k[" + std::to_string(b) + "] is " + std::to_string(after - 1) + ", but there are " + std::to_string(g_.queries) +
-                                                " new positions, a past of " + std::to_string(g_.past) + " and a total_sequence_length of " + std::to_string(total_));
+      return Status(Code::invalid_argument, name_ + "seqlens_k[" + std::to_string(b) + "] is " + std::to_string(after - 1) +
+                                                ", but there are " + std::to_string(g_.queries) + " new positions, a past of " +
+                                                std::to_string(g_.past) + " and a total_sequence_length of " + std::to_string(total_));
     }
     for (std::int64_t i = 0; rotary_ && i < g_.queries; ++i) {
       if (const std::int64_t at = position(call, b, i); at < 0 || at >= positions_) {
-        return Status(Code::invalid_argument, name_ + "position " + std::to_string(at) + " is outside of the cache of " + std::to_string(positions_));
+        return Status(Code::invalid_argument,
+                      name_ + "position " + std::to_string(at) + " is outside of the cache of " + std::to_string(positions_));
       }
     }
     return {};
@@ -219,8 +260,9 @@ class GroupQueryAttention final : public AttentionFront {
   float* write_cache(const KernelCall& call, std::size_t output, const HeadRows& fresh, const float* past) const {
     const bool wanted = call.outputs.size() > output && call.outputs[output].present();
     const std::int64_t size = g_.head;
-    float* to = wanted ? reinterpret_cast<float*>(call.outputs[output].data)
-                       : reinterpret_cast<float*>(extra_scratch(call) + (output == 1 ? 0 : float_bytes(g_.batch * g_.kv_heads * length_ * size)));
+    float* to =
+        wanted ? reinterpret_cast<float*>(call.outputs[output].data)
+               : reinterpret_cast<float*>(extra_scratch(call) + (output == 1 ? 0 : float_bytes(g_.batch * g_.kv_heads * length_ * size)));
     call.pool->parallel_for(g_.batch * g_.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t unit = begin; unit < end; ++unit) {
         const std::int64_t b = unit / g_.kv_heads, h = unit % g_.kv_heads, before = rows_before(call, b);
@@ -236,8 +278,10 @@ class GroupQueryAttention final : public AttentionFront {
   // The rows that may be seen, one head after the other: the cache itself unless it is longer, or a sink follows.
   const float* seen_rows(const KernelCall& call, const float* cache, float* scratch) const {
     if (length_ == total_ && !sink_) return cache;
-    gather_rows(*call.pool, plain_rows(cache, g_.kv_heads, length_, g_.head), g_.batch, g_.kv_heads, total_, g_.head, scratch, dims_.keys, 0);
-    for (std::int64_t unit = 0; sink_ && unit < g_.batch * g_.kv_heads; ++unit) std::fill_n(scratch + (unit * dims_.keys + total_) * g_.head, g_.head, 0.0f);
+    gather_rows(*call.pool, plain_rows(cache, g_.kv_heads, length_, g_.head), g_.batch, g_.kv_heads, total_, g_.head, scratch, dims_.keys,
+                0);
+    for (std::int64_t unit = 0; sink_ && unit < g_.batch * g_.kv_heads; ++unit)
+      std::fill_n(scratch + (unit * dims_.keys + total_) * g_.head, g_.head, 0.0f);
     return scratch;
   }
 
@@ -248,9 +292,12 @@ class GroupQueryAttention final : public AttentionFront {
     call.pool->parallel_for(dims_.mask_batch * heads * g_.queries, 16, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin; r < end; ++r) {
         const std::int64_t b = r / (heads * g_.queries), h = r / g_.queries % heads, i = r % g_.queries;
-        const std::int64_t last = causal_ ? rows_before(call, b) + i + 1 : rows_after(call, b), first = causal_ && window_ > 0 ? std::max<std::int64_t>(0, last - window_) : 0;
+        const std::int64_t last = causal_ ? rows_before(call, b) + i + 1 : rows_after(call, b),
+                           first = causal_ && window_ > 0 ? std::max<std::int64_t>(0, last - window_) : 0;
         const float* more = nullptr;
-        if (added != nullptr) more = added + (((added_dims_[0] == 1 ? 0 : b) * added_dims_[1] + (added_dims_[1] == 1 ? 0 : h)) * g_.queries + i) * added_dims_[3];
+        if (added != nullptr)
+          more =
+              added + (((added_dims_[0] == 1 ? 0 : b) * added_dims_[1] + (added_dims_[1] == 1 ? 0 : h)) * g_.queries + i) * added_dims_[3];
         float* row = mask + r * keys;
         for (std::int64_t j = 0; j < total_; ++j) row[j] = j < first || j >= last ? kNever : more != nullptr ? more[j] : 0.0f;
         if (sink_) row[total_] = sink != nullptr ? sink[h] : 0.0f;
@@ -276,6 +323,8 @@ constexpr OpSpec kSpecs[] = {
 
 }  // namespace
 
-std::span<const OpSpec> group_query_attention_ops() { return kSpecs; }
+std::span<const OpSpec> group_query_attention_ops() {
+  return kSpecs;
+}
 
 }  // namespace forebay::ops

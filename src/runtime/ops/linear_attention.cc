@@ -12,7 +12,9 @@
 namespace forebay::ops {
 namespace {
 
-bool has(std::span<const TypeShape> inputs, std::size_t i) { return i < inputs.size() && inputs[i].present(); }
+bool has(std::span<const TypeShape> inputs, std::size_t i) {
+  return i < inputs.size() && inputs[i].present();
+}
 
 // Inputs: query key value past_state decay beta. Outputs: Y, present_state.
 constexpr std::size_t kPast = 3, kDecay = 4, kBeta = 5;
@@ -25,17 +27,20 @@ struct LinearDims {
 Result<LinearDims> linear_dims(const NodeView& node, std::span<const TypeShape> inputs) {
   LinearDims d;
   const std::string_view rule = node.text("update_rule", "gated_delta");
-  if (rule != "linear" && rule != "gated" && rule != "delta" && rule != "gated_delta") return node.invalid("update_rule '" + std::string(rule) + "'");
+  if (rule != "linear" && rule != "gated" && rule != "delta" && rule != "gated_delta")
+    return node.invalid("update_rule '" + std::string(rule) + "'");
   d.gated = rule.starts_with("gated");
   d.delta = rule.ends_with("delta");
-  if (d.gated != has(inputs, kDecay) || d.delta != has(inputs, kBeta)) return node.invalid("decay and beta are not those of update_rule '" + std::string(rule) + "'");
+  if (d.gated != has(inputs, kDecay) || d.delta != has(inputs, kBeta))
+    return node.invalid("decay and beta are not those of update_rule '" + std::string(rule) + "'");
   d.q_heads = node.integer("q_num_heads", 0);
   d.kv_heads = node.integer("kv_num_heads", 0);
   if (d.q_heads < 1 || d.kv_heads < 1 || d.q_heads % d.kv_heads != 0) return node.invalid("q_num_heads must be a multiple of kv_num_heads");
   const auto &q = inputs[0].dims, &k = inputs[1].dims, &v = inputs[2].dims;
   if (q.size() != 3 || k.size() != 3 || v.size() != 3) return node.invalid("query, key and value must have 3 dimensions");
   const auto fits = [](std::int64_t width, std::int64_t heads) { return width < 0 || width % heads == 0; };
-  if (!fits(q[2], d.q_heads) || !fits(k[2], d.kv_heads) || !fits(v[2], d.kv_heads)) return node.invalid("the heads do not divide query, key or value");
+  if (!fits(q[2], d.q_heads) || !fits(k[2], d.kv_heads) || !fits(v[2], d.kv_heads))
+    return node.invalid("the heads do not divide query, key or value");
   d.batch = q[0];
   d.length = q[1];
   d.key = q[2] < 0 ? -1 : q[2] / d.q_heads;
@@ -80,13 +85,16 @@ class LinearAttention final : public FloatKernel {
     FB_ASSIGN(d_, linear_dims(node, context.inputs));
     const float scale = node.real("scale", 0.0f);
     scale_ = scale != 0.0f ? static_cast<double>(scale) : 1.0 / std::sqrt(static_cast<double>(d_.key));
-    const auto dims_are = [&](std::size_t i, std::vector<std::int64_t> dims) { return !has(context.inputs, i) || context.inputs[i].dims == dims; };
+    const auto dims_are = [&](std::size_t i, std::vector<std::int64_t> dims) {
+      return !has(context.inputs, i) || context.inputs[i].dims == dims;
+    };
     decay_width_ = has(context.inputs, kDecay) && context.inputs[kDecay].dims.size() == 3 ? context.inputs[kDecay].dims[2] : d_.kv_heads;
     beta_width_ = has(context.inputs, kBeta) && context.inputs[kBeta].dims.size() == 3 ? context.inputs[kBeta].dims[2] : d_.kv_heads;
-    const bool widths = (decay_width_ == d_.kv_heads || decay_width_ == d_.kv_heads * d_.key) && (beta_width_ == d_.kv_heads || beta_width_ == 1);
-    if (!widths || !dims_are(1, {d_.batch, d_.length, d_.kv_heads * d_.key}) || !dims_are(2, {d_.batch, d_.length, d_.kv_heads * d_.value}) ||
-        !dims_are(kPast, {d_.batch, d_.kv_heads, d_.key, d_.value}) || !dims_are(kDecay, {d_.batch, d_.length, decay_width_}) ||
-        !dims_are(kBeta, {d_.batch, d_.length, beta_width_})) {
+    const bool widths =
+        (decay_width_ == d_.kv_heads || decay_width_ == d_.kv_heads * d_.key) && (beta_width_ == d_.kv_heads || beta_width_ == 1);
+    if (!widths || !dims_are(1, {d_.batch, d_.length, d_.kv_heads * d_.key}) ||
+        !dims_are(2, {d_.batch, d_.length, d_.kv_heads * d_.value}) || !dims_are(kPast, {d_.batch, d_.kv_heads, d_.key, d_.value}) ||
+        !dims_are(kDecay, {d_.batch, d_.length, decay_width_}) || !dims_are(kBeta, {d_.batch, d_.length, beta_width_})) {
       return node.invalid("key, value, past_state, decay or beta do not fit the query " + dims_text(context.inputs[0].dims));
     }
     // The state of every head, and one row of values each.
@@ -115,7 +123,8 @@ class LinearAttention final : public FloatKernel {
           std::fill_n(state, size, T(0));
         }
         for (std::int64_t t = 0; t < d_.length; ++t) step(call, bh / d_.kv_heads * d_.length + t, bh % d_.kv_heads, state, state + size);
-        if (call.outputs.size() > 1 && call.outputs[1].present()) std::copy_n(state, size, reinterpret_cast<T*>(call.outputs[1].data) + bh * size);
+        if (call.outputs.size() > 1 && call.outputs[1].present())
+          std::copy_n(state, size, reinterpret_cast<T*>(call.outputs[1].data) + bh * size);
       }
     });
   }
@@ -174,14 +183,16 @@ Status infer_causal_conv(InferContext& context) {
     FB_TRY(same_dtype(context, 0, i));
   }
   const std::string_view activation = node.text("activation", "none");
-  if (activation != "none" && activation != "silu" && activation != "swish") return node.invalid("activation '" + std::string(activation) + "'");
+  if (activation != "none" && activation != "silu" && activation != "swish")
+    return node.invalid("activation '" + std::string(activation) + "'");
   const TypeShape &x = context.input(0), &w = context.input(1);
   same_as_input(context, 0, 0);
   if (!x.has_rank || !w.has_rank) {
     context.set_output_unranked(1, x.dtype);
     return {};
   }
-  if (x.dims.size() != 3 || w.dims.size() != 3 || w.dims[2] == 0) return node.invalid("the input " + dims_text(x.dims) + " and the weight " + dims_text(w.dims));
+  if (x.dims.size() != 3 || w.dims.size() != 3 || w.dims[2] == 0)
+    return node.invalid("the input " + dims_text(x.dims) + " and the weight " + dims_text(w.dims));
   context.set_output(1, x.dtype, {x.dims[0], x.dims[1], w.dims[2] < 0 ? -1 : w.dims[2] - 1});
   return {};
 }
@@ -198,7 +209,9 @@ class CausalConv final : public FloatKernel {
     length_ = x[2];
     taps_ = w[2];
     silu_ = context.node.text("activation", "none") != "none";
-    const auto dims_are = [&](std::size_t i, std::vector<std::int64_t> dims) { return !has(context.inputs, i) || context.inputs[i].dims == dims; };
+    const auto dims_are = [&](std::size_t i, std::vector<std::int64_t> dims) {
+      return !has(context.inputs, i) || context.inputs[i].dims == dims;
+    };
     if (!dims_are(1, {channels_, 1, taps_}) || !dims_are(2, {channels_}) || !dims_are(3, {x[0], channels_, taps_ - 1})) {
       return context.node.invalid("weight, bias or past_state do not fit the input " + dims_text(x));
     }
@@ -255,6 +268,8 @@ constexpr OpSpec kSpecs[] = {
 
 }  // namespace
 
-std::span<const OpSpec> linear_attention_ops() { return kSpecs; }
+std::span<const OpSpec> linear_attention_ops() {
+  return kSpecs;
+}
 
 }  // namespace forebay::ops

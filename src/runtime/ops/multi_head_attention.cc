@@ -13,8 +13,12 @@ namespace {
 
 enum : std::size_t { kQuery, kKey, kValue, kBias, kPadding, kAdded, kPastKey, kPastValue, kPastLength, kIndirection };
 
-bool has(std::span<const TypeShape> inputs, std::size_t i) { return i < inputs.size() && inputs[i].present(); }
-std::int64_t share(std::int64_t size, std::int64_t parts) { return size < 0 ? -1 : size / parts; }
+bool has(std::span<const TypeShape> inputs, std::size_t i) {
+  return i < inputs.size() && inputs[i].present();
+}
+std::int64_t share(std::int64_t size, std::int64_t parts) {
+  return size < 0 ? -1 : size / parts;
+}
 
 // How keys and values come.
 enum class Form : std::uint8_t { apart, packed_qkv, packed_kv, by_head };
@@ -33,7 +37,8 @@ Result<MultiHead> multi_head(const NodeView& node, std::span<const TypeShape> in
   if (q.size() == 5) {
     m.form = Form::packed_qkv;
     if (has(inputs, kKey) || has(inputs, kValue)) return node.invalid("a packed query comes with no key and value");
-    if (q[2] != m.heads || q[3] != 3) return node.invalid("a packed query " + dims_text(q) + " must be [batch, length, num_heads, 3, size]");
+    if (q[2] != m.heads || q[3] != 3)
+      return node.invalid("a packed query " + dims_text(q) + " must be [batch, length, num_heads, 3, size]");
     m.fresh = q[1];
     m.head = m.value_head = q[4];
   } else {
@@ -42,9 +47,11 @@ Result<MultiHead> multi_head(const NodeView& node, std::span<const TypeShape> in
     m.head = m.value_head = share(q[2], m.heads);
     if (q[2] >= 0 && q[2] % m.heads != 0) return node.invalid("num_heads does not divide the query " + dims_text(q));
     m.form = k.size() == 5 ? Form::packed_kv : k.size() == 4 ? Form::by_head : Form::apart;
-    if (k.size() < 3 || k.size() > 5 || (k.size() != 5) != has(inputs, kValue)) return node.invalid("key " + dims_text(k) + " and value do not fit each other");
+    if (k.size() < 3 || k.size() > 5 || (k.size() != 5) != has(inputs, kValue))
+      return node.invalid("key " + dims_text(k) + " and value do not fit each other");
     m.fresh = k.size() == 4 ? k[2] : k[1];
-    if (k.size() == 5 && (k[2] != m.heads || k[3] != 2)) return node.invalid("packed keys " + dims_text(k) + " must be [batch, length, num_heads, 2, size]");
+    if (k.size() == 5 && (k[2] != m.heads || k[3] != 2))
+      return node.invalid("packed keys " + dims_text(k) + " must be [batch, length, num_heads, 2, size]");
     if (has(inputs, kValue) && inputs[kValue].has_rank) {
       const auto& v = inputs[kValue].dims;
       if (v.size() != k.size()) return node.invalid("value " + dims_text(v) + " does not fit the key " + dims_text(k));
@@ -66,7 +73,8 @@ Status infer_multi_head(InferContext& context) {
   for (std::size_t i = 0; i < context.input_count(); ++i) {
     inputs.push_back(context.input(i));
     if (!inputs[i].present()) continue;
-    if (i == kPastLength || i == kIndirection) return node.unsupported("past_sequence_length and cache_indirection (beam search in one buffer)");
+    if (i == kPastLength || i == kIndirection)
+      return node.unsupported("past_sequence_length and cache_indirection (beam search in one buffer)");
     if (i == kPadding ? inputs[i].dtype != DType::i32 : !narrow_float(inputs[i].dtype)) {
       return node.unsupported("input " + std::to_string(i) + " has type " + std::string(dtype_name(inputs[i].dtype)));
     }
@@ -111,7 +119,9 @@ class MultiHeadAttention final : public AttentionFront {
 
   Status compute(const KernelCall& call) override {
     const Buffers own = buffers(call);
-    const auto floats = [&](std::size_t i) { return call.inputs.size() > i && call.inputs[i].present() ? reinterpret_cast<const float*>(call.inputs[i].data) : nullptr; };
+    const auto floats = [&](std::size_t i) {
+      return call.inputs.size() > i && call.inputs[i].present() ? reinterpret_cast<const float*>(call.inputs[i].data) : nullptr;
+    };
     const std::int64_t heads = m_.heads, wide = heads * m_.head;
     HeadRows q = packed_rows(floats(kQuery), m_.queries, wide, m_.head), k, v;
     switch (m_.form) {
@@ -151,30 +161,40 @@ class MultiHeadAttention final : public AttentionFront {
 
  private:
   Status check(const PrepareContext& context) const {
-    const auto dims_are = [&](std::size_t i, std::vector<std::int64_t> dims) { return !has(context.inputs, i) || context.inputs[i].dims == dims; };
+    const auto dims_are = [&](std::size_t i, std::vector<std::int64_t> dims) {
+      return !has(context.inputs, i) || context.inputs[i].dims == dims;
+    };
     const std::int64_t wide = m_.heads * m_.head, all = m_.keys();
-    bool fits = dims_are(kPastKey, {m_.batch, m_.heads, m_.past, m_.head}) && dims_are(kPastValue, {m_.batch, m_.heads, m_.past, m_.value_head}) &&
+    bool fits = dims_are(kPastKey, {m_.batch, m_.heads, m_.past, m_.head}) &&
+                dims_are(kPastValue, {m_.batch, m_.heads, m_.past, m_.value_head}) &&
                 dims_are(kBias, {2 * wide + m_.heads * m_.value_head});
-    if (m_.form == Form::apart) fits = fits && dims_are(kKey, {m_.batch, m_.fresh, wide}) && dims_are(kValue, {m_.batch, m_.fresh, m_.heads * m_.value_head});
-    if (m_.form == Form::by_head) fits = fits && dims_are(kKey, {m_.batch, m_.heads, m_.fresh, m_.head}) && dims_are(kValue, {m_.batch, m_.heads, m_.fresh, m_.value_head});
+    if (m_.form == Form::apart)
+      fits = fits && dims_are(kKey, {m_.batch, m_.fresh, wide}) && dims_are(kValue, {m_.batch, m_.fresh, m_.heads * m_.value_head});
+    if (m_.form == Form::by_head)
+      fits = fits && dims_are(kKey, {m_.batch, m_.heads, m_.fresh, m_.head}) &&
+             dims_are(kValue, {m_.batch, m_.heads, m_.fresh, m_.value_head});
     if (m_.form == Form::packed_kv) fits = fits && dims_are(kKey, {m_.batch, m_.fresh, m_.heads, 2, m_.head});
     if (!fits) return context.node.invalid("key, value, bias or past do not fit the query " + dims_text(context.inputs[kQuery].dims));
     if (has(context.inputs, kPadding)) {
       const auto& padding = context.inputs[kPadding].dims;
-      if (padding.size() == 1 && padding[0] == 3 * m_.batch + 2 && padding[0] != m_.batch) return context.node.unsupported("a key_padding_mask of cumulative lengths");
-      const bool good = dims_are(kPadding, {m_.batch}) || dims_are(kPadding, {m_.batch, all}) || dims_are(kPadding, {m_.batch, m_.queries, all});
+      if (padding.size() == 1 && padding[0] == 3 * m_.batch + 2 && padding[0] != m_.batch)
+        return context.node.unsupported("a key_padding_mask of cumulative lengths");
+      const bool good =
+          dims_are(kPadding, {m_.batch}) || dims_are(kPadding, {m_.batch, all}) || dims_are(kPadding, {m_.batch, m_.queries, all});
       if (!good) return context.node.invalid("key_padding_mask " + dims_text(padding) + " does not fit " + std::to_string(all) + " keys");
     }
     if (has(context.inputs, kAdded)) {
       const auto& added = context.inputs[kAdded].dims;
-      const bool good = added.size() == 4 && (added[0] == 1 || added[0] == m_.batch) && (added[1] == 1 || added[1] == m_.heads) && added[2] == m_.queries && added[3] == all;
+      const bool good = added.size() == 4 && (added[0] == 1 || added[0] == m_.batch) && (added[1] == 1 || added[1] == m_.heads) &&
+                        added[2] == m_.queries && added[3] == all;
       if (!good) return context.node.invalid("attention_bias " + dims_text(added) + " does not fit");
     }
     return {};
   }
 
   // Past rows and new rows, one after the other: in the output where it is wanted.
-  const float* gather_cache(const KernelCall& call, std::size_t output, const HeadRows& fresh, const float* past, std::int64_t size, float* scratch) const {
+  const float* gather_cache(const KernelCall& call, std::size_t output, const HeadRows& fresh, const float* past, std::int64_t size,
+                            float* scratch) const {
     const bool wanted = call.outputs.size() > output && call.outputs[output].present();
     float* to = wanted ? reinterpret_cast<float*>(call.outputs[output].data) : scratch;
     const std::int64_t length = m_.keys();
@@ -193,7 +213,8 @@ class MultiHeadAttention final : public AttentionFront {
   void write_mask(const KernelCall& call, float* mask) const {
     constexpr float kNever = -std::numeric_limits<float>::infinity();
     const std::int64_t length = m_.keys(), heads = dims_.mask_heads, rows = dims_.mask_rows;
-    const auto* added = call.inputs.size() > kAdded && call.inputs[kAdded].present() ? reinterpret_cast<const float*>(call.inputs[kAdded].data) : nullptr;
+    const auto* added =
+        call.inputs.size() > kAdded && call.inputs[kAdded].present() ? reinterpret_cast<const float*>(call.inputs[kAdded].data) : nullptr;
     call.pool->parallel_for(dims_.mask_batch * heads * rows, 16, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin; r < end; ++r) {
         const std::int64_t b = r / (heads * rows), h = r / rows % heads, i = r % rows;
@@ -223,6 +244,8 @@ constexpr OpSpec kSpecs[] = {
 
 }  // namespace
 
-std::span<const OpSpec> multi_head_attention_ops() { return kSpecs; }
+std::span<const OpSpec> multi_head_attention_ops() {
+  return kSpecs;
+}
 
 }  // namespace forebay::ops

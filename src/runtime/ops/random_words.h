@@ -1,7 +1,7 @@
-// A counter-based generator of our own, for the random operators and Dropout: word i of a node is mix(mix(seed) + i * 0x9e3779b97f4a7c15), mix being two
-// rounds of xor-shift and multiply and a last xor-shift. So a value depends on the seed and its position only: same bits on every machine,
-// with any number of threads, in every pass. The seed is the attribute's bits, or where there is none a hash of the node's name.
-// Uniform: the top 24 bits as a fraction (53 for f64). Normal: Box-Muller in double over words 2i and 2i + 1, its cosine branch.
+// A counter-based generator of our own, for the random operators and Dropout: word i of a node is mix(mix(seed) + i * 0x9e3779b97f4a7c15),
+// mix being two rounds of xor-shift and multiply and a last xor-shift. So a value depends on the seed and its position only: same bits on
+// every machine, with any number of threads, in every pass. The seed is the attribute's bits, or where there is none a hash of the node's
+// name. Uniform: the top 24 bits as a fraction (53 for f64). Normal: Box-Muller in double over words 2i and 2i + 1, its cosine branch.
 #pragma once
 
 #include <bit>

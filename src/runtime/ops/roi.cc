@@ -22,7 +22,8 @@ Result<PoolSize> pool_size(const NodeView& node) {
     if (shape.size() != 2) return node.invalid("pooled_shape must be height and width");
     size = {shape[0], shape[1]};
   }
-  if (size.height < 1 || size.width < 1) return node.invalid("an output of " + std::to_string(size.height) + " by " + std::to_string(size.width));
+  if (size.height < 1 || size.width < 1)
+    return node.invalid("an output of " + std::to_string(size.height) + " by " + std::to_string(size.width));
   return size;
 }
 
@@ -31,14 +32,16 @@ Status infer_roi(InferContext& context) {
   const bool align = node.op() == "RoiAlign";
   const TypeShape& x = context.input(0);
   const TypeShape& rois = context.input(1);
-  if (!x.present() || !rois.present() || (align && !context.input(2).present())) return node.invalid("an image, boxes and their images are needed");
+  if (!x.present() || !rois.present() || (align && !context.input(2).present()))
+    return node.invalid("an image, boxes and their images are needed");
   FB_TRY(require_float(node, x.dtype, "the image"));
   if (rois.dtype != x.dtype) return node.invalid("the boxes have another type than the image");
   if (align && context.input(2).dtype != DType::i64) return node.invalid("batch_indices must be i64");
   FB_ASSIGN(const PoolSize size, pool_size(node));
   if (x.has_rank && x.dims.size() != 4) return node.invalid("an image " + dims_text(x.dims) + " must have 4 dimensions");
   const std::int64_t columns = align ? 4 : 5;
-  if (rois.has_rank && (rois.dims.size() != 2 || (rois.dims[1] >= 0 && rois.dims[1] != columns))) return node.invalid("boxes " + dims_text(rois.dims));
+  if (rois.has_rank && (rois.dims.size() != 2 || (rois.dims[1] >= 0 && rois.dims[1] != columns)))
+    return node.invalid("boxes " + dims_text(rois.dims));
   const TypeShape& images = context.input(2);
   std::int64_t count = rois.has_rank ? rois.dims[0] : -1;
   if (align && images.has_rank) {
@@ -68,7 +71,8 @@ class RoiKernel : public FloatKernel {
     return {};
   }
   Status bad_image(std::int64_t box, double image) const {
-    return Status(Code::invalid_argument, name_ + "box " + std::to_string(box) + " is of image " + std::to_string(image) + " of " + std::to_string(batch_));
+    return Status(Code::invalid_argument,
+                  name_ + "box " + std::to_string(box) + " is of image " + std::to_string(image) + " of " + std::to_string(batch_));
   }
 
   std::int64_t batch_ = 0, channels_ = 0, height_ = 0, width_ = 0, boxes_ = 0;
@@ -108,7 +112,8 @@ class RoiAlign final : public RoiKernel {
     FB_TRY(RoiKernel::setup(context));
     const std::string_view mode = node.text("mode", "avg"), place = node.text("coordinate_transformation_mode", "half_pixel");
     if (mode != "avg" && mode != "max") return node.invalid("mode '" + std::string(mode) + "' is neither avg nor max");
-    if (place != "half_pixel" && place != "output_half_pixel") return node.invalid("coordinate_transformation_mode '" + std::string(place) + "'");
+    if (place != "half_pixel" && place != "output_half_pixel")
+      return node.invalid("coordinate_transformation_mode '" + std::string(place) + "'");
     most_ = mode == "max";
     half_ = node.version() >= 16 && place == "half_pixel";
     ratio_ = node.integer("sampling_ratio", 0);
@@ -138,7 +143,8 @@ class RoiAlign final : public RoiKernel {
     }
     box.bin_height = height / static_cast<T>(pool_.height);
     box.bin_width = width / static_cast<T>(pool_.width);
-    const T rows = ratio_ > 0 ? static_cast<T>(ratio_) : std::ceil(box.bin_height), columns = ratio_ > 0 ? static_cast<T>(ratio_) : std::ceil(box.bin_width);
+    const T rows = ratio_ > 0 ? static_cast<T>(ratio_) : std::ceil(box.bin_height),
+            columns = ratio_ > 0 ? static_cast<T>(ratio_) : std::ceil(box.bin_width);
     const auto sound = [](T count) { return count > static_cast<T>(-1e15) && count <= static_cast<T>(kMostSamples); };
     if (!sound(rows) || !sound(columns) || !std::isfinite(box.left) || !std::isfinite(box.top)) return false;
     box.rows = std::max<std::int64_t>(0, static_cast<std::int64_t>(rows));
@@ -154,8 +160,8 @@ class RoiAlign final : public RoiKernel {
       Box<T> box;
       if (images[n] < 0 || images[n] >= batch_) return bad_image(n, static_cast<double>(images[n]));
       if (!read_box(rois + n * 4, box)) {
-        return Status(Code::invalid_argument, name_ + "box " + std::to_string(n) + " is not finite, or larger than " + std::to_string(kMostSamples) +
-                                                  " samples in a bin");
+        return Status(Code::invalid_argument, name_ + "box " + std::to_string(n) + " is not finite, or larger than " +
+                                                  std::to_string(kMostSamples) + " samples in a bin");
       }
     }
     const std::int64_t bins = pool_.height * pool_.width;
@@ -164,8 +170,8 @@ class RoiAlign final : public RoiKernel {
         const std::int64_t n = i / bins, bin = i % bins;
         Box<T> box;
         read_box(rois + n * 4, box);
-        one_bin(reinterpret_cast<const T*>(call.inputs[0].data) + images[n] * channels_ * height_ * width_, box, bin / pool_.width, bin % pool_.width,
-                reinterpret_cast<T*>(call.outputs[0].data) + n * channels_ * bins + bin, bins);
+        one_bin(reinterpret_cast<const T*>(call.inputs[0].data) + images[n] * channels_ * height_ * width_, box, bin / pool_.width,
+                bin % pool_.width, reinterpret_cast<T*>(call.outputs[0].data) + n * channels_ * bins + bin, bins);
       }
     });
     return {};
@@ -176,8 +182,10 @@ class RoiAlign final : public RoiKernel {
     const std::int64_t count = box.rows * box.columns;
     for (std::int64_t c = 0; c < channels_; ++c) out[c * stride] = T(0);
     for (std::int64_t s = 0; s < count; ++s) {
-      const T y = box.top + static_cast<T>(row) * box.bin_height + (static_cast<T>(s / box.columns) + T(0.5)) * box.bin_height / static_cast<T>(box.rows);
-      const T x = box.left + static_cast<T>(column) * box.bin_width + (static_cast<T>(s % box.columns) + T(0.5)) * box.bin_width / static_cast<T>(box.columns);
+      const T y = box.top + static_cast<T>(row) * box.bin_height +
+                  (static_cast<T>(s / box.columns) + T(0.5)) * box.bin_height / static_cast<T>(box.rows);
+      const T x = box.left + static_cast<T>(column) * box.bin_width +
+                  (static_cast<T>(s % box.columns) + T(0.5)) * box.bin_width / static_cast<T>(box.columns);
       const Sample<T> sample = sample_of(y, x, height_, width_);
       for (std::int64_t c = 0; c < channels_; ++c) {
         const T* plane = image + c * height_ * width_;
@@ -229,14 +237,17 @@ class MaxRoiPool final : public RoiKernel {
       for (std::int64_t i = begin; i < end; ++i) {
         const T* roi = rois + i / channels_ * 5;
         const auto edge = [&](int k) { return std::round(static_cast<double>(roi[k] * static_cast<T>(scale_))); };
-        const T* plane = reinterpret_cast<const T*>(call.inputs[0].data) + (static_cast<std::int64_t>(roi[0]) * channels_ + i % channels_) * height_ * width_;
+        const T* plane = reinterpret_cast<const T*>(call.inputs[0].data) +
+                         (static_cast<std::int64_t>(roi[0]) * channels_ + i % channels_) * height_ * width_;
         T* out = reinterpret_cast<T*>(call.outputs[0].data) + i * bins;
         for (std::int64_t b = 0; b < bins; ++b) {
-          const Range rows = range(b / pool_.width, pool_.height, edge(2), edge(4), height_), columns = range(b % pool_.width, pool_.width, edge(1), edge(3), width_);
+          const Range rows = range(b / pool_.width, pool_.height, edge(2), edge(4), height_),
+                      columns = range(b % pool_.width, pool_.width, edge(1), edge(3), width_);
           bool any = false;
           out[b] = T(0);
           for (std::int64_t y = rows.begin; y < rows.end; ++y) {
-            for (std::int64_t x = columns.begin; x < columns.end; ++x, any = true) out[b] = any ? std::max(out[b], plane[y * width_ + x]) : plane[y * width_ + x];
+            for (std::int64_t x = columns.begin; x < columns.end; ++x, any = true)
+              out[b] = any ? std::max(out[b], plane[y * width_ + x]) : plane[y * width_ + x];
           }
         }
       }
@@ -257,6 +268,8 @@ constexpr OpSpec kSpecs[] = {
 
 }  // namespace
 
-std::span<const OpSpec> roi_ops() { return kSpecs; }
+std::span<const OpSpec> roi_ops() {
+  return kSpecs;
+}
 
 }  // namespace forebay::ops
