@@ -56,6 +56,9 @@ class Cases:
         if forget is not None:
             want = [np.array(w) for w in want]
             forget(want)
+        self.write(name, model, feed, [o for o in outputs if o], want)
+
+    def write(self, name, model, feed, outputs, want):
         folder = os.path.join(self.root, name)
         data = os.path.join(folder, "test_data_set_0")
         os.makedirs(data)
@@ -63,7 +66,7 @@ class Cases:
         for i, (n, a) in enumerate(feed.items()):
             with open(os.path.join(data, f"input_{i}.pb"), "wb") as f:
                 f.write(numpy_helper.from_array(a, n).SerializeToString())
-        for i, (n, a) in enumerate(zip([o for o in outputs if o], want)):
+        for i, (n, a) in enumerate(zip(outputs, want)):
             with open(os.path.join(data, f"output_{i}.pb"), "wb") as f:
                 f.write(numpy_helper.from_array(np.ascontiguousarray(a), n).SerializeToString())
         self.made += 1
@@ -345,10 +348,47 @@ def experts(c, tag, dtype):
     one("swiglu_halves", 2, dict(swiglu_fusion=2, **gpt), swiglu(2, 1.702, 1.0, 1.5), gate=2, by_runtime=False)
 
 
+def decoder_block(c, tag, dtype):
+    """As exporters of language models write it: lengths follow from the attention mask, sizes are named, the cache has the names of state."""
+    rng, r = random("decoder", dtype)
+    H, KV, D = 4, 2, 16
+    width, kind = H * D, TYPES[np.dtype(dtype).name]
+    angles = rng.random((64, D // 2)) * 6
+    weights = {"gamma": r(width), "wqkv": r(width, (H + 2 * KV) * D, scale=0.1), "wo": r(width, width, scale=0.1), "cos": np.cos(angles).astype(dtype),
+               "sin": np.sin(angles).astype(dtype), "one": np.array([1], np.int64), "axis": np.array([1], np.int64), "second": np.array(1, np.int64)}
+    nodes = [
+        helper.make_node("ReduceSum", ["attention_mask", "axis"], ["count"], keepdims=0), helper.make_node("Sub", ["count", "one"], ["last"]),
+        helper.make_node("Cast", ["last"], ["seqlens_k"], to=TensorProto.INT32), helper.make_node("Shape", ["attention_mask"], ["mask_shape"]),
+        helper.make_node("Gather", ["mask_shape", "second"], ["total64"]), helper.make_node("Cast", ["total64"], ["total"], to=TensorProto.INT32),
+        helper.make_node("SimplifiedLayerNormalization", ["x", "gamma"], ["normal"], epsilon=1e-6), helper.make_node("MatMul", ["normal", "wqkv"], ["qkv"]),
+        helper.make_node("GroupQueryAttention",
+                         ["qkv", "", "", "past_key_values.0.key", "past_key_values.0.value", "seqlens_k", "total", "cos", "sin"],
+                         ["seen", "present.0.key", "present.0.value"], domain=MS, num_heads=H, kv_num_heads=KV, do_rotary=1),
+        helper.make_node("MatMul", ["seen", "wo"], ["out"]),
+        helper.make_node("SkipSimplifiedLayerNormalization", ["x", "out", "gamma"], ["y", "", "", "sum"], domain=MS, epsilon=1e-6)]
+    cache = ["batch", KV, "past", D]
+    inputs = [("x", kind, ["batch", "sequence", width]), ("attention_mask", TensorProto.INT64, ["batch", "total"]),
+              ("past_key_values.0.key", kind, cache), ("past_key_values.0.value", kind, cache)]
+    present = ["batch", KV, "total", D]
+    outputs = [("y", kind, ["batch", "sequence", width]), ("sum", kind, ["batch", "sequence", width]), ("present.0.key", kind, present),
+               ("present.0.value", kind, present)]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info(*i) for i in inputs], [helper.make_tensor_value_info(*o) for o in outputs],
+                              [numpy_helper.from_array(a, n) for n, a in weights.items()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid(MS, 1)], ir_version=8)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [o[0] for o in outputs]
+    past = [np.zeros((2, KV, 0, D), dtype)] * 2
+    for step, count in enumerate((7, 1, 1)):
+        feed = {"x": r(2, count, width), "attention_mask": np.ones((2, past[0].shape[2] + count), np.int64), inputs[2][0]: past[0], inputs[3][0]: past[1]}
+        want = session.run(names, feed)
+        c.write(f"decoder_{step}_{tag}", model, feed, names, want)
+        past = want[2:]
+
+
 def main():
     cases = Cases(sys.argv[1])
     for tag, dtype in (("fp32", np.float32), ("fp16", np.float16)):
-        for family in (multi_head, group_query, rotary, norms, embed, activations, products, attention, experts):
+        for family in (multi_head, group_query, rotary, norms, embed, activations, products, attention, experts, decoder_block):
             family(cases, tag, dtype)
     print("cases", cases.made, "left out", cases.refused)
 

@@ -136,9 +136,10 @@ class ExpertLinear final : public FloatKernel {
     const bool biased = call.inputs.size() > 3 && call.inputs[3].present();
     const auto* bias = biased ? reinterpret_cast<const float*>(call.inputs[3].data) : nullptr;
     const std::int64_t first = call.row_begin, last = first + call.inputs[1].shape[0];
+    if (call.slab == 0) std::fill_n(reinterpret_cast<float*>(call.outputs[0].data), pairs_ * out_, 0.0f);
     for (std::int64_t pair = 0; pair < pairs_; ++pair) {
       const std::int64_t expert = indices[pair];
-      if (expert < first || expert >= last) continue;  // of another slab; ExpertRoute names only experts that there are
+      if (expert < first || expert >= last) continue;  // of another slab, or of none
       const float* row = x + pair / per_row_ * in_;
       const float* matrix = w + (expert - first) * out_ * in_;
       float* y = reinterpret_cast<float*>(call.outputs[0].data) + pair * out_;
