@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels_harness.h"
 #include "op_runner.h"
 #include "runtime/op.h"
 
@@ -127,6 +128,88 @@ TEST(GroupQueryAttention, ABufferKeepsItsOtherRows) {
   want[4] = 7;
   want[5] = 8;
   EXPECT_EQ(values_of<float>(made[1]), want);
+}
+
+// The matrices of experts may be cut anywhere between experts: the bits stay.
+TEST(ExpertLinear, SlabsGiveTheSameBits) {
+  ThreadPool pool(2);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const auto typed = [&](const HostTensor& wide) {
+      if (dtype == DType::f32) return wide.clone();
+      HostTensor narrow(dtype, wide.shape());
+      for (std::size_t i = 0; i < wide.as<float>().size(); ++i) narrow.as<std::uint16_t>()[i] = f32_to_bf16(wide.as<float>()[i]);
+      return narrow;
+    };
+    const HostTensor x = typed(ramp({4, 37})), w = typed(ramp({5, 9, 37})), bias = typed(ramp({5, 9}));
+    const HostTensor indices = tensor<std::int32_t>({4, 2}, {0, 4, 3, 1, 2, 0, 4, 3});
+    testing::NodeRun run;
+    run.domain = "forebay";
+    run.op = "ExpertLinear";
+    run.version = 1;
+    run.inputs = {&x, &w, &indices, &bias};
+    const auto whole = testing::run_node(run, pool);
+    ASSERT_TRUE(whole.ok()) << whole.status().to_string();
+    run.sliced = 1;
+    for (const std::vector<std::int64_t>& rows : {std::vector<std::int64_t>{5}, {2, 2, 1}, {1, 1, 1, 1, 1}}) {
+      run.slab_rows = rows;
+      const auto cut = testing::run_node(run, pool);
+      ASSERT_TRUE(cut.ok()) << cut.status().to_string();
+      EXPECT_EQ(std::memcmp((*cut)[0].data(), (*whole)[0].data(), (*whole)[0].bytes()), 0);
+    }
+  }
+}
+
+TEST(ExpertRoute, TakesTheFirstOfEqualsAndNumbersBeforeNotNumbers) {
+  OpRunner op("ExpertRoute", 1);
+  op.domain("forebay").attr("k", 2).attr("normalize", 1).outputs(2).in(tensor<float>({3, 3}, {1, 1, 1, kNan, 0, 2, -1, 5, 5}));
+  const auto made = op.run_all();
+  EXPECT_EQ(values_of<std::int32_t>(made[0]), (std::vector<std::int32_t>{0, 1, 2, 1, 1, 2}));
+  EXPECT_FLOAT_EQ(made[1].as<float>()[0], 0.5f);
+  EXPECT_FLOAT_EQ(made[1].as<float>()[5], 0.5f);
+  OpRunner many("ExpertRoute", 1);
+  EXPECT_EQ(many.domain("forebay").attr("k", 4).in(ramp({1, 3})).outputs(2).code(), Code::invalid_model);
+}
+
+TEST(MultiHeadAttention, PackedFormsAreTheSameHeads) {
+  const HostTensor packed = ramp({2, 3, 2, 3, 4});
+  std::vector<float> parts[3];
+  for (std::size_t row = 0; row < 2 * 3 * 2; ++row) {
+    for (std::size_t part = 0; part < 3; ++part) {
+      for (std::size_t e = 0; e < 4; ++e) parts[part].push_back(packed.as<float>()[(row * 3 + part) * 4 + e]);
+    }
+  }
+  OpRunner together("MultiHeadAttention", 1), apart("MultiHeadAttention", 1);
+  together.domain("com.microsoft").attr("num_heads", 2).in(packed.clone());
+  apart.domain("com.microsoft").attr("num_heads", 2);
+  for (const auto& part : parts) apart.in(tensor<float>({2, 3, 8}, part));
+  EXPECT_EQ(values_of<float>(together.run()), values_of<float>(apart.run()));
+}
+
+TEST(MultiHeadAttention, WhatDoesNotFitIsRefused) {
+  const auto run = [](std::initializer_list<std::int64_t> key, std::initializer_list<std::int64_t> padding, std::int64_t heads) {
+    OpRunner op("MultiHeadAttention", 1);
+    op.domain("com.microsoft").attr("num_heads", heads).in(zeros({2, 3, 8})).in(zeros(key)).in(zeros(key)).absent();
+    return op.in(HostTensor(DType::i32, Shape(padding))).code();
+  };
+  EXPECT_EQ(run({2, 5, 8}, {2, 5}, 2), Code::ok);
+  EXPECT_EQ(run({2, 5, 8}, {2}, 2), Code::ok);
+  EXPECT_EQ(run({2, 5, 8}, {8}, 2), Code::unsupported);  // cumulative lengths
+  EXPECT_EQ(run({2, 5, 8}, {2, 4}, 2), Code::invalid_model);
+  EXPECT_EQ(run({2, 5, 4}, {2, 5}, 2), Code::invalid_model);
+  EXPECT_EQ(run({3, 5, 8}, {2, 5}, 2), Code::invalid_model);
+  EXPECT_EQ(run({2, 5, 8}, {2, 5}, 3), Code::invalid_model);
+  EXPECT_EQ(run({2, 5, 8}, {2, 5}, 0), Code::invalid_model);
+}
+
+TEST(RotaryEmbedding, PositionsOutsideOfTheCacheAreErrors) {
+  const auto run = [](std::vector<std::int64_t> ids) {
+    OpRunner op("RotaryEmbedding", 1);
+    return op.domain("com.microsoft").in(ramp({1, 3, 8})).in(ints(ids)).in(ramp({10, 2})).in(ramp({10, 2})).code();
+  };
+  EXPECT_EQ(run({7}), Code::ok);
+  EXPECT_EQ(run({8}), Code::invalid_argument);
+  EXPECT_EQ(run({-1}), Code::invalid_argument);
+  EXPECT_EQ(run({std::numeric_limits<std::int64_t>::max()}), Code::invalid_argument);
 }
 
 TEST(OpRegistry, VendorOperatorsThatAreNotServedHaveAHint) {
