@@ -177,8 +177,10 @@ class MultiHeadAttention final : public AttentionFront {
     if (!fits) return context.node.invalid("key, value, bias or past do not fit the query " + dims_text(context.inputs[kQuery].dims));
     if (has(context.inputs, kPadding)) {
       const auto& padding = context.inputs[kPadding].dims;
-      if (padding.size() == 1 && padding[0] == 3 * m_.batch + 2 && padding[0] != m_.batch)
-        return context.node.unsupported("a key_padding_mask of cumulative lengths");
+      // Start and cumulative lengths of rows, and masks of four dimensions, are of older exports.
+      if (padding.size() > 3 || (padding.size() == 1 && padding[0] != m_.batch)) {
+        return context.node.unsupported("a key_padding_mask " + dims_text(padding));
+      }
       const bool good =
           dims_are(kPadding, {m_.batch}) || dims_are(kPadding, {m_.batch, all}) || dims_are(kPadding, {m_.batch, m_.queries, all});
       if (!good) return context.node.invalid("key_padding_mask " + dims_text(padding) + " does not fit " + std::to_string(all) + " keys");
