@@ -113,6 +113,18 @@ TEST(GroupQueryAttention, LengthsThatDoNotFitAreErrors) {
   EXPECT_EQ(run(3, 0, 3), Code::invalid_model);
 }
 
+TEST(GroupQueryAttention, PositionsAreOneForEachRowOrTheFirstOfAPrompt) {
+  const auto run = [](std::initializer_list<std::int64_t> ids) {
+    OpRunner op("GroupQueryAttention", 1);
+    op.domain("com.microsoft").attr("num_heads", 1).attr("kv_num_heads", 1).attr("do_rotary", 1).outputs(3);
+    op.in(ramp({1, 2, 4})).in(ramp({1, 2, 4})).in(ramp({1, 2, 4})).absent().absent().in(tensor<std::int32_t>({1}, {1})).in(tensor<std::int32_t>({}, {2}));
+    return op.in(ramp({8, 2})).in(ramp({8, 2})).in(HostTensor(DType::i64, Shape(ids))).code();
+  };
+  EXPECT_EQ(run({1, 2}), Code::ok);
+  EXPECT_EQ(run({1, 1}), Code::ok);
+  EXPECT_EQ(run({1, 0}), Code::invalid_model);
+}
+
 // The buffer comes back with the new row behind the old ones and every other row as it was.
 TEST(GroupQueryAttention, ABufferKeepsItsOtherRows) {
   OpRunner op("GroupQueryAttention", 1);

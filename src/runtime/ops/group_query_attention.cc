@@ -189,8 +189,11 @@ class GroupQueryAttention final : public AttentionFront {
                             std::to_string(g_.head));
       positions_ = cos[0];
       half_ = cos[1];
-      if (has(context.inputs, kPositions) && context.inputs[kPositions].shape().elements() != g_.batch * g_.queries && !prompt_)
+      // Of a first prompt only the first number counts.
+      const std::int64_t ids = has(context.inputs, kPositions) ? context.inputs[kPositions].shape().elements() : 0;
+      if (has(context.inputs, kPositions) && ids != g_.batch * g_.queries && (!prompt_ || ids < 1)) {
         return node.invalid("position_ids must be one for each position");
+      }
     }
     if (has(context.inputs, kAdded)) {
       const auto& added = context.inputs[kAdded].dims;
@@ -214,7 +217,7 @@ class GroupQueryAttention final : public AttentionFront {
   std::int64_t position(const KernelCall& call, std::int64_t b, std::int64_t i) const {
     const bool given = call.inputs.size() > kPositions && call.inputs[kPositions].present();
     const auto* ids = given ? reinterpret_cast<const std::int64_t*>(call.inputs[kPositions].data) : nullptr;
-    if (prompt_) return (given ? ids[0] : 0) + i;  // of a first prompt only the first number counts
+    if (prompt_) return (given ? ids[0] : 0) + i;
     return given ? ids[b * g_.queries + i] : rows_before(call, b) + i;
   }
 
