@@ -14,6 +14,7 @@
 #include "console.h"
 #include "forebay/version.h"
 #include "help_text.h"
+#include "operator_table.h"
 #include "json_out.h"
 #include "option_parse.h"
 #include "session.h"
@@ -104,6 +105,9 @@ int run_program(const std::vector<std::string>& words) {
   if (words[0] == "completion") {
     if (rest.size() == 1 && rest[0] == "bash") return put(bash_completion(kProgram));
     if (rest.size() == 1 && rest[0] == "markdown") return put(options_markdown());
+#ifndef FOREBAY_RUNTIME_ONLY
+    if (rest.size() == 1 && rest[0] == "operators") return put(operators_markdown());
+#endif
     return fail(Status(Code::invalid_argument, "completion takes one word: bash"), as_json);
   }
   const VerbSpec* verb = find_verb(words[0]);

@@ -79,10 +79,12 @@ bool TypeInference::poisoned_input(const IrNode& node) const {
 
 void TypeInference::node(IrNode& node) {
   const OpSpec* spec = registry_.find(node.domain, node.op, node.version);
+  if (spec == nullptr && node.refused) return poison(node);
   if (spec == nullptr) {
     const std::string why = node.version < 0 ? "the model imports no opset for domain '" + node.domain + "'"
                                              : registry_.why_missing(node.domain, node.op, node.version);
     unsupported.push_back(node_problem(node, "unsupported_operator", why));
+    unsupported.back().hint = registry_.hint_for(node.domain, node.op);
     poison(node);
     // Bodies are looked at even so, that every problem is told; their inputs have no types.
     for (const std::uint32_t body : bodies_of(node)) {

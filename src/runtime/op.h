@@ -154,6 +154,8 @@ class OpRegistry {  // immutable after construction
   const OpSpec* find(std::string_view domain, std::string_view name, std::int32_t version) const;
   // "no such operator", "opset 5 is not served (6 to 22 are)", for check.
   std::string why_missing(std::string_view domain, std::string_view name, std::int32_t version) const;
+  // What to do about an operator of a vendor's domain that is not served; empty for the others.
+  std::string hint_for(std::string_view domain, std::string_view name) const;
   std::span<const OpSpec> all() const { return specs_; }
 
  private:

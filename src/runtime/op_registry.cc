@@ -14,6 +14,42 @@ std::string_view plain_domain(std::string_view domain) { return domain == "ai.on
 
 bool same_op(const OpSpec& spec, std::string_view domain, std::string_view name) { return spec.domain == domain && spec.name == name; }
 
+// The standard operator that does the work of a vendor's under another name.
+struct Standard {
+  std::string_view vendor, standard;
+};
+constexpr Standard kStandard[] = {
+    {"BiasAdd", "Add"},
+    {"BiasSoftmax", "Add and Softmax"},
+    {"DecoderMaskedMultiHeadAttention", "Attention"},
+    {"DecoderMaskedSelfAttention", "Attention"},
+    {"DynamicQuantizeMatMul", "DynamicQuantizeLinear and MatMulInteger"},
+    {"FusedGemm", "Gemm and its activation"},
+    {"FusedMatMulActivation", "MatMul and its activation"},
+    {"GroupNorm", "GroupNormalization"},
+    {"LongformerAttention", "Attention"},
+    {"MatMulIntegerToFloat", "MatMulInteger, Cast and Mul"},
+    {"NhwcConv", "Conv"},
+    {"NhwcFusedConv", "Conv and its activation"},
+    {"NhwcMaxPool", "MaxPool"},
+    {"PackedAttention", "Attention"},
+    {"PackedMultiHeadAttention", "Attention"},
+    {"PagedAttention", "Attention"},
+    {"QAttention", "Attention"},
+    {"QLinearAdd", "DequantizeLinear, Add and QuantizeLinear"},
+    {"QLinearAveragePool", "DequantizeLinear, AveragePool and QuantizeLinear"},
+    {"QLinearConcat", "DequantizeLinear, Concat and QuantizeLinear"},
+    {"QLinearGlobalAveragePool", "DequantizeLinear, GlobalAveragePool and QuantizeLinear"},
+    {"QLinearLeakyRelu", "DequantizeLinear, LeakyRelu and QuantizeLinear"},
+    {"QLinearMul", "DequantizeLinear, Mul and QuantizeLinear"},
+    {"QLinearSigmoid", "DequantizeLinear, Sigmoid and QuantizeLinear"},
+    {"QLinearSoftmax", "DequantizeLinear, Softmax and QuantizeLinear"},
+    {"Rfft", "DFT"},
+    {"Irfft", "DFT"},
+    {"SkipGroupNorm", "Add and GroupNormalization"},
+    {"TransposeMatMul", "Transpose and MatMul"},
+};
+
 }  // namespace
 
 const OpRegistry& OpRegistry::builtin() {
@@ -57,6 +93,20 @@ std::string OpRegistry::why_missing(std::string_view domain, std::string_view na
   const std::string full = domain.empty() ? std::string(name) : std::string(domain) + "." + std::string(name);
   if (ranges.empty()) return "no such operator here: " + full;
   return "opset " + std::to_string(version) + " of " + full + " is not served (" + ranges + " are)";
+}
+
+std::string OpRegistry::hint_for(std::string_view domain, std::string_view name) const {
+  domain = plain_domain(domain);
+  if (domain.empty() || domain.starts_with("ai.onnx")) return {};
+  std::string_view standard;
+  for (const Standard& known : kStandard) {
+    if (domain == "com.microsoft" && known.vendor == name) standard = known.standard;
+  }
+  for (const OpSpec& spec : specs_) {
+    if (spec.domain.empty() && spec.name == name) standard = name;
+  }
+  const std::string where = "operators of " + std::string(domain) + " are written by an optimiser: export the model without it";
+  return standard.empty() ? where : where + ", so that it holds the standard " + std::string(standard);
 }
 
 }  // namespace forebay

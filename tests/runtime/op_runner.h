@@ -70,6 +70,10 @@ inline std::vector<std::int64_t> dims_of(const HostTensor& tensor) {
 class OpRunner {
  public:
   explicit OpRunner(std::string op, std::int32_t version = 18, int threads = 2) : op_(std::move(op)), version_(version), pool_(threads) {}
+  OpRunner& domain(std::string domain) {
+    domain_ = std::move(domain);
+    return *this;
+  }
   OpRunner& attr(std::string name, plan::AttributeValue value) {
     attributes_.push_back({std::move(name), std::move(value)});
     return *this;
@@ -98,7 +102,7 @@ class OpRunner {
     outputs_ = count;
     return *this;
   }
-  NodeView view() const { return NodeView("node", "", op_, version_, attributes_, plan_, inputs_.size(), outputs_); }
+  NodeView view() const { return NodeView("node", domain_, op_, version_, attributes_, plan_, inputs_.size(), outputs_); }
 
   Result<std::vector<HostTensor>> try_run() {
     std::vector<const HostTensor*> inputs;
@@ -130,7 +134,7 @@ class OpRunner {
   }
 
  private:
-  std::string op_;
+  std::string op_, domain_;
   std::int32_t version_;
   ThreadPool pool_;
   plan::Plan plan_;

@@ -67,7 +67,16 @@ TEST(Shapes, IdentityAndDropout) {
   const auto out = OpRunner("Dropout").outputs(2).in(tensor<float>({2}, {1, 2})).run_all();
   EXPECT_EQ(values_of<float>(out[0]), (std::vector<float>{1, 2}));
   EXPECT_EQ(values_of<std::uint8_t>(out[1]), (std::vector<std::uint8_t>{1, 1}));
-  EXPECT_EQ(OpRunner("Dropout").in(zeros({2})).in(tensor<float>({}, {0.5f})).in(bools({}, {1})).code(), Code::unsupported);
+  const auto trained = OpRunner("Dropout").outputs(2).in(tensor<float>({4096}, std::vector<float>(4096, 3.0f))).in(tensor<float>({}, {0.25f})).in(bools({}, {1})).run_all();
+  ASSERT_EQ(trained.size(), 2u);
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < 4096; ++i) {
+    const bool keeps = trained[1].as<std::uint8_t>()[i] != 0;
+    ASSERT_EQ(trained[0].as<float>()[i], keeps ? 4.0f : 0.0f) << i;
+    kept += keeps ? 1 : 0;
+  }
+  EXPECT_NEAR(static_cast<double>(kept), 3072, 150);
+  EXPECT_EQ(OpRunner("Dropout").in(zeros({2})).in(tensor<float>({}, {1.5f})).in(bools({}, {1})).code(), Code::invalid_argument);
 }
 
 TEST(Generate, ConstantForms) {

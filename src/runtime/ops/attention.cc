@@ -263,6 +263,7 @@ std::span<const OpSpec> attention_ops() {
   static const OpSpec specs[] = {
       {"", "Attention", 23, 0x7fffffff, kOpNone, 0, infer_attention, nullptr, create_attention},
       {"", "RotaryEmbedding", 23, 0x7fffffff, kOpNone, 0, infer_rotary, nullptr, create_rotary},
+      {"com.microsoft", "RotaryEmbedding", 1, 0x7fffffff, kOpNone, 0, infer_rotary, nullptr, create_rotary},
   };
   return specs;
 }

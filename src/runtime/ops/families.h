@@ -43,6 +43,14 @@ std::span<const OpSpec> quant_gather_ops();
 std::span<const OpSpec> attention_ops();
 std::span<const OpSpec> einsum_ops();
 std::span<const OpSpec> signal_ops();
+std::span<const OpSpec> grid_sample_ops();
+std::span<const OpSpec> roi_ops();
+std::span<const OpSpec> deform_conv_ops();
+std::span<const OpSpec> linear_attention_ops();
+std::span<const OpSpec> center_crop_ops();
+std::span<const OpSpec> multi_head_attention_ops();
+std::span<const OpSpec> group_query_attention_ops();
+std::span<const OpSpec> expert_ops();
 
 using Family = std::span<const OpSpec> (*)();
 inline constexpr Family kFamilies[] = {
@@ -82,6 +90,14 @@ inline constexpr Family kFamilies[] = {
     attention_ops,
     einsum_ops,
     signal_ops,
+    grid_sample_ops,
+    roi_ops,
+    deform_conv_ops,
+    linear_attention_ops,
+    center_crop_ops,
+    multi_head_attention_ops,
+    group_query_attention_ops,
+    expert_ops,
 };
 
 }  // namespace forebay::ops

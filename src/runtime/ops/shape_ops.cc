@@ -3,8 +3,12 @@
 #include <cstring>
 #include <memory>
 
+#include "runtime/ops/dispatch.h"
+#include "runtime/ops/elementwise.h"
 #include "runtime/ops/families.h"
+#include "runtime/ops/indices.h"
 #include "runtime/ops/infer.h"
+#include "runtime/ops/random_words.h"
 
 namespace forebay::ops {
 namespace {
@@ -153,10 +157,11 @@ Status infer_identity(InferContext& ctx) {
 Status infer_dropout(InferContext& ctx) {
   FB_TRY(need_arity(ctx, 1, 3));
   FB_TRY(need_input(ctx, 0, kFloats | kNarrow));
-  if (const HostTensor* training = ctx.value(2); training != nullptr && training->bytes() == 1 && training->data()[0] != std::byte{0}) {
-    const HostTensor* ratio = ctx.value(1);
-    const bool no_drop = ratio != nullptr && ratio->dtype() == DType::f32 && ratio->bytes() == 4 && ratio->as<float>()[0] == 0.0f;
-    if (!no_drop) return ctx.node().unsupported("training mode is not served; export the model for inference");
+  FB_TRY(allow_input(ctx, 1, kFloats));
+  FB_TRY(allow_input(ctx, 2, kBool));
+  const HostTensor* training = ctx.value(2);
+  if (training != nullptr && training->bytes() == 1 && training->data()[0] != std::byte{0} && !in_set(kFloats, ctx.input(0).dtype)) {
+    return ctx.node().unsupported("training mode in " + std::string(dtype_name(ctx.input(0).dtype)));
   }
   set_like(ctx, 0, 0, ctx.input(0).dtype);
   // The mask had the data's dtype before opset 10 (and 7 to 9 name it so too).
@@ -164,11 +169,24 @@ Status infer_dropout(InferContext& ctx) {
   return {};
 }
 
-// At inference Dropout copies; the mask says that everything was kept.
+// At inference Dropout copies; the mask says that everything was kept. In training element i is dropped where word i of the generator falls below
+// the ratio, the same elements in every pass.
 class DropoutKernel final : public NamedKernel {
  public:
   DropoutKernel() : NamedKernel("cpu.dropout") {}
+  Status prepare(const PrepareContext& context) override {
+    const HostTensor* training = context.values.size() > 2 ? context.values[2] : nullptr;
+    training_ = training != nullptr && training->bytes() == 1 && training->data()[0] != std::byte{0};
+    generator_ = generator_of(context.node);
+    label_ = node_label(context.node);
+    return {};
+  }
   Status run(const KernelCall& call) override {
+    if (training_) {
+      const double ratio = call.inputs.size() > 1 && call.inputs[1].present() && call.inputs[1].shape.elements() == 1 ? real_at(call.inputs[1], 0) : 0.5;
+      if (!(ratio >= 0 && ratio < 1)) return Status(Code::invalid_argument, label_ + ": the ratio " + std::to_string(ratio) + " is not in [0, 1)");
+      if (ratio > 0) return drop(call, ratio), Status();
+    }
     const std::uint64_t bytes = *checked(call.inputs[0]);
     if (call.outputs[0].present() && call.outputs[0].data != call.inputs[0].data && bytes > 0) {
       std::memcpy(call.outputs[0].data, call.inputs[0].data, bytes);
@@ -178,6 +196,31 @@ class DropoutKernel final : public NamedKernel {
   }
 
  private:
+  static double real_at(const ConstTensorView& view, std::int64_t i) {
+    if (is_half(view.dtype)) {
+      float value = 0;
+      load_half(view.dtype, view.data + i * 2, &value, 1);
+      return static_cast<double>(value);
+    }
+    return view.dtype == DType::f64 ? reinterpret_cast<const double*>(view.data)[i] : static_cast<double>(reinterpret_cast<const float*>(view.data)[i]);
+  }
+  static void put(const TensorView& to, std::int64_t i, double value) {
+    const auto narrow = static_cast<float>(value);
+    if (is_half(to.dtype)) store_half(to.dtype, &narrow, to.data + i * 2, 1);
+    if (to.dtype == DType::f32) reinterpret_cast<float*>(to.data)[i] = narrow;
+    if (to.dtype == DType::f64) reinterpret_cast<double*>(to.data)[i] = value;
+    if (to.dtype == DType::boolean) to.data[i] = value != 0 ? std::byte{1} : std::byte{0};
+  }
+  void drop(const KernelCall& call, double ratio) const {
+    const bool masked = call.outputs.size() > 1 && call.outputs[1].present();
+    call.pool->parallel_for(call.inputs[0].shape.elements(), 4096, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        const bool kept = generator_.unit53(i) >= ratio;
+        if (call.outputs[0].present()) put(call.outputs[0], i, kept ? real_at(call.inputs[0], i) / (1 - ratio) : 0);
+        if (masked) put(call.outputs[1], i, kept ? 1 : 0);
+      }
+    });
+  }
   static std::optional<std::uint64_t> checked(const ConstTensorView& view) { return dtype_bytes(view.dtype, view.shape.elements()); }
   static void fill_ones(const TensorView& mask) {
     const auto count = static_cast<std::size_t>(mask.shape.elements());
@@ -187,6 +230,10 @@ class DropoutKernel final : public NamedKernel {
     if (mask.dtype == DType::f16) std::fill_n(reinterpret_cast<std::uint16_t*>(mask.data), count, std::uint16_t{0x3c00});
     if (mask.dtype == DType::bf16) std::fill_n(reinterpret_cast<std::uint16_t*>(mask.data), count, std::uint16_t{0x3f80});
   }
+
+  bool training_ = false;
+  Generator generator_;
+  std::string label_;
 };
 
 Result<std::unique_ptr<Kernel>> create_dropout(const NodeView&, std::span<const TypeShape>, std::span<const TypeShape>) {
@@ -264,7 +311,7 @@ constexpr OpSpec kSpecs[] = {
     {.name = "Unsqueeze", .until = 12, .flags = kOpView, .infer = infer_unsqueeze},
     {.name = "Unsqueeze", .since = 13, .flags = kOpView, .host_inputs = 1u << 1, .infer = infer_unsqueeze},
     {.name = "Identity", .flags = kOpView, .infer = infer_identity},
-    {.name = "Dropout", .flags = kOpElementwise, .infer = infer_dropout, .create = create_dropout},
+    {.name = "Dropout", .flags = kOpElementwise, .host_inputs = 1u << 2, .infer = infer_dropout, .create = create_dropout},
     {.name = "Shape", .flags = kOpShapeOnly, .infer = infer_shape, .create = create_shape},
     {.name = "Size", .flags = kOpShapeOnly, .infer = infer_size, .create = create_size},
 };

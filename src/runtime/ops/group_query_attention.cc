@@ -1,0 +1,333 @@
+// com.microsoft.GroupQueryAttention: causal attention over a cache of keys and values, each sequence of the batch with a length of its own.
+//
+// The cache. past is [batch, kv_heads, P, size], present [batch, kv_heads, max(P, total_sequence_length), size]: a caller that hands over a
+// buffer of full length gets one of the same length back. Sequence b holds seqlens_k[b] + 1 rows after the pass: the new rows are written
+// behind its old ones (from row 0 where total_sequence_length is the number of new rows: a first prompt). Every other row of present is the
+// row of past, or zero, so it is as if one buffer had been written in place.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "base/check.h"
+#include "runtime/ops/attention_front.h"
+#include "runtime/ops/families.h"
+#include "runtime/ops/infer.h"
+#include "runtime/ops/lane_sums.h"
+#include "runtime/ops/rotary.h"
+
+namespace forebay::ops {
+namespace {
+
+enum : std::size_t {
+  kQuery,
+  kKey,
+  kValue,
+  kPastKey,
+  kPastValue,
+  kLengths,
+  kTotal,
+  kCos,
+  kSin,
+  kPositions,
+  kAdded,
+  kSink,
+  kKeyScale,
+  kValueScale,
+  kQueryNorm,
+  kKeyNorm
+};
+
+bool has(std::span<const TypeShape> inputs, std::size_t i) {
+  return i < inputs.size() && inputs[i].present();
+}
+
+struct Group {
+  std::int64_t batch = -1, heads = 0, kv_heads = 0, queries = -1, head = -1, past = 0;
+  bool packed = false;  // key and value lie in the query's rows
+};
+
+Result<Group> group_of(const NodeView& node, std::span<const TypeShape> inputs) {
+  Group g;
+  g.heads = node.integer("num_heads", 0);
+  g.kv_heads = node.integer("kv_num_heads", 0);
+  if (g.heads < 1 || g.kv_heads < 1 || g.heads % g.kv_heads != 0) return node.invalid("num_heads must be a multiple of kv_num_heads");
+  g.packed = !has(inputs, kKey);
+  if (g.packed == has(inputs, kValue)) return node.invalid("key and value come together");
+  const auto& q = inputs[kQuery].dims;
+  if (q.size() != 3) return node.invalid("query " + dims_text(q) + " must have 3 dimensions");
+  const std::int64_t all = g.heads + (g.packed ? 2 * g.kv_heads : 0);
+  if (q[2] >= 0 && q[2] % all != 0) return node.invalid("the heads do not divide the query " + dims_text(q));
+  g.batch = q[0];
+  g.queries = q[1];
+  g.head = q[2] < 0 ? -1 : q[2] / all;
+  if (has(inputs, kPastKey) != has(inputs, kPastValue)) return node.invalid("past_key and past_value come together");
+  if (has(inputs, kPastKey)) g.past = inputs[kPastKey].has_rank && inputs[kPastKey].dims.size() == 4 ? inputs[kPastKey].dims[2] : -1;
+  return g;
+}
+
+Status refuse_rarities(const NodeView& node, std::span<const TypeShape> inputs) {
+  if (node.integer("qk_output", 0) != 0) return node.unsupported("qk_output");
+  if (node.integer("sliding_window_cache", 0) != 0) return node.unsupported("sliding_window_cache");
+  const bool quantised = has(inputs, kKeyScale) || has(inputs, kValueScale) || node.text("k_quant_type", "NONE") != "NONE" ||
+                         node.text("v_quant_type", "NONE") != "NONE";
+  if (quantised) return node.unsupported("a quantised cache");
+  if (node.integer("do_rotary", 0) != 0 && (!has(inputs, kCos) || !has(inputs, kSin)))
+    return node.invalid("do_rotary needs cos_cache and sin_cache");
+  if (has(inputs, kQueryNorm) != has(inputs, kKeyNorm)) return node.invalid("q_norm_weight and k_norm_weight come together");
+  if (node.integer("causal", 1) == 0 && node.integer("local_window_size", -1) > 0) return node.invalid("a local window needs causal");
+  return {};
+}
+
+Status infer_group_query(InferContext& context) {
+  const NodeView& node = context.node();
+  FB_TRY(need_arity(context, 7, 16));
+  std::vector<TypeShape> inputs;
+  for (std::size_t i = 0; i < context.input_count(); ++i) {
+    inputs.push_back(context.input(i));
+    if (!inputs[i].present()) continue;
+    const bool length = i == kLengths || i == kTotal;
+    const bool good = length            ? inputs[i].dtype == DType::i32
+                      : i == kPositions ? inputs[i].dtype == DType::i64
+                                        : narrow_float(inputs[i].dtype);
+    if (!good) return node.unsupported("input " + std::to_string(i) + " has type " + std::string(dtype_name(inputs[i].dtype)));
+  }
+  if (!has(inputs, kQuery) || !has(inputs, kLengths) || !has(inputs, kTotal))
+    return node.invalid("query, seqlens_k and total_sequence_length are needed");
+  FB_TRY(refuse_rarities(node, inputs));
+  if (context.output_count() > 3) return node.unsupported("the output output_qk");
+  const DType dtype = inputs[kQuery].dtype;
+  const bool ranked = inputs[kQuery].has_rank && (!has(inputs, kKey) || inputs[kKey].has_rank);
+  if (!ranked) {
+    for (std::size_t i = 0; i < 3; ++i) context.set_output_unranked(i, dtype);
+    return {};
+  }
+  FB_ASSIGN(const Group g, group_of(node, inputs));
+  bool known = false;
+  const std::vector<std::int64_t> total = context.integers(kTotal, &known);
+  if (known && (total.size() != 1 || total[0] < 0)) return node.invalid("total_sequence_length must be one number");
+  const std::int64_t length = known && g.past >= 0 ? std::max(g.past, total[0]) : -1;
+  context.set_output(0, dtype, {g.batch, g.queries, g.head < 0 ? -1 : g.head * g.heads});
+  context.set_output(1, dtype, {g.batch, g.kv_heads, length, g.head});
+  context.set_output(2, dtype, {g.batch, g.kv_heads, length, g.head});
+  return {};
+}
+
+class GroupQueryAttention final : public AttentionFront {
+ public:
+  std::string_view id() const override { return "cpu.group_query_attention"; }
+
+ protected:
+  Status setup(const PrepareContext& context) override {
+    const NodeView& node = context.node;
+    FB_ASSIGN(g_, group_of(node, context.inputs));
+    total_ = host_integers(*context.values[kTotal])[0];
+    length_ = std::max(g_.past, total_);
+    prompt_ = total_ == g_.queries;
+    causal_ = node.integer("causal", 1) != 0;
+    window_ = node.integer("local_window_size", -1);
+    rotary_ = node.integer("do_rotary", 0) != 0;
+    interleaved_ = node.integer("rotary_interleaved", 0) != 0;
+    norm_ = has(context.inputs, kQueryNorm);
+    norm_epsilon_ = node.real("qk_norm_epsilon", 1e-6f);
+    sink_ = has(context.inputs, kSink) || node.integer("smooth_softmax", 0) == 1;
+    name_ = "com.microsoft.GroupQueryAttention '" + std::string(node.name()) + "': ";
+    FB_TRY(check(context));
+    // A sink is one more key of zeros, whose score the mask gives, and a value of zeros.
+    FrontDims dims{g_.batch, g_.heads, g_.kv_heads, g_.queries, total_ + (sink_ ? 1 : 0), g_.head, g_.head};
+    const bool added = has(context.inputs, kAdded), windowed = window_ > 0 && window_ < total_;
+    if (!prompt_ || !causal_ || windowed || added || sink_) {
+      dims.mask_batch = prompt_ && causal_ && !added ? 1 : g_.batch;
+      dims.mask_heads = (added && context.inputs[kAdded].dims[1] > 1) || has(context.inputs, kSink) ? g_.heads : 1;
+      dims.mask_rows = g_.queries;
+    }
+    return plan_front(context, dims, {node.real("scale", 0.0f), node.real("softcap", 0.0f), dims.mask_batch == 0},
+                      2 * float_bytes(g_.batch * g_.kv_heads * length_ * g_.head));
+  }
+
+  Status compute(const KernelCall& call) override {
+    for (std::int64_t b = 0; b < g_.batch; ++b) FB_TRY(check_sequence(call, b));
+    const Buffers own = buffers(call);
+    const std::int64_t wide = (g_.heads + (g_.packed ? 2 * g_.kv_heads : 0)) * g_.head, kv = g_.kv_heads * g_.head;
+    const float* query = floats(call, kQuery);
+    const HeadRows q = packed_rows(query, g_.queries, wide, g_.head);
+    const HeadRows k = g_.packed ? packed_rows(query + g_.heads * g_.head, g_.queries, wide, g_.head)
+                                 : packed_rows(floats(call, kKey), g_.queries, kv, g_.head);
+    const HeadRows v = g_.packed ? packed_rows(query + g_.heads * g_.head + kv, g_.queries, wide, g_.head)
+                                 : packed_rows(floats(call, kValue), g_.queries, kv, g_.head);
+    gather_rows(*call.pool, q, g_.batch, g_.heads, g_.queries, g_.head, own.q, g_.queries, 0);
+    turn(call, kQueryNorm, g_.heads, own.q, g_.queries, false);
+    float* keys = write_cache(call, 1, k, floats(call, kPastKey));
+    turn(call, kKeyNorm, g_.kv_heads, keys, length_, true);
+    float* values = write_cache(call, 2, v, floats(call, kPastValue));
+    if (dims_.mask_batch > 0) write_mask(call, own.mask);
+    return attend(call, seen_rows(call, keys, own.k), seen_rows(call, values, own.v));
+  }
+
+ private:
+  Status check(const PrepareContext& context) {
+    const NodeView& node = context.node;
+    const auto dims_are = [&](std::size_t i, std::vector<std::int64_t> dims) {
+      return !has(context.inputs, i) || context.inputs[i].dims == dims;
+    };
+    const std::int64_t kv = g_.kv_heads * g_.head;
+    const bool fits = dims_are(kKey, {g_.batch, g_.queries, kv}) && dims_are(kValue, {g_.batch, g_.queries, kv}) &&
+                      dims_are(kPastKey, {g_.batch, g_.kv_heads, g_.past, g_.head}) &&
+                      dims_are(kPastValue, {g_.batch, g_.kv_heads, g_.past, g_.head}) && dims_are(kSink, {g_.heads}) &&
+                      dims_are(kQueryNorm, {g_.head}) && dims_are(kKeyNorm, {g_.head}) &&
+                      context.inputs[kLengths].shape().elements() == g_.batch;
+    if (!fits)
+      return node.invalid("key, value, past, seqlens_k, head_sink or norm weights do not fit the query " +
+                          dims_text(context.inputs[kQuery].dims));
+    if (total_ < g_.queries)
+      return node.invalid("total_sequence_length " + std::to_string(total_) + " is below the " + std::to_string(g_.queries) +
+                          " new positions");
+    if (rotary_) {
+      const auto &cos = context.inputs[kCos].dims, &sin = context.inputs[kSin].dims;
+      if (cos.size() != 2 || cos != sin || 2 * cos[1] > g_.head)
+        return node.invalid("cos_cache " + dims_text(cos) + " and sin_cache " + dims_text(sin) + " do not fit heads of " +
+                            std::to_string(g_.head));
+      positions_ = cos[0];
+      half_ = cos[1];
+      // Of a first prompt only the first number counts.
+      const std::int64_t ids = has(context.inputs, kPositions) ? context.inputs[kPositions].shape().elements() : 0;
+      if (has(context.inputs, kPositions) && ids != g_.batch * g_.queries && (!prompt_ || ids < 1)) {
+        return node.invalid("position_ids must be one for each position");
+      }
+    }
+    if (has(context.inputs, kAdded)) {
+      const auto& added = context.inputs[kAdded].dims;
+      const bool good = added.size() == 4 && (added[0] == 1 || added[0] == g_.batch) && (added[1] == 1 || added[1] == g_.heads) &&
+                        added[2] == g_.queries && added[3] >= total_;
+      if (!good) return node.invalid("attention_bias " + dims_text(added) + " does not fit");
+      added_dims_ = added;
+    }
+    return {};
+  }
+
+  static const float* floats(const KernelCall& call, std::size_t i) {
+    return call.inputs.size() > i && call.inputs[i].present() ? reinterpret_cast<const float*>(call.inputs[i].data) : nullptr;
+  }
+  // Rows of sequence b after this pass, and before it.
+  std::int64_t rows_after(const KernelCall& call, std::int64_t b) const {
+    return std::int64_t{reinterpret_cast<const std::int32_t*>(call.inputs[kLengths].data)[b]} + 1;
+  }
+  std::int64_t rows_before(const KernelCall& call, std::int64_t b) const { return prompt_ ? 0 : rows_after(call, b) - g_.queries; }
+
+  std::int64_t position(const KernelCall& call, std::int64_t b, std::int64_t i) const {
+    const bool given = call.inputs.size() > kPositions && call.inputs[kPositions].present();
+    const auto* ids = given ? reinterpret_cast<const std::int64_t*>(call.inputs[kPositions].data) : nullptr;
+    if (prompt_) return (given ? ids[0] : 0) + i;
+    return given ? ids[b * g_.queries + i] : rows_before(call, b) + i;
+  }
+
+  Status check_sequence(const KernelCall& call, std::int64_t b) const {
+    const std::int64_t after = rows_after(call, b), before = rows_before(call, b);
+    if (after < 1 || after > total_ || before < 0 || before > g_.past) {
+      return Status(Code::invalid_argument, name_ + "seqlens_k[" + std::to_string(b) + "] is " + std::to_string(after - 1) +
+                                                ", but there are " + std::to_string(g_.queries) + " new positions, a past of " +
+                                                std::to_string(g_.past) + " and a total_sequence_length of " + std::to_string(total_));
+    }
+    for (std::int64_t i = 0; rotary_ && i < g_.queries; ++i) {
+      if (const std::int64_t at = position(call, b, i); at < 0 || at >= positions_) {
+        return Status(Code::invalid_argument,
+                      name_ + "position " + std::to_string(at) + " is outside of the cache of " + std::to_string(positions_));
+      }
+    }
+    return {};
+  }
+
+  // The new rows of queries or keys, in place: normalised and rotated as asked.
+  void turn(const KernelCall& call, std::size_t norm, std::int64_t heads, float* data, std::int64_t length, bool cached) const {
+    if (!norm_ && !rotary_) return;
+    const float *weight = norm_ ? floats(call, norm) : nullptr, *cos = floats(call, kCos), *sin = floats(call, kSin);
+    call.pool->parallel_for(g_.batch * heads, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t unit = begin; unit < end; ++unit) {
+        const std::int64_t b = unit / heads, first = cached ? rows_before(call, b) : 0;
+        for (std::int64_t i = 0; i < g_.queries; ++i) {
+          float* x = data + (unit * length + first + i) * g_.head;
+          if (weight != nullptr) {
+            const float mean = lane_sum<float>(g_.head, [x](std::int64_t e) { return x[e] * x[e]; }) / static_cast<float>(g_.head);
+            const float inverse = 1.0f / std::sqrt(mean + norm_epsilon_);
+            for (std::int64_t e = 0; e < g_.head; ++e) x[e] = x[e] * inverse * weight[e];
+          }
+          if (!rotary_) continue;
+          const std::int64_t at = position(call, b, i) * half_;
+          rotate_head(x, cos + at, sin + at, x, half_, interleaved_);
+        }
+      }
+    });
+  }
+
+  // present, in the output where it is wanted.
+  float* write_cache(const KernelCall& call, std::size_t output, const HeadRows& fresh, const float* past) const {
+    const bool wanted = call.outputs.size() > output && call.outputs[output].present();
+    const std::int64_t size = g_.head;
+    float* to =
+        wanted ? reinterpret_cast<float*>(call.outputs[output].data)
+               : reinterpret_cast<float*>(extra_scratch(call) + (output == 1 ? 0 : float_bytes(g_.batch * g_.kv_heads * length_ * size)));
+    call.pool->parallel_for(g_.batch * g_.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t unit = begin; unit < end; ++unit) {
+        const std::int64_t b = unit / g_.kv_heads, h = unit % g_.kv_heads, before = rows_before(call, b);
+        float* rows = to + unit * length_ * size;
+        if (g_.past > 0) std::copy_n(past + unit * g_.past * size, g_.past * size, rows);
+        std::fill(rows + g_.past * size, rows + length_ * size, 0.0f);
+        for (std::int64_t i = 0; i < g_.queries; ++i) std::copy_n(fresh.at(b, h, i), size, rows + (before + i) * size);
+      }
+    });
+    return to;
+  }
+
+  // The rows that may be seen, one head after the other: the cache itself unless it is longer, or a sink follows.
+  const float* seen_rows(const KernelCall& call, const float* cache, float* scratch) const {
+    if (length_ == total_ && !sink_) return cache;
+    gather_rows(*call.pool, plain_rows(cache, g_.kv_heads, length_, g_.head), g_.batch, g_.kv_heads, total_, g_.head, scratch, dims_.keys,
+                0);
+    for (std::int64_t unit = 0; sink_ && unit < g_.batch * g_.kv_heads; ++unit)
+      std::fill_n(scratch + (unit * dims_.keys + total_) * g_.head, g_.head, 0.0f);
+    return scratch;
+  }
+
+  void write_mask(const KernelCall& call, float* mask) const {
+    constexpr float kNever = -std::numeric_limits<float>::infinity();
+    const std::int64_t heads = dims_.mask_heads, keys = dims_.keys;
+    const float *added = floats(call, kAdded), *sink = floats(call, kSink);
+    call.pool->parallel_for(dims_.mask_batch * heads * g_.queries, 16, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r) {
+        const std::int64_t b = r / (heads * g_.queries), h = r / g_.queries % heads, i = r % g_.queries;
+        const std::int64_t last = causal_ ? rows_before(call, b) + i + 1 : rows_after(call, b),
+                           first = causal_ && window_ > 0 ? std::max<std::int64_t>(0, last - window_) : 0;
+        const float* more = nullptr;
+        if (added != nullptr)
+          more =
+              added + (((added_dims_[0] == 1 ? 0 : b) * added_dims_[1] + (added_dims_[1] == 1 ? 0 : h)) * g_.queries + i) * added_dims_[3];
+        float* row = mask + r * keys;
+        for (std::int64_t j = 0; j < total_; ++j) row[j] = j < first || j >= last ? kNever : more != nullptr ? more[j] : 0.0f;
+        if (sink_) row[total_] = sink != nullptr ? sink[h] : 0.0f;
+      }
+    });
+  }
+
+  Group g_;
+  std::int64_t total_ = 0, length_ = 0, window_ = -1, positions_ = 0, half_ = 0;
+  bool prompt_ = false, causal_ = true, rotary_ = false, interleaved_ = false, norm_ = false, sink_ = false;
+  float norm_epsilon_ = 1e-6f;
+  std::vector<std::int64_t> added_dims_;
+  std::string name_;
+};
+
+Result<std::unique_ptr<Kernel>> create(const NodeView&, std::span<const TypeShape>, std::span<const TypeShape>) {
+  return std::unique_ptr<Kernel>(std::make_unique<GroupQueryAttention>());
+}
+
+constexpr OpSpec kSpecs[] = {
+    {.domain = "com.microsoft", .name = "GroupQueryAttention", .host_inputs = 1u << kTotal, .infer = infer_group_query, .create = create},
+};
+
+}  // namespace
+
+std::span<const OpSpec> group_query_attention_ops() {
+  return kSpecs;
+}
+
+}  // namespace forebay::ops

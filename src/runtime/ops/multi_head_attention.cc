@@ -1,0 +1,253 @@
+// com.microsoft.MultiHeadAttention: heads packed in several ways, an input bias, padding masks, a past.
+#include <algorithm>
+#include <limits>
+#include <string>
+
+#include "base/check.h"
+#include "runtime/ops/attention_front.h"
+#include "runtime/ops/families.h"
+#include "runtime/ops/infer.h"
+
+namespace forebay::ops {
+namespace {
+
+enum : std::size_t { kQuery, kKey, kValue, kBias, kPadding, kAdded, kPastKey, kPastValue, kPastLength, kIndirection };
+
+bool has(std::span<const TypeShape> inputs, std::size_t i) {
+  return i < inputs.size() && inputs[i].present();
+}
+std::int64_t share(std::int64_t size, std::int64_t parts) {
+  return size < 0 ? -1 : size / parts;
+}
+
+// How keys and values come.
+enum class Form : std::uint8_t { apart, packed_qkv, packed_kv, by_head };
+
+struct MultiHead {
+  Form form = Form::apart;
+  std::int64_t batch = -1, heads = 1, queries = -1, fresh = -1, past = 0, head = -1, value_head = -1;
+  std::int64_t keys() const { return fresh < 0 || past < 0 ? -1 : past + fresh; }
+};
+
+Result<MultiHead> multi_head(const NodeView& node, std::span<const TypeShape> inputs) {
+  MultiHead m;
+  m.heads = node.integer("num_heads", 0);
+  if (m.heads < 1) return node.invalid("num_heads is needed");
+  const auto& q = inputs[kQuery].dims;
+  if (q.size() == 5) {
+    m.form = Form::packed_qkv;
+    if (has(inputs, kKey) || has(inputs, kValue)) return node.invalid("a packed query comes with no key and value");
+    if (q[2] != m.heads || q[3] != 3)
+      return node.invalid("a packed query " + dims_text(q) + " must be [batch, length, num_heads, 3, size]");
+    m.fresh = q[1];
+    m.head = m.value_head = q[4];
+  } else {
+    if (q.size() != 3 || !has(inputs, kKey)) return node.invalid("query " + dims_text(q) + " must have 3 dimensions and come with a key");
+    const auto& k = inputs[kKey].dims;
+    m.head = m.value_head = share(q[2], m.heads);
+    if (q[2] >= 0 && q[2] % m.heads != 0) return node.invalid("num_heads does not divide the query " + dims_text(q));
+    m.form = k.size() == 5 ? Form::packed_kv : k.size() == 4 ? Form::by_head : Form::apart;
+    if (k.size() < 3 || k.size() > 5 || (k.size() != 5) != has(inputs, kValue))
+      return node.invalid("key " + dims_text(k) + " and value do not fit each other");
+    m.fresh = k.size() == 4 ? k[2] : k[1];
+    if (k.size() == 5 && (k[2] != m.heads || k[3] != 2))
+      return node.invalid("packed keys " + dims_text(k) + " must be [batch, length, num_heads, 2, size]");
+    if (has(inputs, kValue) && inputs[kValue].has_rank) {
+      const auto& v = inputs[kValue].dims;
+      if (v.size() != k.size()) return node.invalid("value " + dims_text(v) + " does not fit the key " + dims_text(k));
+      m.value_head = v.size() == 4 ? v[3] : share(v[2], m.heads);
+    }
+  }
+  m.batch = q[0];
+  m.queries = q[1];
+  if (has(inputs, kPastKey) != has(inputs, kPastValue)) return node.invalid("past_key and past_value come together");
+  if (has(inputs, kPastKey)) m.past = inputs[kPastKey].has_rank && inputs[kPastKey].dims.size() == 4 ? inputs[kPastKey].dims[2] : -1;
+  return m;
+}
+
+Status infer_multi_head(InferContext& context) {
+  const NodeView& node = context.node();
+  FB_TRY(need_arity(context, 1, 10));
+  std::vector<TypeShape> inputs;
+  bool ranked = true;
+  for (std::size_t i = 0; i < context.input_count(); ++i) {
+    inputs.push_back(context.input(i));
+    if (!inputs[i].present()) continue;
+    if (i == kPastLength || i == kIndirection)
+      return node.unsupported("past_sequence_length and cache_indirection (beam search in one buffer)");
+    if (i == kPadding ? inputs[i].dtype != DType::i32 : !narrow_float(inputs[i].dtype)) {
+      return node.unsupported("input " + std::to_string(i) + " has type " + std::string(dtype_name(inputs[i].dtype)));
+    }
+    ranked = ranked && (inputs[i].has_rank || i == kPastKey || i == kPastValue);
+  }
+  if (!has(inputs, kQuery)) return node.invalid("a query is needed");
+  if (context.output_count() > 3) return node.unsupported("the output qk");
+  const DType dtype = inputs[kQuery].dtype;
+  if (!ranked) {
+    for (std::size_t i = 0; i < 3; ++i) context.set_output_unranked(i, dtype);
+    return {};
+  }
+  FB_ASSIGN(const MultiHead m, multi_head(node, inputs));
+  context.set_output(0, dtype, {m.batch, m.queries, m.value_head < 0 ? -1 : m.value_head * m.heads});
+  context.set_output(1, dtype, {m.batch, m.heads, m.keys(), m.head});
+  context.set_output(2, dtype, {m.batch, m.heads, m.keys(), m.value_head});
+  return {};
+}
+
+class MultiHeadAttention final : public AttentionFront {
+ public:
+  std::string_view id() const override { return "cpu.multi_head_attention"; }
+
+ protected:
+  Status setup(const PrepareContext& context) override {
+    const NodeView& node = context.node;
+    FB_ASSIGN(m_, multi_head(node, context.inputs));
+    FB_TRY(check(context));
+    causal_ = node.integer("unidirectional", 0) != 0;
+    fill_ = node.real("mask_filter_value", -10000.0f);
+    padding_rank_ = has(context.inputs, kPadding) ? context.inputs[kPadding].dims.size() : 0;
+    FrontDims dims{m_.batch, m_.heads, m_.heads, m_.queries, m_.keys(), m_.head, m_.value_head};
+    const bool added = has(context.inputs, kAdded), late = causal_ && m_.past > 0;
+    if (padding_rank_ > 0 || added || late) {
+      dims.mask_batch = padding_rank_ > 0 || (added && context.inputs[kAdded].dims[0] > 1) ? m_.batch : 1;
+      dims.mask_heads = added ? context.inputs[kAdded].dims[1] : 1;
+      dims.mask_rows = added || late || padding_rank_ == 3 ? m_.queries : 1;
+    }
+    if (added) added_batch_ = context.inputs[kAdded].dims[0];
+    return plan_front(context, dims, {node.real("scale", 0.0f), 0.0f, causal_ && m_.past == 0});
+  }
+
+  Status compute(const KernelCall& call) override {
+    const Buffers own = buffers(call);
+    const auto floats = [&](std::size_t i) {
+      return call.inputs.size() > i && call.inputs[i].present() ? reinterpret_cast<const float*>(call.inputs[i].data) : nullptr;
+    };
+    const std::int64_t heads = m_.heads, wide = heads * m_.head;
+    HeadRows q = packed_rows(floats(kQuery), m_.queries, wide, m_.head), k, v;
+    switch (m_.form) {
+      case Form::packed_qkv:
+        q = {floats(kQuery), m_.queries * wide * 3, m_.head * 3, wide * 3, nullptr};
+        k = v = q;
+        k.data += m_.head;
+        v.data += 2 * m_.head;
+        break;
+      case Form::packed_kv:
+        k = v = {floats(kKey), m_.fresh * wide * 2, m_.head * 2, wide * 2, nullptr};
+        v.data += m_.head;
+        break;
+      case Form::by_head:
+        k = plain_rows(floats(kKey), heads, m_.fresh, m_.head);
+        v = plain_rows(floats(kValue), heads, m_.fresh, m_.value_head);
+        break;
+      case Form::apart:
+        k = packed_rows(floats(kKey), m_.fresh, wide, m_.head);
+        v = packed_rows(floats(kValue), m_.fresh, heads * m_.value_head, m_.value_head);
+        break;
+    }
+    if (const float* bias = floats(kBias); bias != nullptr) {
+      q.bias = bias;
+      // Keys that come by head are those of an encoder: projected, bias and all, before.
+      if (m_.form != Form::by_head) {
+        k.bias = bias + wide;
+        v.bias = bias + 2 * wide;
+      }
+    }
+    gather_rows(*call.pool, q, m_.batch, heads, m_.queries, m_.head, own.q, m_.queries, 0);
+    const float* keys = gather_cache(call, 1, k, floats(kPastKey), m_.head, own.k);
+    const float* values = gather_cache(call, 2, v, floats(kPastValue), m_.value_head, own.v);
+    if (dims_.mask_batch > 0) write_mask(call, own.mask);
+    return attend(call, keys, values);
+  }
+
+ private:
+  Status check(const PrepareContext& context) const {
+    const auto dims_are = [&](std::size_t i, std::vector<std::int64_t> dims) {
+      return !has(context.inputs, i) || context.inputs[i].dims == dims;
+    };
+    const std::int64_t wide = m_.heads * m_.head, all = m_.keys();
+    bool fits = dims_are(kPastKey, {m_.batch, m_.heads, m_.past, m_.head}) &&
+                dims_are(kPastValue, {m_.batch, m_.heads, m_.past, m_.value_head}) &&
+                dims_are(kBias, {2 * wide + m_.heads * m_.value_head});
+    if (m_.form == Form::apart)
+      fits = fits && dims_are(kKey, {m_.batch, m_.fresh, wide}) && dims_are(kValue, {m_.batch, m_.fresh, m_.heads * m_.value_head});
+    if (m_.form == Form::by_head)
+      fits = fits && dims_are(kKey, {m_.batch, m_.heads, m_.fresh, m_.head}) &&
+             dims_are(kValue, {m_.batch, m_.heads, m_.fresh, m_.value_head});
+    if (m_.form == Form::packed_kv) fits = fits && dims_are(kKey, {m_.batch, m_.fresh, m_.heads, 2, m_.head});
+    if (!fits) return context.node.invalid("key, value, bias or past do not fit the query " + dims_text(context.inputs[kQuery].dims));
+    if (has(context.inputs, kPadding)) {
+      const auto& padding = context.inputs[kPadding].dims;
+      // Start and cumulative lengths of rows, and masks of four dimensions, are of older exports.
+      if (padding.size() > 3 || (padding.size() == 1 && padding[0] != m_.batch)) {
+        return context.node.unsupported("a key_padding_mask " + dims_text(padding));
+      }
+      const bool good =
+          dims_are(kPadding, {m_.batch}) || dims_are(kPadding, {m_.batch, all}) || dims_are(kPadding, {m_.batch, m_.queries, all});
+      if (!good) return context.node.invalid("key_padding_mask " + dims_text(padding) + " does not fit " + std::to_string(all) + " keys");
+    }
+    if (has(context.inputs, kAdded)) {
+      const auto& added = context.inputs[kAdded].dims;
+      const bool good = added.size() == 4 && (added[0] == 1 || added[0] == m_.batch) && (added[1] == 1 || added[1] == m_.heads) &&
+                        added[2] == m_.queries && added[3] == all;
+      if (!good) return context.node.invalid("attention_bias " + dims_text(added) + " does not fit");
+    }
+    return {};
+  }
+
+  // Past rows and new rows, one after the other: in the output where it is wanted.
+  const float* gather_cache(const KernelCall& call, std::size_t output, const HeadRows& fresh, const float* past, std::int64_t size,
+                            float* scratch) const {
+    const bool wanted = call.outputs.size() > output && call.outputs[output].present();
+    float* to = wanted ? reinterpret_cast<float*>(call.outputs[output].data) : scratch;
+    const std::int64_t length = m_.keys();
+    if (m_.past > 0) gather_rows(*call.pool, plain_rows(past, m_.heads, m_.past, size), m_.batch, m_.heads, m_.past, size, to, length, 0);
+    gather_rows(*call.pool, fresh, m_.batch, m_.heads, m_.fresh, size, to, length, m_.past);
+    return to;
+  }
+
+  float padding(const KernelCall& call, std::int64_t b, std::int64_t i, std::int64_t j) const {
+    if (padding_rank_ == 0) return 0;
+    const auto* mask = reinterpret_cast<const std::int32_t*>(call.inputs[kPadding].data);
+    if (padding_rank_ == 1) return j < mask[b] ? 0 : fill_;
+    return mask[(padding_rank_ == 2 ? b : b * m_.queries + i) * m_.keys() + j] > 0 ? 0 : fill_;
+  }
+
+  void write_mask(const KernelCall& call, float* mask) const {
+    constexpr float kNever = -std::numeric_limits<float>::infinity();
+    const std::int64_t length = m_.keys(), heads = dims_.mask_heads, rows = dims_.mask_rows;
+    const auto* added =
+        call.inputs.size() > kAdded && call.inputs[kAdded].present() ? reinterpret_cast<const float*>(call.inputs[kAdded].data) : nullptr;
+    call.pool->parallel_for(dims_.mask_batch * heads * rows, 16, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r) {
+        const std::int64_t b = r / (heads * rows), h = r / rows % heads, i = r % rows;
+        const float* more = added != nullptr ? added + (((added_batch_ == 1 ? 0 : b) * heads + h) * rows + i) * length : nullptr;
+        for (std::int64_t j = 0; j < length; ++j) {
+          const bool later = causal_ && m_.past > 0 && j > i + m_.past;
+          mask[r * length + j] = later ? kNever : padding(call, b, i, j) + (more != nullptr ? more[j] : 0.0f);
+        }
+      }
+    });
+  }
+
+  MultiHead m_;
+  bool causal_ = false;
+  float fill_ = 0;
+  std::size_t padding_rank_ = 0;
+  std::int64_t added_batch_ = 1;
+};
+
+Result<std::unique_ptr<Kernel>> create(const NodeView&, std::span<const TypeShape>, std::span<const TypeShape>) {
+  return std::unique_ptr<Kernel>(std::make_unique<MultiHeadAttention>());
+}
+
+constexpr OpSpec kSpecs[] = {
+    {.domain = "com.microsoft", .name = "MultiHeadAttention", .infer = infer_multi_head, .create = create},
+};
+
+}  // namespace
+
+std::span<const OpSpec> multi_head_attention_ops() {
+  return kSpecs;
+}
+
+}  // namespace forebay::ops
