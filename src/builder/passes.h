@@ -45,6 +45,12 @@ Result<std::size_t> pass_conv_bn(PassContext& context);
 Result<std::size_t> pass_conv_affine(PassContext& context);
 // pass_hard_swish.cc: x * clip(x + 3, 0, 6) / 6 becomes HardSwish. Run pass_fold first: its numbers are constants then. f32 only.
 Result<std::size_t> pass_hard_swish(PassContext& context);
+// pass_activation.cc: GELU (erf, tanh), SiLU, QuickGelu, Mish and x * HardSigmoid(x) written out become one node. After pass_fold.
+Result<std::size_t> pass_activation(PassContext& context);
+// pass_norm.cc: layer and RMS normalisation written out become LayerNormalization and RMSNormalization. After pass_fold.
+Result<std::size_t> pass_norm(PassContext& context);
+// pass_attention.cc: softmax attention written out becomes forebay.Attention. After pass_fold.
+Result<std::size_t> pass_attention(PassContext& context);
 // pass_linear.cc: MatMul of a transposed weight reads it as it lies: forebay.Linear or FusedMatMul
 // where this build has it, else Gemm for rank 2.
 Result<std::size_t> pass_linear(PassContext& context);
