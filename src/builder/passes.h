@@ -55,4 +55,7 @@ Result<std::size_t> pass_attention(PassContext& context);
 // where this build has it, else Gemm for rank 2.
 Result<std::size_t> pass_linear(PassContext& context);
 
+// pass_epilogue.cc: a bias and an activation behind MatMul, Gemm, Linear or Conv go into forebay.Linear and forebay.Conv. After pass_linear.
+Result<std::size_t> pass_epilogue(PassContext& context);
+
 }  // namespace forebay::builder

@@ -30,6 +30,7 @@ std::span<const OpSpec> random_ops();
 std::span<const OpSpec> control_ops();
 std::span<const OpSpec> matmul_ops();
 std::span<const OpSpec> gemm_ops();
+std::span<const OpSpec> linear_ops();
 std::span<const OpSpec> conv_ops();
 std::span<const OpSpec> pool_ops();
 std::span<const OpSpec> softmax_ops();
@@ -66,6 +67,7 @@ inline constexpr Family kFamilies[] = {
     control_ops,
     matmul_ops,
     gemm_ops,
+    linear_ops,
     conv_ops,
     pool_ops,
     softmax_ops,

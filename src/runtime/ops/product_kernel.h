@@ -1,4 +1,4 @@
-// The matrix product behind MatMul, FusedMatMul and Gemm: Y = alpha * A' * B' (+ beta * C), A and B batched with broadcasting.
+// The matrix product behind MatMul, FusedMatMul, Gemm and Linear: Y = alpha * A' * B' (+ beta * C), A and B batched with broadcasting.
 //
 // A constant B of two dimensions comes in slabs: [K,N] by reduction (fp32 sums of all of Y are kept over the slabs of the node and added
 // in slab order), [N,K] (trans_b) by output (a slab is a range of Y's columns). Up to kGemvRows rows of A our matrix-vector kernels
@@ -8,12 +8,14 @@
 #include <memory>
 
 #include "runtime/op.h"
+#include "runtime/ops/epilogue.h"
 
 namespace forebay::ops {
 
 struct ProductSpec {
   bool trans_a = false, trans_b = false;
   float alpha = 1.0f, beta = 1.0f;  // beta: of input 2, when present
+  Epilogue epilogue;                // floats of at most 32 bits only
 };
 
 // Output dims of A * B (numpy rules, one-dimensional operands included), unknown dims as -1.
