@@ -80,7 +80,7 @@ class Session {
     FB_TRY(pass_common(context_).status());
     if (options.fuse) {
       using Pass = Result<std::size_t> (*)(PassContext&);
-      for (const Pass pass : {pass_hard_swish, pass_activation, pass_norm, pass_attention, pass_conv_affine, pass_conv_bn, pass_conv_affine, pass_linear, pass_epilogue}) {
+      for (const Pass pass : {pass_hard_swish, pass_activation, pass_norm, pass_rotary, pass_attention, pass_conv_affine, pass_conv_bn, pass_conv_affine, pass_linear, pass_epilogue, pass_skip_norm}) {
         FB_ASSIGN(fused, pass(context_));
         summary.fused_nodes += fused;
       }

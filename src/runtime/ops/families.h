@@ -39,6 +39,7 @@ std::span<const OpSpec> recurrent_ops();
 std::span<const OpSpec> resize_ops();
 std::span<const OpSpec> quant_ops();
 std::span<const OpSpec> attention_ops();
+std::span<const OpSpec> rotate_half_ops();
 std::span<const OpSpec> einsum_ops();
 std::span<const OpSpec> signal_ops();
 
@@ -76,6 +77,7 @@ inline constexpr Family kFamilies[] = {
     resize_ops,
     quant_ops,
     attention_ops,
+    rotate_half_ops,
     einsum_ops,
     signal_ops,
 };
