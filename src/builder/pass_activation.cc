@@ -1,5 +1,6 @@
-// Activations written out: GELU by erf and by tanh, SiLU, QuickGelu, Mish and HardSwish by HardSigmoid. All of them are a polynomial in x and
-// one function E of a polynomial in x, so that any order of operands, scaling and casts in between is recognised by its coefficients.
+// Activations written out: GELU by erf and by tanh, SiLU, QuickGelu, Mish and HardSwish by
+// HardSigmoid. All of them are a polynomial in x and one function E of a polynomial in x, so that
+// any order of operands, scaling and casts in between is recognised by its coefficients.
 #include <array>
 #include <cmath>
 
@@ -15,7 +16,8 @@ struct Polynomial {
   std::array<Powers, 2> by_e{};
 };
 
-constexpr double kSqrtHalf = 0.70710678118654752, kSqrtTwoOverPi = 0.79788456080286536, kCubic = 0.044715;
+constexpr double kSqrtHalf = 0.70710678118654752, kSqrtTwoOverPi = 0.79788456080286536,
+                 kCubic = 0.044715;
 
 std::optional<Polynomial> product(const Polynomial& a, const Polynomial& b) {
   Polynomial out;
@@ -47,7 +49,9 @@ std::optional<double> constant_of(const Polynomial& p) {
 bool equal(const Polynomial& p, const Polynomial& wanted, DType dtype) {
   for (std::size_t e = 0; e < 2; ++e)
     for (std::size_t i = 0; i < 4; ++i)
-      if (wanted.by_e[e][i] == 0 ? p.by_e[e][i] != 0 : !same_number(p.by_e[e][i], wanted.by_e[e][i], dtype)) return false;
+      if (wanted.by_e[e][i] == 0 ? p.by_e[e][i] != 0
+                                 : !same_number(p.by_e[e][i], wanted.by_e[e][i], dtype))
+        return false;
   return true;
 }
 
@@ -60,13 +64,16 @@ struct Found {
 
 class ActivationPass {
  public:
-  explicit ActivationPass(PassContext& context) : context_(context), ir_(context.ir), pattern_(context) {}
+  explicit ActivationPass(PassContext& context)
+      : context_(context), ir_(context.ir), pattern_(context) {}
 
   Result<std::size_t> run() {
     std::size_t made = 0;
     for (IrNode* node : execution_order(ir_)) {
       if (node->removed || !node->domain.empty()) continue;
-      if (node->op != "Erf" && node->op != "Tanh" && node->op != "Sigmoid" && node->op != "HardSigmoid") continue;
+      if (node->op != "Erf" && node->op != "Tanh" && node->op != "Sigmoid" &&
+          node->op != "HardSigmoid")
+        continue;
       FB_ASSIGN(const bool fused, around(*node));
       made += fused ? 1 : 0;
     }
@@ -75,7 +82,8 @@ class ActivationPass {
   }
 
  private:
-  // Tries every value that the function's argument is made of as x: it may itself be a sum or a product.
+  // Tries every value that the function's argument is made of as x: it may itself be a sum or a
+  // product.
   Result<bool> around(IrNode& function) {
     pattern_.begin(function);
     std::vector<ValueId> candidates{function.inputs[0]};
@@ -83,7 +91,8 @@ class ActivationPass {
       const IrNode* node = pattern_.maker(candidates[i]);
       if (node == nullptr || (!arithmetic(*node) && node->op != "Softplus")) continue;
       for (const ValueId input : node->inputs)
-        if (input != kNone && ir_.values[input].origin != Origin::constant) candidates.push_back(input);
+        if (input != kNone && ir_.values[input].origin != Origin::constant)
+          candidates.push_back(input);
     }
     for (const ValueId x : candidates) {
       FB_ASSIGN(const bool fused, with(function, x));
@@ -95,7 +104,8 @@ class ActivationPass {
   static bool arithmetic(const IrNode& node) {
     if (node.op == "Cast") return true;
     if (node.op == "Neg") return true;
-    return node.version >= 7 && (node.op == "Add" || node.op == "Sub" || node.op == "Mul" || node.op == "Div" || node.op == "Pow");
+    return node.version >= 7 && (node.op == "Add" || node.op == "Sub" || node.op == "Mul" ||
+                                 node.op == "Div" || node.op == "Pow");
   }
 
   Result<bool> with(IrNode& function, ValueId x) {
@@ -104,7 +114,8 @@ class ActivationPass {
     e_ = function.outputs[0];
     ValueId argument = function.inputs[0];
     bool softplus = false;
-    if (const IrNode* inner = pattern_.take(argument, "Softplus"); inner != nullptr && function.op == "Tanh") {
+    if (const IrNode* inner = pattern_.take(argument, "Softplus");
+        inner != nullptr && function.op == "Tanh") {
       argument = inner->inputs[0];
       softplus = true;
     }
@@ -115,7 +126,8 @@ class ActivationPass {
     pattern_.add(function);
     const std::size_t mark = pattern_.mark();
     IrNode* root = pattern_.sole_reader(e_);
-    for (int step = 0; root != nullptr && step < kMostDepth; ++step, root = pattern_.sole_reader(root->outputs[0])) {
+    for (int step = 0; root != nullptr && step < kMostDepth;
+         ++step, root = pattern_.sole_reader(root->outputs[0])) {
       if (!arithmetic(*root)) break;
       pattern_.back_to(mark);
       const std::optional<Polynomial> whole = polynomial(root->outputs[0], kMostDepth);
@@ -128,7 +140,8 @@ class ActivationPass {
   }
 
   // The function's name and its argument say which activation it can be.
-  std::optional<Found> identify(const IrNode& function, const Polynomial& inside, bool softplus) const {
+  std::optional<Found> identify(const IrNode& function, const Polynomial& inside,
+                                bool softplus) const {
     Found found;
     const DType dtype = pattern_.type(x_).dtype;
     Polynomial &argument = found.argument, &result = found.result;
@@ -148,7 +161,9 @@ class ActivationPass {
       found.op = "HardSwish";
       found.version = 14;
       const NodeView view = ir_.view(function);
-      if (!same_number(static_cast<double>(view.real("alpha", 0.2f)), 1.0 / 6, DType::f32) || view.real("beta", 0.5f) != 0.5f) return std::nullopt;
+      if (!same_number(static_cast<double>(view.real("alpha", 0.2f)), 1.0 / 6, DType::f32) ||
+          view.real("beta", 0.5f) != 0.5f)
+        return std::nullopt;
     } else {
       found.op = "Gelu";
       found.version = 20;
@@ -166,7 +181,8 @@ class ActivationPass {
 
   bool same_type(const IrNode& root, ValueId x) const {
     const TypeShape &a = pattern_.type(x), &y = pattern_.type(root.outputs[0]);
-    return a.dtype == y.dtype && a.dtype != DType::f64 && a.has_rank && y.has_rank && a.dims.size() == y.dims.size();
+    return a.dtype == y.dtype && a.dtype != DType::f64 && a.has_rank && y.has_rank &&
+           a.dims.size() == y.dims.size();
   }
 
   // The value as a polynomial in x_ and e_; what it is made of becomes part of the match.
@@ -197,7 +213,8 @@ class ActivationPass {
     const std::optional<Polynomial> b = polynomial(node->inputs[1], depth - 1);
     if (!b) return std::nullopt;
     if (node->op == "Mul") return product(*a, *b);
-    if (node->op == "Add" || node->op == "Sub") return sum(*a, node->op == "Add" ? *b : scaled(*b, -1));
+    if (node->op == "Add" || node->op == "Sub")
+      return sum(*a, node->op == "Add" ? *b : scaled(*b, -1));
     const std::optional<double> number = constant_of(*b);
     if (!number || *number == 0) return std::nullopt;
     if (node->op == "Div") return scaled(*a, 1 / *number);
@@ -232,6 +249,8 @@ class ActivationPass {
 
 }  // namespace
 
-Result<std::size_t> pass_activation(PassContext& context) { return ActivationPass(context).run(); }
+Result<std::size_t> pass_activation(PassContext& context) {
+  return ActivationPass(context).run();
+}
 
 }  // namespace forebay::builder

@@ -1,6 +1,8 @@
-// softmax(Q K' * scale + mask) V written out becomes one forebay.Attention: with the scale on the scores, on Q, on K or on both; with casts to
-// f32 around the softmax; with an additive mask, or a boolean one by Where; with a soft cap; with Where(IsNaN) behind the softmax; with
-// transposed keys however the exporter composed the transposes; with keys and values repeated for groups of query heads.
+// softmax(Q K' * scale + mask) V written out becomes one forebay.Attention: with the scale on the
+// scores, on Q, on K or on both; with casts to f32 around the softmax; with an additive mask, or a
+// boolean one by Where; with a soft cap; with Where(IsNaN) behind the softmax; with transposed keys
+// however the exporter composed the transposes; with keys and values repeated for groups of query
+// heads.
 #include <cmath>
 
 #include "base/check.h"
@@ -19,7 +21,8 @@ struct Found {
 
 class AttentionPass {
  public:
-  explicit AttentionPass(PassContext& context) : context_(context), ir_(context.ir), pattern_(context) {}
+  explicit AttentionPass(PassContext& context)
+      : context_(context), ir_(context.ir), pattern_(context) {}
 
   Result<std::size_t> run() {
     if (context_.registry.find("forebay", "Attention", 1) == nullptr) return std::size_t{0};
@@ -44,7 +47,9 @@ class AttentionPass {
     ValueId at = pattern_.through_casts(root.inputs[0]);
     if (const IrNode* guard = pattern_.take(at, "Where", 9)) {
       const IrNode* test = pattern_.take(guard->inputs[0], "IsNaN");
-      if (test == nullptr || test->inputs[0] != guard->inputs[2] || !pattern_.is_number(guard->inputs[1], 0)) return false;
+      if (test == nullptr || test->inputs[0] != guard->inputs[2] ||
+          !pattern_.is_number(guard->inputs[1], 0))
+        return false;
       found.nan_rows = true;
       at = pattern_.through_casts(guard->inputs[2]);
     }
@@ -60,20 +65,23 @@ class AttentionPass {
     return axis == -1 || axis == static_cast<std::int64_t>(x.dims.size()) - 1;
   }
 
-  // The scores, walking back: a mask, a soft cap, scales, the product. A scale behind a mask would scale the mask, too.
+  // The scores, walking back: a mask, a soft cap, scales, the product. A scale behind a mask would
+  // scale the mask, too.
   bool scores(ValueId id, Found& found, bool scaled) {
     id = pattern_.through_casts(id);
     if (const IrNode* product = pattern_.take(id, "MatMul")) return first_product(*product, found);
     if (const IrNode* mask = pattern_.take(id, "Where", 9)) return !scaled && chosen(*mask, found);
     if (const IrNode* sum = pattern_.take(id, "Add", 7)) return !scaled && added(*sum, found);
     IrNode* node = pattern_.maker(id);
-    if (node == nullptr || node->version < 7 || (node->op != "Mul" && node->op != "Div")) return false;
+    if (node == nullptr || node->version < 7 || (node->op != "Mul" && node->op != "Div"))
+      return false;
     pattern_.add(*node);
     const std::size_t side = node->op == "Mul" && pattern_.number(node->inputs[0]) ? 1 : 0;
     const std::optional<double> number = pattern_.number(node->inputs[1 - side]);
     if (!number || *number == 0) return false;
     const double factor = node->op == "Div" ? 1 / *number : *number;
-    if (const IrNode* cap = pattern_.take(pattern_.through_casts(node->inputs[side]), "Tanh")) return capped(*cap, factor, found, scaled);
+    if (const IrNode* cap = pattern_.take(pattern_.through_casts(node->inputs[side]), "Tanh"))
+      return capped(*cap, factor, found, scaled);
     found.scale *= factor;
     return scores(node->inputs[side], found, true);
   }
@@ -94,7 +102,8 @@ class AttentionPass {
       Found tried = found;
       tried.mask = sum.inputs[1 - side];
       pattern_.back_to(mark);
-      if (!mask_fits(tried.mask, sum.inputs[side]) || !scores(sum.inputs[side], tried, false)) continue;
+      if (!mask_fits(tried.mask, sum.inputs[side]) || !scores(sum.inputs[side], tried, false))
+        continue;
       found = tried;
       return true;
     }
@@ -116,7 +125,8 @@ class AttentionPass {
   bool mask_fits(ValueId mask, ValueId scores) const {
     const TypeShape &m = pattern_.type(mask), &s = pattern_.type(scores);
     if (!m.has_rank || !s.has_rank || m.dims.empty() || m.dims.size() > s.dims.size()) return false;
-    const bool usable = m.dtype == DType::boolean || m.dtype == DType::f32 || m.dtype == DType::f16 || m.dtype == DType::bf16;
+    const bool usable = m.dtype == DType::boolean || m.dtype == DType::f32 ||
+                        m.dtype == DType::f16 || m.dtype == DType::bf16;
     for (std::size_t i = 1; i <= m.dims.size(); ++i) {
       const std::int64_t own = m.dims[m.dims.size() - i], full = s.dims[s.dims.size() - i];
       if (own != 1 && own != full && own >= 0 && full >= 0) return false;
@@ -130,7 +140,9 @@ class AttentionPass {
       if (node->version < 7 || (node->op != "Mul" && node->op != "Div")) break;
       const std::size_t side = node->op == "Mul" && pattern_.number(node->inputs[0]) ? 1 : 0;
       const std::optional<double> number = pattern_.number(node->inputs[1 - side]);
-      if (!number || *number == 0 || pattern_.type(node->inputs[side]).dims.size() != pattern_.type(id).dims.size()) break;
+      if (!number || *number == 0 ||
+          pattern_.type(node->inputs[side]).dims.size() != pattern_.type(id).dims.size())
+        break;
       pattern_.add(*node);
       found.scale *= node->op == "Div" ? 1 / *number : *number;
       id = node->inputs[side];
@@ -140,7 +152,9 @@ class AttentionPass {
 
   bool first_product(const IrNode& product, Found& found) {
     const TypeShape &q = pattern_.type(product.inputs[0]), &keys = pattern_.type(product.inputs[1]);
-    if (!q.has_rank || !keys.has_rank || q.dims.size() != keys.dims.size() || (q.dims.size() != 3 && q.dims.size() != 4)) return false;
+    if (!q.has_rank || !keys.has_rank || q.dims.size() != keys.dims.size() ||
+        (q.dims.size() != 3 && q.dims.size() != 4))
+      return false;
     found.q = unscaled(product.inputs[0], found);
     const ValueId turned = unscaled(product.inputs[1], found);
     const IrNode* transpose = pattern_.take(turned, "Transpose");
@@ -155,33 +169,51 @@ class AttentionPass {
     return true;
   }
 
-  static bool same_size(std::int64_t a, std::int64_t b) { return a == b || (a < 0 && b != 1) || (b < 0 && a != 1); }
+  static bool same_size(std::int64_t a, std::int64_t b) {
+    return a == b || (a < 0 && b != 1) || (b < 0 && a != 1);
+  }
 
   // Q, K, V and the result agree in type, rank and heads, and none is broadcast over a batch.
   bool operands(const IrNode& root, const Found& found) const {
-    const TypeShape &q = pattern_.type(found.q), &k = pattern_.type(found.k), &v = pattern_.type(found.v), &y = pattern_.type(root.outputs[0]);
-    if (q.dtype != k.dtype || q.dtype != v.dtype || q.dtype != y.dtype || q.dtype == DType::f64) return false;
-    if (!v.has_rank || !k.has_rank || v.dims.size() != q.dims.size() || k.dims.size() != q.dims.size()) return false;
+    const TypeShape &q = pattern_.type(found.q), &k = pattern_.type(found.k),
+                    &v = pattern_.type(found.v), &y = pattern_.type(root.outputs[0]);
+    if (q.dtype != k.dtype || q.dtype != v.dtype || q.dtype != y.dtype || q.dtype == DType::f64)
+      return false;
+    if (!v.has_rank || !k.has_rank || v.dims.size() != q.dims.size() ||
+        k.dims.size() != q.dims.size())
+      return false;
     const std::size_t rank = q.dims.size();
-    const auto k_dim = [&](std::size_t i) { return k.dims[found.k_perm.empty() ? i : static_cast<std::size_t>(found.k_perm[i])]; };
+    const auto k_dim = [&](std::size_t i) {
+      return k.dims[found.k_perm.empty() ? i : static_cast<std::size_t>(found.k_perm[i])];
+    };
     for (std::size_t i = 0; i + 2 < rank; ++i)
-      if (!same_size(q.dims[i], k_dim(i)) || !same_size(q.dims[i], v.dims[i]) || !same_size(k_dim(i), v.dims[i])) return false;
+      if (!same_size(q.dims[i], k_dim(i)) || !same_size(q.dims[i], v.dims[i]) ||
+          !same_size(k_dim(i), v.dims[i]))
+        return false;
     // The kernel divides the query heads by those of the keys when it is made.
     return rank == 3 || (q.dims[1] > 0 && k_dim(1) == q.dims[1] && v.dims[1] == q.dims[1]);
   }
 
-  // [B,G,T,D] behind Unsqueeze(2), Expand and Reshape to [B,G*R,T,D]; the value itself when it is not repeated.
+  // [B,G,T,D] behind Unsqueeze(2), Expand and Reshape to [B,G*R,T,D]; the value itself when it is
+  // not repeated.
   ValueId unrepeated(ValueId id) const {
     const IrNode* reshape = pattern_.maker(id, "Reshape");
-    const IrNode* expand = reshape != nullptr ? pattern_.maker(reshape->inputs[0], "Expand") : nullptr;
-    const IrNode* unsqueeze = expand != nullptr ? pattern_.maker(expand->inputs[0], "Unsqueeze", 13) : nullptr;
+    const IrNode* expand =
+        reshape != nullptr ? pattern_.maker(reshape->inputs[0], "Expand") : nullptr;
+    const IrNode* unsqueeze =
+        expand != nullptr ? pattern_.maker(expand->inputs[0], "Unsqueeze", 13) : nullptr;
     if (unsqueeze == nullptr) return id;
     const auto axes = pattern_.integers(unsqueeze->inputs[1]);
-    const TypeShape &few = pattern_.type(unsqueeze->inputs[0]), &wide = pattern_.type(expand->outputs[0]), &full = pattern_.type(id);
-    if (!axes || *axes != std::vector<std::int64_t>{2} || few.dims.size() != 4 || wide.dims.size() != 5 || full.dims.size() != 4) return id;
+    const TypeShape &few = pattern_.type(unsqueeze->inputs[0]),
+                    &wide = pattern_.type(expand->outputs[0]), &full = pattern_.type(id);
+    if (!axes || *axes != std::vector<std::int64_t>{2} || few.dims.size() != 4 ||
+        wide.dims.size() != 5 || full.dims.size() != 4)
+      return id;
     const std::int64_t groups = few.dims[1], repeats = wide.dims[2];
-    const bool fits = groups > 0 && repeats > 0 && wide.dims[1] == groups && full.dims[1] == groups * repeats && full.dims[3] > 0 &&
-                      few.dims[3] == full.dims[3] && wide.dims[3] == few.dims[2] && few.dims[2] == full.dims[2] && few.dims[0] == full.dims[0];
+    const bool fits = groups > 0 && repeats > 0 && wide.dims[1] == groups &&
+                      full.dims[1] == groups * repeats && full.dims[3] > 0 &&
+                      few.dims[3] == full.dims[3] && wide.dims[3] == few.dims[2] &&
+                      few.dims[2] == full.dims[2] && few.dims[0] == full.dims[0];
     return fits ? unsqueeze->inputs[0] : id;
   }
 
@@ -189,7 +221,8 @@ class AttentionPass {
     const std::string name = ir_.values[root.outputs[0]].name;
     const bool three = pattern_.type(found.q).dims.size() == 3;
     if (!found.k_perm.empty()) {
-      FB_ASSIGN(found.k, pattern_.insert(root, name + "/keys", "Transpose", kPassOpset, {found.k}, {{"perm", found.k_perm}}));
+      FB_ASSIGN(found.k, pattern_.insert(root, name + "/keys", "Transpose", kPassOpset, {found.k},
+                                         {{"perm", found.k_perm}}));
     } else if (!three) {
       const ValueId k = unrepeated(found.k), v = unrepeated(found.v);
       if (k != found.k && v != found.v && pattern_.type(k).dims[1] == pattern_.type(v).dims[1]) {
@@ -210,10 +243,12 @@ class AttentionPass {
       FB_ASSIGN(const ValueId mask, mask_for(root, name, found, three));
       inputs.push_back(mask);
     }
-    return pattern_.become(root, "forebay", "Attention", 1, std::move(inputs), std::move(attributes));
+    return pattern_.become(root, "forebay", "Attention", 1, std::move(inputs),
+                           std::move(attributes));
   }
 
-  Result<ValueId> mask_for(const IrNode& root, const std::string& name, const Found& found, bool three) {
+  Result<ValueId> mask_for(const IrNode& root, const std::string& name, const Found& found,
+                           bool three) {
     ValueId mask = found.mask;
     if (found.true_hides) {
       FB_ASSIGN(mask, pattern_.insert(root, name + "/visible", "Not", kPassOpset, {mask}));
@@ -221,7 +256,8 @@ class AttentionPass {
     if (!three || pattern_.type(mask).dims.size() != 3) return mask;
     HostTensor axis(DType::i64, Shape{1});
     axis.as<std::int64_t>()[0] = 1;
-    const ValueId axes = ir_.add_constant(name + "/mask_axis", std::make_shared<const HostTensor>(std::move(axis)), {});
+    const ValueId axes = ir_.add_constant(name + "/mask_axis",
+                                          std::make_shared<const HostTensor>(std::move(axis)), {});
     return pattern_.insert(root, name + "/mask", "Unsqueeze", kPassOpset, {mask, axes});
   }
 
@@ -232,6 +268,8 @@ class AttentionPass {
 
 }  // namespace
 
-Result<std::size_t> pass_attention(PassContext& context) { return AttentionPass(context).run(); }
+Result<std::size_t> pass_attention(PassContext& context) {
+  return AttentionPass(context).run();
+}
 
 }  // namespace forebay::builder

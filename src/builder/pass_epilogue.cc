@@ -1,5 +1,6 @@
-// What follows a product or a convolution with weights goes into it: MatMul + bias and Gemm become forebay.Linear, and an activation behind
-// Linear or Conv becomes its `activation`. The weight keeps its form, so slabs and refits stay as they were.
+// What follows a product or a convolution with weights goes into it: MatMul + bias and Gemm become
+// forebay.Linear, and an activation behind Linear or Conv becomes its `activation`. The weight
+// keeps its form, so slabs and refits stay as they were.
 #include <string>
 
 #include "base/check.h"
@@ -11,13 +12,18 @@ namespace {
 
 class EpiloguePass {
  public:
-  explicit EpiloguePass(PassContext& context) : context_(context), ir_(context.ir), needs_(context.ir, context.registry), pattern_(context) {}
+  explicit EpiloguePass(PassContext& context)
+      : context_(context),
+        ir_(context.ir),
+        needs_(context.ir, context.registry),
+        pattern_(context) {}
 
   Result<std::size_t> run() {
     std::size_t made = 0;
     for (IrNode* node : execution_order(ir_)) {
       if (node->removed) continue;
-      const bool convolves = node->domain.empty() && node->op == "Conv" && has("Conv") && narrow(node->inputs[0]);
+      const bool convolves =
+          node->domain.empty() && node->op == "Conv" && has("Conv") && narrow(node->inputs[0]);
       if (!convolves && !(has("Linear") && product(*node))) continue;
       FB_ASSIGN(const bool fused, fuse(*node, convolves));
       made += fused ? 1 : 0;
@@ -27,31 +33,39 @@ class EpiloguePass {
   }
 
  private:
-
-  bool has(std::string_view op) const { return context_.registry.find("forebay", op, 1) != nullptr; }
+  bool has(std::string_view op) const {
+    return context_.registry.find("forebay", op, 1) != nullptr;
+  }
 
   bool narrow(ValueId id) const {
     const DType dtype = id == kNone ? DType::none : ir_.values[id].type.dtype;
     return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16;
   }
 
-  // x times a matrix of the file, or made from such; quantised ones are left to what keeps them packed.
+  // x times a matrix of the file, or made from such; quantised ones are left to what keeps them
+  // packed.
   bool product(const IrNode& node) const {
     const bool linear = node.domain == "forebay" && node.op == "Linear";
-    if (!linear && (!node.domain.empty() || (node.op != "MatMul" && node.op != "Gemm"))) return false;
+    if (!linear && (!node.domain.empty() || (node.op != "MatMul" && node.op != "Gemm")))
+      return false;
     if (node.inputs.size() < 2 || node.inputs[0] == kNone || node.inputs[1] == kNone) return false;
     const TypeShape& w = ir_.values[node.inputs[1]].type;
-    if (!narrow(node.inputs[0]) || !needs_.fixed(node.inputs[1]) || !w.known() || w.dims.size() != 2 || dequantised(node.inputs[1])) return false;
+    if (!narrow(node.inputs[0]) || !needs_.fixed(node.inputs[1]) || !w.known() ||
+        w.dims.size() != 2 || dequantised(node.inputs[1]))
+      return false;
     if (!ir_.values[node.inputs[0]].type.has_rank || needs_.fixed(node.inputs[0])) return false;
     if (node.op != "Gemm") return true;
     const NodeView view = ir_.view(node);
-    const bool plain = view.integer("transA", 0) == 0 && view.real("alpha", 1) == 1.0f && view.real("beta", 1) == 1.0f && node.version >= 7;
-    return plain && (node.inputs.size() < 3 || node.inputs[2] == kNone || is_bias(node.inputs[2], columns(node)));
+    const bool plain = view.integer("transA", 0) == 0 && view.real("alpha", 1) == 1.0f &&
+                       view.real("beta", 1) == 1.0f && node.version >= 7;
+    return plain && (node.inputs.size() < 3 || node.inputs[2] == kNone ||
+                     is_bias(node.inputs[2], columns(node)));
   }
 
   bool dequantised(ValueId id) const {
     const IrNode* node = ir_.values[id].producer;
-    while (node != nullptr && (node->op == "Transpose" || node->op == "Reshape")) node = ir_.values[node->inputs[0]].producer;
+    while (node != nullptr && (node->op == "Transpose" || node->op == "Reshape"))
+      node = ir_.values[node->inputs[0]].producer;
     return node != nullptr && node->op == "DequantizeLinear";
   }
 
@@ -60,7 +74,9 @@ class EpiloguePass {
     return ir_.view(node).integer("transB", node.op == "Linear" ? 1 : 0) != 0;
   }
 
-  std::int64_t columns(const IrNode& node) const { return ir_.values[node.inputs[1]].type.dims[transposed(node) ? 0 : 1]; }
+  std::int64_t columns(const IrNode& node) const {
+    return ir_.values[node.inputs[1]].type.dims[transposed(node) ? 0 : 1];
+  }
 
   bool is_bias(ValueId id, std::int64_t count) const {
     if (id == kNone) return false;
@@ -94,7 +110,8 @@ class EpiloguePass {
       root = next;
     }
     if (root == &node) return false;
-    FB_TRY(pattern_.become(*root, "forebay", convolves ? "Conv" : "Linear", 1, std::move(inputs), std::move(attributes)));
+    FB_TRY(pattern_.become(*root, "forebay", convolves ? "Conv" : "Linear", 1, std::move(inputs),
+                           std::move(attributes)));
     return true;
   }
 
@@ -114,7 +131,8 @@ class EpiloguePass {
       if (view.text("approximate", "none") == "tanh") name = "GeluTanh";
     } else if (name == "Clip") {
       if (!bounds(node, alpha, beta)) return false;
-    } else if (name != "Relu" && name != "Sigmoid" && name != "Tanh" && name != "HardSwish" && name != "Mish") {
+    } else if (name != "Relu" && name != "Sigmoid" && name != "Tanh" && name != "HardSwish" &&
+               name != "Mish") {
       return false;
     }
     attributes.push_back({"activation", name});
@@ -133,7 +151,8 @@ class EpiloguePass {
       return true;
     }
     if (clip.inputs.size() != 3) return false;
-    const std::optional<double> least = pattern_.number(clip.inputs[1]), most = pattern_.number(clip.inputs[2]);
+    const std::optional<double> least = pattern_.number(clip.inputs[1]),
+                                most = pattern_.number(clip.inputs[2]);
     if (!least || !most) return false;
     low = static_cast<float>(*least);
     high = static_cast<float>(*most);
@@ -148,6 +167,8 @@ class EpiloguePass {
 
 }  // namespace
 
-Result<std::size_t> pass_epilogue(PassContext& context) { return EpiloguePass(context).run(); }
+Result<std::size_t> pass_epilogue(PassContext& context) {
+  return EpiloguePass(context).run();
+}
 
 }  // namespace forebay::builder

@@ -1,5 +1,6 @@
-// Layer and RMS normalisation written out: (x - mean) / sqrt(var + e) * scale + shift and x / sqrt(mean of squares + e) * scale, in the
-// forms and with the casts to f32 that exporters write. The fused kernels compute in f32 from end to end.
+// Layer and RMS normalisation written out: (x - mean) / sqrt(var + e) * scale + shift and x /
+// sqrt(mean of squares + e) * scale, in the forms and with the casts to f32 that exporters write.
+// The fused kernels compute in f32 from end to end.
 #include <algorithm>
 #include <cmath>
 
@@ -30,7 +31,9 @@ class NormPass {
   Result<std::size_t> run() {
     std::size_t made = 0;
     for (IrNode* node : execution_order(ir_)) {
-      if (node->removed || !node->domain.empty() || (node->op != "Div" && node->op != "Mul") || node->version < 7) continue;
+      if (node->removed || !node->domain.empty() || (node->op != "Div" && node->op != "Mul") ||
+          node->version < 7)
+        continue;
       pattern_.begin(*node);
       Norm norm;
       if (!core(*node, norm)) continue;
@@ -54,19 +57,22 @@ class NormPass {
 
   bool inverse(ValueId id, Norm& norm) {
     id = pattern_.through_casts(id);
-    if (const IrNode* reciprocal = pattern_.take(id, "Reciprocal")) return deviation(reciprocal->inputs[0], norm);
+    if (const IrNode* reciprocal = pattern_.take(id, "Reciprocal"))
+      return deviation(reciprocal->inputs[0], norm);
     if (const IrNode* divide = pattern_.take(id, "Div", 7)) {
       return pattern_.is_number(divide->inputs[0], 1) && deviation(divide->inputs[1], norm);
     }
     const IrNode* power = pattern_.take(id, "Pow", 7);
-    return power != nullptr && pattern_.is_number(power->inputs[1], -0.5) && variance(power->inputs[0], norm);
+    return power != nullptr && pattern_.is_number(power->inputs[1], -0.5) &&
+           variance(power->inputs[0], norm);
   }
 
   bool deviation(ValueId id, Norm& norm) {
     id = pattern_.through_casts(id);
     if (const IrNode* root = pattern_.take(id, "Sqrt")) return variance(root->inputs[0], norm);
     const IrNode* power = pattern_.take(id, "Pow", 7);
-    return power != nullptr && pattern_.is_number(power->inputs[1], 0.5) && variance(power->inputs[0], norm);
+    return power != nullptr && pattern_.is_number(power->inputs[1], 0.5) &&
+           variance(power->inputs[0], norm);
   }
 
   bool variance(ValueId id, Norm& norm) {
@@ -90,7 +96,8 @@ class NormPass {
     if (const IrNode* power = pattern_.take(id, "Pow", 7)) {
       if (!pattern_.is_number(power->inputs[1], 2)) return false;
       squared_ = power->inputs[0];
-    } else if (const IrNode* product = pattern_.take(id, "Mul", 7); product != nullptr && product->inputs[0] == product->inputs[1]) {
+    } else if (const IrNode* product = pattern_.take(id, "Mul", 7);
+               product != nullptr && product->inputs[0] == product->inputs[1]) {
       squared_ = product->inputs[0];
     } else {
       return false;
@@ -101,7 +108,8 @@ class NormPass {
   // What is divided must be what was squared, before or behind casts.
   bool numerator(ValueId id, Norm& norm) {
     const std::size_t here = pattern_.mark();
-    const ValueId bare = pattern_.through_casts(id), bare_squared = pattern_.through_casts(squared_);
+    const ValueId bare = pattern_.through_casts(id),
+                  bare_squared = pattern_.through_casts(squared_);
     if (const IrNode* difference = pattern_.take(bare, "Sub", 7)) {
       const std::size_t inside = pattern_.mark();
       if (centred(bare_squared, bare, *difference, norm)) return true;
@@ -123,7 +131,8 @@ class NormPass {
       const IrNode* mean = pattern_.take(pattern_.through_casts(node.inputs[1]), "ReduceMean");
       std::int64_t axis = -1;
       return mean != nullptr && trailing_axes(*mean, axis) && axis == norm.axis &&
-             (mean->inputs[0] == node.inputs[0] || pattern_.through_casts(mean->inputs[0]) == node.inputs[0]);
+             (mean->inputs[0] == node.inputs[0] ||
+              pattern_.through_casts(mean->inputs[0]) == node.inputs[0]);
     };
     if (!is_centred(difference)) return false;
     norm.centred = true;
@@ -162,7 +171,8 @@ class NormPass {
     if (own.shape().elements() == 1) return true;
     const auto rank = static_cast<std::int64_t>(own.dims.size());
     for (std::int64_t i = 1; i <= rank; ++i) {
-      const std::int64_t size = own.dims[static_cast<std::size_t>(rank - i)], full = x.dims[x.dims.size() - static_cast<std::size_t>(i)];
+      const std::int64_t size = own.dims[static_cast<std::size_t>(rank - i)],
+                         full = x.dims[x.dims.size() - static_cast<std::size_t>(i)];
       if (i <= -norm.axis ? size != full : size != 1) return false;
     }
     return rank >= -norm.axis;
@@ -170,8 +180,10 @@ class NormPass {
 
   bool dtypes_fit(const IrNode& root, const Norm& norm, ValueId scale) const {
     const DType y = pattern_.type(root.outputs[0]).dtype;
-    if (norm.centred) return pattern_.type(norm.x).dtype == y || pattern_.type(narrow_source(norm.x)).dtype == y;
-    return (scale == kNone ? DType::f32 : pattern_.type(scale).dtype) == y;  // without a scale: one number, in f32
+    if (norm.centred)
+      return pattern_.type(norm.x).dtype == y || pattern_.type(narrow_source(norm.x)).dtype == y;
+    return (scale == kNone ? DType::f32 : pattern_.type(scale).dtype) ==
+           y;  // without a scale: one number, in f32
   }
 
   // x before it was widened.
@@ -182,7 +194,8 @@ class NormPass {
     return from == DType::f16 || from == DType::bf16 ? cast->inputs[0] : x;
   }
 
-  // From the division on: a cast back, the scale, the shift, a cast back; as far as one node can stand for it.
+  // From the division on: a cast back, the scale, the shift, a cast back; as far as one node can
+  // stand for it.
   Reach extend(IrNode& node, const Norm& norm) {
     Reach best, at{&node, kNone, kNone, pattern_.mark()};
     const auto keep = [&] {
@@ -190,13 +203,16 @@ class NormPass {
     };
     keep();
     while (IrNode* next = pattern_.sole_reader(at.root->outputs[0])) {
-      const bool scales = next->op == "Mul" && at.scale == kNone, shifts = next->op == "Add" && at.scale != kNone && at.shift == kNone && norm.centred;
+      const bool scales = next->op == "Mul" && at.scale == kNone,
+                 shifts =
+                     next->op == "Add" && at.scale != kNone && at.shift == kNone && norm.centred;
       if (next->op == "Cast") {
         const DType to = pattern_.type(next->outputs[0]).dtype;
         if (to != DType::f16 && to != DType::bf16 && to != DType::f32) break;
       } else if (scales || shifts) {
         if (next->version < 7) break;
-        const ValueId other = next->inputs[0] == at.root->outputs[0] ? next->inputs[1] : next->inputs[0];
+        const ValueId other =
+            next->inputs[0] == at.root->outputs[0] ? next->inputs[1] : next->inputs[0];
         if (other == at.root->outputs[0] || !parameter(other, norm)) break;
         (scales ? at.scale : at.shift) = other;
       } else {
@@ -219,17 +235,21 @@ class NormPass {
     IrNode& root = *reach.root;
     const DType y = pattern_.type(root.outputs[0]).dtype;
     ValueId from = norm.x;
-    if (const ValueId narrow = narrow_source(norm.x); narrow != from && (!norm.centred || pattern_.type(narrow).dtype == y)) from = narrow;
+    if (const ValueId narrow = narrow_source(norm.x);
+        narrow != from && (!norm.centred || pattern_.type(narrow).dtype == y))
+      from = narrow;
     std::vector<ValueId> inputs{from, reach.scale};
     if (reach.scale == kNone) {
       HostTensor one(DType::f32, Shape{1});
       one.as<float>()[0] = 1.0f;
-      inputs[1] = ir_.add_constant(ir_.values[root.outputs[0]].name + "/one", std::make_shared<const HostTensor>(std::move(one)), {});
+      inputs[1] = ir_.add_constant(ir_.values[root.outputs[0]].name + "/one",
+                                   std::make_shared<const HostTensor>(std::move(one)), {});
     }
     if (reach.shift != kNone) inputs.push_back(reach.shift);
-    std::vector<plan::Attribute> attributes{{"axis", norm.axis}, {"epsilon", static_cast<float>(norm.epsilon)}};
-    FB_TRY(pattern_.become(root, "", norm.centred ? "LayerNormalization" : "RMSNormalization", norm.centred ? 17 : 23, std::move(inputs),
-                           std::move(attributes)));
+    std::vector<plan::Attribute> attributes{{"axis", norm.axis},
+                                            {"epsilon", static_cast<float>(norm.epsilon)}};
+    FB_TRY(pattern_.become(root, "", norm.centred ? "LayerNormalization" : "RMSNormalization",
+                           norm.centred ? 17 : 23, std::move(inputs), std::move(attributes)));
     return true;
   }
 
@@ -241,6 +261,8 @@ class NormPass {
 
 }  // namespace
 
-Result<std::size_t> pass_norm(PassContext& context) { return NormPass(context).run(); }
+Result<std::size_t> pass_norm(PassContext& context) {
+  return NormPass(context).run();
+}
 
 }  // namespace forebay::builder

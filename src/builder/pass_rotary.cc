@@ -1,5 +1,5 @@
-// Rotary positions written out become forebay.RotateHalf: x * cos + concat(-x2, x1) * sin, and concat(x1 cos - x2 sin, x2 cos + x1 sin), the
-// halves being taken by Slice or Split.
+// Rotary positions written out become forebay.RotateHalf: x * cos + concat(-x2, x1) * sin, and
+// concat(x1 cos - x2 sin, x2 cos + x1 sin), the halves being taken by Slice or Split.
 #include <algorithm>
 
 #include "base/check.h"
@@ -14,7 +14,8 @@ struct Found {
 
 class RotaryPass {
  public:
-  explicit RotaryPass(PassContext& context) : context_(context), ir_(context.ir), pattern_(context) {}
+  explicit RotaryPass(PassContext& context)
+      : context_(context), ir_(context.ir), pattern_(context) {}
 
   Result<std::size_t> run() {
     if (context_.registry.find("forebay", "RotateHalf", 1) == nullptr) return std::size_t{0};
@@ -23,8 +24,11 @@ class RotaryPass {
       if (node->removed || !node->domain.empty()) continue;
       pattern_.begin(*node);
       Found found;
-      const bool matches = node->op == "Add" ? whole(*node, found) : node->op == "Concat" && halves(*node, found);
-      if (!matches || !table_fits(found.cos, found.x) || !table_fits(found.sin, found.x) || !pattern_.closed(*node)) continue;
+      const bool matches =
+          node->op == "Add" ? whole(*node, found) : node->op == "Concat" && halves(*node, found);
+      if (!matches || !table_fits(found.cos, found.x) || !table_fits(found.sin, found.x) ||
+          !pattern_.closed(*node))
+        continue;
       FB_TRY(replace(*node, found));
       ++made;
     }
@@ -37,7 +41,8 @@ class RotaryPass {
   bool whole(const IrNode& sum, Found& found) {
     for (std::size_t side = 0; side < 2; ++side) {
       pattern_.back_to(0);
-      const IrNode *straight = pattern_.take(sum.inputs[side], "Mul", 7), *turned = pattern_.take(sum.inputs[1 - side], "Mul", 7);
+      const IrNode *straight = pattern_.take(sum.inputs[side], "Mul", 7),
+                   *turned = pattern_.take(sum.inputs[1 - side], "Mul", 7);
       if (straight == nullptr || turned == nullptr) continue;
       for (std::size_t operand = 0; operand < 2; ++operand) {
         pattern_.back_to(2);
@@ -59,21 +64,25 @@ class RotaryPass {
     if (concat == nullptr || concat->inputs.size() != 2 || !last_axis(*concat)) return false;
     const IrNode* negated = pattern_.take(concat->inputs[0], "Neg");
     ValueId other = kNone;
-    return negated != nullptr && half(negated->inputs[0], 1, x) && half(concat->inputs[1], 0, other) && x == other;
+    return negated != nullptr && half(negated->inputs[0], 1, x) &&
+           half(concat->inputs[1], 0, other) && x == other;
   }
 
   // concat(x1 cos - x2 sin, x2 cos + x1 sin)
   bool halves(const IrNode& concat, Found& found) {
     if (concat.inputs.size() != 2 || !last_axis(concat)) return false;
-    const IrNode *difference = pattern_.take(concat.inputs[0], "Sub", 7), *sum = pattern_.take(concat.inputs[1], "Add", 7);
+    const IrNode *difference = pattern_.take(concat.inputs[0], "Sub", 7),
+                 *sum = pattern_.take(concat.inputs[1], "Add", 7);
     if (difference == nullptr || sum == nullptr) return false;
     const std::size_t mark = pattern_.mark();
     for (std::size_t side = 0; side < 2; ++side) {
       pattern_.back_to(mark);
       Found second;
-      if (scaled_half(difference->inputs[0], 0, found.x, found.cos) && scaled_half(difference->inputs[1], 1, second.x, found.sin) &&
-          found.x == second.x && scaled_half(sum->inputs[side], 1, second.x, second.cos) && second.cos == found.cos &&
-          found.x == second.x && scaled_half(sum->inputs[1 - side], 0, second.x, second.sin) && second.sin == found.sin && found.x == second.x)
+      if (scaled_half(difference->inputs[0], 0, found.x, found.cos) &&
+          scaled_half(difference->inputs[1], 1, second.x, found.sin) && found.x == second.x &&
+          scaled_half(sum->inputs[side], 1, second.x, second.cos) && second.cos == found.cos &&
+          found.x == second.x && scaled_half(sum->inputs[1 - side], 0, second.x, second.sin) &&
+          second.sin == found.sin && found.x == second.x)
         return true;
     }
     return false;
@@ -99,10 +108,15 @@ class RotaryPass {
   // `id` is the first (0) or second (1) half of a value along its last axis.
   bool half(ValueId id, int which, ValueId& x) {
     IrNode* node = id == kNone ? nullptr : ir_.values[id].producer;
-    if (node == nullptr || node->removed || !node->domain.empty() || node->inputs.empty() || node->inputs[0] == kNone) return false;
+    if (node == nullptr || node->removed || !node->domain.empty() || node->inputs.empty() ||
+        node->inputs[0] == kNone)
+      return false;
     const TypeShape& whole = pattern_.type(node->inputs[0]);
-    if (!whole.has_rank || whole.dims.empty() || whole.dims.back() <= 0 || whole.dims.back() % 2 != 0) return false;
-    const bool fits = node->op == "Split" ? split_half(*node, id, which, whole) : node->op == "Slice" && slice_half(*node, which, whole);
+    if (!whole.has_rank || whole.dims.empty() || whole.dims.back() <= 0 ||
+        whole.dims.back() % 2 != 0)
+      return false;
+    const bool fits = node->op == "Split" ? split_half(*node, id, which, whole)
+                                          : node->op == "Slice" && slice_half(*node, which, whole);
     if (!fits) return false;
     pattern_.add(*node);
     x = node->inputs[0];
@@ -112,7 +126,9 @@ class RotaryPass {
   bool split_half(const IrNode& split, ValueId id, int which, const TypeShape& whole) const {
     const auto rank = static_cast<std::int64_t>(whole.dims.size());
     const std::int64_t axis = ir_.view(split).integer("axis", 0);
-    if ((axis != -1 && axis != rank - 1) || split.outputs.size() != 2 || split.outputs[static_cast<std::size_t>(which)] != id) return false;
+    if ((axis != -1 && axis != rank - 1) || split.outputs.size() != 2 ||
+        split.outputs[static_cast<std::size_t>(which)] != id)
+      return false;
     const TypeShape& part = pattern_.type(id);
     return part.has_rank && part.dims.back() == whole.dims.back() / 2;
   }
@@ -120,21 +136,26 @@ class RotaryPass {
   bool slice_half(const IrNode& slice, int which, const TypeShape& whole) const {
     if (slice.version < 10 || slice.inputs.size() < 4) return false;
     const auto rank = static_cast<std::int64_t>(whole.dims.size()), size = whole.dims.back();
-    const auto starts = pattern_.integers(slice.inputs[1]), ends = pattern_.integers(slice.inputs[2]), axes = pattern_.integers(slice.inputs[3]);
-    if (!starts || !ends || !axes || starts->size() != 1 || ends->size() != 1 || axes->size() != 1) return false;
+    const auto starts = pattern_.integers(slice.inputs[1]),
+               ends = pattern_.integers(slice.inputs[2]), axes = pattern_.integers(slice.inputs[3]);
+    if (!starts || !ends || !axes || starts->size() != 1 || ends->size() != 1 || axes->size() != 1)
+      return false;
     if ((*axes)[0] != -1 && (*axes)[0] != rank - 1) return false;
     if (slice.inputs.size() > 4 && slice.inputs[4] != kNone) {
       const auto steps = pattern_.integers(slice.inputs[4]);
       if (!steps || *steps != std::vector<std::int64_t>{1}) return false;
     }
     const auto absolute = [&](std::int64_t at) { return at < 0 ? at + size : std::min(at, size); };
-    return absolute((*starts)[0]) == which * size / 2 && absolute((*ends)[0]) == (which + 1) * size / 2;
+    return absolute((*starts)[0]) == which * size / 2 &&
+           absolute((*ends)[0]) == (which + 1) * size / 2;
   }
 
   // It broadcasts to x, not the other way round.
   bool table_fits(ValueId table, ValueId x) const {
     const TypeShape &own = pattern_.type(table), &full = pattern_.type(x);
-    if (!own.has_rank || own.dims.empty() || own.dims.size() > full.dims.size() || own.dtype != full.dtype) return false;
+    if (!own.has_rank || own.dims.empty() || own.dims.size() > full.dims.size() ||
+        own.dtype != full.dtype)
+      return false;
     const std::int64_t width = own.dims.back(), size = full.dims.back();
     if (width != size && width * 2 != size) return false;
     for (std::size_t i = 2; i <= own.dims.size(); ++i) {
@@ -150,9 +171,11 @@ class RotaryPass {
     ValueId x = found.x;
     const IrNode* cast = pattern_.maker(x, "Cast");
     IrNode* back = pattern_.sole_reader(node.outputs[0]);
-    if (cast != nullptr && back != nullptr && back->op == "Cast" && pattern_.type(x).dtype == DType::f32) {
+    if (cast != nullptr && back != nullptr && back->op == "Cast" &&
+        pattern_.type(x).dtype == DType::f32) {
       const DType from = pattern_.type(cast->inputs[0]).dtype;
-      if ((from == DType::f16 || from == DType::bf16) && pattern_.type(back->outputs[0]).dtype == from) {
+      if ((from == DType::f16 || from == DType::bf16) &&
+          pattern_.type(back->outputs[0]).dtype == from) {
         pattern_.add(node);
         root = back;
         x = cast->inputs[0];
@@ -168,6 +191,8 @@ class RotaryPass {
 
 }  // namespace
 
-Result<std::size_t> pass_rotary(PassContext& context) { return RotaryPass(context).run(); }
+Result<std::size_t> pass_rotary(PassContext& context) {
+  return RotaryPass(context).run();
+}
 
 }  // namespace forebay::builder

@@ -59,7 +59,8 @@ Result<std::size_t> pass_linear(PassContext& context);
 Result<std::size_t> pass_rotary(PassContext& context);
 // pass_skip_norm.cc: a sum before a LayerNormalization or RMSNormalization goes into it. After pass_norm and pass_epilogue.
 Result<std::size_t> pass_skip_norm(PassContext& context);
-// pass_epilogue.cc: a bias and an activation behind MatMul, Gemm, Linear or Conv go into forebay.Linear and forebay.Conv. After pass_linear.
+// pass_epilogue.cc: a bias and an activation behind MatMul, Gemm, Linear or Conv go into forebay.Linear and forebay.Conv. After
+// pass_linear.
 Result<std::size_t> pass_epilogue(PassContext& context);
 
 }  // namespace forebay::builder

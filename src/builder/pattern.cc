@@ -9,7 +9,9 @@
 namespace forebay::builder {
 namespace {
 
-bool narrow_float(DType dtype) { return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16; }
+bool narrow_float(DType dtype) {
+  return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16;
+}
 
 }  // namespace
 
@@ -27,8 +29,13 @@ void Pattern::begin(IrNode& root) {
 IrNode* Pattern::maker(ValueId id) const {
   if (id == kNone) return nullptr;
   IrNode* node = ir_.values[id].producer;
-  if (node == nullptr || node->removed || node->graph != graph_ || !node->domain.empty() || node->outputs[0] != id) return nullptr;
-  return std::all_of(node->outputs.begin() + 1, node->outputs.end(), [](ValueId other) { return other == kNone; }) ? node : nullptr;
+  if (node == nullptr || node->removed || node->graph != graph_ || !node->domain.empty() ||
+      node->outputs[0] != id)
+    return nullptr;
+  return std::all_of(node->outputs.begin() + 1, node->outputs.end(),
+                     [](ValueId other) { return other == kNone; })
+             ? node
+             : nullptr;
 }
 
 IrNode* Pattern::maker(ValueId id, std::string_view op, std::int32_t since) const {
@@ -64,11 +71,20 @@ std::optional<double> Pattern::number(ValueId id) const {
   if (!value.type.known() || value.type.shape().elements() != 1) return std::nullopt;
   double found = 0;
   switch (value.type.dtype) {
-    case DType::f64: found = value.known->as<double>()[0]; break;
-    case DType::f32: found = static_cast<double>(value.known->as<float>()[0]); break;
-    case DType::f16: found = static_cast<double>(f16_to_f32(value.known->as<std::uint16_t>()[0])); break;
-    case DType::bf16: found = static_cast<double>(bf16_to_f32(value.known->as<std::uint16_t>()[0])); break;
-    default: return std::nullopt;
+    case DType::f64:
+      found = value.known->as<double>()[0];
+      break;
+    case DType::f32:
+      found = static_cast<double>(value.known->as<float>()[0]);
+      break;
+    case DType::f16:
+      found = static_cast<double>(f16_to_f32(value.known->as<std::uint16_t>()[0]));
+      break;
+    case DType::bf16:
+      found = static_cast<double>(bf16_to_f32(value.known->as<std::uint16_t>()[0]));
+      break;
+    default:
+      return std::nullopt;
   }
   read_.insert(value.known_sources.begin(), value.known_sources.end());
   return found;
@@ -80,7 +96,9 @@ bool Pattern::is_number(ValueId id, double wanted) const {
 }
 
 std::optional<std::vector<std::int64_t>> Pattern::integers(ValueId id) const {
-  if (id == kNone || ir_.values[id].origin != Origin::constant || ir_.values[id].type.dtype != DType::i64) return std::nullopt;
+  if (id == kNone || ir_.values[id].origin != Origin::constant ||
+      ir_.values[id].type.dtype != DType::i64)
+    return std::nullopt;
   const IrValue& value = ir_.values[id];
   read_.insert(value.known_sources.begin(), value.known_sources.end());
   const auto found = value.known->as<std::int64_t>();
@@ -88,7 +106,9 @@ std::optional<std::vector<std::int64_t>> Pattern::integers(ValueId id) const {
 }
 
 bool Pattern::closed(const IrNode& root) const {
-  const auto inside = [&](const IrNode* node) { return node == &root || std::find(matched_.begin(), matched_.end(), node) != matched_.end(); };
+  const auto inside = [&](const IrNode* node) {
+    return node == &root || std::find(matched_.begin(), matched_.end(), node) != matched_.end();
+  };
   for (const IrNode* node : matched_) {
     if (node == &root) continue;
     for (const ValueId output : node->outputs) {
@@ -102,7 +122,8 @@ bool Pattern::closed(const IrNode& root) const {
   return true;
 }
 
-Status Pattern::become(IrNode& root, std::string_view domain, std::string_view op, std::int32_t version, std::vector<ValueId> inputs,
+Status Pattern::become(IrNode& root, std::string_view domain, std::string_view op,
+                       std::int32_t version, std::vector<ValueId> inputs,
                        std::vector<plan::Attribute> attributes) {
   std::vector<std::string> names;
   std::set<const IrNode*> seen;
@@ -126,10 +147,12 @@ Status Pattern::become(IrNode& root, std::string_view domain, std::string_view o
   return context_.types.infer_added(root);
 }
 
-Result<ValueId> Pattern::insert(const IrNode& root, std::string_view name, std::string_view op, std::int32_t version,
-                                std::vector<ValueId> inputs, std::vector<plan::Attribute> attributes) {
+Result<ValueId> Pattern::insert(const IrNode& root, std::string_view name, std::string_view op,
+                                std::int32_t version, std::vector<ValueId> inputs,
+                                std::vector<plan::Attribute> attributes) {
   const ValueId out = ir_.add_value(std::string(name), TypeShape());
-  auto node = ir_.make_node(root.graph, std::string(name), std::string(op), version, std::move(inputs), {out});
+  auto node = ir_.make_node(root.graph, std::string(name), std::string(op), version,
+                            std::move(inputs), {out});
   node->attributes = std::move(attributes);
   FB_TRY(context_.types.infer_added(*node));
   insertions_.before(root, std::move(node));

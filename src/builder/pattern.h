@@ -1,5 +1,6 @@
-// What passes share that put one node in place of a written-out form: they walk from values to the nodes that make them, collect what they
-// matched, and ask at the end whether anything outside of the match reads an intermediate value.
+// What passes share that put one node in place of a written-out form: they walk from values to the
+// nodes that make them, collect what they matched, and ask at the end whether anything outside of
+// the match reads an intermediate value.
 #pragma once
 
 #include <optional>
@@ -21,7 +22,8 @@ class Pattern {
   std::size_t mark() const { return matched_.size(); }
   void back_to(std::size_t mark) { matched_.resize(mark); }
 
-  // The node of the standard domain that makes `id`, in the root's graph; null when it is another. Not yet part of the match.
+  // The node of the standard domain that makes `id`, in the root's graph; null when it is another.
+  // Not yet part of the match.
   IrNode* maker(ValueId id) const;
   IrNode* maker(ValueId id, std::string_view op, std::int32_t since = 1) const;
   // As maker, and part of the match.
@@ -42,12 +44,13 @@ class Pattern {
   // Every output of a matched node is read inside of the match alone, but for those of `root`.
   bool closed(const IrNode& root) const;
 
-  // Makes `root` the given operation over `inputs`; the matched nodes become dead code. What numbers were read is remembered, so that a
-  // refit that holds other ones is refused.
-  Status become(IrNode& root, std::string_view domain, std::string_view op, std::int32_t version, std::vector<ValueId> inputs,
-                std::vector<plan::Attribute> attributes);
+  // Makes `root` the given operation over `inputs`; the matched nodes become dead code. What
+  // numbers were read is remembered, so that a refit that holds other ones is refused.
+  Status become(IrNode& root, std::string_view domain, std::string_view op, std::int32_t version,
+                std::vector<ValueId> inputs, std::vector<plan::Attribute> attributes);
   // A node placed before `root` when apply() is called.
-  Result<ValueId> insert(const IrNode& root, std::string_view name, std::string_view op, std::int32_t version, std::vector<ValueId> inputs,
+  Result<ValueId> insert(const IrNode& root, std::string_view name, std::string_view op,
+                         std::int32_t version, std::vector<ValueId> inputs,
                          std::vector<plan::Attribute> attributes = {});
   void apply() { insertions_.apply(ir_); }
 

@@ -9,11 +9,11 @@ using Ints = std::vector<std::int64_t>;
 constexpr std::int64_t kFloat = 1, kHalf = 10;
 
 struct AttentionForm {
-  std::string scale = "Div";    // Div, Mul on the scores; Q: on the queries; both: on Q and K'
-  std::string mask;             // "", add, where (true keeps), hide (true hides)
-  std::int64_t repeats = 1;     // query heads for one head of K and V
-  bool direct = false;          // K comes as [B,T,H,D] and is turned at once
-  bool flat = false;            // heads inside of the batch: three dimensions
+  std::string scale = "Div";  // Div, Mul on the scores; Q: on the queries; both: on Q and K'
+  std::string mask;           // "", add, where (true keeps), hide (true hides)
+  std::int64_t repeats = 1;   // query heads for one head of K and V
+  bool direct = false;        // K comes as [B,T,H,D] and is turned at once
+  bool flat = false;          // heads inside of the batch: three dimensions
   bool guard = false, softcap = false, half = false;
   float fill = -INFINITY;
 };
@@ -23,9 +23,13 @@ GraphMaker attention_graph(const AttentionForm& form) {
   GraphMaker g;
   const DType dtype = form.half ? DType::f16 : DType::f32, inner = DType::f32;
   const std::string heads = std::to_string(4 / form.repeats);
-  const auto number = [&](const char* name, float value, DType type) { g.constant(name, type == DType::f16 ? halves(list({value}, true)) : list({value}, true)); };
+  const auto number = [&](const char* name, float value, DType type) {
+    g.constant(name, type == DType::f16 ? halves(list({value}, true)) : list({value}, true));
+  };
   if (form.flat) {
-    g.input("q", dtype, {"8", "5", "8"}).input("k", dtype, {"8", "7", "8"}).input("v", dtype, {"8", "7", "8"});
+    g.input("q", dtype, {"8", "5", "8"})
+        .input("k", dtype, {"8", "7", "8"})
+        .input("v", dtype, {"8", "7", "8"});
   } else {
     g.input("q", dtype, {"2", "4", "5", "8"}).input("v", dtype, {"2", heads, "7", "8"});
     g.input("k", dtype, form.direct ? Ops{"2", "7", heads, "8"} : Ops{"2", heads, "7", "8"});
@@ -38,16 +42,24 @@ GraphMaker attention_graph(const AttentionForm& form) {
   number("zero", 0.0f, inner);
   std::string k = "k", v = "v", q = "q";
   if (form.repeats > 1) {
-    g.constant("two", integers({2})).constant("wide", integers({2, 4 / form.repeats, form.repeats, 7, 8})).constant("full", integers({2, 4, 7, 8}));
+    g.constant("two", integers({2}))
+        .constant("wide", integers({2, 4 / form.repeats, form.repeats, 7, 8}))
+        .constant("full", integers({2, 4, 7, 8}));
     for (std::string* name : {&k, &v}) {
-      g.node("Unsqueeze", {*name, "two"}, {*name + "u"}).node("Expand", {*name + "u", "wide"}, {*name + "e"}).node("Reshape", {*name + "e", "full"}, {*name + "r"});
+      g.node("Unsqueeze", {*name, "two"}, {*name + "u"})
+          .node("Expand", {*name + "u", "wide"}, {*name + "e"})
+          .node("Reshape", {*name + "e", "full"}, {*name + "r"});
       *name += "r";
     }
   }
-  g.node("Transpose", {k}, {"kt"}).with("perm", form.flat ? Ints{0, 2, 1} : form.direct ? Ints{0, 2, 3, 1} : Ints{0, 1, 3, 2});
+  g.node("Transpose", {k}, {"kt"})
+      .with("perm", form.flat     ? Ints{0, 2, 1}
+                    : form.direct ? Ints{0, 2, 3, 1}
+                                  : Ints{0, 1, 3, 2});
   std::string kt = "kt";
   if (form.scale == "Q") g.node("Div", {"q", "root"}, {"qs"});
-  if (form.scale == "both") g.node("Mul", {"q", "part"}, {"qs"}).node("Mul", {"kt", "part"}, {"ks"});
+  if (form.scale == "both")
+    g.node("Mul", {"q", "part"}, {"qs"}).node("Mul", {"kt", "part"}, {"ks"});
   if (form.scale == "Q" || form.scale == "both") q = "qs";
   if (form.scale == "both") kt = "ks";
   g.node("MatMul", {q, kt}, {"s"});
@@ -56,14 +68,18 @@ GraphMaker attention_graph(const AttentionForm& form) {
   if (form.scale == "Mul") g.node("Mul", {"scale", s}, {"ss"});
   if (form.scale == "Div" || form.scale == "Mul") s = "ss";
   if (form.softcap) {
-    g.node("Div", {s, "cap"}, {"c1"}).node("Tanh", {"c1"}, {"c2"}).node("Mul", {"c2", "cap"}, {"c3"});
+    g.node("Div", {s, "cap"}, {"c1"})
+        .node("Tanh", {"c1"}, {"c2"})
+        .node("Mul", {"c2", "cap"}, {"c3"});
     s = "c3";
   }
   if (form.half) {
     g.node("Cast", {s}, {"s32"}).with("to", kFloat);
     s = "s32";
   }
-  if (!form.mask.empty()) g.input("mask", form.mask == "add" ? DType::f32 : DType::boolean, form.flat ? Ops{"8", "5", "7"} : Ops{"2", "1", "5", "7"});
+  if (!form.mask.empty())
+    g.input("mask", form.mask == "add" ? DType::f32 : DType::boolean,
+            form.flat ? Ops{"8", "5", "7"} : Ops{"2", "1", "5", "7"});
   if (form.mask == "add") g.node("Add", {"mask", s}, {"m"});
   if (form.mask == "where") g.node("Where", {"mask", s, "fill"}, {"m"});
   if (form.mask == "hide") g.node("Where", {"mask", "fill", s}, {"m"});
@@ -105,7 +121,8 @@ Feeds attention_feeds(const AttentionForm& form, bool empty_row = false) {
     feeds["mask"] = std::move(mask);
   } else if (!form.mask.empty()) {
     HostTensor truth(DType::boolean, mask.shape());
-    for (std::size_t i = 0; i < mask.as<float>().size(); ++i) truth.data()[i] = std::byte{mask.as<float>()[i] > -0.4f};
+    for (std::size_t i = 0; i < mask.as<float>().size(); ++i)
+      truth.data()[i] = std::byte{mask.as<float>()[i] > -0.4f};
     if (empty_row) std::fill_n(truth.data() + 7, 7, std::byte{form.mask == "hide"});
     feeds["mask"] = std::move(truth);
   }
@@ -113,7 +130,8 @@ Feeds attention_feeds(const AttentionForm& form, bool empty_row = false) {
 }
 
 Ops found(const AttentionForm& form, bool empty_row = false) {
-  return fused_ops(attention_graph(form), attention_feeds(form, empty_row), form.half ? 5e-3 : 1e-5);
+  return fused_ops(attention_graph(form), attention_feeds(form, empty_row),
+                   form.half ? 5e-3 : 1e-5);
 }
 
 TEST(Attention, FindsTheScaleWhereverItIs) {
@@ -137,7 +155,8 @@ TEST(Attention, TakesMasksSoftCapsAndHalves) {
       form.fill = fill;
       const Ops wanted = form.mask == "hide" ? Ops{"Not", "Attention"} : Ops{"Attention"};
       EXPECT_EQ(found(form), wanted) << mask;
-      // A row that sees nothing: not a number by softmax, or uniform where the fill is finite, as the graph says.
+      // A row that sees nothing: not a number by softmax, or uniform where the fill is finite, as
+      // the graph says.
       EXPECT_EQ(found(form, true), wanted) << mask << fill;
       form.softcap = true;
       EXPECT_EQ(found(form), wanted) << mask;
@@ -176,17 +195,31 @@ TEST(Attention, LeavesWhatIsReadElsewhereOrDoesNotFit) {
     EXPECT_EQ(fused_ops(graph, attention_feeds(form)), plain_ops(graph)) << shown;
   }
   GraphMaker axis;  // the softmax runs over the queries
-  axis.input("q", DType::f32, {"2", "4", "7", "8"}).input("k", DType::f32, {"2", "4", "8", "7"}).input("v", DType::f32, {"2", "4", "7", "8"});
-  axis.node("Transpose", {"k"}, {"kk"}).with("perm", Ints{0, 1, 3, 2}).node("Transpose", {"kk"}, {"kt"}).with("perm", Ints{0, 1, 3, 2});
-  axis.node("MatMul", {"q", "kt"}, {"s"}).node("Softmax", {"s"}, {"p"}).with("axis", std::int64_t{2}).node("MatMul", {"p", "v"}, {"y"}).output("y");
+  axis.input("q", DType::f32, {"2", "4", "7", "8"})
+      .input("k", DType::f32, {"2", "4", "8", "7"})
+      .input("v", DType::f32, {"2", "4", "7", "8"});
+  axis.node("Transpose", {"k"}, {"kk"})
+      .with("perm", Ints{0, 1, 3, 2})
+      .node("Transpose", {"kk"}, {"kt"})
+      .with("perm", Ints{0, 1, 3, 2});
+  axis.node("MatMul", {"q", "kt"}, {"s"})
+      .node("Softmax", {"s"}, {"p"})
+      .with("axis", std::int64_t{2})
+      .node("MatMul", {"p", "v"}, {"y"})
+      .output("y");
   Feeds feeds;
   feeds["q"] = floats({2, 4, 7, 8}, 1);
   feeds["k"] = floats({2, 4, 8, 7}, 2);
   feeds["v"] = floats({2, 4, 7, 8}, 3);
   EXPECT_EQ(fused_ops(axis, feeds), plain_ops(axis));
   GraphMaker one;  // keys and values of one batch serve two
-  one.input("q", DType::f32, {"2", "4", "5", "8"}).input("k", DType::f32, {"1", "4", "7", "8"}).input("v", DType::f32, {"1", "4", "7", "8"});
-  one.node("Transpose", {"k"}, {"kt"}).with("perm", Ints{0, 1, 3, 2}).node("MatMul", {"q", "kt"}, {"s"}).node("Softmax", {"s"}, {"p"});
+  one.input("q", DType::f32, {"2", "4", "5", "8"})
+      .input("k", DType::f32, {"1", "4", "7", "8"})
+      .input("v", DType::f32, {"1", "4", "7", "8"});
+  one.node("Transpose", {"k"}, {"kt"})
+      .with("perm", Ints{0, 1, 3, 2})
+      .node("MatMul", {"q", "kt"}, {"s"})
+      .node("Softmax", {"s"}, {"p"});
   one.node("MatMul", {"p", "v"}, {"y"}).output("y");
   feeds["q"] = floats({2, 4, 5, 8}, 1);
   feeds["k"] = floats({1, 4, 7, 8}, 2);
@@ -195,17 +228,27 @@ TEST(Attention, LeavesWhatIsReadElsewhereOrDoesNotFit) {
 }
 
 // y = activation(x * w + b) in one of the forms of a weight.
-GraphMaker linear_graph(const std::string& kind, const std::string& activation, DType dtype = DType::f32) {
-  const auto as = [&](HostTensor tensor) { return dtype == DType::f16 ? halves(tensor) : std::move(tensor); };
+GraphMaker linear_graph(const std::string& kind, const std::string& activation,
+                        DType dtype = DType::f32) {
+  const auto as = [&](HostTensor tensor) {
+    return dtype == DType::f16 ? halves(tensor) : std::move(tensor);
+  };
   GraphMaker g;
-  g.input("x", dtype, kind == "Gemm" ? Ops{"6", "12"} : Ops{"2", "3", "12"}).initializer("b", as(floats({20}, 2)));
+  g.input("x", dtype, kind == "Gemm" ? Ops{"6", "12"} : Ops{"2", "3", "12"})
+      .initializer("b", as(floats({20}, 2)));
   g.initializer("w", as(kind == "MatMul" ? floats({12, 20}, 1) : floats({20, 12}, 1)));
   const std::string sum = activation.empty() ? "y" : "s";
   if (kind == "Gemm") g.node("Gemm", {"x", "w", "b"}, {sum}).with("transB", std::int64_t{1});
   if (kind == "MatMul") g.node("MatMul", {"x", "w"}, {"m"}).node("Add", {"m", "b"}, {sum});
-  if (kind == "Transpose") g.node("Transpose", {"w"}, {"t"}).with("perm", Ints{1, 0}).node("MatMul", {"x", "t"}, {"m"}).node("Add", {"b", "m"}, {sum});
+  if (kind == "Transpose")
+    g.node("Transpose", {"w"}, {"t"})
+        .with("perm", Ints{1, 0})
+        .node("MatMul", {"x", "t"}, {"m"})
+        .node("Add", {"b", "m"}, {sum});
   if (activation == "Clip") {
-    g.constant("low", as(list({-0.5f}, true))).constant("high", as(list({0.75f}, true))).node("Clip", {"s", "low", "high"}, {"y"});
+    g.constant("low", as(list({-0.5f}, true)))
+        .constant("high", as(list({0.75f}, true)))
+        .node("Clip", {"s", "low", "high"}, {"y"});
   } else if (!activation.empty()) {
     g.node(activation, {"s"}, {"y"});
   }
@@ -214,7 +257,8 @@ GraphMaker linear_graph(const std::string& kind, const std::string& activation, 
 
 TEST(Epilogue, TakesBiasesAndActivationsAndKeepsTheWeight) {
   for (const char* kind : {"Gemm", "MatMul", "Transpose"}) {
-    for (const char* activation : {"Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Gelu", "Clip", "Mish"}) {
+    for (const char* activation : {"Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish",
+                                   "HardSigmoid", "Gelu", "Clip", "Mish"}) {
       const GraphMaker graph = linear_graph(kind, activation);
       Feeds feeds;
       feeds["x"] = floats(std::string(kind) == "Gemm" ? Dims{6, 12} : Dims{2, 3, 12}, 5);
@@ -224,7 +268,8 @@ TEST(Epilogue, TakesBiasesAndActivationsAndKeepsTheWeight) {
       const plan::Weight* weight = find_weight(built->plan, "w");
       ASSERT_NE(weight, nullptr);
       EXPECT_TRUE(weight->recipe.identity());
-      EXPECT_EQ(weight->consumption, std::string(kind) == "MatMul" ? plan::Consumption::by_reduction : plan::Consumption::by_output);
+      EXPECT_EQ(weight->consumption, std::string(kind) == "MatMul" ? plan::Consumption::by_reduction
+                                                                   : plan::Consumption::by_output);
     }
   }
   Feeds feeds;
@@ -235,8 +280,14 @@ TEST(Epilogue, TakesBiasesAndActivationsAndKeepsTheWeight) {
 TEST(Epilogue, TakesActivationsBehindConvolutions) {
   for (const std::int64_t group : {1, 4}) {
     GraphMaker graph;
-    graph.input("x", DType::f32, {"2", "4", "9", "9"}).initializer("w", floats({8, 4 / group, 3, 3}, 1)).initializer("b", floats({8}, 2));
-    graph.node("Conv", {"x", "w", "b"}, {"c"}).with("group", group).node("LeakyRelu", {"c"}, {"y"}).with("alpha", 0.25f).output("y");
+    graph.input("x", DType::f32, {"2", "4", "9", "9"})
+        .initializer("w", floats({8, 4 / group, 3, 3}, 1))
+        .initializer("b", floats({8}, 2));
+    graph.node("Conv", {"x", "w", "b"}, {"c"})
+        .with("group", group)
+        .node("LeakyRelu", {"c"}, {"y"})
+        .with("alpha", 0.25f)
+        .output("y");
     Feeds feeds;
     feeds["x"] = floats({2, 4, 9, 9}, 5);
     EXPECT_EQ(fused_ops(graph, feeds), Ops{"Conv"});
@@ -247,16 +298,25 @@ TEST(Epilogue, TakesActivationsBehindConvolutions) {
 
 TEST(Epilogue, LeavesQuantisedWeightsAndWideBiases) {
   GraphMaker wide;  // one value a row, not a column
-  wide.input("x", DType::f32, {"20", "12"}).initializer("w", floats({12, 20}, 1)).initializer("b", floats({20, 1}, 2));
+  wide.input("x", DType::f32, {"20", "12"})
+      .initializer("w", floats({12, 20}, 1))
+      .initializer("b", floats({20, 1}, 2));
   wide.node("MatMul", {"x", "w"}, {"m"}).node("Add", {"m", "b"}, {"y"}).output("y");
   Feeds feeds;
   feeds["x"] = floats({20, 12}, 5);
   EXPECT_EQ(fused_ops(wide, feeds), (Ops{"MatMul", "Add"}));
   HostTensor bytes(DType::i8, Shape{12, 20});
-  for (std::size_t i = 0; i < bytes.bytes(); ++i) bytes.as<std::int8_t>()[i] = static_cast<std::int8_t>(i * 37 % 100);
+  for (std::size_t i = 0; i < bytes.bytes(); ++i)
+    bytes.as<std::int8_t>()[i] = static_cast<std::int8_t>(i * 37 % 100);
   GraphMaker quantised;
-  quantised.input("x", DType::f32, {"20", "12"}).initializer("q", std::move(bytes)).initializer("b", floats({20}, 2)).constant("s", list({0.01f}, true));
-  quantised.node("DequantizeLinear", {"q", "s"}, {"w"}).node("MatMul", {"x", "w"}, {"m"}).node("Add", {"m", "b"}, {"y"}).output("y");
+  quantised.input("x", DType::f32, {"20", "12"})
+      .initializer("q", std::move(bytes))
+      .initializer("b", floats({20}, 2))
+      .constant("s", list({0.01f}, true));
+  quantised.node("DequantizeLinear", {"q", "s"}, {"w"})
+      .node("MatMul", {"x", "w"}, {"m"})
+      .node("Add", {"m", "b"}, {"y"})
+      .output("y");
   EXPECT_EQ(fused_ops(quantised, feeds), plain_ops(quantised));
 }
 

@@ -1,7 +1,7 @@
 // Attention (23, 24) with past, masks, grouped heads, softcap and its intermediate output, and RotaryEmbedding (23).
 //
-// In f32 a block of query rows is multiplied by all keys it may see, made a softmax, and multiplied by the values: blocked products for many
-// rows, attention_rows for a few. f64 and the intermediate output go one row at a time. forebay.Attention is what the builder writes for
+// In f32 a block of query rows is multiplied by all keys it may see, made a softmax, and multiplied by the values: blocked products for
+// many rows, attention_rows for a few. f64 and the intermediate output go one row at a time. forebay.Attention is what the builder writes for
 // attention found in a graph: as Attention, but a row that sees nothing gives what a softmax of it gives (not a number), or zero with
 // nan_rows = 1, and where a boolean mask is false the score becomes mask_fill.
 #include <algorithm>
@@ -124,7 +124,8 @@ class AttentionKernel final : public FloatKernel {
     causal_ = node.integer("is_causal", 0) != 0;
     mode_ = node.integer("qk_matmul_output_mode", 0);
     mask_fill_ = static_cast<double>(node.real("mask_fill", -std::numeric_limits<float>::infinity()));
-    empty_rows_ = node.domain() != "forebay" ? EmptyRows::zero : node.integer("nan_rows", 0) != 0 ? EmptyRows::zero_when_nan : EmptyRows::as_softmax;
+    empty_rows_ = EmptyRows::zero;
+    if (node.domain() == "forebay") empty_rows_ = node.integer("nan_rows", 0) != 0 ? EmptyRows::zero_when_nan : EmptyRows::as_softmax;
     FB_TRY(check(context));
     blocked_ = context.inputs[0].dtype != DType::f64 && (context.outputs.size() <= 3 || !context.outputs[3].present());
     const auto threads = static_cast<std::uint64_t>(context.pool->threads());
@@ -391,7 +392,9 @@ class AttentionKernel final : public FloatKernel {
     const AttentionLoops& loops = attention_loops();
     const bool rowwise = mask == nullptr || (mask->dtype == DType::f32 && mask_strides_[3] == 1);
     const float* added = nullptr;
-    if (mask != nullptr && rowwise) added = reinterpret_cast<const float*>(mask->data) + u.b * mask_strides_[0] + h * mask_strides_[1] + i * mask_strides_[2];
+    if (mask != nullptr && rowwise) {
+      added = reinterpret_cast<const float*>(mask->data) + u.b * mask_strides_[0] + h * mask_strides_[1] + i * mask_strides_[2];
+    }
     const bool direct = rowwise && softcap_ == 0;
     float most = loops.bias(scores, direct ? added : nullptr, static_cast<float>(scale_), count);
     if (softcap_ != 0) {

@@ -6,7 +6,8 @@
 
 #define FB_ATTENTION_INLINE inline __attribute__((always_inline))
 
-// Wide vectors are passed between functions that are inlined, so their calling convention does not matter.
+// Wide vectors are passed between functions that are inlined, so their calling convention does not
+// matter.
 #pragma GCC diagnostic ignored "-Wpsabi"
 
 namespace forebay::ops {
@@ -33,7 +34,8 @@ namespace {
 
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=fast")
-#pragma GCC target("avx,avx2,bmi,bmi2,fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#pragma GCC target( \
+    "avx,avx2,bmi,bmi2,fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 namespace rows_v4 {
 namespace {
 #define FB_LANES 16
@@ -45,9 +47,12 @@ namespace {
 
 const AttentionLoops& attention_loops() {
   switch (cpu::cpu_instruction_set()) {
-    case cpu::InstructionSet::avx512: return rows_v4::kLoops;
-    case cpu::InstructionSet::avx2: return rows_v3::kLoops;
-    case cpu::InstructionSet::baseline: break;
+    case cpu::InstructionSet::avx512:
+      return rows_v4::kLoops;
+    case cpu::InstructionSet::avx2:
+      return rows_v3::kLoops;
+    case cpu::InstructionSet::baseline:
+      break;
   }
   return rows_v2::kLoops;
 }

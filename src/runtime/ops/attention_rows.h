@@ -1,5 +1,5 @@
-// The two products of softmax attention in f32 for a few query rows (decoding): they read each key and each value once, at memory speed.
-// Built once for each instruction set and chosen at run time.
+// The two products of softmax attention in f32 for a few query rows (decoding): they read each key
+// and each value once, at memory speed. Built once for each instruction set and chosen at run time.
 #pragma once
 
 #include <cstdint>

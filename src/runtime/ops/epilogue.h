@@ -1,5 +1,5 @@
-// The activation that a product or convolution applies to its finished f32 sums: attributes `activation`, `activation_alpha` and
-// `activation_beta` of forebay.Linear and forebay.Conv.
+// The activation that a product or convolution applies to its finished f32 sums: attributes
+// `activation`, `activation_alpha` and `activation_beta` of forebay.Linear and forebay.Conv.
 #pragma once
 
 #include "runtime/op.h"

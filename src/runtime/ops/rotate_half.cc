@@ -1,5 +1,6 @@
-// forebay.RotateHalf, which the builder makes of rotary positions written out: with x = [a, b] along the last axis, y = [a cos - b sin,
-// b cos + a sin]. cos and sin broadcast to x; their last axis is that of x, or half of it and then serves both halves.
+// forebay.RotateHalf, which the builder makes of rotary positions written out: with x = [a, b]
+// along the last axis, y = [a cos - b sin, b cos + a sin]. cos and sin broadcast to x; their last
+// axis is that of x, or half of it and then serves both halves.
 #include <algorithm>
 #include <string>
 
@@ -17,12 +18,15 @@ Status infer_rotate(InferContext& context) {
   for (std::size_t i = 1; i < 3; ++i) {
     const TypeShape& table = context.input(i);
     FB_TRY(require_float(node, table.dtype, "cos or sin"));
-    if ((table.dtype == DType::f64) != (x.dtype == DType::f64)) return node.unsupported("f64 mixed with narrower types");
+    if ((table.dtype == DType::f64) != (x.dtype == DType::f64))
+      return node.unsupported("f64 mixed with narrower types");
     if (table.has_rank && x.has_rank && (table.dims.empty() || table.dims.size() > x.dims.size())) {
-      return node.invalid("cos or sin " + dims_text(table.dims) + " does not broadcast to " + dims_text(x.dims));
+      return node.invalid("cos or sin " + dims_text(table.dims) + " does not broadcast to " +
+                          dims_text(x.dims));
     }
   }
-  if (x.has_rank && (x.dims.empty() || (x.dims.back() >= 0 && x.dims.back() % 2 != 0))) return node.invalid("the last axis of " + dims_text(x.dims) + " has no halves");
+  if (x.has_rank && (x.dims.empty() || (x.dims.back() >= 0 && x.dims.back() % 2 != 0)))
+    return node.invalid("the last axis of " + dims_text(x.dims) + " has no halves");
   same_as_input(context, 0, 0);
   return {};
 }
@@ -84,14 +88,16 @@ class RotateHalf final : public FloatKernel {
 
   template <typename T>
   void go(const KernelCall& call) const {
-    const std::int64_t half = width_ / 2, grain = std::max<std::int64_t>(1, 8192 / std::max<std::int64_t>(1, width_));
+    const std::int64_t half = width_ / 2,
+                       grain = std::max<std::int64_t>(1, 8192 / std::max<std::int64_t>(1, width_));
     call.pool->parallel_for(rows_, grain, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t row = begin; row < end; ++row) {
         const T* a = reinterpret_cast<const T*>(call.inputs[0].data) + row * width_;
         const T* b = a + half;
         const T* cos = reinterpret_cast<const T*>(call.inputs[1].data) + offset(tables_[0], row);
         const T* sin = reinterpret_cast<const T*>(call.inputs[2].data) + offset(tables_[1], row);
-        const T *cos_b = tables_[0].width == width_ ? cos + half : cos, *sin_b = tables_[1].width == width_ ? sin + half : sin;
+        const T *cos_b = tables_[0].width == width_ ? cos + half : cos,
+                *sin_b = tables_[1].width == width_ ? sin + half : sin;
         T* y = reinterpret_cast<T*>(call.outputs[0].data) + row * width_;
         T* z = y + half;
         for (std::int64_t j = 0; j < half; ++j) y[j] = a[j] * cos[j] - b[j] * sin[j];
@@ -105,14 +111,16 @@ class RotateHalf final : public FloatKernel {
   std::int64_t rows_ = 0, width_ = 0;
 };
 
-Result<std::unique_ptr<Kernel>> create_rotate(const NodeView&, std::span<const TypeShape>, std::span<const TypeShape>) {
+Result<std::unique_ptr<Kernel>> create_rotate(const NodeView&, std::span<const TypeShape>,
+                                              std::span<const TypeShape>) {
   return std::unique_ptr<Kernel>(std::make_unique<RotateHalf>());
 }
 
 }  // namespace
 
 std::span<const OpSpec> rotate_half_ops() {
-  static const OpSpec specs[] = {{"forebay", "RotateHalf", 1, 0x7fffffff, kOpNone, 0, infer_rotate, nullptr, create_rotate}};
+  static const OpSpec specs[] = {
+      {"forebay", "RotateHalf", 1, 0x7fffffff, kOpNone, 0, infer_rotate, nullptr, create_rotate}};
   return specs;
 }
 
