@@ -227,6 +227,68 @@ TEST(Attention, LeavesWhatIsReadElsewhereOrDoesNotFit) {
   EXPECT_EQ(fused_ops(one, feeds), plain_ops(one));
 }
 
+// As exporters write it for any batch and length: target shapes by Shape, Gather and Concat, the
+// scale from the size of a head.
+TEST(Attention, KnowsHeadsWhereBatchAndLengthAreOpen) {
+  GraphMaker g;
+  g.input("x", DType::f32, {"B", "S", "32"})
+      .constant("i0", integers({0}, true))
+      .constant("i1", integers({1}, true))
+      .constant("a0", integers({0}));
+  g.constant("heads", integers({4}))
+      .constant("groups", integers({2}))
+      .constant("size", integers({8}))
+      .constant("last", integers({-1}));
+  g.constant("end", integers({INT64_MAX}))
+      .constant("two", integers({2}))
+      .constant("one", list({1.0f}));
+  g.node("Shape", {"x"}, {"dims"})
+      .node("Gather", {"dims", "i0"}, {"b"})
+      .node("Gather", {"dims", "i1"}, {"s"});
+  g.node("Unsqueeze", {"b", "a0"}, {"bu"}).node("Unsqueeze", {"s", "a0"}, {"su"});
+  g.node("Concat", {"bu", "su", "heads", "size"}, {"qd"}).with("axis", std::int64_t{0});
+  g.node("Concat", {"bu", "su", "groups", "size"}, {"kd"}).with("axis", std::int64_t{0});
+  g.node("Concat", {"bu", "groups", "two", "su", "size"}, {"wide"}).with("axis", std::int64_t{0});
+  g.node("Concat", {"bu", "heads", "su", "size"}, {"full"}).with("axis", std::int64_t{0});
+  std::uint32_t seed = 1;
+  for (const std::string name : {"q", "k", "v"}) {
+    g.initializer("w" + name, floats({32, name == "q" ? 32 : 16}, seed++))
+        .node("MatMul", {"x", "w" + name}, {name + "1"});
+    g.node("Reshape", {name + "1", name == "q" ? "qd" : "kd"}, {name + "2"})
+        .node("Transpose", {name + "2"}, {name})
+        .with("perm", Ints{0, 2, 1, 3});
+    if (name == "q") continue;
+    g.node("Unsqueeze", {name, "two"}, {name + "u"})
+        .node("Expand", {name + "u", "wide"}, {name + "e"});
+    g.node("Reshape", {name + "e", "full"}, {name + "r"});
+  }
+  g.node("Shape", {"q"}, {"shape"})
+      .node("Slice", {"shape", "last", "end"}, {"h"})
+      .node("Cast", {"h"}, {"hf"})
+      .with("to", kFloat);
+  g.node("Sqrt", {"hf"}, {"root"})
+      .node("Div", {"one", "root"}, {"square"})
+      .node("Sqrt", {"square"}, {"part"});
+  g.node("Transpose", {"kr"}, {"kt"})
+      .with("perm", Ints{0, 1, 3, 2})
+      .node("Mul", {"kt", "part"}, {"ks"})
+      .node("Mul", {"q", "part"}, {"qs"});
+  g.node("MatMul", {"qs", "ks"}, {"scores"})
+      .node("Softmax", {"scores"}, {"p"})
+      .with("axis", std::int64_t{-1})
+      .node("MatMul", {"p", "vr"}, {"y"});
+  g.output("y", DType::f32);
+  Feeds feeds;
+  feeds["x"] = floats({3, 6, 32}, 9);
+  const auto built = build_model(g.model());
+  ASSERT_TRUE(built.ok()) << built.status().to_string();
+  const Ops ops = ops_of(built->plan.graphs[0]);
+  EXPECT_EQ(std::count(ops.begin(), ops.end(), "Attention"), 1);
+  for (const char* gone : {"Softmax", "Expand", "Mul", "Sqrt"})
+    EXPECT_EQ(std::count(ops.begin(), ops.end(), gone), 0) << gone;
+  fused_ops(g, feeds);
+}
+
 // y = activation(x * w + b) in one of the forms of a weight.
 GraphMaker linear_graph(const std::string& kind, const std::string& activation,
                         DType dtype = DType::f32) {
