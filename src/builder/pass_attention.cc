@@ -17,6 +17,9 @@ struct Found {
   double scale = 1, softcap = 0;
   std::optional<double> fill;  // of a boolean mask
   bool true_hides = false, nan_rows = false;
+  bool stacked = false;  // the query heads of a group are rows of one product: a reshape before it,
+                         // two around the softmax
+  ValueId grouped = kNone;  // [B,G,R,S,T]: scores as the softmax sees them then
 };
 
 class AttentionPass {
@@ -45,6 +48,10 @@ class AttentionPass {
   bool weights(const IrNode& root, Found& found) {
     found.v = root.inputs[1];
     ValueId at = pattern_.through_casts(root.inputs[0]);
+    if (const IrNode* rows = pattern_.take(at, "Reshape", 5)) {
+      found.stacked = true;
+      at = pattern_.through_casts(rows->inputs[0]);
+    }
     if (const IrNode* guard = pattern_.take(at, "Where", 9)) {
       const IrNode* test = pattern_.take(guard->inputs[0], "IsNaN");
       if (test == nullptr || test->inputs[0] != guard->inputs[2] ||
@@ -54,13 +61,14 @@ class AttentionPass {
       at = pattern_.through_casts(guard->inputs[2]);
     }
     const IrNode* softmax = pattern_.take(at, "Softmax");
-    if (softmax == nullptr || !last_axis(*softmax)) return false;
+    if (softmax == nullptr || !last_axis(*softmax, found.stacked)) return false;
     return scores(softmax->inputs[0], found, false);
   }
 
-  bool last_axis(const IrNode& softmax) const {
+  bool last_axis(const IrNode& softmax, bool stacked) const {
     const TypeShape& x = pattern_.type(softmax.inputs[0]);
-    if (!x.has_rank || (x.dims.size() != 3 && x.dims.size() != 4)) return false;
+    if (!x.has_rank || (stacked ? x.dims.size() != 5 : x.dims.size() != 3 && x.dims.size() != 4))
+      return false;
     const std::int64_t axis = ir_.view(softmax).integer("axis", softmax.version < 13 ? 1 : -1);
     return axis == -1 || axis == static_cast<std::int64_t>(x.dims.size()) - 1;
   }
@@ -72,6 +80,12 @@ class AttentionPass {
     if (const IrNode* product = pattern_.take(id, "MatMul")) return first_product(*product, found);
     if (const IrNode* mask = pattern_.take(id, "Where", 9)) return !scaled && chosen(*mask, found);
     if (const IrNode* sum = pattern_.take(id, "Add", 7)) return !scaled && added(*sum, found);
+    if (const IrNode* split =
+            found.stacked && found.grouped == kNone ? pattern_.take(id, "Reshape", 5) : nullptr) {
+      found.grouped = id;
+      return pattern_.type(split->inputs[0]).dims.size() == 4 &&
+             scores(split->inputs[0], found, scaled);
+    }
     IrNode* node = pattern_.maker(id);
     if (node == nullptr || node->version < 7 || (node->op != "Mul" && node->op != "Div"))
       return false;
@@ -157,6 +171,7 @@ class AttentionPass {
       return false;
     found.q = unscaled(product.inputs[0], found);
     const ValueId turned = unscaled(product.inputs[1], found);
+    if (found.stacked && !unstack(product, found)) return false;
     const IrNode* transpose = pattern_.take(turned, "Transpose");
     if (transpose == nullptr) return false;
     const auto perm = ir_.view(*transpose).integers("perm");
@@ -167,6 +182,27 @@ class AttentionPass {
     for (std::size_t i = 0; i < swapped.size(); ++i)
       if (swapped[i] != static_cast<std::int64_t>(i)) found.k_perm = swapped;
     return true;
+  }
+
+  // Q [B,G*R,S,D] is read as [B,G,R*S,D]; the reshapes must say the same of heads and groups.
+  bool unstack(const IrNode& product, Found& found) {
+    const IrNode* stack = pattern_.take(found.q, "Reshape", 5);
+    if (stack == nullptr || found.grouped == kNone) return false;
+    const TypeShape &q = pattern_.type(stack->inputs[0]), &rows = pattern_.type(found.q),
+                    &scores = pattern_.type(product.outputs[0]),
+                    &grouped = pattern_.type(found.grouped);
+    if (!q.has_rank || q.dims.size() != 4 || rows.dims.size() != 4 || scores.dims.size() != 4 ||
+        grouped.dims.size() != 5)
+      return false;
+    const std::int64_t groups = grouped.dims[1], repeats = grouped.dims[2];
+    if (groups <= 0 || repeats <= 0 || q.dims[1] != groups * repeats || rows.dims[1] != groups ||
+        q.dims[3] <= 0 || rows.dims[3] != q.dims[3])
+      return false;
+    const bool aligned = found.mask == kNone ||
+                         pattern_.type(found.mask).dims.size() <= 2;  // not over groups or repeats
+    found.q = stack->inputs[0];
+    return aligned && q.dims[0] == rows.dims[0] && rows.dims[0] == grouped.dims[0] &&
+           q.dims[2] == grouped.dims[3];
   }
 
   static bool same_size(std::int64_t a, std::int64_t b) {
@@ -186,10 +222,14 @@ class AttentionPass {
     const auto k_dim = [&](std::size_t i) {
       return k.dims[found.k_perm.empty() ? i : static_cast<std::size_t>(found.k_perm[i])];
     };
-    for (std::size_t i = 0; i + 2 < rank; ++i)
+    for (std::size_t i = 0; i + (found.stacked ? 3 : 2) < rank; ++i)
       if (!same_size(q.dims[i], k_dim(i)) || !same_size(q.dims[i], v.dims[i]) ||
           !same_size(k_dim(i), v.dims[i]))
         return false;
+    if (found.stacked) {
+      const std::int64_t groups = pattern_.type(found.grouped).dims[1];
+      return k_dim(1) == groups && v.dims[1] == groups && v.dims[3] > 0;
+    }
     // The kernel divides the query heads by those of the keys when it is made.
     return rank == 3 || (q.dims[1] > 0 && k_dim(1) == q.dims[1] && v.dims[1] == q.dims[1]);
   }
@@ -223,7 +263,7 @@ class AttentionPass {
     if (!found.k_perm.empty()) {
       FB_ASSIGN(found.k, pattern_.insert(root, name + "/keys", "Transpose", kPassOpset, {found.k},
                                          {{"perm", found.k_perm}}));
-    } else if (!three) {
+    } else if (!three && !found.stacked) {
       const ValueId k = unrepeated(found.k), v = unrepeated(found.v);
       if (k != found.k && v != found.v && pattern_.type(k).dims[1] == pattern_.type(v).dims[1]) {
         found.k = k;
@@ -243,8 +283,20 @@ class AttentionPass {
       FB_ASSIGN(const ValueId mask, mask_for(root, name, found, three));
       inputs.push_back(mask);
     }
-    return pattern_.become(root, "forebay", "Attention", 1, std::move(inputs),
-                           std::move(attributes));
+    if (!found.stacked) {
+      return pattern_.become(root, "forebay", "Attention", 1, std::move(inputs),
+                             std::move(attributes));
+    }
+    HostTensor shape(DType::i64, Shape{4});
+    const TypeShape &k = pattern_.type(found.k), &v = pattern_.type(found.v);
+    const std::int64_t target[4] = {0, k.dims[1], -1, v.dims[3]};
+    std::copy(target, target + 4, shape.as<std::int64_t>().begin());
+    const ValueId rows =
+        ir_.add_constant(name + "/rows", std::make_shared<const HostTensor>(std::move(shape)), {});
+    FB_ASSIGN(const ValueId heads,
+              pattern_.insert(root, name + "/heads", "Attention", 1, std::move(inputs),
+                              std::move(attributes), "forebay"));
+    return pattern_.become(root, "", "Reshape", kPassOpset, {heads, rows}, {});
   }
 
   Result<ValueId> mask_for(const IrNode& root, const std::string& name, const Found& found,

@@ -149,10 +149,11 @@ Status Pattern::become(IrNode& root, std::string_view domain, std::string_view o
 
 Result<ValueId> Pattern::insert(const IrNode& root, std::string_view name, std::string_view op,
                                 std::int32_t version, std::vector<ValueId> inputs,
-                                std::vector<plan::Attribute> attributes) {
+                                std::vector<plan::Attribute> attributes, std::string_view domain) {
   const ValueId out = ir_.add_value(std::string(name), TypeShape());
   auto node = ir_.make_node(root.graph, std::string(name), std::string(op), version,
                             std::move(inputs), {out});
+  node->domain = domain;
   node->attributes = std::move(attributes);
   FB_TRY(context_.types.infer_added(*node));
   insertions_.before(root, std::move(node));

@@ -51,7 +51,8 @@ class Pattern {
   // A node placed before `root` when apply() is called.
   Result<ValueId> insert(const IrNode& root, std::string_view name, std::string_view op,
                          std::int32_t version, std::vector<ValueId> inputs,
-                         std::vector<plan::Attribute> attributes = {});
+                         std::vector<plan::Attribute> attributes = {},
+                         std::string_view domain = {});
   void apply() { insertions_.apply(ir_); }
 
  private:

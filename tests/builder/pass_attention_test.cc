@@ -227,6 +227,32 @@ TEST(Attention, LeavesWhatIsReadElsewhereOrDoesNotFit) {
   EXPECT_EQ(fused_ops(one, feeds), plain_ops(one));
 }
 
+// The query heads of a group as rows of one product, keys and values never repeated.
+TEST(Attention, FindsGroupsStackedAsRows) {
+  for (const bool shown : {false, true}) {
+    GraphMaker g;
+    g.input("q", DType::f32, {"2", "4", "5", "8"}).input("k", DType::f32, {"2", "2", "7", "8"});
+    g.input("v", DType::f32, {"2", "2", "7", "8"}).input("mask", DType::f32, {"5", "7"});
+    g.constant("scale", list({0.35355339f}, true)).constant("rows", integers({0, 2, -1, 8}));
+    g.constant("split", integers({0, 2, 2, -1, 7})).constant("joined", integers({0, 2, -1, 7}));
+    g.constant("heads", integers({0, 4, -1, 8})).node("Reshape", {"q", "rows"}, {"qr"});
+    g.node("Transpose", {"k"}, {"kt"}).with("perm", Ints{0, 1, 3, 2});
+    g.node("MatMul", {"qr", "kt"}, {"s"}).node("Mul", {"s", "scale"}, {"ss"});
+    g.node("Reshape", {"ss", "split"}, {"sg"}).node("Add", {"sg", "mask"}, {"m"});
+    g.node("Softmax", {"m"}, {"p"}).with("axis", std::int64_t{-1});
+    g.node("Reshape", {"p", "joined"}, {"pr"}).node("MatMul", {"pr", "v"}, {"yr"});
+    g.node("Reshape", {"yr", "heads"}, {"y"}).output("y", DType::f32);
+    if (shown) g.output("p", DType::f32);
+    Feeds feeds;
+    feeds["q"] = floats({2, 4, 5, 8}, 1);
+    feeds["k"] = floats({2, 2, 7, 8}, 2);
+    feeds["v"] = floats({2, 2, 7, 8}, 3);
+    feeds["mask"] = floats({5, 7}, 4);
+    const Ops wanted = shown ? plain_ops(g) : Ops{"Attention", "Reshape", "Reshape"};
+    EXPECT_EQ(fused_ops(g, feeds), wanted);
+  }
+}
+
 // As exporters write it for any batch and length: target shapes by Shape, Gather and Concat, the
 // scale from the size of a head.
 TEST(Attention, KnowsHeadsWhereBatchAndLengthAreOpen) {
