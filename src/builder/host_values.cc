@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "builder/partial_values.h"
 
 namespace forebay::builder {
 namespace {
@@ -83,11 +84,11 @@ void HostValues::settle(ValueId wanted) {
     } else if ((spec->flags & kOpShapeOnly) != 0) {
       if (!shape_only(node)) set_unknown(node);
     } else if (!evaluable(node, *spec)) {
-      set_unknown(node);
+      set_partly(node);
     } else if (std::vector<ValueId> pending; ready_inputs(node, pending)) {
       evaluate(node);
     } else if (pending.empty()) {
-      set_unknown(node);
+      set_partly(node);
     } else {
       stack.insert(stack.end(), pending.begin(), pending.end());
     }
@@ -187,6 +188,21 @@ void HostValues::evaluate(const IrNode& node) {
     output.known_sources = from;
     output.knowledge = Knowledge::known;
   }
+}
+
+// An element or a few of a shape may be known where the whole is not.
+void HostValues::set_partly(const IrNode& node) {
+  set_unknown(node);
+  if (!node.domain.empty() || (node.op != "Gather" && node.op != "Slice") || node.outputs[0] == kNone) return;
+  IrValue& output = ir_.values[node.outputs[0]];
+  const PartialValue found = partial_value(ir_, *this, node.outputs[0]);
+  if (output.type.dtype != DType::i64 || !found.complete()) return;
+  HostTensor tensor(DType::i64, output.type.shape());
+  if (tensor.bytes() != found.elements.size() * sizeof(std::int64_t)) return;
+  std::copy(found.elements.begin(), found.elements.end(), tensor.as<std::int64_t>().begin());
+  output.known = std::make_shared<const HostTensor>(std::move(tensor));
+  output.known_sources.assign(found.sources.begin(), found.sources.end());
+  output.knowledge = Knowledge::known;
 }
 
 void HostValues::set_unknown(const IrNode& node) {

@@ -30,6 +30,7 @@ class HostValues {
   bool shape_only(const IrNode& node);
   bool evaluable(const IrNode& node, const OpSpec& spec);
   void set_unknown(const IrNode& node);
+  void set_partly(const IrNode& node);
 
   Ir& ir_;
   const OpRegistry& registry_;

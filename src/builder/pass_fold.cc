@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "builder/passes.h"
 #include "builder/value_needs.h"
 
@@ -36,11 +38,22 @@ class Folder {
     const IrValue& value = ir_.values[id];
     if (value.poisoned) return false;
     if (need == EdgeNeed::data) {
-      if (id >= known_count_ || !needs_.fixed(id) || !needs_.weightless(id) || !value.type.known()) return false;
+      if (id >= known_count_ || !value.type.known()) return false;
+      if (needs_.fixed(id) ? !needs_.weightless(id) : !made_of_shapes(id)) return false;
       const auto bytes = checked_bytes(value.type.dtype, value.type.dims);
       if (!bytes || *bytes > kMaxFoldedDataBytes) return false;
     }
     return context_.host.get(id) != nullptr;
+  }
+
+  // Known though not all of the shapes it was made from are: the size of one head. No float tensor may hide in it.
+  bool made_of_shapes(ValueId id) {
+    if (ir_.values[id].origin != Origin::computed || context_.host.get(id) == nullptr) return false;
+    const std::vector<std::uint32_t>& from = ir_.values[id].known_sources;
+    return std::all_of(from.begin(), from.end(), [&](std::uint32_t source) {
+      const SourceTensor& tensor = ir_.sources[source];
+      return tensor.shape.elements() <= 1 || dtype_is_integer(tensor.dtype);
+    });
   }
 
   void fold(ValueId id, ValueId& place) {

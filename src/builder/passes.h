@@ -51,8 +51,22 @@ Result<std::size_t> pass_qdq(PassContext& context);
 // pass_quant.cc: products and gathers of dequantised weights read the packed weight. Run before
 // pass_linear.
 Result<std::size_t> pass_quant(PassContext& context);
+// pass_activation.cc: GELU (erf, tanh), SiLU, QuickGelu, Mish and x * HardSigmoid(x) written out become one node. After pass_fold.
+Result<std::size_t> pass_activation(PassContext& context);
+// pass_norm.cc: layer and RMS normalisation written out become LayerNormalization and RMSNormalization. After pass_fold.
+Result<std::size_t> pass_norm(PassContext& context);
+// pass_attention.cc: softmax attention written out becomes forebay.Attention. After pass_fold.
+Result<std::size_t> pass_attention(PassContext& context);
 // pass_linear.cc: MatMul of a transposed weight reads it as it lies: forebay.Linear or FusedMatMul
 // where this build has it, else Gemm for rank 2.
 Result<std::size_t> pass_linear(PassContext& context);
+
+// pass_rotary.cc: rotary positions written out (rotated halves) become forebay.RotateHalf. After pass_fold.
+Result<std::size_t> pass_rotary(PassContext& context);
+// pass_skip_norm.cc: a sum before a LayerNormalization or RMSNormalization goes into it. After pass_norm and pass_epilogue.
+Result<std::size_t> pass_skip_norm(PassContext& context);
+// pass_epilogue.cc: a bias and an activation behind MatMul, Gemm, Linear or Conv go into forebay.Linear and forebay.Conv. After
+// pass_linear.
+Result<std::size_t> pass_epilogue(PassContext& context);
 
 }  // namespace forebay::builder

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "builder/partial_values.h"
 
 namespace forebay::builder {
 namespace {
@@ -114,6 +115,7 @@ Status TypeInference::ordinary(IrNode& node, const OpSpec& spec) {
   std::vector<TypeShape> outputs(node.outputs.size());
   InferContext context(view, inputs, values, outputs);
   FB_TRY(spec.infer(context));
+  if (outputs.size() == 1) refine_type(ir_, host_, node, outputs[0]);
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     if (node.outputs[i] == kNone) continue;
     if (!outputs[i].present()) return view.invalid("has no output " + std::to_string(i));

@@ -23,11 +23,12 @@ using test::TempFolder;
 
 struct Case {
   std::string name;
-  std::string model;       // pkg:..., or "synth PARAMS DTYPE"
+  std::string model;       // pkg:..., "synth PARAMS DTYPE", or "written NAME" (written_forms.py)
   std::string arguments;   // of reference.py
   double rtol = 1e-3, atol = 1e-5;
   double of_scale = 0;     // when set: tolerance as a share of the output's largest magnitude
   bool rounded = false;    // bf16: the fp32 graph on the same rounded weights
+  std::size_t most_nodes = 0;  // of the plan, when set: the written-out forms are fused
 };
 
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
@@ -159,6 +160,11 @@ class RealModel : public testing::TestWithParam<Case> {
       ASSERT_EQ(run(std::string(FOREBAY_COMMAND) + " synth llama --params " + params + " --dtype " + dtype + " --seed 7 -o " + (folder_ / "synth") + " >/dev/null"), 0);
       model = folder_ / "synth/model.onnx";
     }
+    if (model.rfind("written ", 0) == 0) {
+      const std::string name = model.substr(8);
+      model = folder_ / (name + ".onnx");
+      ASSERT_EQ(run(python() + " " FOREBAY_SOURCE_DIR "/tests/models/written_forms.py " + name + " " + model), 0);
+    }
     const int status = run(python() + " " FOREBAY_SOURCE_DIR "/tests/models/reference.py " + model + " " + (folder_ / "reference") + " " + c.arguments +
                            (c.rounded ? " --rounded" : ""));
     if (status == 77) GTEST_SKIP() << "the package that holds " << c.model << " is not installed";
@@ -232,6 +238,10 @@ TEST_P(RealModel, AgreesWithOnnxRuntimeAndHasEqualBitsEverywhere) {
   build_options.strip = true;
   auto built = build(reference_.model, folder_ / "model.plan", build_options);
   ASSERT_TRUE(built.ok()) << built.status().to_string();
+  if (c.most_nodes > 0) {
+    EXPECT_LE(built->plan_nodes, c.most_nodes);
+    EXPECT_GT(built->fused_nodes, 0u);
+  }
   auto plan = Plan::load(folder_ / "model.plan");
   ASSERT_TRUE(plan.ok()) << plan.status().to_string();
   ASSERT_TRUE(plan->stripped());
@@ -295,6 +305,12 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"ocr_cls", "pkg:rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx", "--shape x=1x3x48x192"},
                     Case{"magika", "pkg:magika/models/standard_v3_3/model.onnx", "--shape bytes=2x2048 --int bytes=0:256"},
                     Case{"silero", "pkg:silero_vad/data/silero_vad_op18_ifless.onnx", "--shape input=1x576 --shape state=2x1x128 --value sr=16000"},
+                    Case{"encoder_f32", "written encoder_f32", "--int input_ids=0:256", 0, 0, 1e-4, false, 41},
+                    Case{"encoder_f16", "written encoder_f16", "--int input_ids=0:256", 0, 0, 1e-2, false, 41},
+                    Case{"decoder_f32", "written decoder_f32", "--int input_ids=0:256", 0, 0, 1e-4, false, 53},
+                    Case{"decoder_f16", "written decoder_f16", "--int input_ids=0:256", 0, 0, 1e-2, false, 55},
+                    Case{"seq2seq_f32", "written seq2seq_f32", "", 0, 0, 1e-4, false, 60},
+                    Case{"seq2seq_f16", "written seq2seq_f16", "", 0, 0, 1e-2, false, 60},
                     Case{"llama_f32", "synth 10M f32", "--shape input_ids=1x5 --int input_ids=0:256"},
                     Case{"llama_f16", "synth 10M f16", "--shape input_ids=1x5 --int input_ids=0:256", 0, 0, 1e-2},
                     Case{"llama_bf16", "synth 10M bf16", "--shape input_ids=1x5 --int input_ids=0:256", 0, 0, 3e-2, true}),

@@ -65,6 +65,7 @@ Result<std::unique_ptr<Kernel>> create_conv(const NodeView&, std::span<const Typ
 std::span<const OpSpec> conv_ops() {
   static const OpSpec specs[] = {
       {"", "Conv", 1, 0x7fffffff, kOpNone, 0, infer_conv, consume_conv, create_conv},
+      {"forebay", "Conv", 1, 0x7fffffff, kOpNone, 0, infer_conv, consume_conv, create_conv},  // with an activation
       {"", "ConvTranspose", 1, 0x7fffffff, kOpNone, 0, infer_conv_transpose, nullptr, create_conv_transpose},
   };
   return specs;

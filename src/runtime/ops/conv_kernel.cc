@@ -10,6 +10,7 @@
 #include "runtime/cpu/dnnl_conv.h"
 #include "runtime/cpu/gemm_blocked.h"
 #include "runtime/cpu/gemv.h"
+#include "runtime/ops/epilogue.h"
 #include "runtime/ops/nn_support.h"
 
 namespace forebay::ops {
@@ -50,6 +51,7 @@ class FloatConv final : public FloatKernel {
  protected:
   Status setup(const PrepareContext& context) override {
     FB_ASSIGN(sizes_, conv_sizes(context));
+    FB_ASSIGN(epilogue_, epilogue_of(context.node));
     const Window& w = sizes_.window;
     sliced_ = context.sliced_input != plan::kNone;
     std::int64_t filters = sizes_.group_filters();
@@ -82,9 +84,10 @@ class FloatConv final : public FloatKernel {
     switch (path_) {
       case Path::depthwise: run_depthwise(call, first, filters); break;
       case Path::dot: run_dot(call, first, filters); break;
-      case Path::library: return run_library(call, first, filters);
+      case Path::library: FB_TRY(run_library(call, first, filters)); break;
       case Path::gemm: run_gemm(call, first, filters); break;
     }
+    if (epilogue_.loop != nullptr && path_ != Path::depthwise) activate(call, first, filters);
     return {};
   }
 
@@ -175,6 +178,15 @@ class FloatConv final : public FloatKernel {
     return failed ? Status(Code::internal, "oneDNN failed to execute a convolution") : Status();
   }
 
+  // The finished planes of this slab.
+  void activate(const KernelCall& call, std::int64_t first, std::int64_t filters) const {
+    const std::int64_t plane = sizes_.window.out_size(), count = filters * plane;
+    for (std::int64_t batch = 0; batch < sizes_.batch; ++batch) {
+      float* y = out(call) + (batch * sizes_.filters + first) * plane;
+      call.pool->parallel_for(count, 16384, [&](std::int64_t begin, std::int64_t end) { epilogue_.apply(y + begin, end - begin); });
+    }
+  }
+
   static const float* in(const KernelCall& call, std::size_t i) {
     return i < call.inputs.size() && call.inputs[i].present() ? reinterpret_cast<const float*>(call.inputs[i].data) : nullptr;
   }
@@ -189,9 +201,10 @@ class FloatConv final : public FloatKernel {
         for (std::int64_t i = planes * part / threads; i < planes * (part + 1) / threads; ++i) {
           const std::int64_t batch = i / filters, row = i % filters, filter = first + row;
           const std::int64_t channel = filter / sizes_.group_filters();
+          float* y = out(call) + (batch * sizes_.filters + filter) * sizes_.window.out_size();
           cpu::depthwise_plane(set_, plane_, in(call, 0) + (batch * sizes_.channels + channel) * sizes_.window.in_size(), in(call, 1) + row * taps,
-                               bias != nullptr ? bias[filter] : 0.0f, out(call) + (batch * sizes_.filters + filter) * sizes_.window.out_size(),
-                               scratch + part * scratch_each_);
+                               bias != nullptr ? bias[filter] : 0.0f, y, scratch + part * scratch_each_);
+          epilogue_.apply(y, sizes_.window.out_size());
         }
       }
     });
@@ -272,6 +285,7 @@ class FloatConv final : public FloatKernel {
 
   cpu::InstructionSet set_ = cpu::cpu_instruction_set();
   ConvSizes sizes_;
+  Epilogue epilogue_;
   Path path_ = Path::gemm;
   cpu::DepthwisePlane plane_{};
   cpu::GemmGrid grid_;

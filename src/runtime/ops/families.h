@@ -31,6 +31,7 @@ std::span<const OpSpec> random_ops();
 std::span<const OpSpec> control_ops();
 std::span<const OpSpec> matmul_ops();
 std::span<const OpSpec> gemm_ops();
+std::span<const OpSpec> linear_ops();
 std::span<const OpSpec> conv_ops();
 std::span<const OpSpec> pool_ops();
 std::span<const OpSpec> softmax_ops();
@@ -41,6 +42,7 @@ std::span<const OpSpec> quant_ops();
 std::span<const OpSpec> quant_linear_ops();
 std::span<const OpSpec> quant_gather_ops();
 std::span<const OpSpec> attention_ops();
+std::span<const OpSpec> rotate_half_ops();
 std::span<const OpSpec> einsum_ops();
 std::span<const OpSpec> signal_ops();
 std::span<const OpSpec> grid_sample_ops();
@@ -78,6 +80,7 @@ inline constexpr Family kFamilies[] = {
     control_ops,
     matmul_ops,
     gemm_ops,
+    linear_ops,
     conv_ops,
     pool_ops,
     softmax_ops,
@@ -88,6 +91,7 @@ inline constexpr Family kFamilies[] = {
     quant_linear_ops,
     quant_gather_ops,
     attention_ops,
+    rotate_half_ops,
     einsum_ops,
     signal_ops,
     grid_sample_ops,

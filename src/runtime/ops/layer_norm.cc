@@ -99,7 +99,11 @@ class LayerNorm final : public FloatKernel {
     }
     if (form_.skip) {
       skip_count_ = context.inputs[1].shape().elements();
-      if (skip_count_ == 0 || x.elements() % std::max<std::int64_t>(1, skip_count_) != 0 || skip_count_ % std::max<std::int64_t>(1, size_) != 0) {
+      const auto& own = context.inputs[1].dims;  // the trailing dims of x; a batch of one serves all
+      const auto lead = std::find_if(own.begin(), own.end(), [](std::int64_t size) { return size != 1; });
+      const auto count = static_cast<std::size_t>(own.end() - lead);
+      const bool trailing = count <= context.inputs[0].dims.size() && std::equal(lead, own.end(), context.inputs[0].dims.end() - static_cast<std::ptrdiff_t>(count));
+      if (skip_count_ % std::max<std::int64_t>(1, size_) != 0 || !trailing) {
         return node.invalid("skip " + dims_text(context.inputs[1].dims) + " does not fit the input " + x.to_string());
       }
       if (has(context.inputs, form_.bias) && context.inputs[form_.bias].shape().elements() != size_) return node.invalid("bias does not fit the rows");

@@ -280,11 +280,10 @@ class FloatProduct final : public Kernel {
     for (std::int64_t batch = 0; batch < batches_; ++batch) cpu::gemm_parallel(set_, block_task(call, slab, batch), grid_, *call.pool, scratch);
   }
 
-  // alpha, C and the output's dtype, on the columns that are complete.
+  // alpha, C, the activation and the output's dtype, on the columns that are complete.
   void finish(const KernelCall& call, const Slab& slab) const {
-    const bool has_c = call.inputs.size() > spec_.c_input && call.inputs[spec_.c_input].present() &&
-                       spec_.beta != 0.0f;
-    if (!stage_y_ && !has_c && spec_.alpha == 1.0f) return;
+    const bool has_c = call.inputs.size() > spec_.c_input && call.inputs[spec_.c_input].present() && spec_.beta != 0.0f;
+    if (!stage_y_ && !has_c && spec_.alpha == 1.0f && spec_.epilogue.loop == nullptr) return;
     call.pool->parallel_for(batches_ * layout_.m, std::max<std::int64_t>(1, 8192 / std::max<std::int64_t>(1, slab.columns)),
                             [&](std::int64_t begin, std::int64_t end) {
                               for (std::int64_t row = begin; row < end; ++row) finish_row(call, slab, row / layout_.m, row % layout_.m, has_c);
@@ -309,6 +308,7 @@ class FloatProduct final : public Kernel {
         cpu::to_f32(c.dtype, first, layout_.c_col == 0 ? 1 : count, added, set_);
         for (std::int64_t i = 0; i < count; ++i) values[i] += spec_.beta * added[layout_.c_col == 0 ? 0 : i];
       }
+      spec_.epilogue.apply(values, count);
       cpu::from_f32(y.dtype, values, count, to + at * y_size, set_);
     }
   }

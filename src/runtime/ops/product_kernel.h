@@ -1,4 +1,4 @@
-// The matrix product behind MatMul, FusedMatMul and Gemm: Y = alpha * A' * B' (+ beta * C), A and B batched with broadcasting.
+// The matrix product behind MatMul, FusedMatMul, Gemm and Linear: Y = alpha * A' * B' (+ beta * C), A and B batched with broadcasting.
 //
 // A constant B of two dimensions comes in slabs: [K,N] by reduction (fp32 sums of all of Y are kept over the slabs of the node and added
 // in slab order), [N,K] (trans_b) by output (a slab is a range of Y's columns). Up to kGemvRows rows of A our matrix-vector kernels
@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "runtime/op.h"
+#include "runtime/ops/epilogue.h"
 #include "runtime/ops/quant_layout.h"
 
 namespace forebay::ops {
@@ -17,6 +18,7 @@ struct ProductSpec {
   float alpha = 1.0f, beta = 1.0f;  // beta: of C, when present
   std::size_t c_input = 2;
   bool packed = false;  // B is made of the codes of input 1 in registers and tiles (quant_layout.h)
+  Epilogue epilogue;    // floats of at most 32 bits only
 };
 
 // Output dims of A * B (numpy rules, one-dimensional operands included), unknown dims as -1.

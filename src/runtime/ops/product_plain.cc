@@ -113,7 +113,7 @@ Result<ProductLayout> product_layout(const NodeView& node, const TypeShape& a, c
     layout.a_offsets = batch_offsets(batch, batch_a, layout.m * layout.k);
     layout.b_offsets = batch_offsets(batch, batch_b, layout.k * layout.n);
   }
-  if (c != nullptr) {  // only Gemm has C: Y is [m, n]
+  if (c != nullptr) {  // Gemm, or the bias of Linear
     const std::size_t rank = c->dims.size();
     if (rank > 2) return node.invalid("C has rank " + std::to_string(rank) + ", at most 2 is possible");
     const std::int64_t columns = rank >= 1 ? c->dims[rank - 1] : 1, rows = rank == 2 ? c->dims[0] : 1;
