@@ -13,7 +13,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string fixtures_folder() { return FOREBAY_SOURCE_DIR "/tests/models/fixtures"; }
+std::string folder_of(const std::string& set) { return FOREBAY_SOURCE_DIR "/tests/models/" + set; }
 
 Shape parse_shape(const std::string& text) {
   Shape shape;
@@ -22,25 +22,31 @@ Shape parse_shape(const std::string& text) {
   return shape;
 }
 
+template <typename Store>
+void store_value(DType dtype, Store store, float value, std::int64_t whole) {
+  switch (dtype) {
+    case DType::f32: store(value); break;
+    case DType::f16: store(f32_to_f16(value)); break;
+    case DType::bf16: store(f32_to_bf16(value)); break;
+    case DType::i64: store(whole); break;
+    case DType::i32: store(static_cast<std::int32_t>(whole)); break;
+    case DType::i8:
+    case DType::u8:
+    case DType::boolean: store(static_cast<std::uint8_t>(whole)); break;
+    default: ADD_FAILURE() << "a fixture holds no " << dtype_name(dtype);
+  }
+}
+
 // Elements of tensor `name` by the law of fixture_format.py. `a`, `b`: centre and spread, or low and high.
 void fill(const std::string& name, DType dtype, std::int64_t count, double a, double b, std::byte* out) {
   const std::uint64_t seed = tools::tensor_seed(0, name);
   const auto low = static_cast<std::int64_t>(a), high = static_cast<std::int64_t>(b);
   const float centre = static_cast<float>(a), spread = static_cast<float>(b);
-  const auto store = [out](std::int64_t i, auto value) { std::memcpy(out + static_cast<std::size_t>(i) * sizeof(value), &value, sizeof(value)); };
   for (std::int64_t i = 0; i < count; ++i) {
     const std::uint64_t hash = tools::mix64(seed + static_cast<std::uint64_t>(i));
     const float value = centre + spread * (static_cast<float>(hash >> 40) * 0x1p-23f - 1.0f);
     const std::int64_t whole = dtype_is_float(dtype) ? 0 : low + static_cast<std::int64_t>(hash % static_cast<std::uint64_t>(high - low));
-    switch (dtype) {
-      case DType::f32: store(i, value); break;
-      case DType::f16: store(i, f32_to_f16(value)); break;
-      case DType::bf16: store(i, f32_to_bf16(value)); break;
-      case DType::i64: store(i, whole); break;
-      case DType::i32: store(i, static_cast<std::int32_t>(whole)); break;
-      case DType::boolean: store(i, static_cast<std::uint8_t>(whole)); break;
-      default: ADD_FAILURE() << name << ": a fixture holds no " << dtype_name(dtype); return;
-    }
+    store_value(dtype, [&](auto element) { std::memcpy(out + static_cast<std::size_t>(i) * sizeof(element), &element, sizeof(element)); }, value, whole);
   }
 }
 
@@ -72,39 +78,58 @@ struct Unpacking {
       weights.resize(std::max(weights.size(), offset + static_cast<std::size_t>(*bytes)));
       fill(name, parse_dtype(dtype), count, centre, spread, reinterpret_cast<std::byte*>(weights.data()) + offset);
     } else {
-      ASSERT_TRUE(kind == "input" || kind == "output") << text;
+      ASSERT_TRUE(kind == "input" || kind == "literal" || kind == "output") << text;
       words >> name >> dtype >> shape;
       HostTensor tensor(parse_dtype(dtype), parse_shape(shape));
       if (kind == "output") {
         ASSERT_LE(output_at + tensor.bytes(), outputs.size()) << text;
-        std::memcpy(tensor.data(), outputs.data() + output_at, tensor.bytes());
+        if (tensor.bytes() > 0) std::memcpy(tensor.data(), outputs.data() + output_at, tensor.bytes());
         output_at += tensor.bytes();
         fixture.outputs.push_back({name, std::move(tensor)});
-        return;
+      } else {
+        if (kind == "literal") fill_literal(words, tensor);
+        else fill_by_law(words, name, tensor);
+        fixture.inputs.push_back({name, std::move(tensor)});
       }
-      double a = 0, b = 0;
-      words >> a >> b;
-      ASSERT_TRUE(static_cast<bool>(words)) << text;
-      fill(name, tensor.dtype(), tensor.shape().elements(), a, b, tensor.data());
-      fixture.inputs.push_back({name, std::move(tensor)});
+    }
+  }
+
+  static void fill_by_law(std::istringstream& words, const std::string& name, HostTensor& tensor) {
+    double a = 0, b = 0;
+    words >> a >> b;
+    ASSERT_TRUE(static_cast<bool>(words)) << name;
+    fill(name, tensor.dtype(), tensor.shape().elements(), a, b, tensor.data());
+  }
+
+  static void fill_literal(std::istringstream& words, HostTensor& tensor) {
+    std::byte* out = tensor.data();
+    std::string word;
+    for (std::int64_t i = 0; i < tensor.shape().elements(); ++i) {
+      ASSERT_TRUE(static_cast<bool>(words >> word));
+      const bool real = dtype_is_float(tensor.dtype());
+      const auto store = [&](auto element) {
+        std::memcpy(out, &element, sizeof(element));
+        out += sizeof(element);
+      };
+      store_value(tensor.dtype(), store, real ? std::strtof(word.c_str(), nullptr) : 0, real ? 0 : std::stoll(word));
     }
   }
 };
 
 }  // namespace
 
-std::vector<std::string> fixture_names() {
+std::vector<std::string> fixture_names(const std::string& set) {
   std::vector<std::string> names;
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(fixtures_folder(), error)) {
+  for (const auto& entry : fs::directory_iterator(folder_of(set), error)) {
     if (entry.is_directory(error) && fs::exists(entry.path() / "manifest.txt", error)) names.push_back(entry.path().filename().string());
   }
   std::sort(names.begin(), names.end());
   return names;
 }
 
-Fixture unpack_fixture(const std::string& name, const std::string& into) {
-  const std::string folder = fixtures_folder() + "/" + name;
+Fixture unpack_fixture(const std::string& set, const std::string& name, const std::string& into) {
+  const std::string folder = folder_of(set) + "/" + name;
   Unpacking unpacking;
   unpacking.outputs = read_file(folder + "/outputs.bin");
   std::istringstream manifest(read_file(folder + "/manifest.txt"));

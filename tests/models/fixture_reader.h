@@ -17,9 +17,9 @@ struct Fixture {
   std::map<std::string, std::vector<std::int64_t>> facts;
 };
 
-// Names of all fixtures, sorted.
-std::vector<std::string> fixture_names();
-// Writes graph and weights of fixture `name` into the folder `into`. A test failure and an empty `model` when something is wrong.
-Fixture unpack_fixture(const std::string& name, const std::string& into);
+// Names of all fixtures in tests/models/`set` ("fixtures", "replays"), sorted.
+std::vector<std::string> fixture_names(const std::string& set);
+// Writes graph and weights of the fixture set/name into the folder `into`. A test failure and an empty `model` when something is wrong.
+Fixture unpack_fixture(const std::string& set, const std::string& name, const std::string& into);
 
 }  // namespace forebay::test

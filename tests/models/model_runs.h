@@ -32,6 +32,8 @@ inline double value_at(const HostTensor& t, std::int64_t i) {
     case DType::f16: return static_cast<double>(f16_to_f32(t.as<std::uint16_t>()[k]));
     case DType::bf16: return static_cast<double>(bf16_to_f32(t.as<std::uint16_t>()[k]));
     case DType::i64: return static_cast<double>(t.as<std::int64_t>()[k]);
+    case DType::i8: return static_cast<double>(t.as<std::int8_t>()[k]);
+    case DType::u8:
     case DType::boolean: return static_cast<double>(t.as<std::uint8_t>()[k]);
     case DType::i32: return static_cast<double>(t.as<std::int32_t>()[k]);
     default: ADD_FAILURE() << "an output of type " << dtype_name(t.dtype()); return 0;
@@ -42,10 +44,13 @@ inline void expect_close(const HostTensor& got, const HostTensor& want, const To
   ASSERT_EQ(got.shape().to_string(), want.shape().to_string()) << name;
   double scale = 0, worst = 0;
   std::int64_t wrong = 0;
-  for (std::int64_t i = 0; i < want.shape().elements(); ++i) scale = std::max(scale, std::abs(value_at(want, i)));
+  for (std::int64_t i = 0; i < want.shape().elements(); ++i) {
+    const double magnitude = std::abs(value_at(want, i));
+    if (std::isfinite(magnitude)) scale = std::max(scale, magnitude);
+  }
   for (std::int64_t i = 0; i < want.shape().elements(); ++i) {
     const double a = value_at(got, i), b = value_at(want, i);
-    if (std::isnan(a) && std::isnan(b)) continue;
+    if (a == b || (std::isnan(a) && std::isnan(b))) continue;  // infinities too
     const double limit = tolerance.of_scale > 0 ? tolerance.of_scale * scale : tolerance.atol + tolerance.rtol * std::abs(b);
     const double difference = std::abs(a - b);
     worst = std::max(worst, difference);
