@@ -97,7 +97,9 @@ TEST(EngineBugs, RecurrentWorkspaceGrowsWithTheSequence) {
     ASSERT_OK(context.execute());
     ASSERT_VALUE(const HostTensor y, context.output("y"));
     ASSERT_EQ(y.shape().to_string(), (Shape{length, 1, 2, 8}).to_string());
-    EXPECT_EQ(std::memcmp(y.data(), longest.data(), y.bytes()), 0) << "a prefix of the sequence has other states";
+    HostTensor prefix(DType::f32, y.shape());
+    std::memcpy(prefix.data(), longest.data(), prefix.bytes());
+    test::expect_close(y, prefix, {0, 0, 1e-5}, "states of a prefix of the sequence");
   }
 }
 
@@ -131,7 +133,7 @@ TEST(EngineBugs, OneDimensionUnderTwoNames) {
     Status refused = context.set_input("y", ramp({rows + 1, 4}, 0.5f));
     if (refused.ok()) refused = context.execute();
     EXPECT_CODE(refused, Code::invalid_argument);
-    EXPECT_NE(refused.to_string().find(std::to_string(rows + 1)), std::string::npos) << refused.to_string();
+    EXPECT_NE(refused.to_string().find("y [" + std::to_string(rows + 1) + ",4]"), std::string::npos) << refused.to_string();
   }
 }
 
@@ -206,7 +208,7 @@ TEST(Unsupported, ThirtyNodesOfFiveKindsAreReportedAtOnce) {
     }
     EXPECT_EQ(list->size(), 30u);
     for (int i = 0; i < 30; ++i) EXPECT_EQ(std::count(nodes.begin(), nodes.end(), "bad_" + std::to_string(i)), 1) << i;
-    for (const auto& [op, domain] : kinds) EXPECT_EQ(std::count(ops.begin(), ops.end(), op), 6) << op;
+    for (const auto& [op, domain] : kinds) EXPECT_EQ(std::count(ops.begin(), ops.end(), domain.empty() ? op : domain + "." + op), 6) << op;
   }
 }
 
