@@ -21,9 +21,10 @@ const HostTensor* find(const std::vector<Named>& tensors, const std::string& nam
   return at == tensors.end() ? nullptr : &at->tensor;
 }
 
-Result<Plan> stripped_plan(const Fixture& fixture, const std::string& path) {
+Result<Plan> stripped_plan(const Fixture& fixture, const std::string& path, bool fuse = true) {
   BuildOptions options;
   options.strip = true;
+  options.fuse = fuse;
   auto built = build(fixture.model, path, options);
   if (!built.ok()) return std::move(built).status();
   return Plan::load(path);
@@ -42,6 +43,18 @@ EngineOptions with_budget(const Budget& budget) {
   return options;
 }
 
+void expect_reference(const Plan& plan, const test::Pass& pass, const Fixture& fixture) {
+  const auto outputs = plan.outputs();
+  ASSERT_EQ(outputs.size(), fixture.outputs.size());
+  for (std::size_t o = 0; o < outputs.size(); ++o) {
+    const HostTensor* const reference = find(fixture.outputs, outputs[o].name);
+    ASSERT_NE(reference, nullptr) << outputs[o].name;
+    const DType wanted = outputs[o].dtype == DType::bf16 ? DType::f32 : outputs[o].dtype;  // bf16 references are runs in fp32
+    EXPECT_EQ(reference->dtype(), wanted) << outputs[o].name;
+    test::expect_close(pass.outputs[o], *reference, {0, 0, fixture.tolerance}, outputs[o].name);
+  }
+}
+
 class Family : public testing::TestWithParam<std::string> {};
 
 TEST_P(Family, AgreesWithOnnxRuntimeAndHasEqualBitsAtEveryBudget) {
@@ -51,16 +64,17 @@ TEST_P(Family, AgreesWithOnnxRuntimeAndHasEqualBitsAtEveryBudget) {
   ASSERT_VALUE(const Plan plan, stripped_plan(fixture, folder / "model.plan"));
   ASSERT_VALUE(Engine resident, Engine::create(plan, weights_of(fixture), with_budget(Budget::of_percent(100))));
   ASSERT_VALUE(const test::Pass want, test::run_passes(resident, fixture.inputs, plan.inputs(), 1));
-  const auto outputs = plan.outputs();
-  ASSERT_EQ(outputs.size(), fixture.outputs.size());
-  for (std::size_t o = 0; o < outputs.size(); ++o) {
-    const HostTensor* const reference = find(fixture.outputs, outputs[o].name);
-    ASSERT_NE(reference, nullptr) << outputs[o].name;
-    test::expect_close(want.outputs[o], *reference, {0, 0, fixture.tolerance}, outputs[o].name);
+  ASSERT_NO_FATAL_FAILURE(expect_reference(plan, want, fixture));
+  ASSERT_VALUE(const Plan unfused, stripped_plan(fixture, folder / "unfused.plan", false));
+  ASSERT_VALUE(Engine plain, Engine::create(unfused, weights_of(fixture), with_budget(Budget::unlimited())));
+  ASSERT_VALUE(const test::Pass without, test::run_passes(plain, fixture.inputs, unfused.inputs(), 1));
+  {
+    SCOPED_TRACE("without fusions");
+    ASSERT_NO_FATAL_FAILURE(expect_reference(unfused, without, fixture));
   }
 
   std::vector<std::pair<std::string, Shape>> shapes;
-  for (const TensorInfo& input : plan.inputs()) shapes.emplace_back(input.name, find(fixture.inputs, input.name)->shape());
+  for (const Named& input : fixture.inputs) shapes.emplace_back(input.name, input.tensor.shape());
   ASSERT_VALUE(const Engine::Sizes sizes, resident.sizes_for_shapes(shapes));
   constexpr std::uint64_t kSteps = 12;
   int streaming = 0;
