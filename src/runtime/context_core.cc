@@ -19,15 +19,15 @@ std::size_t place_of(const plan::Plan& plan, const std::vector<plan::ValueId>& i
 }
 
 // A node that was fine at build and cannot take these shapes: the caller's inputs do not fit together.
-Status blame_shapes(const plan::Plan& plan, Status status, const std::vector<std::pair<std::string, Shape>>& shapes) {
+Status blame_shapes(const plan::Plan& plan, Status status, const Result<std::vector<std::pair<std::string, Shape>>>& shapes) {
   const auto open = [&](plan::ValueId id) {
     const auto& dims = plan.values[id].dims;
     return std::any_of(dims.begin(), dims.end(), [](const plan::Dim& dim) { return dim.size < 0; });
   };
   const auto& inputs = plan.graphs[0].inputs;
-  if (status.code() != Code::invalid_model || std::none_of(inputs.begin(), inputs.end(), open)) return status;
+  if (status.code() != Code::invalid_model || !shapes.ok() || std::none_of(inputs.begin(), inputs.end(), open)) return status;
   std::string given;
-  for (const auto& [name, shape] : shapes) given += (given.empty() ? "" : ", ") + name + " " + shape.to_string();
+  for (const auto& [name, shape] : *shapes) given += (given.empty() ? "" : ", ") + name + " " + shape.to_string();
   Problem problem = status.problems().front();
   problem.message = status.message() + "; the inputs are " + given;
   return Status(Code::invalid_argument, std::move(problem));
@@ -126,9 +126,7 @@ Result<std::vector<std::pair<std::string, Shape>>> ContextCore::shapes_now() con
 Status ContextCore::prepare() {
   FB_ASSIGN(auto shapes, shapes_now());
   if (prepared_ && prepared_->input_shapes == shapes) return {};
-  auto made = prepare_pass(engine_.share_compiled(), shapes, engine_.pool());
-  if (!made.ok()) return blame_shapes(plan(), std::move(made).status(), shapes);
-  auto prepared = std::move(made).value();
+  FB_ASSIGN(auto prepared, prepare_pass(engine_.share_compiled(), shapes, engine_.pool()));
   std::vector<std::uint64_t> capacities;
   for (const State& state : states_) {
     const ValuePlace& in = prepared->places[plan().graphs[0].inputs[state.input]];
@@ -176,7 +174,8 @@ void clear_profile(PreparedGraph& graph) {
 }  // namespace
 
 Status ContextCore::execute() {
-  FB_TRY(prepare());
+  Status ready = prepare();
+  if (!ready.ok()) return blame_shapes(plan(), std::move(ready), shapes_now());
   const auto start = std::chrono::steady_clock::now();
   EngineCore::Slot& slot = engine_.take_slot();
   auto begun = engine_.source().begin_pass();
