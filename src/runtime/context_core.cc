@@ -19,6 +19,21 @@ std::size_t place_of(const plan::Plan& plan, const std::vector<plan::ValueId>& i
   return ids.size();
 }
 
+// A node that was fine at build and cannot take these shapes: the caller's inputs do not fit together.
+Status blame_shapes(const plan::Plan& plan, Status status, const Result<std::vector<std::pair<std::string, Shape>>>& shapes) {
+  const auto open = [&](plan::ValueId id) {
+    const auto& dims = plan.values[id].dims;
+    return std::any_of(dims.begin(), dims.end(), [](const plan::Dim& dim) { return dim.size < 0; });
+  };
+  const auto& inputs = plan.graphs[0].inputs;
+  if (status.code() != Code::invalid_model || !shapes.ok() || std::none_of(inputs.begin(), inputs.end(), open)) return status;
+  std::string given;
+  for (const auto& [name, shape] : *shapes) given += (given.empty() ? "" : ", ") + name + " " + shape.to_string();
+  Problem problem = status.problems().front();
+  problem.message = status.message() + "; the inputs are " + given;
+  return Status(Code::invalid_argument, std::move(problem));
+}
+
 Status unknown_name(const plan::Plan& plan, const std::vector<plan::ValueId>& ids, std::string_view what, std::string_view name) {
   std::string known;
   for (const plan::ValueId id : ids) known += (known.empty() ? "" : ", ") + plan.values[id].name;
@@ -245,7 +260,8 @@ void clear_profile(PreparedPass& pass) {
 }  // namespace
 
 Status ContextCore::execute() {
-  FB_TRY(prepare());
+  Status ready = prepare();
+  if (!ready.ok()) return blame_shapes(plan(), std::move(ready), shapes_now());
   while (true) {
     Status status = run_pass();
     if (status.ok() || !prepared_->dynamic || status.code() != Code::resource_exhausted) return status;

@@ -2,16 +2,14 @@
 // at 16 budgets and more over I/O engines, direct and buffered reads, one and four contexts.
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <cstdlib>
-#include <cstring>
 #include <fstream>
 #include <sstream>
 #include <thread>
 
-#include "base/half.h"
 #include "base/npy.h"
 #include "forebay/forebay.h"
+#include "models/model_runs.h"
 #include "refit/catalog.h"
 #include "support/safetensors_maker.h"
 #include "support/temp_folder.h"
@@ -19,24 +17,21 @@
 namespace forebay {
 namespace {
 
+using test::Named;
+using test::run_passes;
+using test::same_bits;
 using test::TempFolder;
 
 struct Case {
   std::string name;
   std::string model;       // pkg:..., "synth PARAMS DTYPE", or "written NAME" (written_forms.py)
   std::string arguments;   // of reference.py
-  double rtol = 1e-3, atol = 1e-5;
-  double of_scale = 0;     // when set: tolerance as a share of the output's largest magnitude
+  test::Tolerance tolerance{};
   bool rounded = false;    // bf16: the fp32 graph on the same rounded weights
   std::size_t most_nodes = 0;  // of the plan, when set: the written-out forms are fused
 };
 
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
-
-struct Named {
-  std::string name;
-  HostTensor tensor;
-};
 
 struct Reference {
   std::string model;
@@ -69,82 +64,6 @@ Reference read_reference(const std::string& folder) {
     if (tensor.ok()) (kind == "input" ? reference.inputs : reference.outputs).push_back({name, std::move(*tensor)});
   }
   return reference;
-}
-
-double value_at(const HostTensor& t, std::int64_t i) {
-  const auto k = static_cast<std::size_t>(i);
-  switch (t.dtype()) {
-    case DType::f32: return static_cast<double>(t.as<float>()[k]);
-    case DType::f64: return t.as<double>()[k];
-    case DType::f16: return static_cast<double>(f16_to_f32(t.as<std::uint16_t>()[k]));
-    case DType::bf16: return static_cast<double>(bf16_to_f32(t.as<std::uint16_t>()[k]));
-    case DType::i64: return static_cast<double>(t.as<std::int64_t>()[k]);
-    case DType::i32: return static_cast<double>(t.as<std::int32_t>()[k]);
-    default: ADD_FAILURE() << "an output of type " << dtype_name(t.dtype()); return 0;
-  }
-}
-
-void expect_close(const HostTensor& got, const HostTensor& want, const Case& c, const std::string& name) {
-  ASSERT_EQ(got.shape().to_string(), want.shape().to_string()) << name;
-  double scale = 0, worst = 0;
-  std::int64_t wrong = 0;
-  for (std::int64_t i = 0; i < want.shape().elements(); ++i) scale = std::max(scale, std::abs(value_at(want, i)));
-  for (std::int64_t i = 0; i < want.shape().elements(); ++i) {
-    const double a = value_at(got, i), b = value_at(want, i);
-    if (std::isnan(a) && std::isnan(b)) continue;
-    const double limit = c.of_scale > 0 ? c.of_scale * scale : c.atol + c.rtol * std::abs(b);
-    const double difference = std::abs(a - b);
-    worst = std::max(worst, difference);
-    if (!(difference <= limit)) ++wrong;
-  }
-  EXPECT_EQ(wrong, 0) << name << ": worst difference " << worst << ", largest value " << scale;
-}
-
-// Type of the input as the plan has it: references of bf16 graphs are fp32.
-HostTensor as_type(const HostTensor& t, DType dtype) {
-  if (t.dtype() == dtype) return t.clone();
-  EXPECT_EQ(dtype, DType::bf16);
-  HostTensor out(dtype, t.shape());
-  for (std::size_t i = 0; i < out.as<std::uint16_t>().size(); ++i) out.as<std::uint16_t>()[i] = f32_to_bf16(t.as<float>()[i]);
-  return out;
-}
-
-struct Pass {
-  std::vector<HostTensor> outputs;
-  std::uint64_t streamed = 0;
-};
-
-Result<Pass> run_passes(Engine& engine, const std::vector<Named>& inputs, const std::vector<TensorInfo>& infos, int passes) {
-  auto context = engine.create_context();
-  if (!context.ok()) return std::move(context).status();
-  for (const TensorInfo& info : infos) {
-    for (const Named& input : inputs) {
-      if (input.name != info.name) continue;
-      const HostTensor typed = as_type(input.tensor, info.dtype);
-      Status status = context->set_input(info.name, typed);
-      if (!status.ok()) return status;
-    }
-  }
-  Pass pass;
-  for (int i = 0; i < passes; ++i) {
-    Status status = context->execute();
-    if (!status.ok()) return status;
-    pass.streamed = context->profile().disk_bytes + context->profile().link_bytes;
-  }
-  for (const TensorInfo& output : engine.plan().outputs()) {
-    auto tensor = context->output(output.name);
-    if (!tensor.ok()) return std::move(tensor).status();
-    pass.outputs.push_back(std::move(*tensor));
-  }
-  return pass;
-}
-
-bool same_bits(const std::vector<HostTensor>& a, const std::vector<HostTensor>& b) {
-  if (a.size() != b.size()) return false;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    if (a[i].dtype() != b[i].dtype() || !(a[i].shape() == b[i].shape()) || std::memcmp(a[i].data(), b[i].data(), a[i].bytes()) != 0) return false;
-  }
-  return true;
 }
 
 class RealModel : public testing::TestWithParam<Case> {
@@ -257,7 +176,7 @@ TEST_P(RealModel, AgreesWithOnnxRuntimeAndHasEqualBitsEverywhere) {
   ASSERT_TRUE(want.ok()) << want.status().to_string();
   const auto outputs = plan->outputs();
   ASSERT_EQ(outputs.size(), reference_.outputs.size());
-  for (std::size_t o = 0; o < outputs.size(); ++o) expect_close(want->outputs[o], reference_.outputs[o].tensor, c, outputs[o].name);
+  for (std::size_t o = 0; o < outputs.size(); ++o) test::expect_close(want->outputs[o], reference_.outputs[o].tensor, c.tolerance, outputs[o].name);
   std::vector<std::pair<std::string, Shape>> shapes;
   for (const Named& input : reference_.inputs) shapes.emplace_back(input.name, input.tensor.shape());
 
@@ -312,8 +231,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"seq2seq_f32", "written seq2seq_f32", "", 0, 0, 1e-4, false, 60},
                     Case{"seq2seq_f16", "written seq2seq_f16", "", 0, 0, 1e-2, false, 60},
                     Case{"llama_f32", "synth 10M f32", "--shape input_ids=1x5 --int input_ids=0:256"},
-                    Case{"llama_f16", "synth 10M f16", "--shape input_ids=1x5 --int input_ids=0:256", 0, 0, 1e-2},
-                    Case{"llama_bf16", "synth 10M bf16", "--shape input_ids=1x5 --int input_ids=0:256", 0, 0, 3e-2, true}),
+                    Case{"llama_f16", "synth 10M f16", "--shape input_ids=1x5 --int input_ids=0:256", {0, 0, 1e-2}},
+                    Case{"llama_bf16", "synth 10M bf16", "--shape input_ids=1x5 --int input_ids=0:256", {0, 0, 3e-2}, true}),
     [](const testing::TestParamInfo<Case>& c) { return c.param.name; });
 
 }  // namespace

@@ -26,20 +26,22 @@ Result<int> named(const NodeView& node, std::string_view attribute, std::string_
   return node.invalid(std::string(attribute) + " is '" + std::string(text) + "'");
 }
 
-double original(const ResizeRules& rules, const ResizeAxis& a, std::int64_t x) {
-  const auto at = static_cast<double>(x), in = static_cast<double>(a.in);
-  const double length = a.scale * in;  // before rounding to whole positions
+// Where position x lies in the input. Nearest modes ask in float, as exporters meant it: 17 / 1.7f is 10 there and just below 10 in double.
+template <typename F>
+F original(const ResizeRules& rules, const ResizeAxis& a, std::int64_t x) {
+  const F at = static_cast<F>(x), in = static_cast<F>(a.in), out = static_cast<F>(a.out), scale = static_cast<F>(a.scale), half = F(0.5);
+  const F length = scale * in;  // before rounding to whole positions
   switch (rules.coordinates) {
-    case Coordinates::half_pixel: return (at + 0.5) / a.scale - 0.5;
-    case Coordinates::half_pixel_symmetric: return in / 2 * (1 - static_cast<double>(a.out) / length) + (at + 0.5) / a.scale - 0.5;
-    case Coordinates::pytorch_half_pixel: return a.out > 1 ? (at + 0.5) / a.scale - 0.5 : -0.5;
+    case Coordinates::half_pixel: return (at + half) / scale - half;
+    case Coordinates::half_pixel_symmetric: return in / 2 * (1 - out / length) + (at + half) / scale - half;
+    case Coordinates::pytorch_half_pixel: return a.out > 1 ? (at + half) / scale - half : -half;
     case Coordinates::align_corners: return a.out <= 1 || length <= 1 ? 0 : at * (in - 1) / (length - 1);
-    case Coordinates::asymmetric: return at / a.scale;
-    case Coordinates::tf_half_pixel_for_nn: return (at + 0.5) / a.scale;
+    case Coordinates::asymmetric: return at / scale;
+    case Coordinates::tf_half_pixel_for_nn: return (at + half) / scale;
     case Coordinates::tf_crop_and_resize: break;
   }
-  const double span = (a.roi_end - a.roi_start) * (in - 1);
-  return a.roi_start * (in - 1) + (a.out > 1 ? at * span / static_cast<double>(a.out - 1) : span / 2);
+  const F start = static_cast<F>(a.roi_start), span = (static_cast<F>(a.roi_end) - start) * (in - 1);
+  return start * (in - 1) + (a.out > 1 ? at * span / (out - 1) : span / 2);
 }
 
 std::int64_t nearest_index(NearestRule rule, double x) {
@@ -91,9 +93,10 @@ AxisTaps axis_taps(const ResizeRules& rules, const ResizeAxis& a) {
   const auto first = static_cast<std::int64_t>(std::floor(-reach / shrink)) + 1;
   taps.width = rules.mode == ResizeMode::nearest ? 1 : static_cast<int>(2 - 2 * first);
   for (std::int64_t x = 0; x < a.out; ++x) {
-    const double at = original(rules, a, x);
+    const bool nearest = rules.mode == ResizeMode::nearest;
+    const double at = nearest ? static_cast<double>(original<float>(rules, a, x)) : original<double>(rules, a, x);
     if (crop) taps.outside.push_back(at < 0 || at > last ? 1 : 0);
-    if (rules.mode == ResizeMode::nearest) {
+    if (nearest) {
       taps.index.push_back(std::clamp<std::int64_t>(nearest_index(rules.nearest, at), 0, a.in - 1));
       continue;
     }
