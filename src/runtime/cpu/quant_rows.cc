@@ -116,7 +116,7 @@ void add_tail(const QuantView& view, std::int64_t row, std::int64_t k, const flo
               float* sums) {
   const std::int64_t done = k / kPiece * kPiece;
   float tail[kPiece];
-  dequant_row(InstructionSet::avx512, view, row, done, k - done, tail);
+  dequant_row(InstructionSet::avx2, view, row, done, k - done, tail);
   for (std::int64_t i = 0; i < k - done; ++i) sums[i] = std::fma(tail[i], x[done + i], sums[i]);
 }
 
@@ -134,17 +134,17 @@ float fold(const float* sums) {
 }
 
 // One row of activations against packed rows, values never leaving the registers.
-void row_dot_registers(const QuantView& view, const GemvTask& task, std::int64_t begin,
+void row_dot_registers(bool wide, const QuantView& view, const GemvTask& task, std::int64_t begin,
                        std::int64_t end, float* scratch) {
   const bool one_scale = view.scale.col_stride == 0 && view.zero.col_stride == 0;
-  quant_avx512::RowDot dot;
+  RowDot dot;
   dot.dtype = view.dtype;
   dot.value = view.value;
   dot.blocks = task.k / kPiece;
   dot.block = one_scale ? kPiece : view.col_block;
   dot.x = task.x;
   const std::int64_t whole = dot.blocks * kPiece, groups = whole / kGroup;
-  if (code_bits(view.dtype) == 4) {
+  if (wide && quant_avx512::row_dot_splits(view.dtype)) {
     for (std::int64_t at = 0; at < whole; at += kGroup) {
       for (std::int64_t i = 0; i < kGroup / 2; ++i) {
         scratch[at + i] = task.x[at + 2 * i];
@@ -162,11 +162,11 @@ void row_dot_registers(const QuantView& view, const GemvTask& task, std::int64_t
   const std::int64_t count = (whole + dot.block - 1) / dot.block;
   if (view.zero.data == nullptr) std::fill(zeros, zeros + count, view.zero_default);
   for (std::int64_t n = begin; n < end; ++n) {
-    ScaleRow(view, view.scale, n).list(InstructionSet::avx512, 0, count, scales);
+    ScaleRow(view, view.scale, n).list(InstructionSet::avx2, 0, count, scales);
     if (view.zero.data != nullptr)
-      ScaleRow(view, view.zero, n).list(InstructionSet::avx512, 0, count, zeros);
+      ScaleRow(view, view.zero, n).list(InstructionSet::avx2, 0, count, zeros);
     dot.codes = view.data + n * view.stride * code_bits(view.dtype) / 8;
-    quant_avx512::row_dot(dot);
+    wide ? quant_avx512::row_dot(dot) : quant_avx2::row_dot(dot);
     if (task.k > whole) add_tail(view, n, task.k, task.x, sums);
     task.y[n] = fold(sums);
   }
@@ -227,9 +227,9 @@ void quant_row_dot(InstructionSet set, const QuantView& view, const GemvTask& ta
   const bool one_scale = view.scale.col_stride == 0 && view.zero.col_stride == 0;
   const bool aligned =
       (one_scale || view.col_block % kGroup == 0) && view.stride * code_bits(view.dtype) % 8 == 0;
-  if (set == InstructionSet::avx512 && task.m == 1 && aligned &&
-      quant_avx512::row_dot_serves(view.dtype)) {
-    return row_dot_registers(view, task, begin, end, scratch);
+  const bool wide = set == InstructionSet::avx512 && quant_avx512::row_dot_serves(view.dtype);
+  if (task.m == 1 && aligned && (wide || (set != InstructionSet::baseline && quant_avx2::row_dot_serves(view.dtype)))) {
+    return row_dot_registers(wide, view, task, begin, end, scratch);
   }
   GemvTask one = task;
   one.dtype = DType::f32;
