@@ -94,7 +94,7 @@ TEST(PackedKernels, ProductsOfEverySet) {
     const Packed packed(c, kOutputs);
     for (const std::int64_t m : {1, 3}) {
       const HostTensor x = test::random_tensor(DType::f32, Shape{m, c.k}, 4);
-      std::vector<float> scratch(static_cast<std::size_t>(quant_row_dot_scratch(c.k))), want(static_cast<std::size_t>(m * kOutputs));
+      std::vector<float> scratch(static_cast<std::size_t>(quant_row_dot_scratch(m, c.k))), want(static_cast<std::size_t>(m * kOutputs));
       GemvTask task;
       task.n = kOutputs;
       task.k = c.k;

@@ -41,7 +41,7 @@ void dequant_row(InstructionSet set, const QuantView& view, std::int64_t row, st
 
 // Products with up to kGemvRows rows x; y as in GemvTask, whose weights and dtype are not read.
 // `scratch` holds so many floats.
-std::int64_t quant_row_dot_scratch(std::int64_t k);
+std::int64_t quant_row_dot_scratch(std::int64_t m, std::int64_t k);
 std::int64_t quant_axpy_scratch();
 // [n,k]: y[:, begin..end) = x * view[begin..end)^T in the order of gemv_row_dot.
 void quant_row_dot(InstructionSet set, const QuantView& view, const GemvTask& task,

@@ -50,7 +50,7 @@ class FloatProduct final : public Kernel {
     scratch_each_ = few_rows_ ? 0 : cpu::gemm_scratch_floats(set_, layout_.m, columns_kept_, k);
     if (spec_.packed && few_rows_)
       scratch_each_ =
-          (spec_.trans_b ? cpu::quant_row_dot_scratch(k) : cpu::quant_axpy_scratch()) / 16 * 16 +
+          (spec_.trans_b ? cpu::quant_row_dot_scratch(layout_.m, k) : cpu::quant_axpy_scratch()) / 16 * 16 +
           16;
     const std::int64_t scratches = batches_ >= threads || few_rows_ ? threads : grid_.parts();
     y_offset_ = stage_a_ ? float_bytes(batches_ * layout_.m * layout_.k) : 0;
