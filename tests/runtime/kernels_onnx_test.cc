@@ -21,7 +21,7 @@ constexpr const char* kOps =
     "BatchNormalization InstanceNormalization GroupNormalization LayerNormalization RMSNormalization LpNormalization LRN "
     "MeanVarianceNormalization Softmax LogSoftmax LSTM GRU RNN Resize Upsample GridSample AffineGrid Einsum RotaryEmbedding Attention "
     "QuantizeLinear DequantizeLinear DynamicQuantizeLinear MatMulInteger ConvInteger QLinearMatMul QLinearConv STFT DFT HannWindow "
-    "HammingWindow BlackmanWindow MelWeightMatrix NonMaxSuppression DeformConv Col2Im TensorScatter CenterCropPad Det LinearAttention CausalConvWithState";
+    "HammingWindow BlackmanWindow MelWeightMatrix NonMaxSuppression DeformConv Col2Im TensorScatter CenterCropPad Det LinearAttention CausalConvWithState Cast CastLike";
 
 class Reader {
  public:

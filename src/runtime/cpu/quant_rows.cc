@@ -116,7 +116,7 @@ void add_tail(const QuantView& view, std::int64_t row, std::int64_t k, const flo
               float* sums) {
   const std::int64_t done = k / kPiece * kPiece;
   float tail[kPiece];
-  dequant_row(InstructionSet::avx512, view, row, done, k - done, tail);
+  dequant_row(InstructionSet::avx2, view, row, done, k - done, tail);
   for (std::int64_t i = 0; i < k - done; ++i) sums[i] = std::fma(tail[i], x[done + i], sums[i]);
 }
 
@@ -133,42 +133,45 @@ float fold(const float* sums) {
   return runs[0];
 }
 
-// One row of activations against packed rows, values never leaving the registers.
-void row_dot_registers(const QuantView& view, const GemvTask& task, std::int64_t begin,
-                       std::int64_t end, float* scratch) {
+// Of each group of x the even elements, then the odd ones.
+void split_groups(const float* x, std::int64_t count, float* to) {
+  for (std::int64_t at = 0; at < count; at += kGroup) {
+    for (std::int64_t i = 0; i < kGroup / 2; ++i) {
+      to[at + i] = x[at + 2 * i];
+      to[at + kGroup / 2 + i] = x[at + 2 * i + 1];
+    }
+  }
+}
+
+// Values never leave the registers; more rows of x make them again from the packed row in the first cache.
+void row_dot_registers(bool wide, const QuantView& view, const GemvTask& task, std::int64_t begin, std::int64_t end, float* scratch) {
   const bool one_scale = view.scale.col_stride == 0 && view.zero.col_stride == 0;
-  quant_avx512::RowDot dot;
+  RowDot dot;
   dot.dtype = view.dtype;
   dot.value = view.value;
   dot.blocks = task.k / kPiece;
   dot.block = one_scale ? kPiece : view.col_block;
-  dot.x = task.x;
-  const std::int64_t whole = dot.blocks * kPiece, groups = whole / kGroup;
-  if (code_bits(view.dtype) == 4) {
-    for (std::int64_t at = 0; at < whole; at += kGroup) {
-      for (std::int64_t i = 0; i < kGroup / 2; ++i) {
-        scratch[at + i] = task.x[at + 2 * i];
-        scratch[at + kGroup / 2 + i] = task.x[at + 2 * i + 1];
-      }
-    }
-    dot.x = scratch;
-  }
-  float* scales = scratch + whole;
-  float* zeros = scales + groups;
+  const std::int64_t whole = dot.blocks * kPiece, count = (whole + dot.block - 1) / dot.block;
+  const bool splits = wide && quant_avx512::row_dot_splits(view.dtype);
+  for (std::int64_t m = 0; splits && m < task.m; ++m) split_groups(task.x + m * task.x_stride, whole, scratch + m * whole);
+  float* scales = scratch + task.m * whole;
+  float* zeros = scales + whole / kGroup;
   alignas(64) float sums[kPiece];
   dot.sums = sums;
   dot.scales = scales;
   dot.zeros = zeros;
-  const std::int64_t count = (whole + dot.block - 1) / dot.block;
   if (view.zero.data == nullptr) std::fill(zeros, zeros + count, view.zero_default);
   for (std::int64_t n = begin; n < end; ++n) {
-    ScaleRow(view, view.scale, n).list(InstructionSet::avx512, 0, count, scales);
-    if (view.zero.data != nullptr)
-      ScaleRow(view, view.zero, n).list(InstructionSet::avx512, 0, count, zeros);
+    ScaleRow(view, view.scale, n).list(InstructionSet::avx2, 0, count, scales);
+    if (view.zero.data != nullptr) ScaleRow(view, view.zero, n).list(InstructionSet::avx2, 0, count, zeros);
     dot.codes = view.data + n * view.stride * code_bits(view.dtype) / 8;
-    quant_avx512::row_dot(dot);
-    if (task.k > whole) add_tail(view, n, task.k, task.x, sums);
-    task.y[n] = fold(sums);
+    for (std::int64_t m = 0; m < task.m; ++m) {
+      const float* x = task.x + m * task.x_stride;
+      dot.x = splits ? scratch + m * whole : x;
+      wide ? quant_avx512::row_dot(dot) : quant_avx2::row_dot(dot);
+      if (task.k > whole) add_tail(view, n, task.k, x, sums);
+      task.y[m * task.y_stride + n] = fold(sums);
+    }
   }
 }
 
@@ -215,8 +218,8 @@ void dequant_row(InstructionSet set, const QuantView& view, std::int64_t row, st
   round_values(set, view.value, out, count);
 }
 
-std::int64_t quant_row_dot_scratch(std::int64_t k) {
-  return k + 2 * (k / kGroup) + 64;
+std::int64_t quant_row_dot_scratch(std::int64_t m, std::int64_t k) {
+  return m * k + 2 * (k / kGroup) + 64;
 }
 std::int64_t quant_axpy_scratch() {
   return 8 * kTileColumns;
@@ -227,9 +230,9 @@ void quant_row_dot(InstructionSet set, const QuantView& view, const GemvTask& ta
   const bool one_scale = view.scale.col_stride == 0 && view.zero.col_stride == 0;
   const bool aligned =
       (one_scale || view.col_block % kGroup == 0) && view.stride * code_bits(view.dtype) % 8 == 0;
-  if (set == InstructionSet::avx512 && task.m == 1 && aligned &&
-      quant_avx512::row_dot_serves(view.dtype)) {
-    return row_dot_registers(view, task, begin, end, scratch);
+  const bool wide = set == InstructionSet::avx512 && quant_avx512::row_dot_serves(view.dtype);
+  if (aligned && (wide || (set != InstructionSet::baseline && quant_avx2::row_dot_serves(view.dtype)))) {
+    return row_dot_registers(wide, view, task, begin, end, scratch);
   }
   GemvTask one = task;
   one.dtype = DType::f32;

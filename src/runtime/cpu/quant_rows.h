@@ -41,7 +41,7 @@ void dequant_row(InstructionSet set, const QuantView& view, std::int64_t row, st
 
 // Products with up to kGemvRows rows x; y as in GemvTask, whose weights and dtype are not read.
 // `scratch` holds so many floats.
-std::int64_t quant_row_dot_scratch(std::int64_t k);
+std::int64_t quant_row_dot_scratch(std::int64_t m, std::int64_t k);
 std::int64_t quant_axpy_scratch();
 // [n,k]: y[:, begin..end) = x * view[begin..end)^T in the order of gemv_row_dot.
 void quant_row_dot(InstructionSet set, const QuantView& view, const GemvTask& task,
@@ -50,27 +50,30 @@ void quant_row_dot(InstructionSet set, const QuantView& view, const GemvTask& ta
 void quant_axpy(InstructionSet set, const QuantView& view, const GemvTask& task, std::int64_t begin,
                 std::int64_t end, float* scratch);
 
-// out[i] = (code(offset + i) - zero) * scale, as many as the instruction set takes at once; gives
-// how many were made.
-namespace quant_avx2 {
-std::int64_t convert(DType dtype, const std::byte* data, std::int64_t offset, std::int64_t count,
-                     float zero, float scale, float* out);
-}
-namespace quant_avx512 {
-// One row of x: whole blocks of 256 elements of a row, its scales and zero points given as f32 (one
-// each for `block` elements).
+// One row of x: whole blocks of 256 elements of a row, its scales and zero points given as f32 (one each for `block` elements).
 struct RowDot {
   const std::byte* codes = nullptr;
   DType dtype = DType::none, value = DType::f32;
   const float* scales = nullptr;
   const float* zeros = nullptr;
-  std::int64_t block = 0;    // a multiple of 32
-  std::int64_t blocks = 0;   // of 256 elements
-  const float* x = nullptr;  // 4-bit codes: of each 32 elements the even ones, then the odd ones
-  float* sums = nullptr;     // 256, in the order of the row; 64-byte aligned
+  std::int64_t block = 0;   // a multiple of 32
+  std::int64_t blocks = 0;  // of 256 elements
+  const float* x = nullptr;
+  float* sums = nullptr;  // 256, in the order of the row; 64-byte aligned
 };
+
+namespace quant_avx2 {
+// out[i] = (code(offset + i) - zero) * scale, as many as are taken at once; gives how many were made.
+std::int64_t convert(DType dtype, const std::byte* data, std::int64_t offset, std::int64_t count, float zero, float scale, float* out);
 bool row_dot_serves(DType dtype);
 void row_dot(const RowDot& task);
+}  // namespace quant_avx2
+namespace quant_avx512 {
+bool row_dot_serves(DType dtype);
+// x is as `row_dot_splits` says.
+void row_dot(const RowDot& task);
+// Of each 32 elements of x the even ones, then the odd ones.
+bool row_dot_splits(DType dtype);
 }  // namespace quant_avx512
 
 }  // namespace forebay::cpu

@@ -25,6 +25,7 @@ int signed_bits(unsigned value, int bits) { return static_cast<int>(value) - ((v
 
 // Round to nearest, ties to the even code.
 unsigned to_float4(double value) {
+  if (std::isnan(value)) return 8;  // there is no NaN here: minus zero stands for it, as Cast has it
   const double magnitude = std::abs(value);
   unsigned best = 0;
   for (unsigned i = 1; i < 8; ++i) {
@@ -49,7 +50,6 @@ T element(const std::byte* data, std::int64_t index) {
 }
 template <typename T>
 void put(std::byte* data, std::int64_t index, double value) {
-  if (std::isnan(value)) value = 0;
   const double rounded = std::nearbyint(value), low = static_cast<double>(std::numeric_limits<T>::lowest()), high = static_cast<double>(std::numeric_limits<T>::max());
   reinterpret_cast<T*>(data)[index] = rounded <= low ? std::numeric_limits<T>::lowest() : rounded >= high ? std::numeric_limits<T>::max() : static_cast<T>(rounded);
 }
@@ -94,6 +94,7 @@ double load_number(DType dtype, const std::byte* data, std::int64_t index) {
 }
 
 void store_number(DType dtype, std::byte* data, std::int64_t index, double value, bool saturate) {
+  if (std::isnan(value) && dtype_is_integer(dtype)) value = 0;
   switch (dtype) {
     case DType::f32: reinterpret_cast<float*>(data)[index] = static_cast<float>(value); return;
     case DType::f64: reinterpret_cast<double*>(data)[index] = value; return;
