@@ -36,6 +36,7 @@ class HostValues {
   const OpRegistry& registry_;
   ThreadPool& pool_;
   Status failure_;
+  int nesting_ = 0;  // of set_partly, which asks for other values
 };
 
 }  // namespace forebay::builder

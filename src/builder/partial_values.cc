@@ -6,7 +6,7 @@ namespace forebay::builder {
 namespace {
 
 constexpr std::int64_t kMostElements = 64;
-constexpr int kMostDepth = 12;
+constexpr int kMostDepth = 12, kMostReads = 256;
 
 class Reader {
  public:
@@ -14,7 +14,7 @@ class Reader {
 
   PartialValue read(ValueId id, int depth) {
     PartialValue out;
-    if (id == kNone || depth > kMostDepth || !dtype_is_integer(ir_.values[id].type.dtype))
+    if (id == kNone || depth > kMostDepth || ++reads_ > kMostReads || !dtype_is_integer(ir_.values[id].type.dtype))
       return out;
     const TypeShape& type = ir_.values[id].type;
     if (!type.known() || type.dims.size() > 1 || type.shape().elements() > kMostElements)
@@ -121,6 +121,7 @@ class Reader {
 
   const Ir& ir_;
   HostValues& host_;
+  int reads_ = 0;
 };
 
 }  // namespace
