@@ -217,6 +217,7 @@ void HostValues::forget_computed(std::uint32_t graph) {
   for (const auto& node : ir_.graphs[graph].nodes) {
     for (const ValueId output : node->outputs) {
       if (output == kNone) continue;
+      symbols_.erase(output);
       ir_.values[output].knowledge = Knowledge::untried;
       ir_.values[output].known.reset();
       ir_.values[output].known_sources.clear();
