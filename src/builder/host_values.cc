@@ -193,9 +193,12 @@ void HostValues::evaluate(const IrNode& node) {
 // An element or a few of a shape may be known where the whole is not.
 void HostValues::set_partly(const IrNode& node) {
   set_unknown(node);
-  if (!node.domain.empty() || (node.op != "Gather" && node.op != "Slice") || node.outputs[0] == kNone) return;
+  constexpr int kMostNesting = 8;
+  if (!node.domain.empty() || (node.op != "Gather" && node.op != "Slice") || node.outputs[0] == kNone || nesting_ >= kMostNesting) return;
   IrValue& output = ir_.values[node.outputs[0]];
+  ++nesting_;
   const PartialValue found = partial_value(ir_, *this, node.outputs[0]);
+  --nesting_;
   if (output.type.dtype != DType::i64 || !found.complete()) return;
   HostTensor tensor(DType::i64, output.type.shape());
   if (tensor.bytes() != found.elements.size() * sizeof(std::int64_t)) return;
@@ -214,6 +217,7 @@ void HostValues::forget_computed(std::uint32_t graph) {
   for (const auto& node : ir_.graphs[graph].nodes) {
     for (const ValueId output : node->outputs) {
       if (output == kNone) continue;
+      symbols_.erase(output);
       ir_.values[output].knowledge = Knowledge::untried;
       ir_.values[output].known.reset();
       ir_.values[output].known_sources.clear();

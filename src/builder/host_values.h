@@ -2,6 +2,8 @@
 // build. Asked for on demand, so that no payload is read that nothing needs.
 #pragma once
 
+#include <unordered_map>
+
 #include "builder/graph_ir.h"
 #include "runtime/thread_pool.h"
 
@@ -17,6 +19,12 @@ class HostValues {
   const HostTensor* get(ValueId value);
   // As get for inputs that the operator wants on the host; null elsewhere unless known already. One entry per input.
   std::vector<const HostTensor*> of_node(const IrNode& node, const OpSpec& spec);
+  // Symbols of unknown dims (partial_values.h), kept for values whose dims follow from others.
+  const std::vector<std::int64_t>* symbols(ValueId value) const {
+    const auto at = symbols_.find(value);
+    return at != symbols_.end() ? &at->second : nullptr;
+  }
+  void set_symbols(ValueId value, std::vector<std::int64_t> dims) { symbols_[value] = std::move(dims); }
   // What is known of the outputs of the nodes of `graph` and of the bodies inside, poison included: types have changed.
   void forget_computed(std::uint32_t graph);
   // The first read of a payload that failed; shape arithmetic over it was taken as not known.
@@ -36,6 +44,8 @@ class HostValues {
   const OpRegistry& registry_;
   ThreadPool& pool_;
   Status failure_;
+  std::unordered_map<ValueId, std::vector<std::int64_t>> symbols_;
+  int nesting_ = 0;  // of set_partly, which asks for other values
 };
 
 }  // namespace forebay::builder

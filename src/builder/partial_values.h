@@ -13,7 +13,13 @@
 
 namespace forebay::builder {
 
+// An unknown element is a number far below any size: kUnknownElement, or a symbol that stands for
+// one dimension of one value. Equal symbols are equal sizes, so Reshape [B,S,128] to (B, S, -1, 32)
+// is known to make four heads.
 inline constexpr std::int64_t kUnknownElement = std::numeric_limits<std::int64_t>::min();
+inline bool is_unknown(std::int64_t element) {
+  return element < kUnknownElement / 2;
+}
 
 struct PartialValue {
   std::vector<std::int64_t> elements;  // empty: nothing is known; a scalar has one
@@ -22,6 +28,11 @@ struct PartialValue {
 };
 
 PartialValue partial_value(const Ir& ir, HostValues& host, ValueId id);
+// The dims of a value: numbers, and symbols where they are not known.
+std::vector<std::int64_t> symbolic_dims(const Ir& ir, const HostValues& host, ValueId id);
+// Which dims of the node's output are those of its inputs; empty when that is not known.
+std::vector<std::int64_t> inferred_symbols(const Ir& ir, HostValues& host, const IrNode& node,
+                                           const TypeShape& output);
 // Fills dims of the output of Reshape and Expand that inference alone could not tell.
 void refine_type(const Ir& ir, HostValues& host, const IrNode& node, TypeShape& output);
 

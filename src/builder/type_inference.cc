@@ -115,7 +115,11 @@ Status TypeInference::ordinary(IrNode& node, const OpSpec& spec) {
   std::vector<TypeShape> outputs(node.outputs.size());
   InferContext context(view, inputs, values, outputs);
   FB_TRY(spec.infer(context));
-  if (outputs.size() == 1) refine_type(ir_, host_, node, outputs[0]);
+  if (outputs.size() == 1) {
+    refine_type(ir_, host_, node, outputs[0]);
+    std::vector<std::int64_t> symbols = inferred_symbols(ir_, host_, node, outputs[0]);
+    if (!symbols.empty()) host_.set_symbols(node.outputs[0], std::move(symbols));
+  }
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     if (node.outputs[i] == kNone) continue;
     if (!outputs[i].present()) return view.invalid("has no output " + std::to_string(i));
