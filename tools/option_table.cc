@@ -25,6 +25,7 @@ constexpr OptionSpec kOptions[] = {
     {"min-shapes", 0, K::text, true, "NAME=1x3x..", "", "", "smallest shape of an input"},
     {"opt-shapes", 0, K::text, true, "NAME=1x3x..", "", "", "usual shape of an input"},
     {"max-shapes", 0, K::text, true, "NAME=1x3x..", "", "", "largest shape of an input: memory is reserved for it"},
+    {"bound", 0, K::text, true, "NAME=N|NAME=1x3x..", "", "", "largest shape of a tensor whose shape depends on data"},
     {"inputs", 0, K::text, true, "NAMES", "", "", "cut the graph: these values become its inputs"},
     {"outputs", 0, K::text, true, "NAMES", "", "", "cut the graph: these values become its outputs"},
     {"no-fuse", 0, K::flag, false, "", "", "", "keep one kernel per node of the model"},
@@ -77,7 +78,7 @@ constexpr VerbSpec kVerbs[] = {
     {"build", "MODEL.onnx", 1, 1, "make a plan from an ONNX model",
      "forebay build model.onnx -o model.plan --strip\n"
      "forebay build model.onnx -o model.plan --max-shapes input=8x3x224x224",
-     "output strip refit device slab min-shapes opt-shapes max-shapes inputs outputs no-fuse compatible-with threads", run_build},
+     "output strip refit device slab min-shapes opt-shapes max-shapes bound inputs outputs no-fuse compatible-with threads", run_build},
 #endif
     {"pack", "PLAN", 1, 1, "write weights as shards in execution order, compressed where it pays",
      "forebay pack model.plan --weights model.onnx -o shards/\n"

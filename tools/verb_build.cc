@@ -25,6 +25,8 @@ Result<BuildOptions> build_options(Session& session) {
   }
   options.device = given.text("device");
   options.slab_bytes = given.size("slab").value_or(0);
+  FB_ASSIGN(const auto bounds, parse_shapes(given.list("bound"), "bound"));
+  options.bounds.assign(bounds.begin(), bounds.end());
   FB_ASSIGN(options.shapes, join_shape_ranges(given.list("min-shapes"), given.list("opt-shapes"), given.list("max-shapes")));
   options.inputs = given.list("inputs");
   options.outputs = given.list("outputs");

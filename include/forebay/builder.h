@@ -33,6 +33,9 @@ struct BuildOptions {
   std::string device = "cpu";
   std::uint64_t slab_bytes = 0;  // 0: auto
   std::vector<ShapeRange> shapes;
+  // Largest shapes of tensors whose shape depends on data (by name): memory is reserved for them, a pass that exceeds one is refused. One
+  // number stands for every dimension that is not known.
+  std::vector<std::pair<std::string, std::vector<std::int64_t>>> bounds;
   std::vector<std::string> inputs, outputs;  // cut the graph at these values; empty: the model's own
   std::vector<std::pair<std::string, std::string>> state_pairs;  // (output, input); empty: found by name (present.*/past_key_values.*)
   bool fuse = true;

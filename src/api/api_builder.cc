@@ -29,6 +29,7 @@ Result<builder::Options> builder_options(const BuildOptions& options) {
   out.outputs = options.outputs;
   out.fuse = options.fuse;
   out.state_pairs = options.state_pairs;
+  out.bounds = options.bounds;
   out.progress = options.progress;
   return out;
 }

@@ -21,6 +21,7 @@ struct Options {
   std::uint64_t slab_bytes = 0;  // 0: auto
   std::vector<plan::DimRange> ranges;  // by named dimension, from --min/opt/max-shapes (shape_ranges.h turns input shapes into them)
   std::map<std::string, std::vector<std::vector<std::int64_t>>> input_shapes;  // min, opt, max per input as the user gave them
+  std::vector<std::pair<std::string, std::vector<std::int64_t>>> bounds;  // of tensors whose shape depends on data, by name
   std::vector<std::string> inputs, outputs;  // cut the graph; empty: as in the model
   bool fuse = true;
   std::vector<std::pair<std::string, std::string>> state_pairs;  // output, input; empty: present.* / past_key_values.* are found by name

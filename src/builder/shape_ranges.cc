@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/name_match.h"
+#include "runtime/shape_bounds.h"
 
 namespace forebay::builder {
 namespace {
@@ -107,6 +108,34 @@ Status add_input(Ir& ir, Ranges& ranges, const std::string& name, const std::vec
   return {};
 }
 
+// The dims that are not known get names of their own, whose ranges say the bound.
+Status add_bound(Ir& ir, Ranges& ranges, const std::string& name, const std::vector<std::int64_t>& most) {
+  IrValue* value = nullptr;
+  std::vector<std::string> known;
+  for (IrValue& candidate : ir.values) {
+    if (candidate.producer == nullptr && candidate.origin != Origin::input) continue;
+    if (!candidate.type.known()) known.push_back(candidate.name);
+    if (candidate.name == name) value = &candidate;
+  }
+  if (value == nullptr) return refused("a bound is given for '" + name + "', which the plan does not compute", did_you_mean(name, known));
+  if (!value->type.has_rank) {
+    value->type.has_rank = true;
+    value->type.dims.assign(most.size(), -1);
+  }
+  const std::size_t rank = value->type.dims.size();
+  if (most.size() != rank && most.size() != 1)
+    return refused("'" + name + "' has rank " + std::to_string(rank) + ", the bound given has " + std::to_string(most.size()));
+  if (value->type.known()) return refused("a bound is given for '" + name + "', whose shape is known without", "leave it out");
+  value->dim_names.resize(rank);
+  for (std::size_t axis = 0; axis < rank; ++axis) {
+    const std::int64_t size = most[most.size() == rank ? axis : 0];
+    if (value->type.dims[axis] >= 0) continue;
+    value->dim_names[axis] = bound_name(name, axis);
+    FB_TRY(ranges.add(value->dim_names[axis], {0, size, size}, "the bound of '" + name + "'"));
+  }
+  return {};
+}
+
 // The part of a state's name after its prefix; empty when it has none of them.
 std::string state_of(const std::string& name, std::initializer_list<std::string_view> prefixes) {
   for (const std::string_view prefix : prefixes)
@@ -144,6 +173,7 @@ Result<std::vector<plan::DimRange>> shape_ranges(Ir& ir, const Options& options)
       return refused("a range is given for dimension '" + range.name + "', which no input has", did_you_mean(range.name, known));
     FB_TRY(ranges.add(range.name, {range.min, range.opt, range.max}, "the options"));
   }
+  for (const auto& [name, most] : options.bounds) FB_TRY(add_bound(ir, ranges, name, most));
   return ranges.list();
 }
 

@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "runtime/dynamic_pass.h"
 #include "runtime/engine_core.h"
 #include "runtime/pass_runner.h"
 
@@ -62,7 +63,7 @@ const ContextCore::State* ContextCore::state_of_input(std::size_t input) const {
 
 std::uint64_t ContextCore::wanted_state_bytes() const {
   std::uint64_t bytes = 0;
-  for (const State& state : states_) bytes += align_up(state.capacity, 64);
+  for (const State& state : states_) bytes += align_up(state.need.capacity, 64) * (state.need.paired ? 2 : 1);
   return bytes;
 }
 
@@ -70,7 +71,7 @@ std::vector<std::uint64_t> ContextCore::state_offsets(std::uint64_t base) const 
   std::vector<std::uint64_t> offsets;
   for (const State& state : states_) {
     offsets.push_back(base);
-    base += align_up(state.capacity, 64);
+    base += align_up(state.need.capacity, 64) * (state.need.paired ? 2 : 1);
   }
   return offsets;
 }
@@ -90,6 +91,7 @@ Status ContextCore::set_input(std::string_view name, ConstTensorView tensor) {
   if (to.dtype() != tensor.dtype || !(to.shape() == tensor.shape)) to = HostTensor(tensor.dtype, tensor.shape);
   if (*bytes > 0) std::memcpy(to.data(), tensor.data, *bytes);
   input_set_[i] = true;
+  if (bound != nullptr) FB_TRY(fetch_state(*const_cast<State*>(bound)));
   if (bound != nullptr) const_cast<State*>(bound)->filled = false;  // starts anew from this value
   return {};
 }
@@ -126,40 +128,119 @@ Result<std::vector<std::pair<std::string, Shape>>> ContextCore::shapes_now() con
 Status ContextCore::prepare() {
   FB_ASSIGN(auto shapes, shapes_now());
   if (prepared_ && prepared_->input_shapes == shapes) return {};
-  FB_ASSIGN(auto prepared, prepare_pass(engine_.share_compiled(), shapes, engine_.pool()));
-  std::vector<std::uint64_t> capacities;
-  for (const State& state : states_) {
-    const ValuePlace& in = prepared->places[plan().graphs[0].inputs[state.input]];
-    const ValuePlace& out = prepared->places[plan().graphs[0].outputs[state.output]];
-    capacities.push_back(std::max(dtype_bytes(in.dtype, in.shape.elements()).value_or(0), dtype_bytes(out.dtype, out.shape.elements()).value_or(0)));
+  FB_ASSIGN(auto prepared, prepare_pass(engine_.share_compiled(), shapes, engine_.pool(), bindings()));
+  // Passes whose needs are not known ahead keep what earlier ones took.
+  if (prepared->dynamic && !prepared->dynamic->bounded()) prepared->activation_bytes = std::max(prepared->activation_bytes, activation_bytes_);
+  Status reserved = engine_.require(*this, prepared->activation_bytes, state_needs(*prepared));
+  if (!reserved.ok() && prepared->dynamic && !prepared->dynamic->declared()) {
+    // Bounds that follow from shapes may be far above what a pass takes: it is refused when it really does not fit.
+    prepared->activation_bytes = 0;
+    reserved = engine_.require(*this, 0, state_needs(*prepared));
   }
-  FB_TRY(engine_.require(*this, prepared->activation_bytes, capacities));
-  for (std::size_t i = 0; i < outputs_.size(); ++i) {
-    const ValuePlace& place = prepared->places[plan().graphs[0].outputs[i]];
-    if (outputs_[i].dtype() != place.dtype || !(outputs_[i].shape() == place.shape)) outputs_[i] = HostTensor(place.dtype, place.shape);
-  }
+  FB_TRY(std::move(reserved));
+  if (!prepared->dynamic) shape_outputs(*prepared);
   prepared_ = std::move(prepared);
   return {};
 }
 
+std::vector<StateBinding> ContextCore::bindings() const {
+  std::vector<StateBinding> bindings;
+  for (const State& state : states_) bindings.push_back({state.output, state.input});
+  return bindings;
+}
+
+bool ContextCore::is_state_output(std::size_t output) const {
+  return std::any_of(states_.begin(), states_.end(), [&](const State& state) { return state.output == output; });
+}
+
+// The most that the declared ranges of its dimensions allow; 0 where one of them has none.
+std::uint64_t ContextCore::declared_state_bytes(const State& state) const {
+  const plan::Value& value = plan().values[plan().graphs[0].inputs[state.input]];
+  std::vector<std::int64_t> dims;
+  for (const plan::Dim& dim : value.dims) {
+    std::int64_t size = dim.size;
+    for (const plan::DimRange& range : plan().dim_ranges) {
+      if (size < 0 && !dim.name.empty() && range.name == dim.name) size = range.max;
+    }
+    dims.push_back(size);
+  }
+  return checked_bytes(value.dtype, dims).value_or(0);
+}
+
+std::vector<EngineCore::StateNeed> ContextCore::state_needs(const PreparedPass& prepared) const {
+  std::vector<EngineCore::StateNeed> needs;
+  for (std::size_t s = 0; s < states_.size(); ++s) {
+    const ValuePlace& in = prepared.places[plan().graphs[0].inputs[states_[s].input]];
+    const ValuePlace& out = prepared.places[plan().graphs[0].outputs[states_[s].output]];
+    std::uint64_t bytes = declared_state_bytes(states_[s]);
+    for (const ValuePlace* place : {&in, &out}) bytes = std::max(bytes, dtype_bytes(place->dtype, place->shape.elements()).value_or(0));
+    needs.push_back({bytes, prepared.states[s] != StateResult::appended});
+  }
+  return needs;
+}
+
+// States are not among them: they stay on the device.
+void ContextCore::shape_outputs(const PreparedPass& prepared) {
+  for (std::size_t i = 0; i < outputs_.size(); ++i) {
+    const ValuePlace& place = prepared.places[plan().graphs[0].outputs[i]];
+    if (is_state_output(i) || (outputs_[i].dtype() == place.dtype && outputs_[i].shape() == place.shape)) continue;
+    outputs_[i] = HostTensor(place.dtype, place.shape);
+  }
+}
+
+Status ContextCore::fit_results() {
+  const std::vector<EngineCore::StateNeed> needs = state_needs(*prepared_);
+  for (std::size_t i = 0; i < states_.size(); ++i) {
+    if (needs[i].capacity <= states_[i].need.capacity) continue;
+    const std::string& name = plan().values[plan().graphs[0].inputs[states_[i].input]].name;
+    return Status(Code::resource_exhausted, "state '" + name + "' needs " + std::to_string(needs[i].capacity) + " bytes, " +
+                                                std::to_string(states_[i].need.capacity) + " are reserved");
+  }
+  shape_outputs(*prepared_);
+  return {};
+}
+
+Result<bool> ContextCore::reserve_more() {
+  const std::uint64_t outgrown = prepared_->dynamic->outgrown();
+  const std::vector<EngineCore::StateNeed> needs = state_needs(*prepared_);
+  bool more = outgrown > 0;
+  for (std::size_t i = 0; i < states_.size(); ++i) more = more || needs[i].capacity > states_[i].need.capacity;
+  if (!more) return false;
+  // What comes after is not known yet: some more at once, for fewer runs; exactly what is known where that is refused.
+  const std::uint64_t bytes = std::max(prepared_->activation_bytes, outgrown);
+  prepared_->activation_bytes = bytes + bytes / 2;
+  if (engine_.require(*this, prepared_->activation_bytes, needs).ok()) return true;
+  prepared_->activation_bytes = bytes;
+  FB_TRY(engine_.require(*this, bytes, needs));
+  return true;
+}
+
 namespace {
+
+void collect_step(const PreparedStep& step, const plan::Plan& plan, std::vector<PassProfile::Op>& ops) {
+  PassProfile::Op op;
+  op.node = step.name;
+  op.op = step.step->node->op;
+  op.kernel = step.kernel->id();
+  op.calls = step.calls;
+  op.compute_ms = step.compute_ms;
+  op.wait_ms = step.wait_ms;
+  for (const WeightOperand& operand : step.step->weights) op.weight_bytes += plan.weights[operand.weight].bytes;
+  ops.push_back(std::move(op));
+}
 
 void collect_profile(const PreparedGraph& graph, const plan::Plan& plan, std::vector<PassProfile::Op>& ops) {
   for (const PreparedStep& step : graph.steps) {
     for (const auto& body : step.bodies) {
       if (body) collect_profile(*body, plan, ops);
     }
-    if (!step.kernel) continue;
-    PassProfile::Op op;
-    op.node = step.name;
-    op.op = step.step->node->op;
-    op.kernel = step.kernel->id();
-    op.calls = step.calls;
-    op.compute_ms = step.compute_ms;
-    op.wait_ms = step.wait_ms;
-    for (const WeightOperand& operand : step.step->weights) op.weight_bytes += plan.weights[operand.weight].bytes;
-    ops.push_back(std::move(op));
+    if (step.kernel) collect_step(step, plan, ops);
   }
+}
+
+void collect_profile(PreparedPass& pass, const plan::Plan& plan, std::vector<PassProfile::Op>& ops) {
+  collect_profile(pass.main, plan, ops);
+  if (pass.dynamic) pass.dynamic->each_step([&](PreparedStep& step) { collect_step(step, plan, ops); });
 }
 
 void clear_profile(PreparedGraph& graph) {
@@ -171,11 +252,25 @@ void clear_profile(PreparedGraph& graph) {
   }
 }
 
+void clear_profile(PreparedPass& pass) {
+  clear_profile(pass.main);
+  if (pass.dynamic) pass.dynamic->each_step([](PreparedStep& step) { step.compute_ms = step.wait_ms = 0; });
+}
+
 }  // namespace
 
 Status ContextCore::execute() {
   Status ready = prepare();
   if (!ready.ok()) return blame_shapes(plan(), std::move(ready), shapes_now());
+  while (true) {
+    Status status = run_pass();
+    if (status.ok() || !prepared_->dynamic || status.code() != Code::resource_exhausted) return status;
+    FB_ASSIGN(const bool more, reserve_more());
+    if (!more) return status;
+  }
+}
+
+Status ContextCore::run_pass() {
   const auto start = std::chrono::steady_clock::now();
   EngineCore::Slot& slot = engine_.take_slot();
   auto begun = engine_.source().begin_pass();
@@ -187,7 +282,7 @@ Status ContextCore::execute() {
   const StreamCounters before = engine_.source().counters();
   const auto begin = std::chrono::steady_clock::now();
   clock_ = {profiling_, begin};
-  if (profiling_) clear_profile(prepared_->main);
+  if (profiling_) clear_profile(*prepared_);
   PassRunner runner(engine_, *this, slot, *lease);
   Status status = runner.run();
   if (!status.ok()) {
@@ -200,6 +295,7 @@ Status ContextCore::execute() {
   const StreamCounters after = engine_.source().counters();
   engine_.give_slot(slot);
   if (!status.ok()) return status;
+  for (State& state : states_) state.fetched = false;
   profile_.ops.clear();
   profile_.milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   profile_.disk_bytes = after.disk_bytes - before.disk_bytes;
@@ -207,14 +303,40 @@ Status ContextCore::execute() {
   profile_.gathered_bytes = after.gathered_bytes - before.gathered_bytes;
   profile_.stalls = after.stalls - before.stalls;
   profile_.host_waits = runner.host_waits();
-  if (profiling_) collect_profile(prepared_->main, plan(), profile_.ops);
+  if (profiling_) collect_profile(*prepared_, plan(), profile_.ops);
   return {};
 }
 
-Result<const HostTensor*> ContextCore::output(std::string_view name) const {
+// Layouts change under the layout mutex only, and nobody else uses the queue of a slot that is taken.
+Status ContextCore::fetch_state(State& state) {
+  if (state.fetched || !state.filled) return {};
+  HostTensor& to = outputs_[state.output];
+  const DType dtype = input_dtype(state.input);
+  if (to.dtype() != dtype || !(to.shape() == state.shape)) to = HostTensor(dtype, state.shape);
+  EngineCore::Slot& slot = engine_.take_slot();
+  Status status;
+  {
+    const std::lock_guard lock(engine_.layout_mutex_);
+    if (to.bytes() > 0) slot.queue->copy(to.data(), engine_.arena().base() + state.offset, to.bytes());
+    status = slot.queue->synchronize();
+  }
+  engine_.give_slot(slot);
+  state.fetched = status.ok();
+  return status;
+}
+
+Status ContextCore::fetch_states() {
+  for (State& state : states_) FB_TRY(fetch_state(state));
+  return {};
+}
+
+Result<const HostTensor*> ContextCore::output(std::string_view name) {
   const auto& ids = plan().graphs[0].outputs;
   const std::size_t i = place_of(plan(), ids, name);
   if (i == ids.size()) return unknown_name(plan(), ids, "output", name);
+  for (State& state : states_) {
+    if (state.output == i) FB_TRY(fetch_state(state));
+  }
   if (outputs_[i].dtype() == DType::none) return Status(Code::failed_precondition, "no pass has run in this context yet");
   return &outputs_[i];
 }
@@ -239,6 +361,7 @@ Status ContextCore::bind_state(std::string_view output, std::string_view input) 
 }
 
 Status ContextCore::reset_state() {
+  FB_TRY(fetch_states());
   for (State& state : states_) {
     state.filled = false;
     state.seed = HostTensor();

@@ -180,23 +180,30 @@ Status EngineCore::move_states(const std::function<Status()>& change) {
   }
   FB_TRY(queue.synchronize());
   FB_TRY(change());
-  for (const auto& [state, offset] : places) state->offset = offset;
+  for (const auto& [state, offset] : places) {
+    state->offset = offset;
+    state->spare = state->need.paired ? offset + align_up(state->need.capacity, 64) : offset;
+  }
   for (const Move& move : moves) queue.copy(parts_.arena->base() + move.state->offset, move.held.data(), move.held.size());
   return queue.synchronize();
 }
 
-Status EngineCore::require(ContextCore& context, std::uint64_t activation_bytes, const std::vector<std::uint64_t>& capacities) {
+Status EngineCore::require(ContextCore& context, std::uint64_t activation_bytes, const std::vector<StateNeed>& needs) {
   const std::lock_guard lock(layout_mutex_);
   bool grows = activation_bytes > context.activation_bytes_;
-  for (std::size_t i = 0; i < capacities.size(); ++i) grows = grows || capacities[i] > context.states_[i].capacity;
+  for (std::size_t i = 0; i < needs.size(); ++i) {
+    const StateNeed& has = context.states_[i].need;
+    grows = grows || needs[i].capacity > has.capacity || (needs[i].paired && !has.paired);
+  }
   const std::uint64_t old_activation = context.activation_bytes_;
-  std::vector<std::uint64_t> old_capacities;
-  for (const ContextCore::State& state : context.states_) old_capacities.push_back(state.capacity);
+  std::vector<StateNeed> old_needs;
+  for (const ContextCore::State& state : context.states_) old_needs.push_back(state.need);
   const auto ask = [&](std::uint64_t slack) {
     context.activation_bytes_ = activation_bytes + (slack != 0 ? activation_bytes / slack : 0);
-    for (std::size_t i = 0; i < capacities.size(); ++i) {
+    for (std::size_t i = 0; i < needs.size(); ++i) {
       // States only grow: what they hold is the caller's.
-      context.states_[i].capacity = std::max(old_capacities[i], capacities[i] + (slack != 0 ? capacities[i] / slack : 0));
+      const std::uint64_t more = needs[i].capacity > old_needs[i].capacity && slack != 0 ? needs[i].capacity / slack : 0;
+      context.states_[i].need = {std::max(old_needs[i].capacity, needs[i].capacity + more), old_needs[i].paired || needs[i].paired};
     }
     if (!grows && activation_bytes == old_activation) return Status();
     return relayout_locked();
@@ -208,7 +215,7 @@ Status EngineCore::require(ContextCore& context, std::uint64_t activation_bytes,
   if (context.growth_ <= 2 || !status.ok()) status = ask(0);
   if (!status.ok()) {
     context.activation_bytes_ = old_activation;
-    for (std::size_t i = 0; i < capacities.size(); ++i) context.states_[i].capacity = old_capacities[i];
+    for (std::size_t i = 0; i < needs.size(); ++i) context.states_[i].need = old_needs[i];
   }
   return status;
 }
@@ -289,7 +296,9 @@ Result<Engine::Sizes> EngineCore::sizes_for_shapes(const std::vector<std::pair<s
   for (const plan::StatePair& pair : plan().state_pairs) {
     const ValuePlace& out = prepared->places[pair.output];
     const ValuePlace& in = prepared->places[pair.input];
-    demand.state_bytes += align_up(std::max(dtype_bytes(out.dtype, out.shape.elements()).value_or(0), dtype_bytes(in.dtype, in.shape.elements()).value_or(0)), 64);
+    const std::uint64_t before = dtype_bytes(in.dtype, in.shape.elements()).value_or(0);
+    const std::uint64_t after = dtype_bytes(out.dtype, out.shape.elements()).value_or(0);
+    demand.state_bytes += 2 * align_up(std::max(before, after), 64);
   }
   sizes.activation_bytes = demand.activation_bytes;
   sizes.state_bytes = demand.state_bytes;

@@ -98,8 +98,12 @@ class EngineCore {  // thread-safe
   Status apply_locked(const ArenaLayout& layout);
   Status relayout_locked();
   Status commit_layout(const ArenaLayout& to);
-  // The context needs these bytes from now on (and the capacities of its states); refused: its needs are as before.
-  Status require(ContextCore& context, std::uint64_t activation_bytes, const std::vector<std::uint64_t>& capacities);
+  // The context needs these bytes from now on (and these of each of its states); refused: its needs are as before.
+  struct StateNeed {
+    std::uint64_t capacity = 0;
+    bool paired = false;  // two places: one is read while the other is written
+  };
+  Status require(ContextCore& context, std::uint64_t activation_bytes, const std::vector<StateNeed>& needs);
   // Moves states of all contexts around `change` (commit and uncommit), with no pass running.
   Status move_states(const std::function<Status()>& change);
   void forget(ContextCore& context);
@@ -134,7 +138,7 @@ class ContextCore {
   ~ContextCore();
   Status set_input(std::string_view name, ConstTensorView tensor);
   Status execute();
-  Result<const HostTensor*> output(std::string_view name) const;
+  Result<const HostTensor*> output(std::string_view name);
   Status bind_state(std::string_view output, std::string_view input);
   Status reset_state();
   Status set_debug(DebugCallback callback, const std::vector<std::string>& names);
@@ -149,12 +153,26 @@ class ContextCore {
     Shape shape;                          // of what is held now
     bool filled = false;                  // the arena holds it; else the seed, or zeros
     HostTensor seed;                      // first value, as set by set_input
-    std::uint64_t capacity = 0;           // bytes wanted in the state part
-    std::uint64_t offset = 0;             // from the arena's base, under the layout in force
+    EngineCore::StateNeed need;           // room in the state part
+    std::uint64_t offset = 0;             // of what is held, from the arena's base, under the layout in force
+    std::uint64_t spare = 0;              // where the next value is made; passes swap them
+    bool fetched = true;                  // the host's copy of the output is the last pass's
   };
 
   explicit ContextCore(EngineCore& engine);
   Status prepare();
+  Status run_pass();
+  // Shapes that depend on data are known: outputs take them; a state that has grown beyond its room is resource_exhausted.
+  Status fit_results();
+  // After a pass that needed more than was reserved. False: it did not.
+  Result<bool> reserve_more();
+  void shape_outputs(const PreparedPass& prepared);
+  std::vector<EngineCore::StateNeed> state_needs(const PreparedPass& prepared) const;
+  std::uint64_t declared_state_bytes(const State& state) const;
+  bool is_state_output(std::size_t output) const;
+  Status fetch_state(State& state);
+  Status fetch_states();
+  std::vector<StateBinding> bindings() const;
   Result<std::vector<std::pair<std::string, Shape>>> shapes_now() const;
   Shape first_state_shape(const State& state) const;
   const State* state_of_input(std::size_t input) const;

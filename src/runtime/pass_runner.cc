@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "runtime/dynamic_pass.h"
 
 namespace forebay {
 namespace {
@@ -23,25 +24,33 @@ PassRunner::PassRunner(EngineCore& engine, ContextCore& context, Slot& slot, Pas
     : engine_(engine), context_(context), slot_(slot), lease_(lease), queue_(*slot.queue), pass_(*context.prepared_) {
   const ArenaLayout& layout = engine.layout_;
   const std::uint64_t per_pass = layout.activation_bytes / engine.slots_.size();
+  capacity_ = per_pass;
   activations_ = engine.arena().base() + layout.activation_offset + per_pass * slot.index;
 }
 
 std::byte* PassRunner::address(ValueId value) const {
   const ValuePlace& place = pass_.places[value];
-  return activations_ + place.offset;
+  if (place.home == ValuePlace::Home::activations) return activations_ + place.offset;
+  const ContextCore::State& state = context_.states_[place.state];
+  return engine_.arena().base() + (place.home == ValuePlace::Home::state_now ? state.offset : state.spare);
 }
 
 Status PassRunner::run() {
+  DynamicPass* dynamic = pass_.dynamic.get();
+  if (dynamic != nullptr) FB_TRY(dynamic->begin(capacity_));
   FB_TRY(upload());
-  Status status = run_graph(pass_.main);
+  Status status = dynamic != nullptr ? dynamic->run(*this) : run_graph(pass_.main);
+  if (status.ok() && dynamic != nullptr) status = context_.fit_results();
   if (status.ok()) status = download();
   // Also after a failure: nothing of this pass may still run when its lease ends.
   Status finished = queue_.synchronize();
   if (status.ok()) status = std::move(finished);
   if (!status.ok()) return status;
-  for (ContextCore::State& state : context_.states_) {
+  for (std::size_t s = 0; s < context_.states_.size(); ++s) {
+    ContextCore::State& state = context_.states_[s];
     state.shape = pass_.places[engine_.plan().graphs[0].outputs[state.output]].shape;
     state.filled = true;
+    if (pass_.states[s] != StateResult::appended) std::swap(state.offset, state.spare);
   }
   return {};
 }
@@ -58,7 +67,7 @@ Status PassRunner::upload() {
     if (bytes == 0) continue;
     const ContextCore::State* state = context_.state_of_input(i);
     if (state != nullptr && state->filled) {
-      queue_.copy(address(main.inputs[i]), engine_.arena().base() + state->offset, bytes);
+      if (place.home == ValuePlace::Home::activations) queue_.copy(address(main.inputs[i]), engine_.arena().base() + state->offset, bytes);
     } else if (state != nullptr && state->seed.dtype() != DType::none && state->seed.bytes() == bytes) {
       queue_.copy(address(main.inputs[i]), state->seed.data(), bytes);
     } else if (state != nullptr) {
@@ -69,6 +78,13 @@ Status PassRunner::upload() {
     debug(main.inputs[i]);
   }
   return {};
+}
+
+const HostTensor* PassRunner::given_input(ValueId value) const {
+  const auto& inputs = engine_.plan().graphs[0].inputs;
+  const auto at = std::find(inputs.begin(), inputs.end(), value);
+  const auto i = static_cast<std::size_t>(at - inputs.begin());
+  return at == inputs.end() || context_.state_of_input(i) != nullptr ? nullptr : &context_.inputs_[i];
 }
 
 Status PassRunner::run_graph(PreparedGraph& graph) {
@@ -94,7 +110,20 @@ Status PassRunner::enter_segment(const Step& step) {
   return lease_.begin_segment(segment_);
 }
 
+// The first input lies where the output does.
+Status PassRunner::run_append(PreparedStep& step) {
+  std::byte* to = address(step.output_values[0]) + bytes_of(pass_.places[step.input_values[0]]);
+  for (std::size_t i = 1; i < step.input_values.size(); ++i) {
+    const std::uint64_t bytes = bytes_of(pass_.places[step.input_values[i]]);
+    if (bytes > 0) queue_.copy(to, address(step.input_values[i]), bytes);
+    to += bytes;
+  }
+  debug(step.output_values[0]);
+  return {};
+}
+
 Status PassRunner::run_kernel(PreparedStep& step) {
+  if (step.appends) return run_append(step);
   const std::size_t arity = step.input_values.size();
   for (std::size_t o = 0; o < step.outputs.size(); ++o) {
     if (step.output_values[o] != kNone) step.outputs[o].data = address(step.output_values[o]);
@@ -223,18 +252,18 @@ Status PassRunner::run_debug(void* argument) {
   return {};
 }
 
+// States stay on the device: what they hold is fetched when it is asked for.
 Status PassRunner::download() {
   const plan::Graph& main = engine_.plan().graphs[0];
   for (std::size_t i = 0; i < main.outputs.size(); ++i) {
     const std::uint64_t bytes = bytes_of(pass_.places[main.outputs[i]]);
-    if (bytes > 0) queue_.copy(context_.outputs_[i].data(), address(main.outputs[i]), bytes);
+    if (bytes > 0 && !context_.is_state_output(i)) queue_.copy(context_.outputs_[i].data(), address(main.outputs[i]), bytes);
   }
-  // Inputs have been read by now: a state may take its new value. A pass that failed leaves this line unreached or its copies dropped.
-  if (context_.states_.empty()) return {};
-  FB_TRY(queue_.synchronize());
-  for (const ContextCore::State& state : context_.states_) {
+  for (std::size_t s = 0; s < context_.states_.size(); ++s) {
+    const ContextCore::State& state = context_.states_[s];
     const std::uint64_t bytes = bytes_of(pass_.places[main.outputs[state.output]]);
-    if (bytes > 0) queue_.copy(engine_.arena().base() + state.offset, address(main.outputs[state.output]), bytes);
+    if (pass_.states[s] != StateResult::copied || bytes == 0) continue;
+    queue_.copy(engine_.arena().base() + state.spare, address(main.outputs[state.output]), bytes);
   }
   return {};
 }

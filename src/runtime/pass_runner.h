@@ -20,6 +20,7 @@ class PassRunner {
   std::uint64_t host_waits() const { return host_waits_; }
 
  private:
+  friend class DynamicPass;
   static constexpr std::size_t kMaxUses = 64;  // weights of one node
   struct DebugCall {
     PassRunner* runner = nullptr;
@@ -48,6 +49,17 @@ class PassRunner {
   // Waits for the queue and reads `bytes` of a value: the one kind of wait inside a pass, counted.
   Status read_back(plan::ValueId value, void* to, std::uint64_t bytes);
   Status enter_segment(const Step& step);
+  // For passes that settle their shapes as they go; offsets are within the activation part.
+  void leave_segment() { segment_ = plan::kNone; }
+  void copy_in(std::uint64_t to, const std::byte* from, std::uint64_t bytes) { queue_.copy(activations_ + to, from, bytes); }
+  void copy_within(std::uint64_t to, std::uint64_t from, std::uint64_t bytes) {
+    queue_.copy(activations_ + to, activations_ + from, bytes);
+  }
+  Status wait_for_queue() { return queue_.synchronize(); }
+  std::int64_t iteration() const { return iteration_; }
+  void set_iteration(std::int64_t iteration) { iteration_ = iteration; }
+  const HostTensor* given_input(plan::ValueId value) const;  // as the caller set it; null for other values and states
+  Status run_append(PreparedStep& step);
   void release(const Step& step, std::uint32_t call);
   void debug(plan::ValueId value);
   Status download();
@@ -60,6 +72,7 @@ class PassRunner {
   Queue& queue_;
   PreparedPass& pass_;
   std::byte* activations_ = nullptr;
+  std::uint64_t capacity_ = 0;          // of the activation part of one pass
   std::uint32_t segment_ = plan::kNone;
   std::uint64_t host_waits_ = 0;
   std::int64_t iteration_ = 0;          // of the innermost loop, for debug callbacks

@@ -29,7 +29,7 @@ Status Preparer::prepare_control(const Step& step, PreparedGraph& out) {
   return {};
 }
 
-std::uint32_t Preparer::body_of(const plan::Node& node, std::string_view attribute) const {
+std::uint32_t body_of(const plan::Node& node, std::string_view attribute) {
   for (const plan::Attribute& a : node.attributes) {
     if (a.name != attribute) continue;
     if (const auto* body = std::get_if<plan::BodyRef>(&a.value)) return body->graph;
@@ -70,7 +70,7 @@ Status Preparer::branch_outputs(const plan::Node& node, const PreparedStep& prep
       if (!body) continue;
       const ValuePlace& inner = pass_->places[body->outputs[i]];
       if (place != nullptr && (place->dtype != inner.dtype || !(place->shape == inner.shape))) {
-        return NodeView(node, plan_).unsupported("the branches give output " + std::to_string(i) + " different shapes: " + place->shape.to_string() + " and " +
+        return depends_on_data(node, "the branches give output " + std::to_string(i) + " different shapes: " + place->shape.to_string() + " and " +
                                                  inner.shape.to_string());
       }
       place = &inner;
@@ -120,7 +120,7 @@ Status Preparer::prepare_loop(const plan::Node& node, PreparedStep& prepared) {
     const ValuePlace& condition = pass_->places[graph.outputs[0]];
     const bool stays = condition.root == graph.inputs[1] || (condition.host != nullptr && condition.host->data()[0] != std::byte{0});
     const bool starts = node.inputs[1] == kNone || start != nullptr;
-    if (prepared.trips < 0 || !stays || !starts) return NodeView(node, plan_).unsupported("the number of iterations, and so the shape of its scan outputs, depends on data");
+    if (prepared.trips < 0 || !stays || !starts) return depends_on_data(node, "the number of iterations, and so the shape of its scan outputs, depends on data");
   }
   FB_TRY(prepare_iterated(node, prepared));
   outlive(since);
@@ -182,7 +182,7 @@ Status Preparer::prepare_iterated(const plan::Node& node, PreparedStep& prepared
     const ValuePlace& in = pass_->places[graph.inputs[first_in + c]];
     const ValuePlace& out = pass_->places[graph.outputs[first_out + c]];
     if (in.dtype != out.dtype || !(in.shape == out.shape)) {
-      return NodeView(node, plan_).unsupported("a carried value changes its shape from " + in.shape.to_string() + " to " + out.shape.to_string());
+      return depends_on_data(node, "a carried value changes its shape from " + in.shape.to_string() + " to " + out.shape.to_string());
     }
     staging += align_up(std::max<std::uint64_t>(1, dtype_bytes(in.dtype, in.shape.elements()).value_or(0)), 64);
   }

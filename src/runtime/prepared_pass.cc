@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "runtime/dynamic_pass.h"
 #include "runtime/memory_plan.h"
 #include "runtime/preparer.h"
 
@@ -16,9 +17,6 @@ namespace {
 using plan::kNone;
 using plan::ValueId;
 
-// Shape arithmetic works on small tensors; larger ones that happen to be known stay computed in the pass.
-constexpr std::int64_t kMaxHostElements = 64 * 1024;
-
 std::string dim_text(const plan::Dim& dim) { return dim.size >= 0 ? std::to_string(dim.size) : dim.name.empty() ? "?" : dim.name; }
 
 }  // namespace
@@ -26,8 +24,11 @@ std::string dim_text(const plan::Dim& dim) { return dim.size >= 0 ? std::to_stri
 Preparer::Preparer(std::shared_ptr<const CompiledPlan> compiled, ThreadPool& pool)
     : compiled_(std::move(compiled)), plan_(*compiled_->plan), pool_(pool), pass_(std::make_unique<PreparedPass>()) {}
 
-Result<std::unique_ptr<PreparedPass>> Preparer::run(const std::vector<std::pair<std::string, Shape>>& inputs) {
+Result<std::unique_ptr<PreparedPass>> Preparer::run(const std::vector<std::pair<std::string, Shape>>& inputs,
+                                                    std::span<const StateBinding> states) {
   FB_TRY(check_input_shapes(plan_, inputs));
+  states_ = states;
+  pass_->states.assign(states.size(), StateResult::copied);
   pass_->compiled = compiled_;
   pass_->input_shapes = inputs;
   pass_->places.resize(plan_.values.size());
@@ -38,11 +39,15 @@ Result<std::unique_ptr<PreparedPass>> Preparer::run(const std::vector<std::pair<
     const ValueId id = plan_.graphs[0].inputs[i];
     set_stored(id, plan_.values[id].dtype, inputs[i].second);
   }
-  FB_TRY(prepare_graph(0, pass_->main));
+  if (Status status = prepare_graph(0, pass_->main); !status.ok() || data_dependent_) {
+    if (data_dependent_) return prepare_dynamic(compiled_, inputs, pool_, states.size());
+    return status;
+  }
   for (const ValueId id : plan_.graphs[0].outputs) {
     if (pass_->places[id].dtype == DType::none) return Status(Code::invalid_model, "output '" + plan_.values[id].name + "' is never computed");
     touch(id);
   }
+  place_states();
   place_all();
   bind_graph(pass_->main);
   return std::move(pass_);
@@ -96,16 +101,6 @@ void Preparer::touch(ValueId id) {
   lives_[root].last = std::max(lives_[root].last, tick_);
 }
 
-TypeShape Preparer::type_of(ValueId id) const {
-  TypeShape t;
-  if (id == kNone) return t;
-  const ValuePlace& place = pass_->places[id];
-  t.dtype = place.dtype;
-  t.has_rank = true;
-  t.dims.assign(place.shape.dims().begin(), place.shape.dims().end());
-  return t;
-}
-
 Status Preparer::prepare_graph(std::uint32_t index, PreparedGraph& out) {
   out.outputs = plan_.graphs[index].outputs;
   out.steps.reserve(compiled_->graphs[index].steps.size());
@@ -133,35 +128,22 @@ void Preparer::load_weight(const Step& step, PreparedGraph& out) {
   out.steps.push_back(std::move(prepared));
 }
 
+Status Preparer::depends_on_data(const plan::Node& node, std::string message) {
+  data_dependent_ = true;
+  return NodeView(node, plan_).unsupported(std::move(message));
+}
+
 Status Preparer::infer(const Step& step, Operands& o) {
   const plan::Node& node = *step.node;
-  for (const ValueId id : node.inputs) {
-    if (id != kNone && pass_->places[id].dtype == DType::none) {
-      return Status(Code::invalid_model, "node '" + node.name + "' reads '" + plan_.values[id].name + "' before it is computed");
-    }
-    o.inputs.push_back(type_of(id));
-    o.values.push_back(id == kNone ? nullptr : pass_->places[id].host);
-  }
-  o.outputs.resize(node.outputs.size());
+  FB_TRY(read_operands(plan_, node, pass_->places, o));
   InferContext context(NodeView(node, plan_), o.inputs, o.values, o.outputs);
   FB_TRY(step.spec->infer(context));
   for (std::size_t i = 0; i < node.outputs.size(); ++i) {
     if (node.outputs[i] == kNone) continue;
-    if (!o.outputs[i].known()) {
-      return NodeView(node, plan_).unsupported("the shape of output '" + plan_.values[node.outputs[i]].name + "' depends on data");
-    }
-    if (o.outputs[i].dims.size() > static_cast<std::size_t>(kMaxRank) || !checked_bytes(o.outputs[i].dtype, o.outputs[i].dims)) {
-      return NodeView(node, plan_).invalid("an output is too large");
-    }
+    if (!o.outputs[i].known()) return depends_on_data(node, "the shape of output '" + plan_.values[node.outputs[i]].name + "' depends on data");
+    FB_TRY(check_output(plan_, node, o.outputs[i]));
   }
   return {};
-}
-
-bool Preparer::small(const Operands& o) {
-  for (const TypeShape& t : o.outputs) {
-    if (t.present() && t.shape().elements() > kMaxHostElements) return false;
-  }
-  return true;
 }
 
 Status Preparer::prepare_node(const Step& step, PreparedGraph& out) {
@@ -169,7 +151,7 @@ Status Preparer::prepare_node(const Step& step, PreparedGraph& out) {
   Operands o;
   FB_TRY(infer(step, o));
   const NodeView view(node, plan_);
-  bool known = (step.spec->flags & kOpRandom) == 0 && small(o);
+  bool known = (step.spec->flags & kOpRandom) == 0 && small_outputs(o);
   if ((step.spec->flags & kOpShapeOnly) == 0) {
     for (std::size_t i = 0; i < node.inputs.size(); ++i) known = known && (node.inputs[i] == kNone || o.values[i] != nullptr);
   }
@@ -188,7 +170,7 @@ Status Preparer::prepare_node(const Step& step, PreparedGraph& out) {
   }
   for (std::uint32_t i = 0; i < node.inputs.size() && i < 32; ++i) {
     if ((step.spec->host_inputs >> i & 1u) != 0 && node.inputs[i] != kNone && o.values[i] == nullptr) {
-      return view.unsupported("input " + std::to_string(i) + " ('" + plan_.values[node.inputs[i]].name + "') must follow from shapes and constants, but depends on data");
+      return depends_on_data(node, "input " + std::to_string(i) + " ('" + plan_.values[node.inputs[i]].name + "') must follow from shapes and constants, but depends on data");
     }
   }
   return prepare_kernel(step, o, out);
@@ -197,26 +179,7 @@ Status Preparer::prepare_node(const Step& step, PreparedGraph& out) {
 // The node's outputs follow from shapes and constants: computed now, once.
 Status Preparer::evaluate(const Step& step, Operands& o) {
   const plan::Node& node = *step.node;
-  const NodeView view(node, plan_);
-  std::vector<HostTensor> results;
-  if ((step.spec->flags & kOpShapeOnly) != 0) {
-    FB_ASSIGN(auto kernel, step.spec->create(view, o.inputs, o.outputs));
-    FB_TRY(kernel->prepare(PrepareContext{view, o.inputs, o.values, o.outputs, &pool_, kNone, plan::Consumption::whole, {}}));
-    std::vector<ConstTensorView> inputs;
-    for (const TypeShape& t : o.inputs) inputs.emplace_back(nullptr, t.dtype, t.present() ? t.shape() : Shape());
-    std::vector<TensorView> outputs;
-    for (const TypeShape& t : o.outputs) {
-      results.emplace_back(t.dtype, t.shape());
-      outputs.push_back({results.back().data(), t.dtype, t.shape()});
-    }
-    KernelCall call;
-    call.inputs = inputs;
-    call.outputs = outputs;
-    call.pool = &pool_;
-    FB_TRY(kernel->run(call));
-  } else {
-    FB_ASSIGN(results, evaluate_node(view, o.values, pool_));
-  }
+  FB_ASSIGN(std::vector<HostTensor> results, evaluate_operands(plan_, step, o, pool_));
   for (std::size_t i = 0; i < node.outputs.size(); ++i) {
     if (node.outputs[i] != kNone) set_host(node.outputs[i], std::move(results[i]));
   }
@@ -225,30 +188,9 @@ Status Preparer::evaluate(const Step& step, Operands& o) {
 
 Status Preparer::prepare_kernel(const Step& step, Operands& o, PreparedGraph& out) {
   const plan::Node& node = *step.node;
-  const NodeView view(node, plan_);
-  PreparedStep prepared;
-  prepared.step = &step;
-  prepared.name = node.name;
-  prepared.input_values = node.inputs;
-  prepared.output_values = node.outputs;
-  prepared.calls = std::max<std::uint32_t>(1, step.substep_count);
-  if (step.kind == Step::Kind::gather_rows) {
-    prepared.calls = 1;
-    prepared.rows.resize(static_cast<std::size_t>(pass_->places[node.inputs[1]].shape.elements()));
-  } else {
-    FB_ASSIGN(prepared.kernel, step.spec->create(view, o.inputs, o.outputs));
-    std::vector<std::int64_t> slab_rows;
-    PrepareContext context{view, o.inputs, o.values, o.outputs, &pool_, step.sliced_input, plan::Consumption::whole, {}};
-    if (step.sliced_input != kNone) {
-      const plan::Weight& weight = plan_.weights[step.weights.front().weight];
-      for (std::uint32_t p = 0; p < weight.part_count; ++p) {
-        slab_rows.push_back(static_cast<std::int64_t>(plan_.parts[weight.first_part + p].row_count));
-      }
-      context.consumption = weight.consumption;
-      context.slab_rows = slab_rows;
-    }
-    FB_TRY(prepared.kernel->prepare(context));
-    prepared.workspace_bytes = prepared.kernel->workspace_bytes();
+  FB_ASSIGN(PreparedStep prepared, make_kernel_step(plan_, step, o, pool_));
+  prepared.appends = appends(step, o);
+  if (prepared.kernel) {
     pass_->kernel_ids += prepared.kernel->id();
     pass_->kernel_ids += ';';
   }
@@ -264,6 +206,44 @@ Status Preparer::prepare_kernel(const Step& step, Operands& o, PreparedGraph& ou
   return {};
 }
 
+// A Concat that continues a bound state, where its new rows lie behind the old ones: nothing outside of the axis.
+bool Preparer::appends(const Step& step, const Operands& o) const {
+  const plan::Node& node = *step.node;
+  if (node.op != "Concat" || !node.domain.empty() || !step.weights.empty() || dtype_bits(o.outputs[0].dtype) < 8) return false;
+  for (const StateBinding& state : states_) {
+    if (plan_.graphs[0].inputs[state.input] != node.inputs[0] || plan_.graphs[0].outputs[state.output] != node.outputs[0]) continue;
+    const auto rank = static_cast<std::int64_t>(o.outputs[0].dims.size());
+    std::int64_t axis = NodeView(node, plan_).integer("axis", 1), outer = 1;
+    if (axis < 0) axis += rank;
+    for (std::int64_t d = 0; d < axis; ++d) outer *= o.outputs[0].dims[static_cast<std::size_t>(d)];
+    return outer == 1;
+  }
+  return false;
+}
+
+// A state's value is read where it lies, and the next one is made in its other place, unless another output is that value too.
+void Preparer::place_states() {
+  const plan::Graph& main = plan_.graphs[0];
+  for (std::uint32_t s = 0; s < states_.size(); ++s) {
+    ValuePlace& place = pass_->places[main.inputs[states_[s].input]];
+    place.home = ValuePlace::Home::state_now;
+    place.state = s;
+  }
+  for (std::uint32_t s = 0; s < states_.size(); ++s) {
+    ValueId root = main.outputs[states_[s].output];
+    while (pass_->places[root].root != root) root = pass_->places[root].root;
+    ValuePlace& place = pass_->places[root];
+    const bool own = place.stored && place.host == nullptr && plan_.values[root].kind != plan::ValueKind::input;
+    if (!own || place.home != ValuePlace::Home::activations) continue;
+    const bool appended = std::any_of(pass_->main.steps.begin(), pass_->main.steps.end(), [&](const PreparedStep& step) {
+      return step.appends && step.output_values[0] == main.outputs[states_[s].output];
+    });
+    place.home = appended ? ValuePlace::Home::state_now : ValuePlace::Home::state_next;
+    place.state = s;
+    pass_->states[s] = appended ? StateResult::appended : StateResult::computed;
+  }
+}
+
 void Preparer::place_all() {
   std::uint64_t constants = 0;
   for (std::size_t v = 0; v < upload_.size(); ++v) {
@@ -276,7 +256,7 @@ void Preparer::place_all() {
   std::vector<ValueId> owners;
   for (std::size_t v = 0; v < lives_.size(); ++v) {
     const ValuePlace& place = pass_->places[v];
-    if (!place.stored || place.root != v) continue;
+    if (!place.stored || place.root != v || place.home != ValuePlace::Home::activations) continue;
     lifetimes.push_back({lives_[v].first, lives_[v].last, lives_[v].bytes, 0});
     owners.push_back(static_cast<ValueId>(v));
   }
@@ -290,53 +270,19 @@ void Preparer::place_all() {
       // Views of views end at the value that owns the storage.
       while (pass_->places[place.root].root != place.root) place.root = pass_->places[place.root].root;
       place.offset = pass_->places[place.root].offset;
+      place.home = pass_->places[place.root].home;
+      place.state = pass_->places[place.root].state;
     }
   }
 }
 
-// Call structures, with room for addresses.
 void Preparer::bind_graph(PreparedGraph& graph) {
   for (PreparedStep& step : graph.steps) {
     if (step.workspace_offset > 0) step.workspace_offset = workspace_offsets_[step.workspace_offset - 1];
     for (auto& body : step.bodies) {
       if (body) bind_graph(*body);
     }
-    for (const ValueId id : step.output_values) {
-      step.outputs.push_back(id == kNone ? TensorView{} : TensorView{nullptr, pass_->places[id].dtype, pass_->places[id].shape});
-    }
-    if (!step.kernel) continue;
-    const std::size_t arity = step.input_values.size();
-    step.call_inputs.resize(arity * step.calls);
-    for (std::uint32_t c = 0; c < step.calls; ++c) bind_call(step, c, arity);
-    step.kernel_calls.resize(step.calls);
-    step.launches.resize(step.calls);
-    for (std::uint32_t c = 0; c < step.calls; ++c) {
-      KernelCall& call = step.kernel_calls[c];
-      call.inputs = std::span(step.call_inputs).subspan(c * arity, arity);
-      call.outputs = step.outputs;
-      call.workspace_bytes = step.workspace_bytes;
-      call.pool = &pool_;
-      call.slab = c;
-      call.slab_count = step.calls;
-      step.launches[c] = {step.kernel.get(), &call, &step, nullptr};
-      if (step.step->sliced_input != kNone) call.row_begin = static_cast<std::int64_t>(part_of(*step.step, c).row_begin);
-    }
-  }
-}
-
-const plan::Part& Preparer::part_of(const Step& step, std::uint32_t call) const {
-  const plan::Weight& weight = plan_.weights[step.weights.front().weight];
-  return plan_.parts[weight.first_part + call];
-}
-
-void Preparer::bind_call(PreparedStep& step, std::uint32_t call, std::size_t arity) {
-  for (std::size_t i = 0; i < arity; ++i) {
-    const ValueId id = step.input_values[i];
-    if (id == kNone) continue;
-    ConstTensorView& view = step.call_inputs[call * arity + i];
-    view.dtype = pass_->places[id].dtype;
-    view.shape = pass_->places[id].shape;
-    if (i == step.step->sliced_input) view.shape[0] = static_cast<std::int64_t>(part_of(*step.step, call).row_count);
+    bind_step(plan_, pass_->places, pool_, step);
   }
 }
 
@@ -383,8 +329,10 @@ Status check_input_shapes(const plan::Plan& plan, const std::vector<std::pair<st
   return {};
 }
 
-Result<std::unique_ptr<PreparedPass>> prepare_pass(std::shared_ptr<const CompiledPlan> compiled, const std::vector<std::pair<std::string, Shape>>& inputs, ThreadPool& pool) {
-  return Preparer(std::move(compiled), pool).run(inputs);
+Result<std::unique_ptr<PreparedPass>> prepare_pass(std::shared_ptr<const CompiledPlan> compiled,
+                                                   const std::vector<std::pair<std::string, Shape>>& inputs, ThreadPool& pool,
+                                                   std::span<const StateBinding> states) {
+  return Preparer(std::move(compiled), pool).run(inputs, states);
 }
 
 }  // namespace forebay

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,12 +17,23 @@
 
 namespace forebay {
 
+class DynamicPass;
 struct PreparedGraph;
 struct PassClock;
 struct PreparedStep;
 
+// A state of a context: its value before and after the pass, as places in the main graph's lists.
+struct StateBinding {
+  std::uint32_t output = 0, input = 0;
+};
+
 // Where a value lies during the pass.
 struct ValuePlace {
+  // What `offset` counts from: the activation part, or one of the two places of state number `state`.
+  enum class Home : std::uint8_t { activations, state_now, state_next };
+  Home home = Home::activations;
+  std::uint32_t state = 0;
+
   DType dtype = DType::none;
   Shape shape;
   bool stored = false;        // in the activation part at `offset` (of `root`)
@@ -53,6 +65,7 @@ struct PreparedStep {
   std::vector<ConstTensorView> call_inputs;
   std::vector<TensorView> outputs;
   std::uint32_t calls = 1;
+  bool appends = false;                   // Concat that adds rows to a state where it lies: only what is new is copied
   std::vector<KernelCall> kernel_calls;   // one a call, spans into the above
   std::vector<Launch> launches;           // one a call
   double compute_ms = 0, wait_ms = 0;     // of the running pass
@@ -72,6 +85,13 @@ struct PreparedGraph {
   std::vector<plan::ValueId> outputs;     // of a body, to be copied to the control node's outputs
 };
 
+// How a pass leaves a state.
+enum class StateResult : std::uint8_t {
+  copied,    // from the activations to the state's other place, at the end
+  computed,  // in the other place, from the start
+  appended,  // in its own place, behind what is there
+};
+
 struct PreparedPass {
   std::shared_ptr<const CompiledPlan> compiled;
   std::vector<std::pair<std::string, Shape>> input_shapes;
@@ -79,18 +99,22 @@ struct PreparedPass {
   std::vector<std::unique_ptr<HostTensor>> host_values;
   PreparedGraph main;
   std::uint64_t activation_bytes = 0;     // constants block included
+  std::vector<StateResult> states;        // by binding
   struct Upload {
     plan::ValueId value = 0;
     std::uint64_t offset = 0;
   };
   std::vector<Upload> uploads;            // host-known values that kernels read: copied in at the start of each pass
   std::string kernel_ids;                 // in order, for numerics_id
+  // Set where shapes depend on data: `main` is empty then, places are settled while the pass runs, activation_bytes is what is reserved.
+  std::shared_ptr<DynamicPass> dynamic;
 };
 
 // invalid_argument for inputs that do not fit the plan (dtype, rank, fixed or shared dimensions, ranges), naming the input and both places of
 // a conflict; invalid_model, unsupported naming the node.
-Result<std::unique_ptr<PreparedPass>> prepare_pass(std::shared_ptr<const CompiledPlan> compiled, const std::vector<std::pair<std::string, Shape>>& inputs,
-                                                   ThreadPool& pool);
+Result<std::unique_ptr<PreparedPass>> prepare_pass(std::shared_ptr<const CompiledPlan> compiled,
+                                                   const std::vector<std::pair<std::string, Shape>>& inputs, ThreadPool& pool,
+                                                   std::span<const StateBinding> states = {});
 
 // Checks shapes against the plan alone (ranks, fixed dims, shared names, ranges).
 Status check_input_shapes(const plan::Plan& plan, const std::vector<std::pair<std::string, Shape>>& inputs);

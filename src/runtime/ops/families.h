@@ -23,6 +23,7 @@ std::span<const OpSpec> scatter_ops();
 std::span<const OpSpec> generate_ops();
 std::span<const OpSpec> rearrange_ops();
 std::span<const OpSpec> select_ops();
+std::span<const OpSpec> nms_ops();
 std::span<const OpSpec> cumsum_ops();
 std::span<const OpSpec> reduce_ops();
 std::span<const OpSpec> arg_topk_ops();
@@ -59,6 +60,7 @@ inline constexpr Family kFamilies[] = {
     generate_ops,
     rearrange_ops,
     select_ops,
+    nms_ops,
     cumsum_ops,
     reduce_ops,
     arg_topk_ops,
