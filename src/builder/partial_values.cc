@@ -39,7 +39,10 @@ class Reader {
                                 const std::vector<std::uint32_t>& sources) {
     PartialValue out;
     if (tensor.dtype() == DType::i64) {
-      for (const std::int64_t value : tensor.as<std::int64_t>()) out.elements.push_back(value);
+      // The least integer is how exporters write the beginning of a slice; it must not look
+      // unknown.
+      for (const std::int64_t value : tensor.as<std::int64_t>())
+        out.elements.push_back(std::max(value, kUnknownElement / 2));
     } else if (tensor.dtype() == DType::i32) {
       for (const std::int32_t value : tensor.as<std::int32_t>()) out.elements.push_back(value);
     }
@@ -331,6 +334,11 @@ void refine_type(const Ir& ir, HostValues& host, const IrNode& node, TypeShape& 
     std::int64_t& dim = output.dims[rank - count + i];
     // Zero copies an axis and minus one is what is left; a one of Expand keeps the input's size.
     if (dim < 0 && target[i] > (reshapes ? 0 : 1)) dim = target[i];
+    const Dims& from = ir.values[node.inputs[0]].type.dims;
+    if (dim < 0 && !reshapes && count == rank && from.size() + i >= rank) {
+      const std::int64_t own = from[from.size() + i - rank];
+      if (own > 1 || (own == 1 && target[i] == 1)) dim = own;
+    }
     if (dim < 0 && reshapes && target[i] == -1 && ir.values[node.inputs[0]].type.has_rank &&
         std::count(target.begin(), target.end(), -1) == 1)
       dim = left_over(symbolic_dims(ir, host, node.inputs[0]), target);

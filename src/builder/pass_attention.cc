@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/check.h"
+#include "builder/partial_values.h"
 #include "builder/pattern.h"
 
 namespace forebay::builder {
@@ -172,6 +173,7 @@ class AttentionPass {
     found.q = unscaled(product.inputs[0], found);
     const ValueId turned = unscaled(product.inputs[1], found);
     if (found.stacked && !unstack(product, found)) return false;
+    if (turned_flat(turned, found)) return true;
     const IrNode* transpose = pattern_.take(turned, "Transpose");
     if (transpose == nullptr) return false;
     const auto perm = ir_.view(*transpose).integers("perm");
@@ -203,6 +205,27 @@ class AttentionPass {
     found.q = stack->inputs[0];
     return aligned && q.dims[0] == rows.dims[0] && rows.dims[0] == grouped.dims[0] &&
            q.dims[2] == grouped.dims[3];
+  }
+
+  // K [B,H,T,D] turned as [B*H,T,D] and folded back to [B,H,D,T]; sizes are compared as far as
+  // symbols go.
+  bool turned_flat(ValueId id, Found& found) {
+    const IrNode* fold = pattern_.maker(id, "Reshape", 5);
+    const IrNode* turn = fold != nullptr ? pattern_.maker(fold->inputs[0], "Transpose") : nullptr;
+    const IrNode* flat = turn != nullptr ? pattern_.maker(turn->inputs[0], "Reshape", 5) : nullptr;
+    if (flat == nullptr || pattern_.type(flat->inputs[0]).dims.size() != 4) return false;
+    const auto perm = ir_.view(*turn).integers("perm");
+    if (perm.size() != 3 || perm[0] != 0 || perm[1] != 2 || perm[2] != 1) return false;
+    const std::vector<std::int64_t> k = symbolic_dims(ir_, context_.host, flat->inputs[0]);
+    const auto inner = partial_value(ir_, context_.host, flat->inputs[1]).elements;
+    const auto outer = partial_value(ir_, context_.host, fold->inputs[1]).elements;
+    if (inner.size() != 3 || outer.size() != 4 || inner[1] != k[2] || inner[2] != k[3])
+      return false;
+    if (outer[0] != k[0] || outer[1] != k[1] || outer[2] != k[3] || outer[3] != k[2]) return false;
+    for (const ValueId made : {id, fold->inputs[0], turn->inputs[0]})
+      pattern_.take(made, ir_.values[made].producer->op);
+    found.k = unscaled(flat->inputs[0], found);
+    return true;
   }
 
   static bool same_size(std::int64_t a, std::int64_t b) {
