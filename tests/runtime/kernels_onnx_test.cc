@@ -17,11 +17,16 @@ namespace forebay {
 namespace {
 
 constexpr const char* kOps =
-    "MatMul Gemm Conv ConvTranspose MaxPool AveragePool GlobalAveragePool GlobalMaxPool LpPool GlobalLpPool MaxUnpool MaxRoiPool RoiAlign "
-    "BatchNormalization InstanceNormalization GroupNormalization LayerNormalization RMSNormalization LpNormalization LRN "
-    "MeanVarianceNormalization Softmax LogSoftmax LSTM GRU RNN Resize Upsample GridSample AffineGrid Einsum RotaryEmbedding Attention "
-    "QuantizeLinear DequantizeLinear DynamicQuantizeLinear MatMulInteger ConvInteger QLinearMatMul QLinearConv STFT DFT HannWindow "
-    "HammingWindow BlackmanWindow MelWeightMatrix NonMaxSuppression DeformConv Col2Im TensorScatter Cast CastLike";
+    "MatMul Gemm Conv ConvTranspose MaxPool AveragePool GlobalAveragePool GlobalMaxPool LpPool "
+    "GlobalLpPool MaxUnpool MaxRoiPool RoiAlign "
+    "BatchNormalization InstanceNormalization GroupNormalization LayerNormalization "
+    "RMSNormalization LpNormalization LRN "
+    "MeanVarianceNormalization Softmax LogSoftmax LSTM GRU RNN Resize Upsample GridSample "
+    "AffineGrid Einsum RotaryEmbedding Attention "
+    "QuantizeLinear DequantizeLinear DynamicQuantizeLinear MatMulInteger ConvInteger QLinearMatMul "
+    "QLinearConv STFT DFT HannWindow "
+    "HammingWindow BlackmanWindow MelWeightMatrix NonMaxSuppression DeformConv Col2Im "
+    "TensorScatter Cast CastLike";
 
 class Reader {
  public:
