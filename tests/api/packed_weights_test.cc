@@ -112,8 +112,8 @@ class PackedWeights : public testing::Test {
     return made.ok() ? std::move(*made) : HostTensor();
   }
   // The same bits at five budgets, of which the smallest streams.
-  void expect_at_every_budget(const Plan& plan, const Tensors& inputs, const HostTensor& want, const std::string& what,
-                              bool streams = true) {
+  void expect_at_every_budget(const Plan& plan, const Tensors& inputs, const HostTensor& want,
+                              const std::string& what, bool streams = true) {
     ASSERT_VALUE(Engine probe, Engine::create(plan, {}, with_budget(Budget::of_percent(100))));
     ASSERT_VALUE(const Engine::Sizes sizes, probe.sizes_for_shapes(shapes_of(inputs)));
     for (std::uint64_t part = 0; part <= 4; ++part) {
@@ -334,7 +334,8 @@ TEST_F(PackedWeights, PadBeforeAQuantisedConvolution) {
   for (float& v : x.as<float>()) v *= 8.0f;
   EXPECT_TRUE(has_op(fused, "QLinearConv"));
   const Tensors inputs = only("x", std::move(x));
-  expect_at_every_budget(fused, inputs, whole_run(apart, inputs), "pad", false);  // one weight, taken whole
+  expect_at_every_budget(fused, inputs, whole_run(apart, inputs), "pad",
+                         false);  // one weight, taken whole
 }
 
 // Sums of integers are exact where those of floats are rounded: at most a step of the output apart,
@@ -457,10 +458,15 @@ TEST_F(PackedWeights, MatMulNBitsAndGatherBlockQuantizedStream) {
     graph.initializer("q", codes(DType::u8, Shape{kOutputs, kBlocks, 16}, 3));
     graph.initializer("s", scales(DType::f32, Shape{kOutputs * kBlocks}, 4));
     graph.initializer("z", codes(DType::u8, Shape{kOutputs * kBlocks / 2}, 5));
-    graph.node("MatMulNBits", {"h", "q", "s", "z"}, {"y"}, "com.microsoft").set("bits", 4).set("block_size", 32).set("K", kDepth).set("N", kOutputs);
+    graph.node("MatMulNBits", {"h", "q", "s", "z"}, {"y"}, "com.microsoft")
+        .set("bits", 4)
+        .set("block_size", 32)
+        .set("K", kDepth)
+        .set("N", kOutputs);
     graph.output("y", DType::f32, {"tokens", kOutputs});
   };
-  const Plan fused = plan_of(graph_of, "nbits", true), apart = plan_of(graph_of, "nbits_apart", false, 1ull << 22);
+  const Plan fused = plan_of(graph_of, "nbits", true),
+             apart = plan_of(graph_of, "nbits_apart", false, 1ull << 22);
   for (const WeightInfo& weight : fused.weights()) {
     if (weight.name == "q" || weight.name == "s") {
       EXPECT_GT(weight.slabs, 4u) << weight.name;
@@ -468,12 +474,15 @@ TEST_F(PackedWeights, MatMulNBitsAndGatherBlockQuantizedStream) {
   }
   for (const std::int64_t count : {1, 30}) {
     HostTensor tokens(DType::i64, Shape{count});
-    for (std::int64_t i = 0; i < count; ++i) tokens.as<std::int64_t>()[static_cast<std::size_t>(i)] = (i * 977 + 4095) % kTable;
+    for (std::int64_t i = 0; i < count; ++i)
+      tokens.as<std::int64_t>()[static_cast<std::size_t>(i)] = (i * 977 + 4095) % kTable;
     const Tensors inputs = only("x", std::move(tokens));
-    expect_at_every_budget(fused, inputs, whole_run(apart, inputs), "nbits " + std::to_string(count));
+    expect_at_every_budget(fused, inputs, whole_run(apart, inputs),
+                           "nbits " + std::to_string(count));
   }
   ASSERT_VALUE(Engine engine, Engine::create(fused, {}, with_budget(Budget::of_percent(100))));
-  EXPECT_LT(engine.memory().no_stream_budget, kTable * kDepth / 2u) << "the table takes no place in the arena";
+  EXPECT_LT(engine.memory().no_stream_budget, kTable * kDepth / 2u)
+      << "the table takes no place in the arena";
 }
 
 // A table that is only gathered from: its packed rows are fetched, their scales with them.

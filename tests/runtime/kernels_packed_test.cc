@@ -1,4 +1,5 @@
-// Packed weights at every instruction set: the bits of the baseline, which makes the values one by one.
+// Packed weights at every instruction set: the bits of the baseline, which makes the values one by
+// one.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -26,9 +27,11 @@ std::vector<InstructionSet> sets_here() {
 class Packed {
  public:
   Packed(const Case& c, std::int64_t rows)
-      : codes_(test::random_tensor(c.code, Shape{rows, c.k}, 1)), per_row_(c.block == 0 ? 1 : (c.k + c.block - 1) / c.block) {
+      : codes_(test::random_tensor(c.code, Shape{rows, c.k}, 1)),
+        per_row_(c.block == 0 ? 1 : (c.k + c.block - 1) / c.block) {
     test::Random random(2);
-    for (std::int64_t i = 0; i < rows * per_row_; ++i) scales_.push_back(random.uniform(0.001f, 0.1f));
+    for (std::int64_t i = 0; i < rows * per_row_; ++i)
+      scales_.push_back(random.uniform(0.001f, 0.1f));
     zeros_.resize(static_cast<std::size_t>(rows * per_row_));
     random.fill(zeros_);
     view_.data = codes_.data();
@@ -36,7 +39,8 @@ class Packed {
     view_.value = c.value;
     view_.stride = c.k;
     view_.col_block = c.block == 0 ? c.k : c.block;
-    view_.scale = {reinterpret_cast<const std::byte*>(scales_.data()), DType::f32, per_row_, c.block == 0 ? 0 : 1, 0};
+    view_.scale = {reinterpret_cast<const std::byte*>(scales_.data()), DType::f32, per_row_,
+                   c.block == 0 ? 0 : 1, 0};
     if (c.zero) view_.zero = {zeros_.data(), c.code, per_row_, c.block == 0 ? 0 : 1, 0};
   }
   const QuantView& view() const { return view_; }
@@ -50,29 +54,33 @@ class Packed {
 };
 
 // NaN codes (of 8-bit floats) make sums whose payload is nobody's promise.
-void expect_same(const std::vector<float>& got, const std::vector<float>& want, const std::string& what) {
+void expect_same(const std::vector<float>& got, const std::vector<float>& want,
+                 const std::string& what) {
   for (std::size_t i = 0; i < want.size(); ++i) {
     if (want[i] != want[i]) {
       EXPECT_TRUE(got[i] != got[i]) << what << " element " << i;
     } else {
-      EXPECT_EQ(std::memcmp(&got[i], &want[i], sizeof(float)), 0) << what << " element " << i << ": " << got[i] << " for " << want[i];
+      EXPECT_EQ(std::memcmp(&got[i], &want[i], sizeof(float)), 0)
+          << what << " element " << i << ": " << got[i] << " for " << want[i];
     }
   }
 }
 
 std::vector<Case> cases() {
   std::vector<Case> all;
-  for (const DType code : {DType::i8, DType::u8, DType::i4, DType::u4, DType::i2, DType::u2, DType::f4e2m1, DType::f8e4m3fn, DType::f8e5m2,
-                           DType::f8e4m3fnuz})
+  for (const DType code : {DType::i8, DType::u8, DType::i4, DType::u4, DType::i2, DType::u2,
+                           DType::f4e2m1, DType::f8e4m3fn, DType::f8e5m2, DType::f8e4m3fnuz})
     for (const DType value : {DType::f32, DType::f16, DType::bf16})
       for (const std::int64_t block : {0, 16, 32, 96, 512})
-        for (const std::int64_t k : {608, 256, 40}) all.push_back({code, value, k, block, dtype_bits(code) != 2 && block % 64 != 0});
+        for (const std::int64_t k : {608, 256, 40})
+          all.push_back({code, value, k, block, dtype_bits(code) != 2 && block % 64 != 0});
   return all;
 }
 
 std::string name_of(const Case& c, InstructionSet set) {
-  return std::string(dtype_name(c.code)) + " " + std::string(dtype_name(c.value)) + " k " + std::to_string(c.k) + " block " +
-         std::to_string(c.block) + " " + std::string(instruction_set_name(set));
+  return std::string(dtype_name(c.code)) + " " + std::string(dtype_name(c.value)) + " k " +
+         std::to_string(c.k) + " block " + std::to_string(c.block) + " " +
+         std::string(instruction_set_name(set));
 }
 
 TEST(PackedKernels, RowsOfEverySet) {
@@ -94,7 +102,8 @@ TEST(PackedKernels, ProductsOfEverySet) {
     const Packed packed(c, kOutputs);
     for (const std::int64_t m : {1, 3}) {
       const HostTensor x = test::random_tensor(DType::f32, Shape{m, c.k}, 4);
-      std::vector<float> scratch(static_cast<std::size_t>(quant_row_dot_scratch(m, c.k))), want(static_cast<std::size_t>(m * kOutputs));
+      std::vector<float> scratch(static_cast<std::size_t>(quant_row_dot_scratch(m, c.k))),
+          want(static_cast<std::size_t>(m * kOutputs));
       GemvTask task;
       task.n = kOutputs;
       task.k = c.k;

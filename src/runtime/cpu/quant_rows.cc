@@ -143,8 +143,10 @@ void split_groups(const float* x, std::int64_t count, float* to) {
   }
 }
 
-// Values never leave the registers; more rows of x make them again from the packed row in the first cache.
-void row_dot_registers(bool wide, const QuantView& view, const GemvTask& task, std::int64_t begin, std::int64_t end, float* scratch) {
+// Values never leave the registers; more rows of x make them again from the packed row in the first
+// cache.
+void row_dot_registers(bool wide, const QuantView& view, const GemvTask& task, std::int64_t begin,
+                       std::int64_t end, float* scratch) {
   const bool one_scale = view.scale.col_stride == 0 && view.zero.col_stride == 0;
   RowDot dot;
   dot.dtype = view.dtype;
@@ -153,7 +155,8 @@ void row_dot_registers(bool wide, const QuantView& view, const GemvTask& task, s
   dot.block = one_scale ? kPiece : view.col_block;
   const std::int64_t whole = dot.blocks * kPiece, count = (whole + dot.block - 1) / dot.block;
   const bool splits = wide && quant_avx512::row_dot_splits(view.dtype);
-  for (std::int64_t m = 0; splits && m < task.m; ++m) split_groups(task.x + m * task.x_stride, whole, scratch + m * whole);
+  for (std::int64_t m = 0; splits && m < task.m; ++m)
+    split_groups(task.x + m * task.x_stride, whole, scratch + m * whole);
   float* scales = scratch + task.m * whole;
   float* zeros = scales + whole / kGroup;
   alignas(64) float sums[kPiece];
@@ -163,7 +166,8 @@ void row_dot_registers(bool wide, const QuantView& view, const GemvTask& task, s
   if (view.zero.data == nullptr) std::fill(zeros, zeros + count, view.zero_default);
   for (std::int64_t n = begin; n < end; ++n) {
     ScaleRow(view, view.scale, n).list(InstructionSet::avx2, 0, count, scales);
-    if (view.zero.data != nullptr) ScaleRow(view, view.zero, n).list(InstructionSet::avx2, 0, count, zeros);
+    if (view.zero.data != nullptr)
+      ScaleRow(view, view.zero, n).list(InstructionSet::avx2, 0, count, zeros);
     dot.codes = view.data + n * view.stride * code_bits(view.dtype) / 8;
     for (std::int64_t m = 0; m < task.m; ++m) {
       const float* x = task.x + m * task.x_stride;
@@ -231,7 +235,8 @@ void quant_row_dot(InstructionSet set, const QuantView& view, const GemvTask& ta
   const bool aligned =
       (one_scale || view.col_block % kGroup == 0) && view.stride * code_bits(view.dtype) % 8 == 0;
   const bool wide = set == InstructionSet::avx512 && quant_avx512::row_dot_serves(view.dtype);
-  if (aligned && (wide || (set != InstructionSet::baseline && quant_avx2::row_dot_serves(view.dtype)))) {
+  if (aligned &&
+      (wide || (set != InstructionSet::baseline && quant_avx2::row_dot_serves(view.dtype)))) {
     return row_dot_registers(wide, view, task, begin, end, scratch);
   }
   GemvTask one = task;

@@ -50,7 +50,8 @@ void quant_row_dot(InstructionSet set, const QuantView& view, const GemvTask& ta
 void quant_axpy(InstructionSet set, const QuantView& view, const GemvTask& task, std::int64_t begin,
                 std::int64_t end, float* scratch);
 
-// One row of x: whole blocks of 256 elements of a row, its scales and zero points given as f32 (one each for `block` elements).
+// One row of x: whole blocks of 256 elements of a row, its scales and zero points given as f32 (one
+// each for `block` elements).
 struct RowDot {
   const std::byte* codes = nullptr;
   DType dtype = DType::none, value = DType::f32;
@@ -63,8 +64,10 @@ struct RowDot {
 };
 
 namespace quant_avx2 {
-// out[i] = (code(offset + i) - zero) * scale, as many as are taken at once; gives how many were made.
-std::int64_t convert(DType dtype, const std::byte* data, std::int64_t offset, std::int64_t count, float zero, float scale, float* out);
+// out[i] = (code(offset + i) - zero) * scale, as many as are taken at once; gives how many were
+// made.
+std::int64_t convert(DType dtype, const std::byte* data, std::int64_t offset, std::int64_t count,
+                     float zero, float scale, float* out);
 bool row_dot_serves(DType dtype);
 void row_dot(const RowDot& task);
 }  // namespace quant_avx2

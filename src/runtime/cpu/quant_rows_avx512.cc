@@ -139,7 +139,9 @@ bool row_dot_serves(DType dtype) {
          dtype == DType::f4e2m1;
 }
 
-bool row_dot_splits(DType dtype) { return dtype_bits(dtype) == 4; }
+bool row_dot_splits(DType dtype) {
+  return dtype_bits(dtype) == 4;
+}
 
 void row_dot(const RowDot& task) {
   if (task.value == DType::f16) return dot<RoundF16>(task);

@@ -36,8 +36,10 @@ class FloatProduct final : public Kernel {
     FB_ASSIGN(layout_, product_layout(context.node, context.inputs[0], b, c, spec_));
     if (context.sliced_input != plan::kNone && context.sliced_input != 1) return context.node.unsupported("only the second operand may come in slabs");
     consumption_ = context.consumption;
-    const plan::Consumption form = spec_.trans_b ? plan::Consumption::by_output : plan::Consumption::by_reduction;
-    if (spec_.packed && context.sliced_input != plan::kNone && consumption_ != form) return context.node.unsupported("slabs of another form");
+    const plan::Consumption form =
+        spec_.trans_b ? plan::Consumption::by_output : plan::Consumption::by_reduction;
+    if (spec_.packed && context.sliced_input != plan::kNone && consumption_ != form)
+      return context.node.unsupported("slabs of another form");
     batches_ = static_cast<std::int64_t>(layout_.a_offsets.size());
     few_rows_ = layout_.m <= cpu::kGemvRows;
     std::int64_t slab_most = 0;
@@ -52,7 +54,8 @@ class FloatProduct final : public Kernel {
     scratch_each_ = few_rows_ ? 0 : cpu::gemm_scratch_floats(set_, layout_.m, columns_kept_, k);
     if (spec_.packed && few_rows_)
       scratch_each_ =
-          (spec_.trans_b ? cpu::quant_row_dot_scratch(layout_.m, k) : cpu::quant_axpy_scratch()) / 16 * 16 +
+          (spec_.trans_b ? cpu::quant_row_dot_scratch(layout_.m, k) : cpu::quant_axpy_scratch()) /
+              16 * 16 +
           16;
     const std::int64_t scratches = batches_ >= threads || few_rows_ ? threads : grid_.parts();
     y_offset_ = stage_a_ ? float_bytes(batches_ * layout_.m * layout_.k) : 0;

@@ -25,7 +25,8 @@ int signed_bits(unsigned value, int bits) { return static_cast<int>(value) - ((v
 
 // Round to nearest, ties to the even code.
 unsigned to_float4(double value) {
-  if (std::isnan(value)) return 8;  // there is no NaN here: minus zero stands for it, as Cast has it
+  if (std::isnan(value))
+    return 8;  // there is no NaN here: minus zero stands for it, as Cast has it
   const double magnitude = std::abs(value);
   unsigned best = 0;
   for (unsigned i = 1; i < 8; ++i) {
