@@ -111,7 +111,7 @@ Result<std::vector<std::pair<std::string, Shape>>> ContextCore::shapes_now() con
 Status ContextCore::prepare() {
   FB_ASSIGN(auto shapes, shapes_now());
   if (prepared_ && prepared_->input_shapes == shapes) return {};
-  FB_ASSIGN(auto prepared, prepare_pass(engine_.share_compiled(), shapes, engine_.pool()));
+  FB_ASSIGN(auto prepared, prepare_pass(engine_.share_compiled(), shapes, engine_.pool(), &engine_.device()));
   std::vector<std::uint64_t> capacities;
   for (const State& state : states_) {
     const ValuePlace& in = prepared->places[plan().graphs[0].inputs[state.input]];

@@ -169,6 +169,12 @@ Status PassRunner::run_gather(void* argument) {
   const plan::Weight& weight = runner.engine_.plan().weights[step.step->weights.front().weight];
   const ValuePlace& indices = runner.pass_.places[step.input_values[1]];
   const std::byte* data = runner.address(step.input_values[1]);
+  Device& device = runner.engine_.device();
+  const bool staged = !device.info().arena_host_addressable;
+  if (staged) {
+    FB_TRY(device.copy_now(step.row_bytes.data(), data, bytes_of(indices)));
+    data = step.row_bytes.data();
+  }
   const std::int64_t rows = weight.shape[0];
   for (std::size_t i = 0; i < step.rows.size(); ++i) {
     std::int64_t row = 0;
@@ -185,7 +191,9 @@ Status PassRunner::run_gather(void* argument) {
     }
     step.rows[i] = row < 0 ? row + rows : row;
   }
-  Status status = runner.lease_.gather_rows(step.step->weights.front().weight, step.rows, step.outputs[0].data);
+  std::byte* const to = staged ? step.row_bytes.data() : step.outputs[0].data;
+  Status status = runner.lease_.gather_rows(step.step->weights.front().weight, step.rows, to);
+  if (status.ok() && staged) status = device.copy_now(step.outputs[0].data, to, bytes_of(runner.pass_.places[step.output_values[0]]));
   return status.ok() ? Status() : std::move(status).with_context("gathering rows for node '" + step.name + "'");
 }
 
@@ -217,7 +225,14 @@ Status PassRunner::run_debug(void* argument) {
   const ValuePlace& place = runner.pass_.places[call.value];
   DebugTensor tensor;
   tensor.name = runner.engine_.plan().values[call.value].name;
-  tensor.tensor = ConstTensorView(runner.address(call.value), place.dtype, place.shape);
+  HostTensor copied;
+  const std::byte* data = runner.address(call.value);
+  if (Device& device = runner.engine_.device(); !device.info().arena_host_addressable) {
+    copied = HostTensor(place.dtype, place.shape);
+    FB_TRY(device.copy_now(copied.data(), data, copied.bytes()));
+    data = copied.data();
+  }
+  tensor.tensor = ConstTensorView(data, place.dtype, place.shape);
   tensor.iteration = call.iteration;
   runner.context_.debug_(tensor);
   return {};

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "runtime/host_fallback.h"
 #include "runtime/memory_plan.h"
 #include "runtime/preparer.h"
 
@@ -23,8 +24,8 @@ std::string dim_text(const plan::Dim& dim) { return dim.size >= 0 ? std::to_stri
 
 }  // namespace
 
-Preparer::Preparer(std::shared_ptr<const CompiledPlan> compiled, ThreadPool& pool)
-    : compiled_(std::move(compiled)), plan_(*compiled_->plan), pool_(pool), pass_(std::make_unique<PreparedPass>()) {}
+Preparer::Preparer(std::shared_ptr<const CompiledPlan> compiled, ThreadPool& pool, Device* device)
+    : compiled_(std::move(compiled)), plan_(*compiled_->plan), pool_(pool), device_(device), pass_(std::make_unique<PreparedPass>()) {}
 
 Result<std::unique_ptr<PreparedPass>> Preparer::run(const std::vector<std::pair<std::string, Shape>>& inputs) {
   FB_TRY(check_input_shapes(plan_, inputs));
@@ -223,6 +224,22 @@ Status Preparer::evaluate(const Step& step, Operands& o) {
   return {};
 }
 
+// The device's own kernel, prepared; where it has none for these types, shapes or slabs, the CPU's.
+Result<std::unique_ptr<Kernel>> Preparer::make_kernel(const Step& step, const Operands& o, const PrepareContext& context) {
+  if (device_ != nullptr) {
+    FB_ASSIGN(auto own, device_->create_kernel(context.node, o.inputs, o.outputs));
+    if (own != nullptr) {
+      Status prepared = own->prepare(context);
+      if (prepared.ok()) return own;
+      if (prepared.code() != Code::unsupported) return prepared;
+    }
+  }
+  FB_ASSIGN(std::unique_ptr<Kernel> kernel, step.spec->create(context.node, o.inputs, o.outputs));
+  if (device_ != nullptr && !device_->info().arena_host_addressable) kernel = run_on_host(std::move(kernel), *device_);
+  FB_TRY(kernel->prepare(context));
+  return kernel;
+}
+
 Status Preparer::prepare_kernel(const Step& step, Operands& o, PreparedGraph& out) {
   const plan::Node& node = *step.node;
   const NodeView view(node, plan_);
@@ -235,8 +252,11 @@ Status Preparer::prepare_kernel(const Step& step, Operands& o, PreparedGraph& ou
   if (step.kind == Step::Kind::gather_rows) {
     prepared.calls = 1;
     prepared.rows.resize(static_cast<std::size_t>(pass_->places[node.inputs[1]].shape.elements()));
+    if (device_ != nullptr && !device_->info().arena_host_addressable) {
+      const TypeShape& out_type = o.outputs[0];
+      prepared.row_bytes.resize(std::max(dtype_bytes(out_type.dtype, out_type.shape().elements()).value_or(0), prepared.rows.size() * 8));
+    }
   } else {
-    FB_ASSIGN(prepared.kernel, step.spec->create(view, o.inputs, o.outputs));
     std::vector<std::int64_t> slab_rows;
     PrepareContext context{view, o.inputs, o.values, o.outputs, &pool_, step.sliced_input, plan::Consumption::whole, {}};
     if (step.sliced_input != kNone) {
@@ -247,7 +267,7 @@ Status Preparer::prepare_kernel(const Step& step, Operands& o, PreparedGraph& ou
       context.consumption = weight.consumption;
       context.slab_rows = slab_rows;
     }
-    FB_TRY(prepared.kernel->prepare(context));
+    FB_ASSIGN(prepared.kernel, make_kernel(step, o, context));
     prepared.workspace_bytes = prepared.kernel->workspace_bytes();
     pass_->kernel_ids += prepared.kernel->id();
     pass_->kernel_ids += ';';
@@ -383,8 +403,9 @@ Status check_input_shapes(const plan::Plan& plan, const std::vector<std::pair<st
   return {};
 }
 
-Result<std::unique_ptr<PreparedPass>> prepare_pass(std::shared_ptr<const CompiledPlan> compiled, const std::vector<std::pair<std::string, Shape>>& inputs, ThreadPool& pool) {
-  return Preparer(std::move(compiled), pool).run(inputs);
+Result<std::unique_ptr<PreparedPass>> prepare_pass(std::shared_ptr<const CompiledPlan> compiled, const std::vector<std::pair<std::string, Shape>>& inputs, ThreadPool& pool,
+                                                   Device* device) {
+  return Preparer(std::move(compiled), pool, device).run(inputs);
 }
 
 }  // namespace forebay

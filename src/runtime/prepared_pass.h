@@ -16,6 +16,7 @@
 
 namespace forebay {
 
+class Device;
 struct PreparedGraph;
 struct PassClock;
 struct PreparedStep;
@@ -57,6 +58,7 @@ struct PreparedStep {
   std::vector<Launch> launches;           // one a call
   double compute_ms = 0, wait_ms = 0;     // of the running pass
   std::vector<std::int64_t> rows;         // gather_rows: scratch for indices
+  std::vector<std::byte> row_bytes;       // and for the rows, where the host does not address the arena
   // Control nodes. If: bodies are then and else; null where that branch cannot run at these shapes, and branch_errors says why.
   // Loop, Scan: one body; `carried` of its inputs are handed from iteration to iteration through staging (the step's workspace).
   std::vector<std::unique_ptr<PreparedGraph>> bodies;
@@ -88,9 +90,9 @@ struct PreparedPass {
 };
 
 // invalid_argument for inputs that do not fit the plan (dtype, rank, fixed or shared dimensions, ranges), naming the input and both places of
-// a conflict; invalid_model, unsupported naming the node.
+// a conflict; invalid_model, unsupported naming the node. The kernels are `device`'s where it has them (null: the CPU's); it outlives the pass.
 Result<std::unique_ptr<PreparedPass>> prepare_pass(std::shared_ptr<const CompiledPlan> compiled, const std::vector<std::pair<std::string, Shape>>& inputs,
-                                                   ThreadPool& pool);
+                                                   ThreadPool& pool, Device* device = nullptr);
 
 // Checks shapes against the plan alone (ranks, fixed dims, shared names, ranges).
 Status check_input_shapes(const plan::Plan& plan, const std::vector<std::pair<std::string, Shape>>& inputs);

@@ -6,13 +6,15 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/device.h"
 #include "runtime/prepared_pass.h"
 
 namespace forebay {
 
 class Preparer {
  public:
-  Preparer(std::shared_ptr<const CompiledPlan> compiled, ThreadPool& pool);
+  // `device` null: the CPU's kernels.
+  Preparer(std::shared_ptr<const CompiledPlan> compiled, ThreadPool& pool, Device* device);
   Result<std::unique_ptr<PreparedPass>> run(const std::vector<std::pair<std::string, Shape>>& inputs);
 
  private:
@@ -38,6 +40,7 @@ class Preparer {
   Status prepare_node(const Step& step, PreparedGraph& out);
   Status evaluate(const Step& step, Operands& o);
   Status prepare_kernel(const Step& step, Operands& o, PreparedGraph& out);
+  Result<std::unique_ptr<Kernel>> make_kernel(const Step& step, const Operands& o, const PrepareContext& context);
   void place_all();
   void bind_graph(PreparedGraph& graph);
   const plan::Part& part_of(const Step& step, std::uint32_t call) const;
@@ -56,6 +59,7 @@ class Preparer {
   std::shared_ptr<const CompiledPlan> compiled_;
   const plan::Plan& plan_;
   ThreadPool& pool_;
+  Device* const device_;
   std::unique_ptr<PreparedPass> pass_;
   std::vector<Life> lives_;
   std::vector<bool> upload_;
