@@ -269,9 +269,14 @@ TEST_P(AnyDevice, WaitsForAValueNobodyHasSignalledYet) {
   ASSERT_TRUE(consumer->synchronize().ok());
   ASSERT_TRUE(producer->synchronize().ok());  // a timeline outlives the commands that name it
   EXPECT_EQ(to, from);
-  consumer->zero(to.data(), to.size());
+  auto arena = device->reserve_arena(device->info().granule).value();
+  ASSERT_TRUE(arena->commit(0, device->info().granule).ok());
+  consumer->copy(arena->base(), from.data(), from.size());
+  consumer->zero(arena->base(), 500);
+  consumer->copy(to.data(), arena->base(), to.size());
   ASSERT_TRUE(consumer->synchronize().ok());
-  EXPECT_EQ(to[999], std::byte{0});
+  EXPECT_EQ(to[499], std::byte{0});
+  EXPECT_EQ(to[500], std::byte{9});
 }
 
 TEST_P(AnyDevice, FailureDropsWorkButNotSignals) {

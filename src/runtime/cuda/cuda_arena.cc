@@ -42,8 +42,8 @@ Result<std::unique_ptr<Arena>> CudaArena::reserve(std::uint64_t bytes,
   FB_TRY(
       state->errors.check(state->driver.reserve(&base, rounded, kGranule, 0, 0),
                           "reserving " + std::to_string(rounded) + " bytes of device addresses"));
-  return std::unique_ptr<Arena>(
-      new CudaArena(reinterpret_cast<std::byte*>(base), rounded, true, std::move(state)));
+  std::unique_ptr<Arena> arena(new CudaArena(reinterpret_cast<std::byte*>(base), rounded, true, std::move(state)));
+  return arena;
 }
 
 Result<std::unique_ptr<Arena>> CudaArena::wrap(std::span<std::byte> memory,
@@ -63,8 +63,8 @@ Result<std::unique_ptr<Arena>> CudaArena::wrap(std::span<std::byte> memory,
                                               " bytes) holds no whole aligned granule of 2 MiB");
   }
   const std::uint64_t bytes = align_down(memory.size() - skip, kGranule);
-  return std::unique_ptr<Arena>(
-      new CudaArena(memory.data() + skip, bytes, false, std::move(state)));
+  std::unique_ptr<Arena> arena(new CudaArena(memory.data() + skip, bytes, false, std::move(state)));
+  return arena;
 }
 
 CudaArena::~CudaArena() {
