@@ -4,9 +4,12 @@
 
 #include <cstdio>
 #include <exception>
+#include <new>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "base/digest.h"
 #include "build_info.h"
 #include "console.h"
 #include "forebay/version.h"
@@ -112,5 +115,13 @@ int run_program(const std::vector<std::string>& words) {
 }  // namespace forebay::tools
 
 int main(int argc, char** argv) {
-  return forebay::tools::run_program(std::vector<std::string>(argv + (argc > 0 ? 1 : 0), argv + argc));
+  try {
+    // OpenSSL sets itself up at its first use and may crash there when memory is refused: so at the start, with nothing begun yet.
+    static_cast<void>(forebay::sha256({}));
+    return forebay::tools::run_program(std::vector<std::string>(argv + (argc > 0 ? 1 : 0), argv + argc));
+  } catch (const std::bad_alloc&) {  // not even the error could be put together
+    constexpr std::string_view kText = "forebay: out_of_memory: the host refuses memory\n";
+    static_cast<void>(!::write(STDERR_FILENO, kText.data(), kText.size()));
+    return 6;
+  }
 }

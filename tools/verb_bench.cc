@@ -140,7 +140,7 @@ class Bench {
     row["bound_by"] = bound;
     row["refused"] = nullptr;
     const Engine::IoInfo io = engine.io();
-    row["io"] = json::object{{"engine", io.engine}, {"direct", io.direct}, {"registered", io.registered}};
+    row["io"] = json::object{{"engine", io.engine}, {"direct", io.direct}, {"registered", io.registered}, {"queue_depth", io.queue_depth}};
     session_.print("{:>10} {:>12} {:>10.3f} {:>10.3f} {:>10.3f} {:>10.3f} {:>10.3f} {:>12} {:>6.0f}% {:>6.1f}% {}\n", text, memory.budget, sorted.front(),
                    percentile(sorted, 50), percentile(sorted, 90), percentile(sorted, 99), sorted.back(),
                    format_size(static_cast<std::uint64_t>(disk)), disk_share * 100, link_share * 100, bound);

@@ -70,7 +70,7 @@ void report(Session& session, const Engine& engine, const RunOutcome& outcome) {
   session.result["generation"] = engine.generation();
   session.result["integrity"] = engine.integrity();
   const Engine::IoInfo io = engine.io();
-  session.result["io"] = json::object{{"engine", io.engine}, {"why", io.why}, {"direct", io.direct}, {"registered", io.registered}};
+  session.result["io"] = json::object{{"engine", io.engine}, {"why", io.why}, {"direct", io.direct}, {"registered", io.registered}, {"queue_depth", io.queue_depth}};
   std::vector<double> sorted = outcome.pass_ms;
   std::sort(sorted.begin(), sorted.end());
   session.print("budget {} (minimum {}, nothing streams from {}, full {}); peak arena {}\n", format_size(memory.budget), format_size(memory.min_budget),

@@ -106,6 +106,7 @@ class Engine {
   struct IoInfo {
     std::string engine, why;
     bool direct = false, registered = false;
+    std::uint64_t queue_depth = 0;  // reads in flight at most, now: given, or found by measurement while weights stream
   };
   IoInfo io() const;
 

@@ -170,7 +170,7 @@ std::string Engine::device_name() const { return state_->core->device().info().n
 
 Engine::IoInfo Engine::io() const {
   const stream::IoReport report = stream::io_report(state_->core->source());
-  return {report.engine, report.why, report.direct, report.registered};
+  return {report.engine, report.why, report.direct, report.registered, report.depth};
 }
 
 Result<ExecutionContext> Engine::create_context() {

@@ -3,6 +3,8 @@
 #include <openssl/evp.h>
 #include <xxhash.h>
 
+#include <new>
+
 #include "base/check.h"
 
 namespace forebay {
@@ -64,13 +66,16 @@ Xxh128 Xxh128Stream::finish() {
 struct Sha256Stream::State {
   EVP_MD_CTX* context = EVP_MD_CTX_new();
   State() {
-    FB_CHECK(context != nullptr);
+    if (context == nullptr) throw std::bad_alloc();
     start();
   }
   State(const State&) = delete;
   State& operator=(const State&) = delete;
   ~State() { EVP_MD_CTX_free(context); }
-  void start() const { FB_CHECK(EVP_DigestInit_ex(context, EVP_sha256(), nullptr) == 1); }
+  // It fails for lack of memory only.
+  void start() const {
+    if (EVP_DigestInit_ex(context, EVP_sha256(), nullptr) != 1) throw std::bad_alloc();
+  }
 };
 
 Sha256Stream::Sha256Stream() : state_(std::make_unique<State>()) {}

@@ -41,7 +41,11 @@ struct Value {
 };
 
 // Attribute of a node. Tensors of attributes are constants of the plan; bodies are indices of Plan::graphs.
-struct TensorRef { std::uint32_t constant = kNone; };
+struct TensorRef {
+  std::uint32_t constant = kNone;
+  // Not trivial, so that libstdc++ 12 does not take AttributeValue for never valueless: its copy would crash where memory runs out.
+  ~TensorRef() {}  // NOLINT(modernize-use-equals-default)
+};
 struct BodyRef { std::uint32_t graph = kNone; };
 using AttributeValue = std::variant<std::int64_t, float, std::string, std::vector<std::int64_t>, std::vector<float>,
                                     std::vector<std::string>, TensorRef, BodyRef>;

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cstring>
 #include <map>
+#include <new>
 #include <optional>
 
 #include "base/check.h"
@@ -149,7 +150,10 @@ class Writer final : public ShardWriter {
   ~Writer() override {
     open_.clear();  // removes the temporaries
     if (keep_) return;
-    for (const std::string& name : committed_) static_cast<void>(fs_.remove(join_path(folder_, name)));
+    try {
+      for (const std::string& name : committed_) static_cast<void>(fs_.remove(join_path(folder_, name)));
+    } catch (const std::bad_alloc&) {  // what stays belongs to no set: the next pack into the folder removes it
+    }
   }
 
   Status prepare();

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -37,6 +38,7 @@ struct ThreadPool::State {
   std::atomic<int> sleepers{0};
   std::atomic<bool> caller_sleeps{false};
   std::atomic<bool> stop{false};
+  std::atomic<bool> out_of_memory{false};  // of the job; read by its caller when unfinished is 0
   std::mutex mutex;  // of the two condition variables only
   std::condition_variable wake, done;
 
@@ -57,7 +59,11 @@ struct ThreadPool::State {
     const auto end = static_cast<std::int64_t>(count * (index + 1) / ranges);
     const void* outer = inside_pool;
     inside_pool = this;
-    body(context, begin, end);
+    try {
+      body(context, begin, end);
+    } catch (const std::bad_alloc&) {
+      out_of_memory.store(true, std::memory_order_relaxed);
+    }
     inside_pool = outer;
     if (unfinished.fetch_sub(1, std::memory_order_seq_cst) == 1 && caller_sleeps.load(std::memory_order_seq_cst)) {
       const std::lock_guard lock(mutex);
@@ -133,11 +139,13 @@ void ThreadPool::parallel_for(std::int64_t count, std::int64_t grain, Body body,
   while (state.run_one()) {
   }
   for (int spin = 0; spin < kSpins && state.unfinished.load(std::memory_order_acquire) != 0; ++spin) _mm_pause();
-  if (state.unfinished.load(std::memory_order_acquire) == 0) return;
-  std::unique_lock lock(state.mutex);
-  state.caller_sleeps.store(true, std::memory_order_seq_cst);
-  state.done.wait(lock, [&state] { return state.unfinished.load(std::memory_order_seq_cst) == 0; });
-  state.caller_sleeps.store(false, std::memory_order_seq_cst);
+  if (state.unfinished.load(std::memory_order_acquire) != 0) {
+    std::unique_lock lock(state.mutex);
+    state.caller_sleeps.store(true, std::memory_order_seq_cst);
+    state.done.wait(lock, [&state] { return state.unfinished.load(std::memory_order_seq_cst) == 0; });
+    state.caller_sleeps.store(false, std::memory_order_seq_cst);
+  }
+  if (state.out_of_memory.exchange(false, std::memory_order_relaxed)) throw std::bad_alloc();
 }
 
 }  // namespace forebay

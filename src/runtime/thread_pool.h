@@ -16,7 +16,7 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
   int threads() const;
   // Runs body(context, begin, end) over [0, count) cut in at most threads() ranges of at least `grain`. Blocks until done. Callers on several
-  // threads take turns. Allocates nothing. Not re-entrant from inside a body (a nested call runs serially).
+  // threads take turns. Allocates nothing. std::bad_alloc from a body comes out here, once every range is done. Not re-entrant from inside a body (a nested call runs serially).
   using Body = void (*)(void* context, std::int64_t begin, std::int64_t end);
   void parallel_for(std::int64_t count, std::int64_t grain, Body body, void* context);
   template <typename F>

@@ -14,6 +14,7 @@ constexpr std::uint32_t kTurnsMax = 64;     // EAGAIN, EINTR and direct reads sh
 void ReadProgress::begin(const ReadRequest& request) {
   request_ = request;
   done_ = errors_ = turns_ = retries_ = 0;
+  blocking_ = false;
   status_ = Status();
 }
 
@@ -54,10 +55,13 @@ ReadProgress::Next ReadProgress::on_error(Status status) {
     ++retries_;
     return Next::again;
   }
+  // Some file systems open with O_DIRECT and refuse at the read: once through the page cache before giving up.
+  if (request_.file->direct() && !blocking_) return Next::blocking;
   return finish_with(std::move(status));
 }
 
 void ReadProgress::finish_blocking() {
+  blocking_ = true;
   while (done_ < request_.bytes) {
     auto got = request_.buffered->read_at(offset(), {to(), left()});
     if (!got.ok()) {

@@ -57,6 +57,8 @@ Result<std::unique_ptr<IoEngine>> create_io_engine(IoChoice choice, std::uint32_
 Result<std::unique_ptr<IoEngine>> create_threads_engine(std::uint32_t depth);
 struct UringFaults {            // for tests
   std::uint64_t die_after = 0;  // submissions after which the ring answers EBADF; 0: never
+  std::uint32_t entries = 0;    // of both queues; 0: room for every read in flight
+  std::uint32_t busy_every = 0; // every so many calls into the kernel answer EBUSY; 0: none
 };
 Result<std::unique_ptr<IoEngine>> create_uring_engine(std::uint32_t depth, Logger& logger, const UringFaults& faults = {});
 
@@ -82,6 +84,7 @@ class ReadProgress {
   ReadRequest request_;
   std::uint32_t done_ = 0;
   std::uint32_t errors_ = 0, turns_ = 0, retries_ = 0;
+  bool blocking_ = false;  // past the engine, through the page cache
   Status status_;
 };
 

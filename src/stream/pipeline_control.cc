@@ -1,6 +1,7 @@
 // The executor's and the control thread's side of the pipeline, and the pool's work on what was read.
 #include <chrono>
 #include <cstring>
+#include <new>
 #include <utility>
 
 #include "base/check.h"
@@ -12,9 +13,13 @@ void ReadPipeline::work(void* self, void* item, int worker) {
   auto* pipeline = static_cast<ReadPipeline*>(self);
   auto& slot = *static_cast<LoadSlot*>(item);
   slot.copy_from = nullptr;
-  slot.status = pipeline->process(slot, worker);
+  try {
+    slot.status = pipeline->process(slot, worker);
+  } catch (const std::bad_alloc&) {
+    slot.status = Status(Code::out_of_memory, "the host refused memory to decode a chunk");
+  }
   // A copy to the device finishes the load when it is done, and wakes then.
-  if (slot.copy_from != nullptr) return pipeline->copy_to_device(slot);
+  if (slot.status.ok() && slot.copy_from != nullptr) return pipeline->copy_to_device(slot);
   slot.stage.store(Stage::finished, std::memory_order_release);
   pipeline->engine_->wake();
 }

@@ -15,8 +15,7 @@ namespace forebay::stream {
 namespace {
 
 constexpr std::uint64_t kReadBytes = 1u << 20;
-constexpr std::uint32_t kDepth = 16;
-constexpr std::uint32_t kRequests = 64;  // in flight at most: small chunks need more of them for the same bytes
+constexpr std::uint32_t kRequests = 128;  // in flight at most: small chunks need more of them for the same bytes
 
 std::int64_t now_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -33,13 +32,15 @@ ReadPipeline::ReadPipeline(const StreamerOptions& options, std::size_t chunks, s
                            PinnedPool* pool)
     : options_(options),
       read_bytes_(read_size(options)),
-      bytes_in_flight_max_(read_bytes_ * (options.queue_depth == 0 ? kDepth : options.queue_depth)),
       ready_(ready),
       logger_(logger),
       cache_(chunks, pool),
       slots_(kSlots),
+      finder_(read_bytes_, options.queue_depth),
       step_values_(2 * most_steps + 64),
-      fills_(chunks, Fill::none) {}
+      fills_(chunks, Fill::none) {
+  depth_.store(finder_.reads());
+}
 
 Result<std::unique_ptr<ReadPipeline>> ReadPipeline::create(const StreamerOptions& options, std::size_t chunks, std::uint64_t most_steps,
                                                            Timeline& ready, Logger& logger, Device* staged, PinnedPool* pool) {
@@ -173,6 +174,11 @@ void ReadPipeline::on_read(ReadDone done) {
   const std::uint64_t asked = std::min(read_bytes_, source.read_bytes - begin);
   const std::uint64_t needed = source.needed > begin ? std::min(asked, source.needed - begin) : 0;
   bytes_in_flight_ -= asked;
+  if (!finder_.settled()) {
+    finder_.ended(asked, now_ns());
+    depth_.store(finder_.reads(), std::memory_order_relaxed);
+    if (finder_.settled()) logger_.log(LogLevel::debug, "queue_depth=" + std::to_string(finder_.reads()) + " read_bytes=" + std::to_string(read_bytes_));
+  }
   --slot.outstanding;
   if (!done.status.ok()) {
     if (slot.status.ok()) slot.status = config_.bound->name_failure(slot.chunk, std::move(done.status));
@@ -279,7 +285,10 @@ bool ReadPipeline::issue() {
       continue;
     }
     std::uint64_t sequence = 0;
-    if (pick(&sequence) == Pick::none) return at_once;
+    if (pick(&sequence) == Pick::none) {
+      if (bytes_in_flight_ < finder_.limit_bytes()) finder_.starved();
+      return at_once;
+    }
     if (begin_load(slot_of(sequence))) at_once = true;
   }
 }
@@ -365,7 +374,7 @@ bool ReadPipeline::continue_reads(LoadSlot& slot) {
     if (!slot.status.ok()) return false;  // its last outstanding read ends it
     const std::uint64_t bytes = std::min(read_bytes_, source.read_bytes - slot.started);
     if (engine_->in_flight() >= engine_->capacity()) return false;
-    if (bytes_in_flight_ > 0 && bytes_in_flight_ + bytes > bytes_in_flight_max_) return false;
+    if (bytes_in_flight_ > 0 && bytes_in_flight_ + bytes > finder_.limit_bytes()) return false;
     ReadRequest request;
     request.file = source.file;
     request.buffered = source.buffered;

@@ -21,6 +21,7 @@
 
 #include "codec/chunk_codec.h"
 #include "stream/bound_generation.h"
+#include "stream/depth_finder.h"
 #include "stream/host_cache.h"
 #include "stream/io_engine.h"
 #include "stream/schedule.h"
@@ -83,6 +84,7 @@ class ReadPipeline {
   const std::string& why_not_uring() const { return why_; }
   std::string engine_name() const;
   bool registered() const { return registered_.load(); }
+  std::uint64_t depth() const { return depth_.load(std::memory_order_relaxed); }  // reads in flight at most, found by measurement or given
   // Of resident chunks, whether it is in place.
   bool filled(plan::ChunkId chunk) const;
   void forget(plan::ChunkId chunk);  // within quiesce
@@ -143,7 +145,7 @@ class ReadPipeline {
   LoadSlot& slot_of(std::uint64_t sequence) { return slots_[sequence % kSlots]; }
 
   const StreamerOptions options_;
-  const std::uint64_t read_bytes_, bytes_in_flight_max_;
+  const std::uint64_t read_bytes_;
   Timeline& ready_;
   Logger& logger_;
   std::unique_ptr<IoEngine> engine_;  // of the I/O thread, but for wake()
@@ -157,13 +159,14 @@ class ReadPipeline {
   std::uint64_t copies_ = 0;
   std::string why_;
   PipelineStats stats_;
-  std::atomic<std::uint64_t> retries_{0};
+  std::atomic<std::uint64_t> retries_{0}, depth_{0};
   std::atomic<bool> registered_{false}, on_threads_{false};
 
   // Of the I/O thread.
   std::vector<LoadSlot> slots_;
   std::uint64_t head_ = 0, tail_ = 0;  // loads under way: [head_, tail_)
   std::uint64_t bytes_in_flight_ = 0;
+  DepthFinder finder_;
   LoadSlot* partial_ = nullptr;        // its reads are not all started yet
   LoadSlot* redo_ = nullptr;           // to be begun again
   std::array<ReadDone, 64> done_;

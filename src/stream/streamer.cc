@@ -19,6 +19,7 @@ namespace forebay::stream {
 namespace {
 
 constexpr std::uint64_t kPreferredRing = 128ull << 20;
+constexpr std::uint64_t kStagedChunks = 4;
 
 class Streamer;
 
@@ -89,8 +90,8 @@ class Streamer final : public WeightSource {
   Status refresh();
   Status fill_unvisited();
   Status take_pending(std::unique_lock<std::mutex>& lock);
-  Result<std::uint64_t> take_turn(std::unique_lock<std::mutex>& lock);
-  void leave_turn();
+  class Turn;
+  Status change_layout(const ArenaLayout& layout, const std::function<Status()>& resize, const std::shared_ptr<BoundGeneration>& bound);
   bool shareable() const;
 
   Arena& arena_;
@@ -138,6 +139,8 @@ SourceLimits Streamer::limits_for(const plan::Generation& generation) const {
   limits.resident_total_bytes = order_.total_bytes();
   std::uint64_t sum = 0;
   for (const plan::ChunkId chunk : program_.uses) sum += shapes[chunk].raw_slot + shapes[chunk].stored_slot;
+  // Through the staging of a small ring the disk would be read one chunk at a time, also when all of it is to stay.
+  if (staged_ != nullptr) limits.min_ring_bytes = std::max(limits.min_ring_bytes, std::min(sum, kStagedChunks * limits.min_ring_bytes));
   const std::uint64_t wish = options_.ring_bytes != 0 ? options_.ring_bytes : kPreferredRing;
   limits.preferred_ring_bytes = std::max(limits.min_ring_bytes, std::min(sum, wish));
   return limits;
@@ -159,19 +162,26 @@ SourceLimits Streamer::limits() const {
   return limits;
 }
 
-// Waits for the caller's place in the line. The caller calls leave_turn() when done, lock held.
-Result<std::uint64_t> Streamer::take_turn(std::unique_lock<std::mutex>& lock) {
-  const std::uint64_t ticket = next_ticket_++;
-  changed_.wait(lock, [&] { return serving_ == ticket; });
-  if (!shutdown_) return ticket;
-  leave_turn();
-  return Status(Code::cancelled, "the weight source was shut down");
-}
+// A place in the line; constructed with the lock held, it waits for its turn, and gives it up however its scope is left.
+class Streamer::Turn {
+ public:
+  Turn(Streamer& streamer, std::unique_lock<std::mutex>& lock) : streamer_(streamer), lock_(lock) {
+    const std::uint64_t ticket = streamer.next_ticket_++;
+    streamer.changed_.wait(lock, [&] { return streamer.serving_ == ticket; });
+  }
+  ~Turn() {
+    if (!lock_.owns_lock()) lock_.lock();
+    ++streamer_.serving_;
+    streamer_.changed_.notify_all();
+  }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+  Status status() const { return streamer_.shutdown_ ? Status(Code::cancelled, "the weight source was shut down") : Status(); }
 
-void Streamer::leave_turn() {
-  ++serving_;
-  changed_.notify_all();
-}
+ private:
+  Streamer& streamer_;
+  std::unique_lock<std::mutex>& lock_;
+};
 
 Status Streamer::check_layout(const ArenaLayout& layout) const {
   const std::uint64_t reserved = arena_.reserved_bytes();
@@ -256,48 +266,44 @@ Status Streamer::make_staging(std::uint64_t ring_bytes) {
 Status Streamer::reconfigure(const ArenaLayout& layout, const std::function<Status()>& resize) {
   FB_TRY(check_layout(layout));
   std::unique_lock lock(mutex_);
-  FB_ASSIGN([[maybe_unused]] const std::uint64_t ticket, take_turn(lock));
+  const Turn turn(*this, lock);
+  FB_TRY(turn.status());
   changed_.wait(lock, [&] { return running_ == 0; });
   const std::shared_ptr<BoundGeneration> bound = rows_->bound();
-  const bool had_layout = have_layout_;
-  const ArenaLayout old = layout_;
   lock.unlock();
+  FB_TRY(change_layout(layout, resize, bound));
+  lock.lock();
+  layout_ = layout;
+  have_layout_ = true;
+  return {};
+}
 
-  // Checked in full before anything changes.
+// With the turn, nothing running. Checked in full before anything changes.
+Status Streamer::change_layout(const ArenaLayout& layout, const std::function<Status()>& resize,
+                               const std::shared_ptr<BoundGeneration>& bound) {
   const SourceLimits needs = limits();
   std::vector<bool> stays = filled_now();
-  if (had_layout && old.arena_bytes != layout.arena_bytes) stays.assign(stays.size(), false);
+  if (have_layout_ && layout_.arena_bytes != layout.arena_bytes) stays.assign(stays.size(), false);
   const std::size_t keeps = resident_count(order_, layout.resident_bytes);
   for (std::size_t i = keeps; i < order_.order.size(); ++i) stays[order_.order[i]] = false;
-  Status status = make_staging(layout.ring_bytes);
-  auto plan = plan_config(layout, bound, stays);
+  FB_TRY(make_staging(layout.ring_bytes));
+  FB_ASSIGN(auto plan, plan_config(layout, bound, stays));
   const bool streams = keeps < order_.order.size();
-  if (!status.ok()) {
-    // Nothing has changed yet.
-  } else if (!plan.ok()) {
-    status = std::move(plan).status();
-  } else if (streams && layout.ring_bytes < needs.min_ring_bytes) {
-    status = Status(Code::resource_exhausted, "a ring of " + std::to_string(layout.ring_bytes) + " bytes is below the minimum of " +
-                                                  std::to_string(needs.min_ring_bytes));
-  } else {
-    pipeline_->quiesce([](PipelineConfig&, IoEngine& engine) { engine.unregister_memory(); });
-    if (resize) status = resize();
-    if (status.ok()) {
-      apply(std::move(plan).value(), stays, true);
-    } else if (had_layout) {
-      // Back to the old layout. What became of the memory meanwhile is not known: all of it is filled again.
-      stays.assign(stays.size(), false);
-      auto back = plan_config(old, bound, stays);
-      FB_CHECK(back.ok());  // it was made from the same before
-      apply(std::move(back).value(), stays, true);
-    }
+  if (streams && layout.ring_bytes < needs.min_ring_bytes) {
+    return Status(Code::resource_exhausted, "a ring of " + std::to_string(layout.ring_bytes) + " bytes is below the minimum of " +
+                                                std::to_string(needs.min_ring_bytes));
   }
-  lock.lock();
+  pipeline_->quiesce([](PipelineConfig&, IoEngine& engine) { engine.unregister_memory(); });
+  Status status = resize ? resize() : Status();
   if (status.ok()) {
-    layout_ = layout;
-    have_layout_ = true;
+    apply(std::move(plan), stays, true);
+  } else if (have_layout_) {
+    // Back to the old layout. What became of the memory meanwhile is not known: all of it is filled again.
+    stays.assign(stays.size(), false);
+    auto back = plan_config(layout_, bound, stays);
+    FB_CHECK(back.ok());  // it was made from the same before
+    apply(std::move(back).value(), stays, true);
   }
-  leave_turn();
   return status;
 }
 
@@ -397,30 +403,23 @@ bool Streamer::shareable() const { return all_filled_ && resident_ == order_.ord
 
 Result<std::unique_ptr<PassLease>> Streamer::begin_pass() {
   std::unique_lock lock(mutex_);
-  FB_ASSIGN([[maybe_unused]] const std::uint64_t ticket, take_turn(lock));
-  Status status;
-  if (!have_layout_) status = Status(Code::failed_precondition, "no layout has been set yet");
-  if (status.ok()) {
-    changed_.wait(lock, [&] { return running_ == 0 || (!running_exclusive_ && pending_ == nullptr && shareable()); });
-    if (shutdown_) status = Status(Code::cancelled, "the weight source was shut down");
-  }
-  if (status.ok() && running_ == 0) {
-    if (pending_ != nullptr) status = take_pending(lock);
+  const Turn turn(*this, lock);
+  FB_TRY(turn.status());
+  if (!have_layout_) return Status(Code::failed_precondition, "no layout has been set yet");
+  changed_.wait(lock, [&] { return running_ == 0 || (!running_exclusive_ && pending_ == nullptr && shareable()); });
+  FB_TRY(turn.status());
+  if (running_ == 0) {
+    if (pending_ != nullptr) FB_TRY(take_pending(lock));
     const bool stale = pipeline_->stats().fills.load(std::memory_order_relaxed) != fills_seen_;
     lock.unlock();
-    if (status.ok() && stale) status = fill_unvisited();
-    if (status.ok() && (stale || pipeline_->halted())) status = refresh();
+    if (stale) FB_TRY(fill_unvisited());
+    if (stale || pipeline_->halted()) FB_TRY(refresh());
     lock.lock();
   }
-  if (!status.ok()) {
-    leave_turn();
-    return status;
-  }
   const bool exclusive = !shareable();
+  auto lease = std::make_unique<Lease>(*this, exclusive, rows_);
   ++running_;
   running_exclusive_ = exclusive;
-  auto lease = std::make_unique<Lease>(*this, exclusive, rows_);
-  leave_turn();
   return std::unique_ptr<PassLease>(std::move(lease));
 }
 
@@ -460,12 +459,10 @@ void Streamer::shutdown() {
   if (pipeline_ == nullptr) return;
   if (running_exclusive_) pipeline_->cancel();
   // Behind whoever has the turn, and after the running passes: their buffers are in use.
-  const std::uint64_t ticket = next_ticket_++;
-  changed_.wait(lock, [&] { return serving_ == ticket && running_ == 0; });
+  const Turn turn(*this, lock);
+  changed_.wait(lock, [&] { return running_ == 0; });
   lock.unlock();
   pipeline_->stop();
-  lock.lock();
-  leave_turn();
 }
 
 IoReport Streamer::report() const {
@@ -473,6 +470,7 @@ IoReport Streamer::report() const {
   report.engine = pipeline_->engine_name();
   report.why = pipeline_->why_not_uring();
   report.registered = pipeline_->registered();
+  report.depth = pipeline_->depth();
   std::lock_guard lock(mutex_);
   report.direct = rows_->bound()->any_direct();
   return report;

@@ -22,7 +22,7 @@ struct StreamerOptions {
   DirectIo direct = DirectIo::prefer;
   std::uint64_t host_cache_bytes = 0;  // beyond Where::host chunks, which are always there
   int decode_threads = 1;
-  std::uint32_t read_bytes = 0, queue_depth = 0;  // 0: chosen (1 MiB x 16, measured)
+  std::uint32_t read_bytes = 0, queue_depth = 0;  // 0: chosen (1 MiB reads; the depth by measurement)
   std::uint64_t ring_bytes = 0;  // 0: chosen
   bool register_buffers = true;
   std::function<std::unique_ptr<IoEngine>(std::unique_ptr<IoEngine>)> wrap_engine;  // for fault tests
@@ -37,6 +37,7 @@ struct IoReport {  // for doctor, bench and log lines
   std::string engine;   // "uring", "threads"
   std::string why;      // why not uring
   bool direct = false, registered = false;
+  std::uint64_t depth = 0;  // reads in flight at most, now
 };
 IoReport io_report(const WeightSource& source);
 

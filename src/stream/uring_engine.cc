@@ -47,9 +47,13 @@ class UringEngine final : public IoEngine {
   }
 
   Status open() {
-    const std::uint32_t entries = capacity() + 2;  // and the wake-up
+    const std::uint32_t entries = faults_.entries != 0 ? faults_.entries : capacity() + 2;  // and the wake-up
     io_uring_params params{};
     params.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
+    if (faults_.entries != 0) {
+      params.flags |= IORING_SETUP_CQSIZE;
+      params.cq_entries = entries;
+    }
     int result = io_uring_queue_init_params(entries, &ring_, &params);
     if (result == -EINVAL) {  // an older kernel
       params = io_uring_params{};
@@ -202,6 +206,7 @@ class UringEngine final : public IoEngine {
 
   int enter(bool sleep) {
     if (faults_.die_after != 0 && submissions_ > faults_.die_after) return -EBADF;
+    if (faults_.busy_every != 0 && ++enters_ % faults_.busy_every == 0) return -EBUSY;
     if (sleep && wake_armed_) return io_uring_submit_and_wait(&ring_, 1);
     return io_uring_submit_and_get_events(&ring_);
   }
@@ -305,7 +310,7 @@ class UringEngine final : public IoEngine {
   std::uint32_t free_count_ = 0, again_count_ = 0, busy_ = 0;
   std::vector<ReadDone> finished_;
   std::span<std::byte> registered_;
-  std::uint64_t submissions_ = 0;
+  std::uint64_t submissions_ = 0, enters_ = 0;
   std::atomic<std::uint64_t> retries_{0};
   std::unique_ptr<IoEngine> owned_delegate_;
   std::atomic<IoEngine*> delegate_{nullptr};

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "api/engine_world.h"
+#include "support/fault_fs.h"
 
 namespace forebay {
 namespace {
@@ -183,7 +184,9 @@ TEST_F(LayersTest, RefitsWhileContextsRun) {
     std::atomic<bool> stop{false};
     std::atomic<int> passes{0};
     auto threads = two_callers(engine, stop, {&want_, &want_other}, passes);
-    for (int i = 1; i <= 60; ++i) {
+    // F60: 10,000 refits in the full sweep.
+    const int refits = full_fault_sweep() ? 5000 : 60;
+    for (int i = 1; i <= refits; ++i) {
       WeightSources sources;
       if (i % 4 < 2) {
         sources = in_memory(i % 2 == 1 ? other : weights_);

@@ -87,7 +87,7 @@ class Engines : public testing::TestWithParam<const char*> {
  protected:
   std::unique_ptr<IoEngine> make(std::uint32_t depth, std::uint64_t die_after = 0) {
     auto engine = std::string_view(GetParam()) == "threads" ? create_threads_engine(depth)
-                                                            : create_uring_engine(depth, null_logger(), UringFaults{die_after});
+                                                            : create_uring_engine(depth, null_logger(), UringFaults{die_after, 0, 0});
     return engine.ok() ? std::move(engine).value() : nullptr;
   }
 };
@@ -269,43 +269,73 @@ TEST(Progress, RefusedDirectReadsFallBackToBuffered) {
   EXPECT_EQ(buffered.calls.load(), 1);
 }
 
-// F7: the ring dies midway, at every submission in turn. No read is lost.
-TEST(Uring, DeathMidwayLosesNoRead) {
-  TempFolder folder;
-  const Bytes bytes = pattern(40 * 4096);
-  write_bytes(folder / "f", bytes);
-  std::shared_ptr<File> file = posix_file_system().open_read(folder / "f", DirectIo::prefer).value();
-  std::shared_ptr<File> buffered = posix_file_system().open_read(folder / "f", DirectIo::off).value();
-  for (std::uint64_t death = 1; death < 44; death += 3) {
-    auto made = create_uring_engine(6, null_logger(), UringFaults{death});
-    if (!made.ok()) GTEST_SKIP() << made.status().to_string();
-    std::unique_ptr<IoEngine> engine = std::move(made).value();
-    EXPECT_STREQ(engine->name(), "uring");
-    Aligned memory(bytes.size());
-    std::vector<int> seen(40);
+class UringWithFaults : public testing::Test {
+ protected:
+  static constexpr std::uint64_t kReads = 40;
+  void SetUp() override {
+    bytes_ = pattern(kReads * 4096);
+    write_bytes(folder_ / "f", bytes_);
+    file_ = posix_file_system().open_read(folder_ / "f", DirectIo::prefer).value();
+    buffered_ = posix_file_system().open_read(folder_ / "f", DirectIo::off).value();
+    if (auto made = create_uring_engine(6, null_logger()); !made.ok()) GTEST_SKIP() << made.status().to_string();
+  }
+
+  // As many reads as the engine takes at a time; each arrives once, with its bytes.
+  void read_all(IoEngine& engine) {
+    Aligned memory(bytes_.size());
+    std::vector<int> seen(kReads);
     std::uint64_t started = 0, finished = 0;
     ReadDone done[3];
-    while (finished < 40) {
-      while (started < 40 && engine->in_flight() < engine->capacity()) {
+    while (finished < kReads) {
+      while (started < kReads && engine.in_flight() < engine.capacity()) {
         ReadRequest request;
-        request.file = file.get();
-        request.buffered = buffered.get();
+        request.file = file_.get();
+        request.buffered = buffered_.get();
         request.offset = started * 4096;
         request.to = memory.data + started * 4096;
         request.bytes = request.needed = 4096;
         request.tag = started++;
-        engine->start(request);
+        engine.start(request);
       }
-      const std::size_t n = engine->collect(done, true);
+      const std::size_t n = engine.collect(done, true);
       for (std::size_t i = 0; i < n; ++i) {
         ASSERT_TRUE(done[i].status.ok());
         seen[done[i].tag]++;
         ++finished;
       }
     }
-    EXPECT_EQ(seen, std::vector<int>(40, 1));
-    EXPECT_EQ(std::memcmp(memory.data, bytes.data(), bytes.size()), 0);
-    EXPECT_STREQ(engine->name(), death < 40 ? "threads" : "uring");
+    EXPECT_EQ(seen, std::vector<int>(kReads, 1));
+    EXPECT_EQ(std::memcmp(memory.data, bytes_.data(), bytes_.size()), 0);
+  }
+
+  TempFolder folder_;
+  Bytes bytes_;
+  std::shared_ptr<File> file_, buffered_;
+};
+
+// F7: the ring dies midway, at every submission in turn. No read is lost.
+TEST_F(UringWithFaults, F7DeathMidwayLosesNoRead) {
+  for (std::uint64_t death = 1; death < 44; death += 3) {
+    UringFaults faults;
+    faults.die_after = death;
+    auto engine = create_uring_engine(6, null_logger(), faults).value();
+    EXPECT_STREQ(engine->name(), "uring");
+    read_all(*engine);
+    EXPECT_STREQ(engine->name(), death < kReads ? "threads" : "uring");
+  }
+}
+
+// F5: queues far smaller than what is in flight, so that completions overflow, and a kernel that is busy now and then.
+TEST_F(UringWithFaults, F5OverflowAndBusyAreTransparent) {
+  for (const std::uint32_t entries : {0u, 1u, 2u, 4u}) {
+    for (const std::uint32_t busy_every : {0u, 2u, 3u}) {
+      UringFaults faults;
+      faults.entries = entries;
+      faults.busy_every = busy_every;
+      auto engine = create_uring_engine(32, null_logger(), faults).value();
+      read_all(*engine);
+      EXPECT_STREQ(engine->name(), "uring") << entries << " entries, busy every " << busy_every;
+    }
   }
 }
 

@@ -1,7 +1,11 @@
 #include "support/fault_fs.h"
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
+#include <atomic>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -217,21 +221,48 @@ Result<std::uint64_t> FaultFs::free_bytes(const std::string& folder) {
   return inner_.free_bytes(folder);
 }
 
-std::uint64_t fault_loop(FaultFs& fs, Fault fault, const std::function<void(std::uint64_t nth)>& body, std::uint64_t quick) {
+bool full_fault_sweep() {
   const char* const sweep = std::getenv("FOREBAY_FAULT_SWEEP");
-  const bool full = sweep != nullptr && std::strcmp(sweep, "full") == 0;
+  return sweep != nullptr && std::strcmp(sweep, "full") == 0;
+}
+
+void note_fault(bool survived) {
+  struct Totals {
+    std::atomic<std::uint64_t> injected{0}, survived{0};
+    ~Totals() {
+      std::printf("faults: injected %llu, survived %llu\n", static_cast<unsigned long long>(injected.load()),
+                  static_cast<unsigned long long>(this->survived.load()));
+    }
+  };
+  static Totals totals;
+  ++totals.injected;
+  totals.survived += survived ? 1 : 0;
+}
+
+std::uint64_t fault_loop(FaultFs& fs, Fault fault, const std::function<void(std::uint64_t nth)>& body, std::uint64_t quick) {
+  const bool full = full_fault_sweep();
+  // A body reports through GoogleTest: one that adds no failure has survived.
+  const auto failures = [] {
+    const testing::TestInfo* const test = testing::UnitTest::GetInstance()->current_test_info();
+    return test == nullptr ? 0 : test->result()->total_part_count();
+  };
+  const auto run = [&](std::uint64_t nth) {
+    const int before = failures();
+    body(nth);
+    if (fs.met()) note_fault(failures() == before);
+  };
   std::uint64_t injected_count = 0, stride = 1;
   for (std::uint64_t nth = 1;; nth += stride) {
     fault.nth = nth;
     fs.arm(fault);
-    body(nth);
+    run(nth);
     if (!fs.met()) {
       // Strides may jump over the last site: walk back to it.
       const std::uint64_t sites = fs.count(fault.op);
       if (stride > 1 && sites != 0 && sites > nth - stride && sites < nth) {
         fault.nth = sites;
         fs.arm(fault);
-        body(sites);
+        run(sites);
         injected_count += fs.met() ? 1 : 0;
       }
       break;

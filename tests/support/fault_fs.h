@@ -88,6 +88,12 @@ class FaultFs final : public FileSystem {
   std::shared_ptr<State> state_;
 };
 
+// Whether all sites are to be tried: FOREBAY_FAULT_SWEEP=full.
+bool full_fault_sweep();
+// Counts a fault that was injected, and whether the code under test came through it as its test demands. The totals are printed when the
+// process ends, for tools/fault_sweep.sh to add up.
+void note_fault(bool survived);
+
 // Runs `body` with nth = 1, 2, ... until the fault is not met, then once without it. Returns how many faults were injected. Beyond `quick`
 // sites only first, last and evenly spread ones are tried, unless FOREBAY_FAULT_SWEEP=full is set.
 std::uint64_t fault_loop(FaultFs& fs, Fault fault, const std::function<void(std::uint64_t nth)>& body, std::uint64_t quick = 64);

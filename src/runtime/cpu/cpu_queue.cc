@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include <cstring>
+#include <new>
 #include <system_error>
 #include <utility>
 
@@ -130,7 +131,12 @@ void CpuQueue::run(const Command& command) {
     return;
   }
   if (failed_.load(std::memory_order_acquire) || stop_.load(std::memory_order_acquire)) return;
-  Status status = command.kind == Kind::wait ? wait_for(command.point) : act(command);
+  Status status;
+  try {
+    status = command.kind == Kind::wait ? wait_for(command.point) : act(command);
+  } catch (const std::bad_alloc&) {
+    status = Status(Code::out_of_memory, "the host refused memory to a kernel");
+  }
   if (!status.ok()) set_error(std::move(status));
 }
 

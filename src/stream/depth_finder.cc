@@ -1,0 +1,61 @@
+#include "stream/depth_finder.h"
+
+#include <algorithm>
+
+namespace forebay::stream {
+namespace {
+
+constexpr std::uint64_t kWindowReads = 64;
+constexpr std::int64_t kWindowNs = 10'000'000;  // and at least this long: a clock of microseconds then errs by less than a hundredth of a percent
+constexpr double kAsGood = 0.97;
+
+}  // namespace
+
+DepthFinder::DepthFinder(std::uint64_t read_bytes, std::uint64_t fixed_reads)
+    : read_bytes_(read_bytes), reads_(fixed_reads != 0 ? fixed_reads : kCandidates[0]), settled_(fixed_reads != 0), skip_(reads_) {}
+
+void DepthFinder::ended(std::uint64_t bytes, std::int64_t now_ns) {
+  if (settled_) return;
+  if (!open_) {
+    // What was in flight under the last depth comes first; the window begins behind it.
+    if (skip_ > 0) --skip_;
+    if (skip_ > 0) return;
+    open_ = true;
+    began_ns_ = now_ns;
+    bytes_ = 0;
+    return;
+  }
+  bytes_ += bytes;
+  const std::int64_t took = now_ns - began_ns_;
+  if (bytes_ < kWindowReads * read_bytes_ || took < kWindowNs) return;
+  next_window(static_cast<double>(bytes_) / static_cast<double>(took));
+}
+
+void DepthFinder::starved() {
+  if (settled_) return;
+  open_ = false;
+  skip_ = reads_;
+}
+
+void DepthFinder::next_window(double rate) {
+  best_[candidate_] = std::max(best_[candidate_], rate);
+  const std::uint64_t before = reads_;
+  if (++candidate_ == kCandidates.size()) {
+    candidate_ = 0;
+    if (++round_ == kRounds) return settle();
+  }
+  reads_ = kCandidates[candidate_];
+  open_ = false;
+  skip_ = std::max(before, reads_);
+}
+
+void DepthFinder::settle() {
+  const double best = *std::max_element(best_.begin(), best_.end());
+  reads_ = *std::max_element(kCandidates.begin(), kCandidates.end());
+  for (std::size_t i = 0; i < kCandidates.size(); ++i) {
+    if (best_[i] >= kAsGood * best) reads_ = std::min(reads_, kCandidates[i]);
+  }
+  settled_ = true;
+}
+
+}  // namespace forebay::stream

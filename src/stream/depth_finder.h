@@ -1,0 +1,45 @@
+// How many bytes of reads to keep in flight, found by measurement while weights stream. Pure: times and bytes in, a limit out; the bits read
+// do not depend on it.
+//
+// Each candidate is tried for two windows of steady reading, in turns, so that a disk that slows down meanwhile does not favour the first.
+// The smallest candidate within 3 % of the best rate is kept: what more in flight does not make faster only makes a fault's wait longer.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace forebay::stream {
+
+class DepthFinder {
+ public:
+  static constexpr std::array<std::uint64_t, 4> kCandidates = {16, 32, 8, 64};  // reads; the first serves until there is more to go by
+  static constexpr int kRounds = 2;
+
+  // `read_bytes`: of one read. `fixed_reads`: not 0: the caller's choice, nothing is measured.
+  DepthFinder(std::uint64_t read_bytes, std::uint64_t fixed_reads);
+
+  std::uint64_t limit_bytes() const { return reads_ * read_bytes_; }
+  std::uint64_t reads() const { return reads_; }
+  bool settled() const { return settled_; }
+
+  // A read of `bytes` has ended at `now_ns` (a steady clock).
+  void ended(std::uint64_t bytes, std::int64_t now_ns);
+  // There was room in flight and nothing to fill it with: the window says nothing about the disk.
+  void starved();
+
+ private:
+  void next_window(double rate);
+  void settle();
+
+  const std::uint64_t read_bytes_;
+  std::uint64_t reads_;
+  bool settled_ = false, open_ = false;
+  std::int64_t began_ns_ = 0;
+  std::uint64_t bytes_ = 0, skip_ = 0;
+  std::size_t candidate_ = 0;
+  int round_ = 0;
+  std::array<double, kCandidates.size()> best_{};
+};
+
+}  // namespace forebay::stream
