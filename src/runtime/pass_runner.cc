@@ -4,8 +4,10 @@
 #include <array>
 #include <chrono>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
+#include "runtime/merged_kernel.h"
 
 namespace forebay {
 namespace {
@@ -101,6 +103,7 @@ Status PassRunner::run_kernel(PreparedStep& step) {
   }
   if (step.step->substep_count > 0) FB_TRY(enter_segment(*step.step));
   std::array<ChunkAddress, kMaxUses> chunks;
+  std::uint32_t first = 0;  // calls from here to c wait for nothing and are still to be launched
   for (std::uint32_t c = 0; c < step.calls; ++c) {
     KernelCall& call = step.kernel_calls[c];
     call.workspace = step.workspace_bytes > 0 ? activations_ + step.workspace_offset : nullptr;
@@ -108,10 +111,14 @@ Status PassRunner::run_kernel(PreparedStep& step) {
       const ValueId id = step.input_values[i];
       if (id != kNone) step.call_inputs[c * arity + i].data = address(id);
     }
+    bool waits = false;
     if (step.step->substep_count > 0) {
       const PassProgram::Substep& substep = engine_.compiled().program.substeps[step.step->first_substep + c];
       if (substep.use_count > kMaxUses) return Status(Code::unsupported, "node '" + step.name + "' takes more than 64 weights");
       FB_TRY(lease_.acquire(step.step->first_substep + c, std::span(chunks.data(), substep.use_count)));
+      for (std::uint32_t u = 0; u < substep.use_count; ++u) waits = waits || chunks[u].ready.timeline != nullptr;
+      // What is resident does not wait for what comes behind it.
+      if (waits && first < c) launch(step, std::exchange(first, c), c - first);
       for (std::uint32_t u = 0; u < substep.use_count; ++u) queue_.wait(chunks[u].ready);
       for (const WeightOperand& operand : step.step->weights) {
         const plan::Weight& weight = engine_.plan().weights[operand.weight];
@@ -119,13 +126,23 @@ Status PassRunner::run_kernel(PreparedStep& step) {
         step.call_inputs[c * arity + operand.input].data = chunks[operand.use].data + part.offset_in_chunk;
       }
     }
-    Launch& launch = step.launches[c];
-    launch.clock = &context_.clock_;
-    queue_.launch(&PassRunner::run_launch, &launch);
-    if (step.step->substep_count > 0) release(*step.step, c);
+    if (step.merged != nullptr && !waits && c + 1 < step.calls && c + 1 - first < kMostMerged) continue;
+    launch(step, first, c + 1 - first);
+    first = c + 1;
   }
   for (const ValueId id : step.output_values) debug(id);
   return {};
+}
+
+void PassRunner::launch(PreparedStep& step, std::uint32_t first, std::uint32_t count) {
+  Launch& launch = step.launches[first];
+  launch.clock = &context_.clock_;
+  launch.merged = count;
+  queue_.launch(&PassRunner::run_launch, &launch);
+  if (step.step->substep_count == 0) return;
+  const TimelinePoint done{slot_.timeline.get(), ++slot_.value};
+  queue_.signal(done);
+  for (std::uint32_t c = first; c < first + count; ++c) lease_.release(step.step->first_substep + c, done);
 }
 
 void PassRunner::release(const Step& step, std::uint32_t call) {
@@ -138,7 +155,7 @@ Status PassRunner::run_launch(void* argument) {
   Launch& launch = *static_cast<Launch*>(argument);
   PassClock& clock = *launch.clock;
   const auto start = clock.on ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
-  Status status = launch.kernel->run(*launch.call);
+  Status status = launch.merged > 1 ? launch.step->merged->run_merged({launch.call, launch.merged}) : launch.kernel->run(*launch.call);
   if (clock.on) {
     const auto end = std::chrono::steady_clock::now();
     launch.step->wait_ms += milliseconds(start - clock.last);

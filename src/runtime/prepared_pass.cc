@@ -9,6 +9,7 @@
 #include "base/checked.h"
 #include "runtime/host_fallback.h"
 #include "runtime/memory_plan.h"
+#include "runtime/merged_kernel.h"
 #include "runtime/preparer.h"
 
 namespace forebay {
@@ -268,6 +269,8 @@ Status Preparer::prepare_kernel(const Step& step, Operands& o, PreparedGraph& ou
       context.slab_rows = slab_rows;
     }
     FB_ASSIGN(prepared.kernel, make_kernel(step, o, context));
+    prepared.merged = dynamic_cast<MergedKernel*>(prepared.kernel.get());
+    if (prepared.merged != nullptr && !prepared.merged->merges()) prepared.merged = nullptr;
     prepared.workspace_bytes = prepared.kernel->workspace_bytes();
     pass_->kernel_ids += prepared.kernel->id();
     pass_->kernel_ids += ';';

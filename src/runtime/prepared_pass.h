@@ -17,6 +17,7 @@
 namespace forebay {
 
 class Device;
+class MergedKernel;
 struct PreparedGraph;
 struct PassClock;
 struct PreparedStep;
@@ -31,12 +32,13 @@ struct ValuePlace {
   const HostTensor* host = nullptr;  // contents known on the host
 };
 
-// What a queue needs to run one call; lives in the step, so that enqueueing allocates nothing.
+// What a queue needs to run one call, or several merged into one launch; lives in the step, so that enqueueing allocates nothing.
 struct Launch {
   Kernel* kernel = nullptr;
   KernelCall* call = nullptr;
   PreparedStep* step = nullptr;
   PassClock* clock = nullptr;
+  std::uint32_t merged = 1;  // calls from `call` on
 };
 // Written by the queue's worker only while a pass runs.
 struct PassClock {
@@ -48,6 +50,7 @@ struct PreparedStep {
   const Step* step = nullptr;
   std::string name;                       // for errors, profile and debug callbacks
   std::unique_ptr<Kernel> kernel;
+  MergedKernel* merged = nullptr;         // the same, where calls may share a launch
   std::uint64_t workspace_offset = 0, workspace_bytes = 0;
   // Operands of each call; weights are filled in when the pass is enqueued. call_inputs holds `calls` groups.
   std::vector<plan::ValueId> input_values, output_values;

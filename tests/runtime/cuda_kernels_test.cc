@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "runtime/device_library.h"
 #include "runtime/kernels_harness.h"
+#include "runtime/merged_kernel.h"
 
 namespace forebay::testing {
 namespace {
@@ -116,6 +117,40 @@ class CudaKernels : public ::testing::Test {
     return made;
   }
 
+  // All slabs in one launch, each at an address of its own.
+  Result<std::vector<HostTensor>> launch_merged(const NodeRun& run, MergedKernel& kernel, const KernelCall& whole, const std::vector<ConstTensorView>& views,
+                                                const std::vector<TensorView>& results, std::vector<HostTensor>& made) {
+    const std::uint64_t row_bytes = run.inputs[1]->bytes() / static_cast<std::uint64_t>(run.inputs[1]->shape()[0]);
+    std::vector<std::vector<ConstTensorView>> inputs(run.slab_rows.size(), views);
+    std::vector<KernelCall> calls(run.slab_rows.size(), whole);
+    std::int64_t row = 0;
+    for (std::size_t s = 0; s < calls.size(); ++s) {
+      const std::uint64_t bytes = row_bytes * static_cast<std::uint64_t>(run.slab_rows[s]);
+      std::byte* const slab = place(bytes + 4096);
+      queue_->copy(slab, views[1].data + static_cast<std::uint64_t>(row) * row_bytes, bytes);
+      inputs[s][1] = ConstTensorView(slab, views[1].dtype, views[1].shape);
+      inputs[s][1].shape[0] = run.slab_rows[s];
+      calls[s].inputs = inputs[s];
+      calls[s].row_begin = row;
+      calls[s].slab = static_cast<std::uint32_t>(s);
+      calls[s].slab_count = static_cast<std::uint32_t>(calls.size());
+      row += run.slab_rows[s];
+    }
+    struct Many {
+      MergedKernel* kernel;
+      std::span<const KernelCall> calls;
+    };
+    for (std::size_t first = 0; first < calls.size(); first += kMostMerged) {
+      Many many{&kernel, std::span<const KernelCall>(calls).subspan(first, std::min(kMostMerged, calls.size() - first))};
+      queue_->launch([](void* argument) { return static_cast<Many*>(argument)->kernel->run_merged(static_cast<Many*>(argument)->calls); }, &many);
+      FB_TRY(queue_->synchronize());
+    }
+    ++merged_;
+    for (std::size_t o = 0; o < made.size(); ++o) queue_->copy(made[o].data(), results[o].data, made[o].bytes());
+    FB_TRY(queue_->synchronize());
+    return std::move(made);
+  }
+
   // `tolerance` 0: the same bytes.
   void compare(const NodeRun& run, double tolerance, const std::string& what) {
     auto cpu = run_node(run, pool_);
@@ -144,6 +179,8 @@ class CudaKernels : public ::testing::Test {
   std::unique_ptr<Queue> queue_;
   ThreadPool pool_{2};
   std::uint64_t used_ = 0;
+  bool merge_ = false;
+  int merged_ = 0;
   std::set<std::string> ids_;
   std::mt19937_64 random_{20261121};
 };
@@ -185,9 +222,13 @@ TEST_F(CudaKernels, MatrixVectorProductsHaveTheBitsOfTheCpu) {
         run.sliced = 1;
         run.slab_rows = random_cut(random_, turned ? n : k);
         compare(run, 0, what + " in " + std::to_string(run.slab_rows.size()) + " slabs");
+        merge_ = true;
+        compare(run, 0, what + " in " + std::to_string(run.slab_rows.size()) + " slabs of one launch");
+        merge_ = false;
       }
     }
   }
+  EXPECT_EQ(merged_, 3 * 24);  // all in [N,K] form
   EXPECT_EQ(ids_, (std::set<std::string>{"cuda.gemv256", "cuda.gemv_axpy"}));
 }
 
@@ -311,6 +352,12 @@ TEST_F(CudaKernels, ReductionsAreClose) {
       compare({"", op, 13, {{"axes", last}}, {&a}, 1, plan::kNone, {}}, tolerance_of(type), op);
     }
     compare({"", "Softmax", 13, {}, {&a}, 1, plan::kNone, {}}, tolerance_of(type), "Softmax");
+    const HostTensor scale = random_tensor(random_, type, Shape{1000}), shift = random_tensor(random_, type, Shape{1000});
+    compare({"", "LayerNormalization", 17, {}, {&a, &scale, &shift}, 1, plan::kNone, {}}, 4 * tolerance_of(type), "LayerNormalization");
+    compare({"", "RMSNormalization", 23, {}, {&a, &scale}, 1, plan::kNone, {}}, 4 * tolerance_of(type), "RMSNormalization");
+    for (const char* op : {"Swish", "Gelu", "HardSwish", "Mish", "LeakyRelu", "HardSigmoid"}) {
+      compare({"", op, 24, {}, {&a}, 1, plan::kNone, {}}, 2 * tolerance_of(type), op);
+    }
   }
 }
 

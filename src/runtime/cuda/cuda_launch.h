@@ -19,6 +19,9 @@ struct Walk {
   std::int64_t strides[4][kMaxRank] = {};  // elements; the output's first
 };
 
+// Of forebay.Linear; alpha and beta as runtime/ops has them.
+enum class Activation : int { none, relu, leaky_relu, clip, sigmoid, tanh, hard_sigmoid, hard_swish, swish, mish, gelu, gelu_tanh };
+
 enum class BinaryOp : int {
   add,
   sub,
@@ -75,6 +78,26 @@ struct GatherTask {
 cudaError_t launch_gather(int element_bytes, const GatherTask& task, void* y, const void* a,
                           const void* indices, cudaStream_t stream);
 
+cudaError_t launch_activation(Activation activation, float alpha, float beta, DType type, std::int64_t count, void* y, const void* a, cudaStream_t stream);
+
+// y = (x - mean) / sqrt(variance + epsilon) * scale + shift over rows; without `centred` the mean is 0. With skip, x + skip (+ bias) takes the
+// place of x and is given as `sum` when that is wanted. All of one type but for y, which has the scale's.
+struct NormTask {
+  DType type = DType::f32, scale_type = DType::f32;
+  const void *x = nullptr, *skip = nullptr, *bias = nullptr, *scale = nullptr, *shift = nullptr;
+  void *y = nullptr, *sum = nullptr;
+  std::int64_t rows = 0, length = 0, skip_count = 0;
+  float epsilon = 0;
+  bool centred = false;
+};
+cudaError_t launch_norm(const NormTask& task, cudaStream_t stream);
+// forebay.RotateHalf. The walk is over the rows and the half width; operands: y, cos, sin.
+struct RotateTask {
+  Walk walk;
+  std::int64_t half = 0, cos_step = 0, sin_step = 0;  // steps to the tables' second halves; 0: they serve both
+};
+cudaError_t launch_rotate(DType type, DType table_type, const RotateTask& task, void* y, const void* x, const void* cos, const void* sin, cudaStream_t stream);
+
 enum class ReduceOp : int { mean, sum, max, min };
 // Over the last `length` elements of each row; f32 sums in a fixed order.
 cudaError_t launch_reduce(ReduceOp op, DType type, std::int64_t rows, std::int64_t length, void* y,
@@ -97,11 +120,20 @@ struct ProductTask {
   std::int64_t c_row = 0, c_col = 0;
   std::int64_t batches = 1, a_batch = 0, b_batch = 0, y_batch = 0;
   float alpha = 1, beta = 0;
+  Activation activation = Activation::none;  // of the finished value, in f32
+  float activation_alpha = 0, activation_beta = 0;
   bool first = true, last = true;  // of the sums
 };
 // At most 8 rows, B as [n, k] rows without gaps: the order of additions of runtime/cpu/gemv.h, the
 // same bits.
 cudaError_t launch_row_dot(const ProductTask& task, cudaStream_t stream);
+// The same for rows that lie in several slabs, all but the last of `rows`: a row's sum does not depend on what else a launch holds.
+struct SlabTable {
+  static constexpr int kMost = 64;
+  const void* slabs[kMost] = {};
+  std::int64_t rows = 1;
+};
+cudaError_t launch_row_dot_slabs(const ProductTask& task, const SlabTable& table, cudaStream_t stream);
 // At most 8 rows, B as [k, n]: one FMA chain an output in the order of k, carried over in sums. The
 // same bits as the CPU's.
 cudaError_t launch_axpy(const ProductTask& task, cudaStream_t stream);

@@ -35,6 +35,24 @@ __device__ inline __nv_bfloat16 narrow<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
+__device__ inline float activate(Activation activation, float alpha, float beta, float x) {
+  switch (activation) {
+    case Activation::none: return x;
+    case Activation::relu: return x < 0.0f ? 0.0f : x;
+    case Activation::leaky_relu: return x < 0.0f ? alpha * x : x;
+    case Activation::clip: return x < alpha ? alpha : x > beta ? beta : x;
+    case Activation::sigmoid: return 1.0f / (1.0f + expf(-x));
+    case Activation::tanh: return tanhf(x);
+    case Activation::hard_sigmoid: return fminf(1.0f, fmaxf(0.0f, alpha * x + beta));
+    case Activation::hard_swish: return x * fminf(1.0f, fmaxf(0.0f, x / 6.0f + 0.5f));
+    case Activation::swish: return x / (1.0f + expf(-alpha * x));
+    case Activation::mish: return x * tanhf(log1pf(expf(-fabsf(x))) + fmaxf(x, 0.0f));
+    case Activation::gelu: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752440f));
+    case Activation::gelu_tanh: return 0.5f * x * (1.0f + tanhf(0.79788456080286535588f * (x + 0.044715f * x * x * x)));
+  }
+  return x;
+}
+
 inline unsigned blocks_for(std::int64_t count, unsigned threads) {
   const std::int64_t blocks = (count + threads - 1) / threads;
   return static_cast<unsigned>(blocks > 65535 * 16 ? 65535 * 16 : blocks < 1 ? 1 : blocks);

@@ -176,6 +176,41 @@ __global__ void float_unary(UnaryOp op, std::int64_t count, T* y, const T* a) {
     y[i] = narrow<T>(unary(op, widen(a[i])));
 }
 
+template <typename T>
+__global__ void float_activation(Activation activation, float alpha, float beta, std::int64_t count, T* y, const T* a) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+    y[i] = narrow<T>(activate(activation, alpha, beta, widen(a[i])));
+  }
+}
+
+template <typename T, typename C>
+__global__ void rotate(RotateTask task, T* y, const T* x, const C* cosines, const C* sines) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < task.walk.total; i += step) {
+    std::int64_t at[3];
+    locate(task.walk, i, at);
+    const float a = widen(x[at[0]]), b = widen(x[at[0] + task.half]);
+    y[at[0]] = narrow<T>(a * widen(cosines[at[1]]) - b * widen(sines[at[2]]));
+    y[at[0] + task.half] = narrow<T>(b * widen(cosines[at[1] + task.cos_step]) + a * widen(sines[at[2] + task.sin_step]));
+  }
+}
+template <typename T>
+cudaError_t start_rotate(DType table_type, const RotateTask& task, void* y, const void* x, const void* cosines, const void* sines, cudaStream_t stream) {
+  const auto go = [&](auto tag) {
+    using C = decltype(tag);
+    rotate<<<blocks_for(task.walk.total, kThreads), kThreads, 0, stream>>>(task, static_cast<T*>(y), static_cast<const T*>(x), static_cast<const C*>(cosines),
+                                                                           static_cast<const C*>(sines));
+    return cudaGetLastError();
+  };
+  switch (table_type) {
+    case DType::f32: return go(float());
+    case DType::f16: return go(__half());
+    case DType::bf16: return go(__nv_bfloat16());
+    default: return cudaErrorInvalidValue;
+  }
+}
+
 // Integers become floats by one rounding to f32; narrower floats by a second, as the CPU does it.
 __device__ inline float as_float(float x) {
   return x;
@@ -339,6 +374,31 @@ cudaError_t launch_where(int element_bytes, const Walk& walk, void* y, const voi
       return cudaErrorInvalidValue;
   }
   return cudaGetLastError();
+}
+
+cudaError_t launch_activation(Activation activation, float alpha, float beta, DType type, std::int64_t count, void* y, const void* a, cudaStream_t stream) {
+  if (count == 0) return cudaSuccess;
+  const auto go = [&](auto tag) {
+    using T = decltype(tag);
+    float_activation<<<blocks_for(count, kThreads), kThreads, 0, stream>>>(activation, alpha, beta, count, static_cast<T*>(y), static_cast<const T*>(a));
+    return cudaGetLastError();
+  };
+  switch (type) {
+    case DType::f32: return go(float());
+    case DType::f16: return go(__half());
+    case DType::bf16: return go(__nv_bfloat16());
+    default: return cudaErrorInvalidValue;
+  }
+}
+
+cudaError_t launch_rotate(DType type, DType table_type, const RotateTask& task, void* y, const void* x, const void* cos, const void* sin, cudaStream_t stream) {
+  if (task.walk.total == 0) return cudaSuccess;
+  switch (type) {
+    case DType::f32: return start_rotate<float>(table_type, task, y, x, cos, sin, stream);
+    case DType::f16: return start_rotate<__half>(table_type, task, y, x, cos, sin, stream);
+    case DType::bf16: return start_rotate<__nv_bfloat16>(table_type, task, y, x, cos, sin, stream);
+    default: return cudaErrorInvalidValue;
+  }
 }
 
 }  // namespace forebay::cuda

@@ -66,6 +66,70 @@ KernelPtr make_unary(const NodeView&, std::span<const TypeShape> inputs, std::sp
              : nullptr;
 }
 
+class ActivationKernel final : public CudaKernel {
+ public:
+  ActivationKernel(Activation activation, float alpha, float beta, DType type, StatePtr state)
+      : CudaKernel("cuda.activation", std::move(state)), activation_(activation), alpha_(alpha), beta_(beta), type_(type) {}
+  Status setup(const PrepareContext&) override { return {}; }
+  Status run(const KernelCall& call) override {
+    return check(launch_activation(activation_, alpha_, beta_, type_, call.outputs[0].shape.elements(), call.outputs[0].data, call.inputs[0].data, queue_stream()));
+  }
+
+ private:
+  const Activation activation_;
+  const float alpha_, beta_;
+  const DType type_;
+};
+
+KernelPtr make_activation(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape>, const StatePtr& state) {
+  if (inputs.size() != 1 || !float_type(inputs[0].dtype)) return nullptr;
+  const auto make = [&](Activation activation, float alpha, float beta) -> KernelPtr {
+    return std::make_unique<ActivationKernel>(activation, alpha, beta, inputs[0].dtype, state);
+  };
+  const std::string_view op = node.op();
+  if (op == "LeakyRelu") return make(Activation::leaky_relu, node.real("alpha", 0.01f), 0);
+  if (op == "HardSigmoid") return make(Activation::hard_sigmoid, node.real("alpha", 0.2f), node.real("beta", 0.5f));
+  if (op == "HardSwish") return make(Activation::hard_swish, 0, 0);
+  if (op == "Mish") return make(Activation::mish, 0, 0);
+  if (op == "Swish") return make(Activation::swish, node.real("alpha", 1.0f), 0);
+  return make(node.text("approximate", "none") == "tanh" ? Activation::gelu_tanh : Activation::gelu, 0, 0);
+}
+
+// forebay.RotateHalf: [a, b] along the last axis becomes [a cos - b sin, b cos + a sin].
+class RotateKernel final : public CudaKernel {
+ public:
+  RotateKernel(DType type, DType table_type, StatePtr state) : CudaKernel("cuda.rotate_half", std::move(state)), type_(type), table_type_(table_type) {}
+  Status setup(const PrepareContext& context) override {
+    std::vector<std::int64_t> dims = context.inputs[0].dims;
+    task_ = RotateTask();
+    task_.half = dims.back() / 2;
+    std::array<std::vector<std::int64_t>, 3> strides{dense_strides(dims), broadcast_strides(context.inputs[1].dims, dims.size()),
+                                                     broadcast_strides(context.inputs[2].dims, dims.size())};
+    for (std::size_t table : {1u, 2u}) {
+      const std::int64_t width = context.inputs[table].dims.back();
+      if (width != dims.back() && width != task_.half) return context.node.unsupported("a table of another width");
+      (table == 1 ? task_.cos_step : task_.sin_step) = width == dims.back() ? task_.half : 0;
+      if (width == 1) strides[table].back() = 0;
+    }
+    dims.back() = task_.half;
+    task_.walk = make_walk(dims, strides);
+    return {};
+  }
+  Status run(const KernelCall& call) override {
+    return check(launch_rotate(type_, table_type_, task_, call.outputs[0].data, call.inputs[0].data, call.inputs[1].data, call.inputs[2].data, queue_stream()));
+  }
+
+ private:
+  const DType type_, table_type_;
+  RotateTask task_;
+};
+
+KernelPtr make_rotate(const NodeView&, std::span<const TypeShape> inputs, std::span<const TypeShape>, const StatePtr& state) {
+  if (inputs.size() != 3 || !float_type(inputs[0].dtype) || !float_type(inputs[1].dtype) || inputs[1].dtype != inputs[2].dtype) return nullptr;
+  if (inputs[0].dims.empty() || inputs[1].dims.empty() || inputs[2].dims.empty()) return nullptr;
+  return std::make_unique<RotateKernel>(inputs[0].dtype, inputs[1].dtype, state);
+}
+
 class CastKernel final : public CudaKernel {
  public:
   CastKernel(DType from, DType to, StatePtr state)
@@ -147,6 +211,8 @@ std::span<const TableEntry> elementwise_table() {
       {"", "Erf", make_unary<UnaryOp::erf>},
       {"", "Floor", make_unary<UnaryOp::floor>},
       {"", "Ceil", make_unary<UnaryOp::ceil>},
+      {"", "LeakyRelu", make_activation}, {"", "HardSigmoid", make_activation}, {"", "HardSwish", make_activation},
+      {"", "Mish", make_activation}, {"", "Swish", make_activation}, {"", "Gelu", make_activation}, {"forebay", "RotateHalf", make_rotate},
       {"", "Cast", make_cast},
       {"", "Where", make_where},
   };

@@ -15,6 +15,7 @@ __device__ inline void finish_one(const ProductTask& task, std::int64_t batch, s
   float value = task.alpha * sum;
   if (task.c != nullptr)
     value += task.beta * read_number(task.c_type, task.c, m * task.c_row + n * task.c_col);
+  value = activate(task.activation, task.activation_alpha, task.activation_beta, value);
   const std::int64_t at = batch * task.y_batch + m * task.y_row + n;
   if (task.y_type == DType::f32) {
     static_cast<float*>(task.y)[at] = value;
@@ -69,13 +70,8 @@ constexpr int kAhead = 4;  // weights under way: 4 x 256 elements a warp
 
 // A warp a row of B. Lane l holds sums 8l to 8l+7: sum i takes elements i, i + 256, ...
 template <typename T, int M>
-__global__ void __launch_bounds__(kRowWarps * 32)
-    row_dot(const __grid_constant__ ProductTask task, bool vectors) {
+__device__ inline void one_row(const ProductTask& task, bool vectors, const T* w, std::int64_t n, std::int64_t batch) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const std::int64_t n = static_cast<std::int64_t>(blockIdx.x) * kRowWarps + threadIdx.x / 32,
-                     batch = blockIdx.y;
-  if (n >= task.n) return;
-  const T* w = static_cast<const T*>(task.b) + batch * task.b_batch + n * task.k;
   const T* x = static_cast<const T*>(task.a) + batch * task.a_batch;
   float sums[M][8] = {};
   const auto take = [&](const Eight<T>& weights, std::int64_t at) {
@@ -123,6 +119,22 @@ __global__ void __launch_bounds__(kRowWarps * 32)
     for (int half = 16; half > 0; half /= 2) run = run + __shfl_down_sync(0xffffffffu, run, half);
     if (lane == 0 && m < task.m) put(task, batch, m, n, run);
   }
+}
+
+template <typename T, int M>
+__global__ void __launch_bounds__(kRowWarps * 32) row_dot(const __grid_constant__ ProductTask task, bool vectors) {
+  const std::int64_t n = static_cast<std::int64_t>(blockIdx.x) * kRowWarps + threadIdx.x / 32, batch = blockIdx.y;
+  if (n >= task.n) return;
+  one_row<T, M>(task, vectors, static_cast<const T*>(task.b) + batch * task.b_batch + n * task.k, n, batch);
+}
+
+template <typename T, int M>
+__global__ void __launch_bounds__(kRowWarps * 32)
+    row_dot_slabs(const __grid_constant__ ProductTask task, const __grid_constant__ SlabTable table, bool vectors) {
+  const std::int64_t n = static_cast<std::int64_t>(blockIdx.x) * kRowWarps + threadIdx.x / 32;
+  if (n >= task.n) return;
+  const auto slab = static_cast<std::uint32_t>(n) / static_cast<std::uint32_t>(table.rows);
+  one_row<T, M>(task, vectors, static_cast<const T*>(table.slabs[slab]) + (n - slab * table.rows) * task.k, n, 0);
 }
 
 constexpr int kColumns =
@@ -278,6 +290,21 @@ struct StartAxpy {
   }
 };
 
+template <typename T, int M>
+cudaError_t start_slabs(const ProductTask& task, const SlabTable& table, cudaStream_t stream) {
+  // Slabs begin at multiples of 64 bytes.
+  const bool vectors = task.k % 8 == 0 && reinterpret_cast<std::uintptr_t>(task.a) % 16 == 0 && task.a_row * static_cast<std::int64_t>(sizeof(T)) % 16 == 0;
+  row_dot_slabs<T, M><<<static_cast<unsigned>((task.n + kRowWarps - 1) / kRowWarps), kRowWarps * 32, 0, stream>>>(task, table, vectors);
+  return cudaGetLastError();
+}
+template <typename T>
+cudaError_t slabs_by_rows(const ProductTask& task, const SlabTable& table, cudaStream_t stream) {
+  if (task.m <= 1) return start_slabs<T, 1>(task, table, stream);
+  if (task.m <= 2) return start_slabs<T, 2>(task, table, stream);
+  if (task.m <= 4) return start_slabs<T, 4>(task, table, stream);
+  return start_slabs<T, 8>(task, table, stream);
+}
+
 template <typename T>
 cudaError_t start_tiles(const ProductTask& task, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>((task.n + kTile - 1) / kTile),
@@ -315,6 +342,16 @@ cudaError_t launch_finish(const ProductTask& task, cudaStream_t stream) {
   if (total == 0) return cudaSuccess;
   finish<<<blocks_for(total, 256), 256, 0, stream>>>(task);
   return cudaGetLastError();
+}
+
+cudaError_t launch_row_dot_slabs(const ProductTask& task, const SlabTable& table, cudaStream_t stream) {
+  if (task.m == 0 || task.n == 0) return cudaSuccess;
+  switch (task.b_type) {
+    case DType::f32: return slabs_by_rows<float>(task, table, stream);
+    case DType::f16: return slabs_by_rows<__half>(task, table, stream);
+    case DType::bf16: return slabs_by_rows<__nv_bfloat16>(task, table, stream);
+    default: return cudaErrorInvalidValue;
+  }
 }
 
 }  // namespace forebay::cuda

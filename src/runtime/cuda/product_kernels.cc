@@ -5,6 +5,7 @@
 
 #include "runtime/cuda/kernel_base.h"
 #include "runtime/cuda/lt_product.h"
+#include "runtime/merged_kernel.h"
 #include "runtime/ops/product_plain.h"
 
 namespace forebay::cuda {
@@ -21,10 +22,14 @@ std::optional<std::int64_t> even_step(std::span<const std::int64_t> offsets) {
   return step;
 }
 
-class ProductKernel final : public Kernel {
+class ProductKernel final : public MergedKernel {
  public:
-  ProductKernel(const ops::ProductSpec& spec, StatePtr state)
-      : spec_(spec), state_(std::move(state)) {}
+  struct Finish {
+    Activation activation = Activation::none;
+    float alpha = 0, beta = 0;
+  };
+  ProductKernel(const ops::ProductSpec& spec, const Finish& finish, StatePtr state)
+      : spec_(spec), finish_(finish), state_(std::move(state)) {}
 
   Status prepare(const PrepareContext& context) override {
     const TypeShape* c =
@@ -55,11 +60,18 @@ class ProductKernel final : public Kernel {
     task_.y_batch = layout_.m * layout_.n;
     task_.alpha = spec_.alpha;
     task_.beta = spec_.beta;
+    task_.activation = finish_.activation;
+    task_.activation_alpha = finish_.alpha;
+    task_.activation_beta = finish_.beta;
     if (c != nullptr && spec_.beta != 0.0f) {
       task_.c_type = c->dtype;
       task_.c_row = layout_.c_row;
       task_.c_col = layout_.c_col;
     }
+    const std::span<const std::int64_t> rows = context.slab_rows;
+    even_slabs_ = true;
+    for (std::size_t i = 0; i + 1 < rows.size(); ++i) even_slabs_ = even_slabs_ && rows[i] == rows[0];
+    even_slabs_ = even_slabs_ && !rows.empty() && rows.back() <= rows[0];
     const bool few = layout_.m <= kFewRows && layout_.a_col == 1;
     way_ = !few ? Way::tiles : spec_.trans_b ? Way::row_dot : Way::axpy;
     library_.clear();
@@ -80,6 +92,33 @@ class ProductKernel final : public Kernel {
   }
 
   Status run(const KernelCall& call) override {
+    const ProductTask task = task_of(call);
+    switch (way_) {
+      case Way::row_dot: return check(launch_row_dot(task, queue_stream()));
+      case Way::axpy: return check(launch_axpy(task, queue_stream()));
+      case Way::tiles: return check(launch_tiles(task, queue_stream()));
+      case Way::library: return run_library(call, task);
+    }
+    return {};
+  }
+
+  bool merges() const override { return way_ == Way::row_dot && consumption_ == plan::Consumption::by_output && even_slabs_; }
+  Status run_merged(std::span<const KernelCall> calls) override {
+    ProductTask task = task_of(calls[0]);
+    SlabTable table;
+    table.rows = calls[0].inputs[1].shape[0];
+    task.n = 0;
+    for (std::size_t i = 0; i < calls.size(); ++i) {
+      table.slabs[i] = calls[i].inputs[1].data;
+      task.n += calls[i].inputs[1].shape[0];
+    }
+    return check(launch_row_dot_slabs(task, table, queue_stream()));
+  }
+
+ private:
+  enum class Way : std::uint8_t { row_dot, axpy, tiles, library };
+
+  ProductTask task_of(const KernelCall& call) const {
     ProductTask task = task_;
     const std::int64_t size = dtype_bits(type_) / 8, y_size = dtype_bits(y_type_) / 8;
     const std::byte* a = call.inputs[0].data + layout_.a_offsets[0] * size;
@@ -102,21 +141,8 @@ class ProductKernel final : public Kernel {
     if (task.sums != nullptr) task.sums += column;
     if (task.c_type != DType::none)
       task.c = call.inputs[2].data + column * task.c_col * (dtype_bits(task.c_type) / 8);
-    switch (way_) {
-      case Way::row_dot:
-        return check(launch_row_dot(task, queue_stream()));
-      case Way::axpy:
-        return check(launch_axpy(task, queue_stream()));
-      case Way::tiles:
-        return check(launch_tiles(task, queue_stream()));
-      case Way::library:
-        return run_library(call, task);
-    }
-    return {};
+    return task;
   }
-
- private:
-  enum class Way : std::uint8_t { row_dot, axpy, tiles, library };
 
   Status check(cudaError_t error) const {
     return error == cudaSuccess ? Status() : state_->errors.check(error, id());
@@ -124,7 +150,7 @@ class ProductKernel final : public Kernel {
 
   // f32 sums first where the library's own output would not do: C, or sums over slabs.
   bool with_sums() const {
-    return task_.c_type != DType::none || consumption_ == plan::Consumption::by_reduction;
+    return task_.c_type != DType::none || task_.activation != Activation::none || consumption_ == plan::Consumption::by_reduction;
   }
 
   // A constant matrix of even strides: one product for each size of slab. Leaves library_ empty,
@@ -180,7 +206,7 @@ class ProductKernel final : public Kernel {
     return nullptr;
   }
 
-  Status run_library(const KernelCall& call, ProductTask& task) const {
+  Status run_library(const KernelCall& call, const ProductTask& task) const {
     LtShape shape = library_.front()->shape();
     shape.n = task.n;
     shape.k = task.k;
@@ -195,6 +221,7 @@ class ProductKernel final : public Kernel {
   }
 
   const ops::ProductSpec spec_;
+  const Finish finish_;
   const StatePtr state_;
   ops::ProductLayout layout_;
   plan::Consumption consumption_ = plan::Consumption::whole;
@@ -203,20 +230,38 @@ class ProductKernel final : public Kernel {
   Way way_ = Way::tiles;
   std::vector<std::unique_ptr<LtProduct>> library_;
   std::uint64_t sums_bytes_ = 0;
+  bool even_slabs_ = false;
 };
+static_assert(SlabTable::kMost >= kMostMerged);
 
-KernelPtr make_product(const NodeView& node, std::span<const TypeShape> inputs,
-                       std::span<const TypeShape> outputs, const StatePtr& state) {
-  if (inputs.size() < 2 || inputs[0].dtype != inputs[1].dtype || !float_type(inputs[0].dtype) ||
-      !float_type(outputs[0].dtype))
-    return nullptr;
-  if (inputs.size() > 2 && inputs[2].present() && !float_type(inputs[2].dtype)) return nullptr;
+bool product_types(std::span<const TypeShape> inputs, std::span<const TypeShape> outputs) {
+  if (inputs.size() < 2 || inputs[0].dtype != inputs[1].dtype || !float_type(inputs[0].dtype) || !float_type(outputs[0].dtype)) return false;
+  return inputs.size() < 3 || !inputs[2].present() || float_type(inputs[2].dtype);
+}
+
+KernelPtr make_product(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs, const StatePtr& state) {
+  if (!product_types(inputs, outputs)) return nullptr;
   ops::ProductSpec spec;
   spec.trans_a = node.integer("transA", 0) != 0;
   spec.trans_b = node.integer("transB", 0) != 0;
   spec.alpha = node.real("alpha", 1.0f);
   spec.beta = node.real("beta", 1.0f);
-  return std::make_unique<ProductKernel>(spec, state);
+  return std::make_unique<ProductKernel>(spec, ProductKernel::Finish(), state);
+}
+
+// activation(x * W' + bias), W as [N,K] unless transB is 0.
+KernelPtr make_linear(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs, const StatePtr& state) {
+  static constexpr std::pair<std::string_view, Activation> kNames[] = {
+      {"", Activation::none},           {"Relu", Activation::relu},       {"LeakyRelu", Activation::leaky_relu},      {"Clip", Activation::clip},
+      {"Sigmoid", Activation::sigmoid}, {"Tanh", Activation::tanh},       {"HardSigmoid", Activation::hard_sigmoid},  {"HardSwish", Activation::hard_swish},
+      {"Swish", Activation::swish},     {"Mish", Activation::mish},       {"Gelu", Activation::gelu},                 {"GeluTanh", Activation::gelu_tanh}};
+  for (const auto& [name, activation] : kNames) {
+    if (name != node.text("activation", "") || !product_types(inputs, outputs)) continue;
+    ops::ProductSpec spec;
+    spec.trans_b = node.integer("transB", 1) != 0;
+    return std::make_unique<ProductKernel>(spec, ProductKernel::Finish{activation, node.real("activation_alpha", 0), node.real("activation_beta", 0)}, state);
+  }
+  return nullptr;
 }
 
 }  // namespace
@@ -224,7 +269,8 @@ KernelPtr make_product(const NodeView& node, std::span<const TypeShape> inputs,
 std::span<const TableEntry> product_table() {
   static constexpr TableEntry kTable[] = {{"", "MatMul", make_product},
                                           {"", "Gemm", make_product},
-                                          {"com.microsoft", "FusedMatMul", make_product}};
+                                          {"com.microsoft", "FusedMatMul", make_product},
+      {"forebay", "Linear", make_linear}};
   return kTable;
 }
 
