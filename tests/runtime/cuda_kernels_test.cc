@@ -87,6 +87,8 @@ class CudaKernels : public ::testing::Test {
     call.workspace_bytes = kernel.workspace_bytes();
     call.workspace = call.workspace_bytes > 0 ? place(call.workspace_bytes) : nullptr;
     call.pool = &pool_;
+    auto* const merging = dynamic_cast<MergedKernel*>(&kernel);
+    if (merge_ && merging != nullptr && merging->merges()) return launch_merged(run, *merging, call, views, results, made);
     call.slab_count =
         run.sliced == plan::kNone ? 1 : static_cast<std::uint32_t>(run.slab_rows.size());
     Call one{&kernel, &call};
