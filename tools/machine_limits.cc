@@ -12,9 +12,11 @@
 #include <thread>
 #include <vector>
 
+#include "base/check.h"
 #include "base/memory_info.h"
 #include "codec/chunk_codec.h"
 #include "forebay/version.h"
+#include "runtime/device_library.h"
 
 namespace forebay::tools {
 namespace {
@@ -66,6 +68,33 @@ double copy_gbps(double seconds) {
     bytes += kBytes;
   }
   return static_cast<double>(bytes) / since(start) / 1e9;
+}
+
+Result<double> device_link_gbps(const std::string& kind, double seconds) {
+  constexpr std::uint64_t kCopy = 8ull << 20, kCopies = 32;
+  FB_ASSIGN(auto device, load_device(kind));
+  FB_ASSIGN(auto arena, device->reserve_arena(kCopy * kCopies));
+  FB_TRY(arena->commit(0, kCopy * kCopies));
+  FB_ASSIGN(auto queue, device->create_queue("link", 256));
+  std::vector<std::byte> from(kCopy * kCopies, std::byte{1});
+  FB_TRY(device->register_host(from));
+  std::uint64_t bytes = 0;
+  Clock::time_point start;
+  Status status;
+  for (int round = 0; status.ok() && (round < 3 || since(start) < seconds); ++round) {
+    if (round == 1) start = Clock::now();  // the first one warms up
+    // Long rounds: between two the link is idle.
+    for (std::uint64_t c = 0; c < 8 * kCopies; ++c) {
+      const std::uint64_t at = c % kCopies * kCopy;
+      queue->copy(arena->base() + at, from.data() + at, kCopy);
+    }
+    status = queue->synchronize();
+    if (round > 0) bytes += 8 * kCopy * kCopies;
+  }
+  const double gbps = static_cast<double>(bytes) / since(start) / 1e9;
+  device->unregister_host(from);
+  FB_TRY(std::move(status));
+  return gbps;
 }
 
 double zstd_decode_gbps(double seconds) {

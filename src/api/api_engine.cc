@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "api/engine_state.h"
 #include "api/weight_catalog.h"
 #include "base/check.h"
@@ -5,6 +7,7 @@
 #include "forebay/engine.h"
 #include "refit/refit.h"
 #include "runtime/cpu/cpu_device.h"
+#include "runtime/device_library.h"
 #include "stream/streamer.h"
 
 namespace forebay {
@@ -25,8 +28,9 @@ Result<stream::IoChoice> io_choice(const std::string& text) {
 }
 
 Result<std::unique_ptr<Device>> make_device(const std::string& name) {
+  if (name == "cuda") return load_device("cuda");
   if (name != "cpu" && !name.empty()) {
-    return Status(Code::unavailable, "this build has no device '" + name + "'; the CPU device works everywhere (--device cpu)");
+    return Status(Code::invalid_argument, "there is no device '" + name + "': it is cpu or cuda");
   }
   return create_cpu_device();
 }
@@ -41,6 +45,16 @@ Result<std::unique_ptr<Arena>> make_arena(Device& device, const EngineOptions& o
   return device.reserve_arena(arena_reserve_bytes(plan));
 }
 
+
+// What streams leaves host memory at the speed of the link, and the disk at a tenth of it: with a link, all of it is kept where memory allows.
+std::uint64_t default_host_cache(const Device& device, const plan::Generation& generation) {
+  if (device.info().arena_host_addressable) return 0;
+  std::uint64_t stored = generation.binding.host_bytes;
+  for (const plan::ChunkBinding& chunk : generation.binding.chunks) {
+    if (chunk.where == plan::ChunkBinding::Where::file) stored += chunk.stored_bytes;
+  }
+  return std::min(stored, memory_info().available_bytes / 2);
+}
 
 // Binds sources (or the embedded weights when there are none) as generation `number`.
 Result<plan::GenerationPtr> bind_generation(Engine::State& state, const WeightSources& sources, std::uint64_t number, ThreadPool& pool, RefitReport* report) {
@@ -91,7 +105,7 @@ Result<Engine> Engine::create(const Plan& plan, const WeightSources& sources, co
   stream::StreamerOptions streaming;
   streaming.io = io;
   streaming.direct = state->direct;
-  const std::uint64_t cache = options.host_cache_bytes.value_or(0);
+  const std::uint64_t cache = options.host_cache_bytes.value_or(default_host_cache(*parts.device, *generation));
   streaming.host_cache_bytes = cache > generation->binding.host_bytes ? cache - generation->binding.host_bytes : 0;
   FB_ASSIGN(parts.source, stream::create_streamer(*parts.device, *parts.arena, plan.share(), parts.compiled->program, generation, streaming, *state->logger));
   parts.budget = options.budget;

@@ -128,7 +128,7 @@ Result<std::vector<std::pair<std::string, Shape>>> ContextCore::shapes_now() con
 Status ContextCore::prepare() {
   FB_ASSIGN(auto shapes, shapes_now());
   if (prepared_ && prepared_->input_shapes == shapes) return {};
-  FB_ASSIGN(auto prepared, prepare_pass(engine_.share_compiled(), shapes, engine_.pool(), bindings()));
+  FB_ASSIGN(auto prepared, prepare_pass(engine_.share_compiled(), shapes, engine_.pool(), bindings(), &engine_.device()));
   // Passes whose needs are not known ahead keep what earlier ones took.
   if (prepared->dynamic && !prepared->dynamic->bounded()) prepared->activation_bytes = std::max(prepared->activation_bytes, activation_bytes_);
   Status reserved = engine_.require(*this, prepared->activation_bytes, state_needs(*prepared));

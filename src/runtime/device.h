@@ -20,6 +20,10 @@
 
 namespace forebay {
 
+class Kernel;
+class NodeView;
+struct TypeShape;
+
 class Timeline {  // thread-safe; outlives the queue commands that name it
  public:
   virtual ~Timeline() = default;
@@ -88,6 +92,11 @@ class Device {  // thread-safe
   // Page-locks host memory for copies; the CPU device does nothing.
   virtual Status register_host(std::span<std::byte> memory) = 0;
   virtual void unregister_host(std::span<std::byte> memory) = 0;
+  // The device's own kernel for a node; null where it has none: the CPU's kernel then runs, on copies in host memory unless the host addresses
+  // the arena. Its run() is called by functions that a queue runs, and enqueues.
+  virtual Result<std::unique_ptr<Kernel>> create_kernel(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs);
+  // For functions that a queue runs: a copy behind all that the queue was given, waited for.
+  virtual Status copy_now(std::byte* to, const std::byte* from, std::uint64_t bytes);
 };
 
 }  // namespace forebay

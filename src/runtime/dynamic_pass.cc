@@ -12,8 +12,8 @@ namespace forebay {
 using plan::kNone;
 using plan::ValueId;
 
-DynamicPass::DynamicPass(std::shared_ptr<const CompiledPlan> compiled, PreparedPass& pass, ThreadPool& pool)
-    : compiled_(std::move(compiled)), plan_(*compiled_->plan), pass_(pass), pool_(pool), bounds_(declared_bounds(plan_)) {
+DynamicPass::DynamicPass(std::shared_ptr<const CompiledPlan> compiled, PreparedPass& pass, ThreadPool& pool, Device* device)
+    : compiled_(std::move(compiled)), plan_(*compiled_->plan), pass_(pass), pool_(pool), device_(device), bounds_(declared_bounds(plan_)) {
   const std::size_t values = plan_.values.size(), graphs = plan_.graphs.size();
   pass_.places.resize(values);
   hosts_.resize(values);
@@ -197,7 +197,7 @@ Status DynamicPass::settle(const Step& step, DynamicStep& dynamic) {
     dynamic.prepared = {};
   } else if (step.kind != Step::Kind::view) {
     const double compute_ms = dynamic.prepared.compute_ms, wait_ms = dynamic.prepared.wait_ms;
-    FB_ASSIGN(dynamic.prepared, make_kernel_step(plan_, step, o, pool_));
+    FB_ASSIGN(dynamic.prepared, make_kernel_step(plan_, step, o, pool_, device_));
     dynamic.prepared.compute_ms = compute_ms;
     dynamic.prepared.wait_ms = wait_ms;
   }
@@ -283,12 +283,12 @@ Status DynamicPass::run_unsettled(const Step& step, const Status& why) {
 
 Result<std::unique_ptr<PreparedPass>> prepare_dynamic(std::shared_ptr<const CompiledPlan> compiled,
                                                       const std::vector<std::pair<std::string, Shape>>& inputs, ThreadPool& pool,
-                                                      std::size_t states) {
+                                                      Device* device, std::size_t states) {
   auto pass = std::make_unique<PreparedPass>();
   pass->compiled = compiled;
   pass->input_shapes = inputs;
   pass->states.assign(states, StateResult::copied);
-  pass->dynamic = std::make_shared<DynamicPass>(std::move(compiled), *pass, pool);
+  pass->dynamic = std::make_shared<DynamicPass>(std::move(compiled), *pass, pool, device);
   pass->activation_bytes = pass->dynamic->estimate();
   return pass;
 }

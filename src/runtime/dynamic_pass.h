@@ -24,7 +24,7 @@ class PassRunner;
 class DynamicPass {
  public:
   // `pass` owns this and holds the places.
-  DynamicPass(std::shared_ptr<const CompiledPlan> compiled, PreparedPass& pass, ThreadPool& pool);
+  DynamicPass(std::shared_ptr<const CompiledPlan> compiled, PreparedPass& pass, ThreadPool& pool, Device* device);
   // Bytes to reserve: exact bounds where they follow from shapes or were declared. What depends on data alone counts up to there only.
   std::uint64_t estimate();
   // Places of the inputs, before they are uploaded.
@@ -115,6 +115,7 @@ class DynamicPass {
   const plan::Plan& plan_;
   PreparedPass& pass_;
   ThreadPool& pool_;
+  Device* const device_;
   PassRunner* runner_ = nullptr;                             // null: a walk without data
   std::vector<Tensor> hosts_;                                // by value; places[value].host is the same
   std::vector<std::uint32_t> blocks_;                        // by value

@@ -287,7 +287,7 @@ MemoryReport EngineCore::memory() const {
 }
 
 Result<Engine::Sizes> EngineCore::sizes_for_shapes(const std::vector<std::pair<std::string, Shape>>& inputs) const {
-  FB_ASSIGN(const auto prepared, prepare_pass(parts_.compiled, inputs, *parts_.pool));
+  FB_ASSIGN(const auto prepared, prepare_pass(parts_.compiled, inputs, *parts_.pool, {}, parts_.device.get()));
   const std::lock_guard lock(layout_mutex_);
   ArenaDemand demand = demand_locked();
   demand.activation_bytes = prepared->activation_bytes;

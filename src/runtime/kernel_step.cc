@@ -2,6 +2,8 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "runtime/host_fallback.h"
+#include "runtime/merged_kernel.h"
 #include "runtime/preparer.h"
 
 namespace forebay {
@@ -60,6 +62,22 @@ Result<std::vector<HostTensor>> run_on_host(const NodeView& view, const Step& st
   return results;
 }
 
+// The device's own kernel, prepared; where it has none for these types, shapes or slabs, the CPU's.
+Result<std::unique_ptr<Kernel>> make_kernel(const Step& step, const Operands& o, const PrepareContext& context, Device* device) {
+  if (device != nullptr) {
+    FB_ASSIGN(auto own, device->create_kernel(context.node, o.inputs, o.outputs));
+    if (own != nullptr) {
+      Status prepared = own->prepare(context);
+      if (prepared.ok()) return own;
+      if (prepared.code() != Code::unsupported) return prepared;
+    }
+  }
+  FB_ASSIGN(std::unique_ptr<Kernel> kernel, step.spec->create(context.node, o.inputs, o.outputs));
+  if (device != nullptr && !device->info().arena_host_addressable) kernel = run_on_host(std::move(kernel), *device);
+  FB_TRY(kernel->prepare(context));
+  return kernel;
+}
+
 }  // namespace
 
 bool small_outputs(const Operands& o) {
@@ -97,7 +115,7 @@ Result<std::vector<HostTensor>> evaluate_operands(const plan::Plan& plan, const 
   return run_on_host(view, step, o, pool);
 }
 
-Result<PreparedStep> make_kernel_step(const plan::Plan& plan, const Step& step, const Operands& o, ThreadPool& pool) {
+Result<PreparedStep> make_kernel_step(const plan::Plan& plan, const Step& step, const Operands& o, ThreadPool& pool, Device* device) {
   const plan::Node& node = *step.node;
   const NodeView view(node, plan);
   PreparedStep prepared;
@@ -109,9 +127,12 @@ Result<PreparedStep> make_kernel_step(const plan::Plan& plan, const Step& step, 
   if (step.kind == Step::Kind::gather_rows) {
     prepared.calls = 1;
     prepared.rows.resize(static_cast<std::size_t>(o.inputs[1].shape().elements()));
+    if (device != nullptr && !device->info().arena_host_addressable) {
+      const TypeShape& out = o.outputs[0];
+      prepared.row_bytes.resize(std::max(dtype_bytes(out.dtype, out.shape().elements()).value_or(0), prepared.rows.size() * 8));
+    }
     return prepared;
   }
-  FB_ASSIGN(prepared.kernel, step.spec->create(view, o.inputs, o.outputs));
   std::vector<std::int64_t> slab_rows;
   PrepareContext context{view, o.inputs, o.values, o.outputs, &pool, step.sliced_input, plan::Consumption::whole, {}};
   if (step.sliced_input != kNone) {
@@ -122,7 +143,9 @@ Result<PreparedStep> make_kernel_step(const plan::Plan& plan, const Step& step, 
     context.consumption = weight.consumption;
     context.slab_rows = slab_rows;
   }
-  FB_TRY(prepared.kernel->prepare(context));
+  FB_ASSIGN(prepared.kernel, make_kernel(step, o, context, device));
+  prepared.merged = dynamic_cast<MergedKernel*>(prepared.kernel.get());
+  if (prepared.merged != nullptr && !prepared.merged->merges()) prepared.merged = nullptr;
   prepared.workspace_bytes = prepared.kernel->workspace_bytes();
   return prepared;
 }

@@ -4,9 +4,11 @@
 #include <array>
 #include <chrono>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 #include "runtime/dynamic_pass.h"
+#include "runtime/merged_kernel.h"
 
 namespace forebay {
 namespace {
@@ -130,6 +132,7 @@ Status PassRunner::run_kernel(PreparedStep& step) {
   }
   if (step.step->substep_count > 0) FB_TRY(enter_segment(*step.step));
   std::array<ChunkAddress, kMaxUses> chunks;
+  std::uint32_t first = 0;  // calls from here to c wait for nothing and are still to be launched
   for (std::uint32_t c = 0; c < step.calls; ++c) {
     KernelCall& call = step.kernel_calls[c];
     call.workspace = step.workspace_bytes > 0 ? activations_ + step.workspace_offset : nullptr;
@@ -137,10 +140,14 @@ Status PassRunner::run_kernel(PreparedStep& step) {
       const ValueId id = step.input_values[i];
       if (id != kNone) step.call_inputs[c * arity + i].data = address(id);
     }
+    bool waits = false;
     if (step.step->substep_count > 0) {
       const PassProgram::Substep& substep = engine_.compiled().program.substeps[step.step->first_substep + c];
       if (substep.use_count > kMaxUses) return Status(Code::unsupported, "node '" + step.name + "' takes more than 64 weights");
       FB_TRY(lease_.acquire(step.step->first_substep + c, std::span(chunks.data(), substep.use_count)));
+      for (std::uint32_t u = 0; u < substep.use_count; ++u) waits = waits || chunks[u].ready.timeline != nullptr;
+      // What is resident does not wait for what comes behind it.
+      if (waits && first < c) launch(step, std::exchange(first, c), c - first);
       for (std::uint32_t u = 0; u < substep.use_count; ++u) queue_.wait(chunks[u].ready);
       for (const WeightOperand& operand : step.step->weights) {
         const plan::Weight& weight = engine_.plan().weights[operand.weight];
@@ -148,13 +155,23 @@ Status PassRunner::run_kernel(PreparedStep& step) {
         step.call_inputs[c * arity + operand.input].data = chunks[operand.use].data + part.offset_in_chunk;
       }
     }
-    Launch& launch = step.launches[c];
-    launch.clock = &context_.clock_;
-    queue_.launch(&PassRunner::run_launch, &launch);
-    if (step.step->substep_count > 0) release(*step.step, c);
+    if (step.merged != nullptr && !waits && c + 1 < step.calls && c + 1 - first < kMostMerged) continue;
+    launch(step, first, c + 1 - first);
+    first = c + 1;
   }
   for (const ValueId id : step.output_values) debug(id);
   return {};
+}
+
+void PassRunner::launch(PreparedStep& step, std::uint32_t first, std::uint32_t count) {
+  Launch& launch = step.launches[first];
+  launch.clock = &context_.clock_;
+  launch.merged = count;
+  queue_.launch(&PassRunner::run_launch, &launch);
+  if (step.step->substep_count == 0) return;
+  const TimelinePoint done{slot_.timeline.get(), ++slot_.value};
+  queue_.signal(done);
+  for (std::uint32_t c = first; c < first + count; ++c) lease_.release(step.step->first_substep + c, done);
 }
 
 void PassRunner::release(const Step& step, std::uint32_t call) {
@@ -167,7 +184,7 @@ Status PassRunner::run_launch(void* argument) {
   Launch& launch = *static_cast<Launch*>(argument);
   PassClock& clock = *launch.clock;
   const auto start = clock.on ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
-  Status status = launch.kernel->run(*launch.call);
+  Status status = launch.merged > 1 ? launch.step->merged->run_merged({launch.call, launch.merged}) : launch.kernel->run(*launch.call);
   if (clock.on) {
     const auto end = std::chrono::steady_clock::now();
     launch.step->wait_ms += milliseconds(start - clock.last);
@@ -198,6 +215,12 @@ Status PassRunner::run_gather(void* argument) {
   const plan::Weight& weight = runner.engine_.plan().weights[step.step->weights.front().weight];
   const ValuePlace& indices = runner.pass_.places[step.input_values[1]];
   const std::byte* data = runner.address(step.input_values[1]);
+  Device& device = runner.engine_.device();
+  const bool staged = !device.info().arena_host_addressable;
+  if (staged) {
+    FB_TRY(device.copy_now(step.row_bytes.data(), data, bytes_of(indices)));
+    data = step.row_bytes.data();
+  }
   const std::int64_t rows = weight.shape[0];
   for (std::size_t i = 0; i < step.rows.size(); ++i) {
     std::int64_t row = 0;
@@ -214,7 +237,9 @@ Status PassRunner::run_gather(void* argument) {
     }
     step.rows[i] = row < 0 ? row + rows : row;
   }
-  Status status = runner.lease_.gather_rows(step.step->weights.front().weight, step.rows, step.outputs[0].data);
+  std::byte* const to = staged ? step.row_bytes.data() : step.outputs[0].data;
+  Status status = runner.lease_.gather_rows(step.step->weights.front().weight, step.rows, to);
+  if (status.ok() && staged) status = device.copy_now(step.outputs[0].data, to, bytes_of(runner.pass_.places[step.output_values[0]]));
   return status.ok() ? Status() : std::move(status).with_context("gathering rows for node '" + step.name + "'");
 }
 
@@ -246,7 +271,14 @@ Status PassRunner::run_debug(void* argument) {
   const ValuePlace& place = runner.pass_.places[call.value];
   DebugTensor tensor;
   tensor.name = runner.engine_.plan().values[call.value].name;
-  tensor.tensor = ConstTensorView(runner.address(call.value), place.dtype, place.shape);
+  HostTensor copied;
+  const std::byte* data = runner.address(call.value);
+  if (Device& device = runner.engine_.device(); !device.info().arena_host_addressable) {
+    copied = HostTensor(place.dtype, place.shape);
+    FB_TRY(device.copy_now(copied.data(), data, copied.bytes()));
+    data = copied.data();
+  }
+  tensor.tensor = ConstTensorView(data, place.dtype, place.shape);
   tensor.iteration = call.iteration;
   runner.context_.debug_(tensor);
   return {};

@@ -39,6 +39,7 @@ class PassRunner {
   Status run_graph(PreparedGraph& graph);
   Status run_step(PreparedStep& step);
   Status run_kernel(PreparedStep& step);
+  void launch(PreparedStep& step, std::uint32_t first, std::uint32_t count);
   Status run_gather_step(PreparedStep& step);
   Status run_load(PreparedStep& step);
   // pass_control.cc

@@ -21,8 +21,8 @@ std::string dim_text(const plan::Dim& dim) { return dim.size >= 0 ? std::to_stri
 
 }  // namespace
 
-Preparer::Preparer(std::shared_ptr<const CompiledPlan> compiled, ThreadPool& pool)
-    : compiled_(std::move(compiled)), plan_(*compiled_->plan), pool_(pool), pass_(std::make_unique<PreparedPass>()) {}
+Preparer::Preparer(std::shared_ptr<const CompiledPlan> compiled, ThreadPool& pool, Device* device)
+    : compiled_(std::move(compiled)), plan_(*compiled_->plan), pool_(pool), device_(device), pass_(std::make_unique<PreparedPass>()) {}
 
 Result<std::unique_ptr<PreparedPass>> Preparer::run(const std::vector<std::pair<std::string, Shape>>& inputs,
                                                     std::span<const StateBinding> states) {
@@ -40,7 +40,7 @@ Result<std::unique_ptr<PreparedPass>> Preparer::run(const std::vector<std::pair<
     set_stored(id, plan_.values[id].dtype, inputs[i].second);
   }
   if (Status status = prepare_graph(0, pass_->main); !status.ok() || data_dependent_) {
-    if (data_dependent_) return prepare_dynamic(compiled_, inputs, pool_, states.size());
+    if (data_dependent_) return prepare_dynamic(compiled_, inputs, pool_, device_, states.size());
     return status;
   }
   for (const ValueId id : plan_.graphs[0].outputs) {
@@ -188,7 +188,7 @@ Status Preparer::evaluate(const Step& step, Operands& o) {
 
 Status Preparer::prepare_kernel(const Step& step, Operands& o, PreparedGraph& out) {
   const plan::Node& node = *step.node;
-  FB_ASSIGN(PreparedStep prepared, make_kernel_step(plan_, step, o, pool_));
+  FB_ASSIGN(PreparedStep prepared, make_kernel_step(plan_, step, o, pool_, device_));
   prepared.appends = appends(step, o);
   if (prepared.kernel) {
     pass_->kernel_ids += prepared.kernel->id();
@@ -331,8 +331,8 @@ Status check_input_shapes(const plan::Plan& plan, const std::vector<std::pair<st
 
 Result<std::unique_ptr<PreparedPass>> prepare_pass(std::shared_ptr<const CompiledPlan> compiled,
                                                    const std::vector<std::pair<std::string, Shape>>& inputs, ThreadPool& pool,
-                                                   std::span<const StateBinding> states) {
-  return Preparer(std::move(compiled), pool).run(inputs, states);
+                                                   std::span<const StateBinding> states, Device* device) {
+  return Preparer(std::move(compiled), pool, device).run(inputs, states);
 }
 
 }  // namespace forebay

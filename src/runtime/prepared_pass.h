@@ -17,7 +17,9 @@
 
 namespace forebay {
 
+class Device;
 class DynamicPass;
+class MergedKernel;
 struct PreparedGraph;
 struct PassClock;
 struct PreparedStep;
@@ -42,12 +44,13 @@ struct ValuePlace {
   const HostTensor* host = nullptr;  // contents known on the host
 };
 
-// What a queue needs to run one call; lives in the step, so that enqueueing allocates nothing.
+// What a queue needs to run one call, or several merged into one launch; lives in the step, so that enqueueing allocates nothing.
 struct Launch {
   Kernel* kernel = nullptr;
   KernelCall* call = nullptr;
   PreparedStep* step = nullptr;
   PassClock* clock = nullptr;
+  std::uint32_t merged = 1;  // calls from `call` on
 };
 // Written by the queue's worker only while a pass runs.
 struct PassClock {
@@ -59,6 +62,7 @@ struct PreparedStep {
   const Step* step = nullptr;
   std::string name;                       // for errors, profile and debug callbacks
   std::unique_ptr<Kernel> kernel;
+  MergedKernel* merged = nullptr;         // the same, where calls may share a launch
   std::uint64_t workspace_offset = 0, workspace_bytes = 0;
   // Operands of each call; weights are filled in when the pass is enqueued. call_inputs holds `calls` groups.
   std::vector<plan::ValueId> input_values, output_values;
@@ -70,6 +74,7 @@ struct PreparedStep {
   std::vector<Launch> launches;           // one a call
   double compute_ms = 0, wait_ms = 0;     // of the running pass
   std::vector<std::int64_t> rows;         // gather_rows: scratch for indices
+  std::vector<std::byte> row_bytes;       // and for the rows, where the host does not address the arena
   // Control nodes. If: bodies are then and else; null where that branch cannot run at these shapes, and branch_errors says why.
   // Loop, Scan: one body; `carried` of its inputs are handed from iteration to iteration through staging (the step's workspace).
   std::vector<std::unique_ptr<PreparedGraph>> bodies;
@@ -111,10 +116,10 @@ struct PreparedPass {
 };
 
 // invalid_argument for inputs that do not fit the plan (dtype, rank, fixed or shared dimensions, ranges), naming the input and both places of
-// a conflict; invalid_model, unsupported naming the node.
+// a conflict; invalid_model, unsupported naming the node. The kernels are `device`'s where it has them (null: the CPU's); it outlives the pass.
 Result<std::unique_ptr<PreparedPass>> prepare_pass(std::shared_ptr<const CompiledPlan> compiled,
                                                    const std::vector<std::pair<std::string, Shape>>& inputs, ThreadPool& pool,
-                                                   std::span<const StateBinding> states = {});
+                                                   std::span<const StateBinding> states = {}, Device* device = nullptr);
 
 // Checks shapes against the plan alone (ranks, fixed dims, shared names, ranges).
 Status check_input_shapes(const plan::Plan& plan, const std::vector<std::pair<std::string, Shape>>& inputs);

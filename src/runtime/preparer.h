@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/device.h"
 #include "runtime/prepared_pass.h"
 
 namespace forebay {
@@ -23,8 +24,8 @@ Status read_operands(const plan::Plan& plan, const plan::Node& node, const std::
 Status check_output(const plan::Plan& plan, const plan::Node& node, const TypeShape& output);
 // Runs a node whose outputs follow from shapes and constants, on the host.
 Result<std::vector<HostTensor>> evaluate_operands(const plan::Plan& plan, const Step& step, const Operands& o, ThreadPool& pool);
-// The kernel, prepared, without places.
-Result<PreparedStep> make_kernel_step(const plan::Plan& plan, const Step& step, const Operands& o, ThreadPool& pool);
+// The kernel, prepared, without places: the device's own, or the CPU's where it has none (null: the CPU).
+Result<PreparedStep> make_kernel_step(const plan::Plan& plan, const Step& step, const Operands& o, ThreadPool& pool, Device* device);
 // Call structures, with room for addresses. The step stays where it is from now on.
 void bind_step(const plan::Plan& plan, const std::vector<ValuePlace>& places, ThreadPool& pool, PreparedStep& step);
 // The body that a control node names; kNone when it has none.
@@ -33,11 +34,12 @@ std::uint32_t body_of(const plan::Node& node, std::string_view attribute);
 // A pass whose shapes depend on data, as far as it can be planned ahead.
 Result<std::unique_ptr<PreparedPass>> prepare_dynamic(std::shared_ptr<const CompiledPlan> compiled,
                                                       const std::vector<std::pair<std::string, Shape>>& inputs, ThreadPool& pool,
-                                                      std::size_t states);
+                                                      Device* device, std::size_t states);
 
 class Preparer {
  public:
-  Preparer(std::shared_ptr<const CompiledPlan> compiled, ThreadPool& pool);
+  // `device` null: the CPU's kernels.
+  Preparer(std::shared_ptr<const CompiledPlan> compiled, ThreadPool& pool, Device* device);
   Result<std::unique_ptr<PreparedPass>> run(const std::vector<std::pair<std::string, Shape>>& inputs, std::span<const StateBinding> states);
 
  private:
@@ -76,6 +78,7 @@ class Preparer {
   std::shared_ptr<const CompiledPlan> compiled_;
   const plan::Plan& plan_;
   ThreadPool& pool_;
+  Device* const device_;
   std::unique_ptr<PreparedPass> pass_;
   std::span<const StateBinding> states_;
   std::vector<Life> lives_;

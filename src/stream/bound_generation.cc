@@ -20,7 +20,7 @@ bool same_file(const FileIdentity& a, const FileIdentity& b) {
 }  // namespace
 
 Result<std::shared_ptr<BoundGeneration>> BoundGeneration::bind(std::shared_ptr<const plan::Plan> plan, plan::GenerationPtr generation,
-                                                               bool direct) {
+                                                               bool direct, bool staged) {
   if (generation == nullptr) return Status(Code::invalid_argument, "there is no generation");
   const plan::Binding& binding = generation->binding;
   if (binding.chunks.size() != plan->chunks.size()) {
@@ -38,7 +38,7 @@ Result<std::shared_ptr<BoundGeneration>> BoundGeneration::bind(std::shared_ptr<c
   bound->sources_.resize(count);
   bound->shapes_.resize(count);
   bound->records_.resize(count);
-  for (std::size_t i = 0; i < count; ++i) FB_TRY(bound->bind_chunk(static_cast<plan::ChunkId>(i), file_bytes, direct));
+  for (std::size_t i = 0; i < count; ++i) FB_TRY(bound->bind_chunk(static_cast<plan::ChunkId>(i), file_bytes, direct, staged));
   FB_TRY(bound->check_rows(file_bytes));
   return bound;
 }
@@ -54,7 +54,7 @@ Status BoundGeneration::check_rows(std::span<const std::uint64_t> file_bytes) co
   return {};
 }
 
-Status BoundGeneration::bind_chunk(plan::ChunkId chunk, std::span<const std::uint64_t> file_bytes, bool direct) {
+Status BoundGeneration::bind_chunk(plan::ChunkId chunk, std::span<const std::uint64_t> file_bytes, bool direct, bool staged) {
   const plan::ChunkBinding& b = binding(chunk);
   const std::uint64_t raw = raw_bytes(chunk);
   ChunkSource& source = sources_[chunk];
@@ -100,6 +100,7 @@ Status BoundGeneration::bind_chunk(plan::ChunkId chunk, std::span<const std::uin
     shape.fill_slot = source.lead != 0 ? shape.raw_slot : 0;
     source.shift = source.lead % kKernelAlign == 0 ? source.lead : 0;
   }
+  if (staged) shape.fill_slot = shape.raw_slot + shape.stored_slot;
   return {};
 }
 

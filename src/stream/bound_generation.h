@@ -34,8 +34,10 @@ struct ArrivalRecord {
 
 class BoundGeneration {
  public:
-  // Checks the binding against the plan and the files' sizes. `direct`: use the direct handles where they are.
-  static Result<std::shared_ptr<BoundGeneration>> bind(std::shared_ptr<const plan::Plan> plan, plan::GenerationPtr generation, bool direct);
+  // Checks the binding against the plan and the files' sizes. `direct`: use the direct handles where they are. `staged`: nothing lands in
+  // its resident place directly, all of it passes through the ring.
+  static Result<std::shared_ptr<BoundGeneration>> bind(std::shared_ptr<const plan::Plan> plan, plan::GenerationPtr generation, bool direct,
+                                                       bool staged = false);
 
   const plan::Plan& plan() const { return *plan_; }
   const plan::GenerationPtr& generation() const { return generation_; }
@@ -60,7 +62,7 @@ class BoundGeneration {
   BoundGeneration(std::shared_ptr<const plan::Plan> plan, plan::GenerationPtr generation)
       : plan_(std::move(plan)), generation_(std::move(generation)) {}
   Status check_rows(std::span<const std::uint64_t> file_bytes) const;
-  Status bind_chunk(plan::ChunkId chunk, std::span<const std::uint64_t> file_bytes, bool direct);
+  Status bind_chunk(plan::ChunkId chunk, std::span<const std::uint64_t> file_bytes, bool direct, bool staged);
 
   std::shared_ptr<const plan::Plan> plan_;
   plan::GenerationPtr generation_;

@@ -26,10 +26,13 @@ void HostCache::drop(plan::ChunkId chunk) {
 void HostCache::offer(plan::ChunkId chunk, std::span<const std::byte> stored) {
   Entry& entry = entries_[chunk];
   if (!entry.wanted.load(std::memory_order_relaxed) || !entry.wanted.exchange(false)) return;
-  std::byte* memory = new (std::nothrow) std::byte[stored.size()];
-  if (memory == nullptr) return;
+  std::byte* memory = pool_ != nullptr ? pool_->take(stored.size()) : new (std::nothrow) std::byte[stored.size()];
+  if (memory == nullptr) {
+    if (pool_ != nullptr) entry.wanted.store(true);  // the pool grows: the next pass offers it again
+    return;
+  }
   std::memcpy(memory, stored.data(), stored.size());
-  entry.bytes.reset(memory);
+  entry.bytes = std::unique_ptr<std::byte[], CacheFree>(memory, CacheFree{pool_, stored.size()});
   entry.size = stored.size();
   held_.fetch_add(entry.size, std::memory_order_relaxed);
   entry.filled.store(true, std::memory_order_release);

@@ -9,13 +9,27 @@
 #include <vector>
 
 #include "plan/plan_data.h"
+#include "stream/pinned_memory.h"
 
 namespace forebay::stream {
+
+struct CacheFree {
+  PinnedPool* pool = nullptr;
+  std::uint64_t size = 0;
+  void operator()(std::byte* bytes) const {
+    if (pool != nullptr) {
+      pool->give(bytes, size);
+    } else {
+      delete[] bytes;
+    }
+  }
+};
 
 // configure and drop: with nothing in flight. find and offer: any thread; a chunk used twice in a pass may be offered twice at once.
 class HostCache {
  public:
-  explicit HostCache(std::size_t chunks) : entries_(chunks) {}
+  // With a pool the chunks lie in page-locked memory, as it becomes there.
+  explicit HostCache(std::size_t chunks, PinnedPool* pool = nullptr) : pool_(pool), entries_(chunks) {}
   // The set from now on; what is in both sets stays.
   void configure(std::span<const plan::ChunkId> wanted);
   void drop(plan::ChunkId chunk);
@@ -32,9 +46,10 @@ class HostCache {
   struct Entry {
     std::atomic<bool> wanted{false};  // the first offer takes it down
     std::uint64_t size = 0;
-    std::unique_ptr<std::byte[]> bytes;
+    std::unique_ptr<std::byte[], CacheFree> bytes;
     std::atomic<bool> filled{false};
   };
+  PinnedPool* const pool_;
   std::vector<Entry> entries_;
   std::atomic<std::uint64_t> held_{0};
 };

@@ -12,11 +12,14 @@ namespace forebay::stream {
 void ReadPipeline::work(void* self, void* item, int worker) {
   auto* pipeline = static_cast<ReadPipeline*>(self);
   auto& slot = *static_cast<LoadSlot*>(item);
+  slot.copy_from = nullptr;
   try {
     slot.status = pipeline->process(slot, worker);
   } catch (const std::bad_alloc&) {
     slot.status = Status(Code::out_of_memory, "the host refused memory to decode a chunk");
   }
+  // A copy to the device finishes the load when it is done, and wakes then.
+  if (slot.status.ok() && slot.copy_from != nullptr) return pipeline->copy_to_device(slot);
   slot.stage.store(Stage::finished, std::memory_order_release);
   pipeline->engine_->wake();
 }
@@ -27,8 +30,8 @@ Status ReadPipeline::process(LoadSlot& slot, int worker) {
   const ChunkSource& source = bound.source(slot.chunk);
   const std::uint64_t raw_bytes = bound.raw_bytes(slot.chunk);
   if (source.file == nullptr) {
-    if (raw_bytes > 0) std::memcpy(slot.raw, binding.host->data(), raw_bytes);
-    stats_.link_bytes.fetch_add(raw_bytes, std::memory_order_relaxed);
+    if (slot.device == nullptr) stats_.link_bytes.fetch_add(raw_bytes, std::memory_order_relaxed);
+    deliver(slot, binding.host->data(), raw_bytes);
     return {};
   }
   std::span<const std::byte> stored(slot.cached, binding.stored_bytes);
@@ -38,17 +41,29 @@ Status ReadPipeline::process(LoadSlot& slot, int worker) {
     FB_TRY(bound.check_arrival(slot.chunk, stored));
     if (!slot.fill) cache_.offer(slot.chunk, stored);
   } else {
-    stats_.link_bytes.fetch_add(binding.stored_bytes, std::memory_order_relaxed);
+    if (slot.device == nullptr) stats_.link_bytes.fetch_add(binding.stored_bytes, std::memory_order_relaxed);
   }
   if (source.coded) {
     codec::ChunkCodec& codec = codecs_[static_cast<std::size_t>(worker)];
     Status decoded = codec.decode(static_cast<std::uint8_t>(binding.codec), binding.codec_version, stored,
                                   {slot.raw, static_cast<std::size_t>(raw_bytes)});
     if (!decoded.ok()) return bound.name_failure(slot.chunk, std::move(decoded));
-    return {};
+    deliver(slot, slot.raw, raw_bytes);
+  } else {
+    deliver(slot, stored.data(), raw_bytes);
   }
-  if (stored.data() != slot.raw && raw_bytes > 0) std::memmove(slot.raw, stored.data(), raw_bytes);
   return {};
+}
+
+// The raw bytes to where kernels read them.
+void ReadPipeline::deliver(LoadSlot& slot, const std::byte* from, std::uint64_t bytes) {
+  if (bytes == 0) return;
+  if (slot.device != nullptr) {
+    stats_.link_bytes.fetch_add(bytes, std::memory_order_relaxed);
+    slot.copy_from = from;
+  } else if (from != slot.raw) {
+    std::memmove(slot.raw, from, bytes);
+  }
 }
 
 std::string ReadPipeline::engine_name() const { return on_threads_.load() ? "threads" : "uring"; }

@@ -28,12 +28,13 @@ std::uint64_t read_size(const StreamerOptions& options) {
 
 }  // namespace
 
-ReadPipeline::ReadPipeline(const StreamerOptions& options, std::size_t chunks, std::uint64_t most_steps, Timeline& ready, Logger& logger)
+ReadPipeline::ReadPipeline(const StreamerOptions& options, std::size_t chunks, std::uint64_t most_steps, Timeline& ready, Logger& logger,
+                           PinnedPool* pool)
     : options_(options),
       read_bytes_(read_size(options)),
       ready_(ready),
       logger_(logger),
-      cache_(chunks),
+      cache_(chunks, pool),
       slots_(kSlots),
       finder_(read_bytes_, options.queue_depth),
       step_values_(2 * most_steps + 64),
@@ -42,8 +43,8 @@ ReadPipeline::ReadPipeline(const StreamerOptions& options, std::size_t chunks, s
 }
 
 Result<std::unique_ptr<ReadPipeline>> ReadPipeline::create(const StreamerOptions& options, std::size_t chunks, std::uint64_t most_steps,
-                                                           Timeline& ready, Logger& logger) {
-  std::unique_ptr<ReadPipeline> p(new ReadPipeline(options, chunks, most_steps, ready, logger));
+                                                           Timeline& ready, Logger& logger, Device* staged, PinnedPool* pool) {
+  std::unique_ptr<ReadPipeline> p(new ReadPipeline(options, chunks, most_steps, ready, logger, pool));
   const int workers = std::max(1, options.decode_threads);
   for (int i = 0; i < workers; ++i) p->codecs_.emplace_back();
   FB_ASSIGN(p->pool_, WorkPool::create(workers, kSlots, &ReadPipeline::work, p.get()));
@@ -61,6 +62,7 @@ Result<std::unique_ptr<ReadPipeline>> ReadPipeline::create(const StreamerOptions
   opened_signal.wait(lock, [&] { return opened_done; });
   lock.unlock();
   if (!opened.ok()) return opened;
+  if (staged != nullptr) FB_TRY(p->open_copies(*staged));
   return p;
 }
 
@@ -94,6 +96,7 @@ void ReadPipeline::run(Status* opened, std::condition_variable* opened_signal, b
   }
   if (!usable) return;
   loop();
+  if (copied_ != nullptr) copied_->set_listener({});
   pool_.reset();    // nothing is in flight any more; the workers may still be waking the engine
   std::lock_guard lock(mutex_);
   engine_.reset();
@@ -126,7 +129,7 @@ void ReadPipeline::loop() {
       partial_ = nullptr;
     }
     bool quiet = engine_->in_flight() == 0;
-    for (std::uint64_t s = head_; s < tail_ && quiet; ++s) quiet = slot_of(s).stage.load(std::memory_order_acquire) == Stage::finished;
+    for (std::uint64_t s = head_; s < tail_ && quiet; ++s) quiet = settled(slot_of(s));
     if (!quiet) continue;
     if (!serve_command()) return;
     busy = true;
@@ -209,7 +212,7 @@ bool ReadPipeline::advance() {
   std::uint64_t loads = 0, first_step = 0;
   while (head_ < tail_) {
     LoadSlot& slot = slot_of(head_);
-    if (slot.stage.load(std::memory_order_acquire) != Stage::finished) break;
+    if (!settled(slot)) break;
     if (!slot.status.ok()) {
       if (!forgive(slot)) halt(slot);
       break;
@@ -325,12 +328,18 @@ ReadPipeline::Pick ReadPipeline::pick(std::uint64_t* sequence) {
   slot.prefetched = slot.sequence >= claimed_loads_;
   slot.first_step = walk.step_base + load.first_step;
   const ChunkSource& source = config_.bound->source(load.chunk);
-  std::byte* const stored = load.stored_offset == kNoSlot ? nullptr : config_.ring + load.stored_offset;
-  if (load.fill) {
+  const bool staged = config_.staging != nullptr;
+  std::byte* const ring = staged ? config_.staging : config_.ring;
+  std::byte* const stored = load.stored_offset == kNoSlot ? nullptr : ring + load.stored_offset;
+  slot.device = !staged ? nullptr : load.fill ? config_.resident[load.chunk] : config_.ring + load.raw_offset + source.shift;
+  if (load.fill && staged) {
+    slot.read_to = stored;
+    slot.raw = stored == nullptr ? nullptr : stored + config_.bound->shapes()[load.chunk].stored_slot;  // of coded chunks
+  } else if (load.fill) {
     slot.raw = config_.resident[load.chunk];
     slot.read_to = stored != nullptr ? stored : slot.raw;
   } else {
-    std::byte* const place = config_.ring + load.raw_offset;
+    std::byte* const place = ring + load.raw_offset;
     slot.raw = place + source.shift;
     slot.read_to = stored != nullptr ? stored : place;
   }

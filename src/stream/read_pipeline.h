@@ -35,6 +35,9 @@ struct PipelineConfig {
   Schedule schedule;
   std::byte* ring = nullptr;
   std::uint64_t ring_bytes = 0;
+  // Where the host does not address the arena: host memory with the places of the ring. A load is read into its place there, copied to its
+  // place on the device by the copy queue, and ready when that is done. Null: reads land in the ring.
+  std::byte* staging = nullptr;
   std::vector<std::byte*> resident;  // by chunk; null: streamed or unused
 };
 
@@ -51,7 +54,7 @@ struct PipelineStats {
 class ReadPipeline {
  public:
   static Result<std::unique_ptr<ReadPipeline>> create(const StreamerOptions& options, std::size_t chunks, std::uint64_t most_steps,
-                                                      Timeline& ready, Logger& logger);
+                                                      Timeline& ready, Logger& logger, Device* staged = nullptr, PinnedPool* pool = nullptr);
   ~ReadPipeline();
   ReadPipeline(const ReadPipeline&) = delete;
   ReadPipeline& operator=(const ReadPipeline&) = delete;
@@ -88,14 +91,18 @@ class ReadPipeline {
 
  private:
   enum class Fill : std::uint8_t { none, filling, filled };
-  enum class Stage : std::uint8_t { idle, reading, working, finished };
+  enum class Stage : std::uint8_t { idle, reading, working, copying, finished };
   struct LoadSlot {
     std::atomic<Stage> stage{Stage::idle};
     std::uint64_t sequence = 0, first_step = 0;
     plan::ChunkId chunk = 0;
     bool fill = false, skipped = false;
     bool prefetched = false;  // begun before its pass: a failure is not held against that, it is read once more
-    std::byte* raw = nullptr;      // where the raw bytes are to be
+    std::byte* raw = nullptr;      // where the raw bytes are to be; in the staging when there is one
+    std::byte* device = nullptr;   // and then where they are copied to
+    std::uint64_t copy_number = 0; // value of copied_ that says the copy is done
+    const std::byte* copy_from = nullptr;
+    std::atomic<bool> copy_begun{false};
     std::byte* read_to = nullptr;  // where the read lands; null: from host memory
     const std::byte* cached = nullptr;
     std::uint64_t started = 0;     // bytes of the read handed to the engine
@@ -105,7 +112,7 @@ class ReadPipeline {
   static constexpr std::uint64_t kSlots = 256;  // loads under way
   static constexpr std::size_t kWalks = 64;
 
-  ReadPipeline(const StreamerOptions& options, std::size_t chunks, std::uint64_t most_steps, Timeline& ready, Logger& logger);
+  ReadPipeline(const StreamerOptions& options, std::size_t chunks, std::uint64_t most_steps, Timeline& ready, Logger& logger, PinnedPool* pool);
 
   // The I/O thread (read_pipeline.cc).
   void run(Status* opened, std::condition_variable* opened_signal, bool* opened_done);
@@ -126,6 +133,12 @@ class ReadPipeline {
   // The pool.
   static void work(void* self, void* slot, int worker);
   Status process(LoadSlot& slot, int worker);
+  void deliver(LoadSlot& slot, const std::byte* from, std::uint64_t bytes);
+
+  // staged_copy.cc: copies to a device whose arena the host does not address.
+  Status open_copies(Device& device);
+  void copy_to_device(LoadSlot& slot);  // the last that a pool thread does with a slot
+  bool settled(LoadSlot& slot);  // a copy that is done makes its load finished
 
   Walk push_walk(std::uint32_t segment);  // mutex_ held
   void update_done();                     // mutex_ held
@@ -140,6 +153,10 @@ class ReadPipeline {
   std::deque<codec::ChunkCodec> codecs_;  // one a worker
   HostCache cache_;
   PipelineConfig config_;
+  std::unique_ptr<Timeline> copied_;   // with a staged device
+  std::unique_ptr<Queue> copy_queue_;
+  std::mutex copy_mutex_;              // the pool's threads enqueue
+  std::uint64_t copies_ = 0;
   std::string why_;
   PipelineStats stats_;
   std::atomic<std::uint64_t> retries_{0}, depth_{0};

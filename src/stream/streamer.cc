@@ -19,6 +19,7 @@ namespace forebay::stream {
 namespace {
 
 constexpr std::uint64_t kPreferredRing = 128ull << 20;
+constexpr std::uint64_t kStagedChunks = 4;
 
 class Streamer;
 
@@ -49,8 +50,9 @@ class Lease final : public PassLease {
 
 class Streamer final : public WeightSource {
  public:
-  Streamer(Arena& arena, std::shared_ptr<const plan::Plan> plan, PassProgram program, const StreamerOptions& options, Logger& logger)
-      : arena_(arena), plan_(std::move(plan)), program_(std::move(program)), options_(options), logger_(logger) {
+  // `staged`: the device, when the host does not address its arena.
+  Streamer(Arena& arena, Device* staged, std::shared_ptr<const plan::Plan> plan, PassProgram program, const StreamerOptions& options, Logger& logger)
+      : arena_(arena), staged_(staged), plan_(std::move(plan)), program_(std::move(program)), options_(options), logger_(logger) {
     order_ = residency_order(chunk_traits(*plan_, program_));
   }
   ~Streamer() override { Streamer::shutdown(); }
@@ -76,6 +78,7 @@ class Streamer final : public WeightSource {
   struct Plan {  // what a layout and a generation come to
     PipelineConfig config;
     std::vector<plan::ChunkId> cached;
+    std::uint64_t cached_bytes = 0;
     std::size_t resident = 0;
   };
 
@@ -83,6 +86,7 @@ class Streamer final : public WeightSource {
   Result<Plan> plan_config(const ArenaLayout& layout, const std::shared_ptr<BoundGeneration>& bound, const std::vector<bool>& stays) const;
   void apply(Plan plan, const std::vector<bool>& stays, bool memory_changed);
   std::vector<bool> filled_now() const;
+  Status make_staging(std::uint64_t ring_bytes);
   Status refresh();
   Status fill_unvisited();
   Status take_pending(std::unique_lock<std::mutex>& lock);
@@ -91,12 +95,15 @@ class Streamer final : public WeightSource {
   bool shareable() const;
 
   Arena& arena_;
+  Device* const staged_;
   const std::shared_ptr<const plan::Plan> plan_;
   const PassProgram program_;
   const StreamerOptions options_;
   Logger& logger_;
   ResidencyOrder order_;
   std::unique_ptr<Timeline> ready_;
+  std::unique_ptr<PinnedPool> pool_;      // with a staged device: the host cache's memory,
+  std::unique_ptr<PinnedBlock> staging_;  // and what the ring's loads are read into
   std::unique_ptr<ReadPipeline> pipeline_;
 
   mutable std::mutex mutex_;  // guards everything below; whoever has the turn may change layout and generation without it being seen half
@@ -117,9 +124,10 @@ class Streamer final : public WeightSource {
 
 Status Streamer::open(Device& device, plan::GenerationPtr first) {
   FB_ASSIGN(ready_, device.create_timeline());
-  FB_ASSIGN(auto bound, BoundGeneration::bind(plan_, std::move(first), options_.direct != DirectIo::off));
+  FB_ASSIGN(auto bound, BoundGeneration::bind(plan_, std::move(first), options_.direct != DirectIo::off, staged_ != nullptr));
   rows_ = std::make_shared<RowReader>(std::move(bound));
-  FB_ASSIGN(pipeline_, ReadPipeline::create(options_, plan_->chunks.size(), program_.substeps.size(), *ready_, logger_));
+  if (staged_ != nullptr) pool_ = std::make_unique<PinnedPool>(*staged_, logger_);
+  FB_ASSIGN(pipeline_, ReadPipeline::create(options_, plan_->chunks.size(), program_.substeps.size(), *ready_, logger_, staged_, pool_.get()));
   return {};
 }
 
@@ -131,6 +139,8 @@ SourceLimits Streamer::limits_for(const plan::Generation& generation) const {
   limits.resident_total_bytes = order_.total_bytes();
   std::uint64_t sum = 0;
   for (const plan::ChunkId chunk : program_.uses) sum += shapes[chunk].raw_slot + shapes[chunk].stored_slot;
+  // Through the staging of a small ring the disk would be read one chunk at a time, also when all of it is to stay.
+  if (staged_ != nullptr) limits.min_ring_bytes = std::max(limits.min_ring_bytes, std::min(sum, kStagedChunks * limits.min_ring_bytes));
   const std::uint64_t wish = options_.ring_bytes != 0 ? options_.ring_bytes : kPreferredRing;
   limits.preferred_ring_bytes = std::max(limits.min_ring_bytes, std::min(sum, wish));
   return limits;
@@ -213,6 +223,7 @@ Result<Streamer::Plan> Streamer::plan_config(const ArenaLayout& layout, const st
     if (binding.where == plan::ChunkBinding::Where::file) stored[i] = binding.stored_bytes;
   }
   plan.cached = choose_cached(order_.order, plan.resident, stored, options_.host_cache_bytes);
+  for (const plan::ChunkId chunk : plan.cached) plan.cached_bytes += align_up(stored[chunk], kBlockBytes);
   return plan;
 }
 
@@ -225,9 +236,12 @@ void Streamer::apply(Plan plan, const std::vector<bool>& stays, bool memory_chan
       if (!stays[i] || plan.config.resident[chunk] == nullptr) pipeline_->forget(chunk);
     }
     pipeline_->cache().configure(plan.cached);
+    if (pool_ != nullptr) pool_->want(plan.cached_bytes);
     config = std::move(plan.config);
+    std::byte* const reads = staged_ != nullptr ? staging_->data() : config.ring;
+    if (staged_ != nullptr) config.staging = reads;
     if (memory_changed && options_.register_buffers && config.ring_bytes > 0 && config.schedule.streamed_loads > 0) {
-      const Status registered = engine.register_memory({config.ring, static_cast<std::size_t>(config.ring_bytes)});
+      const Status registered = engine.register_memory({reads, static_cast<std::size_t>(config.ring_bytes)});
       if (!registered.ok()) logger_.log(LogLevel::debug, "registered_buffers=off why=\"" + registered.message() + "\"");
     }
   });
@@ -235,6 +249,18 @@ void Streamer::apply(Plan plan, const std::vector<bool>& stays, bool memory_chan
   resident_ = resident;
   fills_seen_ = pipeline_->stats().fills.load(std::memory_order_relaxed);
   all_filled_ = fills == 0;
+}
+
+// Host memory for the reads of a ring of so many bytes; it only grows. The one in use, if any, has nothing in flight.
+Status Streamer::make_staging(std::uint64_t ring_bytes) {
+  if (staged_ == nullptr || (staging_ != nullptr && staging_->bytes() >= ring_bytes)) return {};
+  FB_ASSIGN(auto larger, PinnedBlock::create(*staged_, ring_bytes, logger_));
+  pipeline_->quiesce([&](PipelineConfig& config, IoEngine& engine) {
+    engine.unregister_memory();
+    staging_ = std::move(larger);
+    config.staging = staging_->data();
+  });
+  return {};
 }
 
 Status Streamer::reconfigure(const ArenaLayout& layout, const std::function<Status()>& resize) {
@@ -260,6 +286,7 @@ Status Streamer::change_layout(const ArenaLayout& layout, const std::function<St
   if (have_layout_ && layout_.arena_bytes != layout.arena_bytes) stays.assign(stays.size(), false);
   const std::size_t keeps = resident_count(order_, layout.resident_bytes);
   for (std::size_t i = keeps; i < order_.order.size(); ++i) stays[order_.order[i]] = false;
+  FB_TRY(make_staging(layout.ring_bytes));
   FB_ASSIGN(auto plan, plan_config(layout, bound, stays));
   const bool streams = keeps < order_.order.size();
   if (streams && layout.ring_bytes < needs.min_ring_bytes) {
@@ -281,7 +308,7 @@ Status Streamer::change_layout(const ArenaLayout& layout, const std::function<St
 }
 
 Status Streamer::publish(plan::GenerationPtr generation) {
-  FB_ASSIGN(auto bound, BoundGeneration::bind(plan_, generation, options_.direct != DirectIo::off));
+  FB_ASSIGN(auto bound, BoundGeneration::bind(plan_, generation, options_.direct != DirectIo::off, staged_ != nullptr));
   const SourceLimits needs = limits_for(*generation);
   std::lock_guard lock(mutex_);
   if (shutdown_) return Status(Code::cancelled, "the weight source was shut down");
@@ -494,13 +521,10 @@ void Lease::end(bool failed) {
 Result<std::unique_ptr<WeightSource>> create_streamer(Device& device, Arena& arena, std::shared_ptr<const plan::Plan> plan,
                                                       PassProgram program, plan::GenerationPtr first, const StreamerOptions& options,
                                                       Logger& logger) {
-  if (!device.info().arena_host_addressable) {
-    return Status(Code::unsupported, "weights are read into the arena directly, which the device " + device.info().kind + " refuses");
-  }
   for (const plan::ChunkId chunk : program.uses) {
     if (chunk >= plan->chunks.size()) return Status(Code::internal, "the pass program uses a chunk that the plan does not have");
   }
-  auto streamer = std::make_unique<Streamer>(arena, std::move(plan), std::move(program), options, logger);
+  auto streamer = std::make_unique<Streamer>(arena, device.info().arena_host_addressable ? nullptr : &device, std::move(plan), std::move(program), options, logger);
   FB_TRY(streamer->open(device, std::move(first)));
   return std::unique_ptr<WeightSource>(std::move(streamer));
 }

@@ -1,4 +1,5 @@
-// The CPU device against the contract of runtime/device.h.
+// The devices against the contract of runtime/device.h: the CPU's, and where there is a GPU the CUDA device. What only one of them has (pages of
+// the process, faults) has tests of its own.
 #include "runtime/device.h"
 
 #include <gtest/gtest.h>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "runtime/cpu/cpu_device.h"
+#include "runtime/device_library.h"
 
 namespace forebay {
 namespace {
@@ -111,6 +113,127 @@ TEST(CpuArena, UserMemoryIsAlignedWithin) {
   EXPECT_EQ(device->wrap_arena(std::span(block).first(100)).status().code(), Code::invalid_argument);
 }
 
+// Skips, and says why, where the device is not there.
+class AnyDevice : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    if (std::string(GetParam()) == "cpu") {
+      device = make_device();
+      return;
+    }
+    auto opened = load_device(GetParam());
+    if (!opened.ok()) GTEST_SKIP() << opened.status().to_string();
+    device = std::move(opened).value();
+  }
+  std::unique_ptr<Device> device;
+};
+INSTANTIATE_TEST_SUITE_P(Devices, AnyDevice, testing::Values("cpu", "cuda"), [](const auto& given) { return std::string(given.param); });
+
+std::vector<std::byte> pattern(std::size_t bytes, unsigned seed) {
+  std::vector<std::byte> data(bytes);
+  for (std::size_t i = 0; i < bytes; ++i) data[i] = static_cast<std::byte>((i * 2654435761u + seed * 40503u) >> 11);
+  return data;
+}
+
+TEST_P(AnyDevice, ArenaKeepsWhatIsNotGivenBack) {
+  const std::uint64_t g = device->info().granule;
+  auto queue = device->create_queue("arena", 64).value();
+  auto arena = device->reserve_arena(256 * g).value();
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(arena->base()) % g, 0u);
+  EXPECT_EQ(arena->committed_bytes(), 0u);
+  ASSERT_TRUE(arena->commit(0, 100 * g).ok());
+  ASSERT_TRUE(arena->commit(90 * g, 20 * g).ok());  // partly again
+  EXPECT_EQ(arena->committed_bytes(), 110 * g);
+  const auto data = pattern(110 * g, 1);
+  queue->copy(arena->base(), data.data(), data.size());
+  ASSERT_TRUE(queue->synchronize().ok());
+  ASSERT_TRUE(arena->uncommit(3 * g, 50 * g).ok());  // cuts what came in one piece
+  ASSERT_TRUE(arena->uncommit(3 * g, 10 * g).ok());  // nothing is there
+  EXPECT_EQ(arena->committed_bytes(), 60 * g);
+  std::vector<std::byte> back(data.size());
+  queue->copy(back.data(), arena->base(), 3 * g);
+  queue->copy(back.data() + 53 * g, arena->base() + 53 * g, 57 * g);
+  ASSERT_TRUE(queue->synchronize().ok());
+  EXPECT_EQ(std::memcmp(back.data(), data.data(), 3 * g), 0);
+  EXPECT_EQ(std::memcmp(back.data() + 53 * g, data.data() + 53 * g, 57 * g), 0);
+  ASSERT_TRUE(arena->commit(0, 256 * g).ok());
+  queue->zero(arena->base() + g, g);
+  queue->copy(arena->base() + 200 * g, arena->base() + 60 * g, g);  // within the arena
+  queue->copy(back.data(), arena->base(), 2 * g);
+  queue->copy(back.data() + 2 * g, arena->base() + 200 * g, g);
+  ASSERT_TRUE(queue->synchronize().ok());
+  EXPECT_EQ(std::memcmp(back.data(), data.data(), g), 0);
+  EXPECT_EQ(back[g], std::byte{0});
+  EXPECT_EQ(back[2 * g - 1], std::byte{0});
+  EXPECT_EQ(std::memcmp(back.data() + 2 * g, data.data() + 60 * g, g), 0);
+  EXPECT_EQ(arena->commit(g / 2, g).code(), Code::invalid_argument);
+  EXPECT_EQ(arena->commit(256 * g, g).code(), Code::invalid_argument);
+  EXPECT_EQ(arena->peak_committed_bytes(), 256 * g);
+}
+
+TEST_P(AnyDevice, CommittedMemoryIsTakenFromTheDevice) {
+  const std::uint64_t g = device->info().granule, bytes = 512ull << 20;
+  auto arena = device->reserve_arena(bytes).value();
+  if (device->info().arena_host_addressable) GTEST_SKIP() << "the system counts pages when they are written: CpuArena's tests";
+  const std::uint64_t before = device->free_bytes().value();
+  ASSERT_TRUE(arena->commit(0, bytes).ok());
+  EXPECT_LE(device->free_bytes().value() + bytes, before + 64 * g);
+  ASSERT_TRUE(arena->uncommit(0, bytes).ok());
+  EXPECT_GE(device->free_bytes().value() + 64 * g, before);
+}
+
+TEST_P(AnyDevice, CopiesFollowEachOtherThroughRegisteredMemory) {
+  const std::uint64_t bytes = 8ull << 20;
+  auto arena = device->reserve_arena(4 * bytes).value();
+  ASSERT_TRUE(arena->commit(0, 4 * bytes).ok());
+  auto copies = device->create_queue("copies", 16).value();
+  auto kernels = device->create_queue("kernels", 16).value();
+  auto ready = device->create_timeline().value();
+  std::vector<std::byte> from = pattern(4 * bytes, 7), back(4 * bytes);
+  ASSERT_TRUE(device->register_host(from).ok());
+  for (int round = 0; round < 3; ++round) {
+    for (std::uint64_t i = 0; i < 4; ++i) {
+      const std::uint64_t at = static_cast<std::uint64_t>(round) * 4 + i + 1;
+      kernels->wait({ready.get(), at});
+      kernels->copy(back.data() + i * bytes, arena->base() + i * bytes, bytes);
+      copies->copy(arena->base() + i * bytes, from.data() + i * bytes, bytes);
+      copies->signal({ready.get(), at});
+    }
+    ASSERT_TRUE(kernels->synchronize().ok());
+    ASSERT_TRUE(copies->synchronize().ok());
+    EXPECT_EQ(from, back);
+    std::fill(back.begin(), back.end(), std::byte{0});
+  }
+  EXPECT_EQ(ready->value(), 12u);
+  device->unregister_host(from);
+}
+
+TEST_P(AnyDevice, FunctionsOfAQueueCopyInOrder) {
+  auto arena = device->reserve_arena(device->info().granule).value();
+  ASSERT_TRUE(arena->commit(0, device->info().granule).ok());
+  auto queue = device->create_queue("host", 8).value();
+  struct Call {
+    Device* device;
+    std::byte* arena;
+    std::vector<std::byte> seen;
+  } call{device.get(), arena->base(), std::vector<std::byte>(1000)};
+  const auto data = pattern(1000, 3);
+  queue->copy(arena->base(), data.data(), data.size());
+  queue->launch(
+      [](void* argument) {
+        auto& c = *static_cast<Call*>(argument);
+        Status status = c.device->copy_now(c.seen.data(), c.arena, c.seen.size());
+        if (status.ok()) status = c.device->copy_now(c.arena + 1000, c.seen.data(), c.seen.size());
+        return status;
+      },
+      &call);
+  std::vector<std::byte> back(1000);
+  queue->copy(back.data(), arena->base() + 1000, 1000);
+  ASSERT_TRUE(queue->synchronize().ok());
+  EXPECT_EQ(call.seen, data);
+  EXPECT_EQ(back, data);
+}
+
 struct Recorder {
   std::vector<int>* order;
   int number;
@@ -122,8 +245,7 @@ Status record(void* argument) {
 }
 Status fail_now(void*) { return Status(Code::invalid_argument, "the kernel refused"); }
 
-TEST(CpuQueue, RunsInOrderThroughASmallRing) {
-  auto device = make_device();
+TEST_P(AnyDevice, RunsInOrderThroughASmallRing) {
   auto queue = device->create_queue("small", 3).value();
   std::vector<int> order;
   std::vector<Recorder> recorders;
@@ -135,8 +257,7 @@ TEST(CpuQueue, RunsInOrderThroughASmallRing) {
   EXPECT_EQ(order, expected);
 }
 
-TEST(CpuQueue, WaitsForAValueNobodyHasSignalledYet) {
-  auto device = make_device();
+TEST_P(AnyDevice, WaitsForAValueNobodyHasSignalledYet) {
   auto producer = device->create_queue("producer", 8).value();
   auto consumer = device->create_queue("consumer", 8).value();
   auto timeline = device->create_timeline().value();
@@ -148,13 +269,17 @@ TEST(CpuQueue, WaitsForAValueNobodyHasSignalledYet) {
   ASSERT_TRUE(consumer->synchronize().ok());
   ASSERT_TRUE(producer->synchronize().ok());  // a timeline outlives the commands that name it
   EXPECT_EQ(to, from);
-  consumer->zero(to.data(), to.size());
+  auto arena = device->reserve_arena(device->info().granule).value();
+  ASSERT_TRUE(arena->commit(0, device->info().granule).ok());
+  consumer->copy(arena->base(), from.data(), from.size());
+  consumer->zero(arena->base(), 500);
+  consumer->copy(to.data(), arena->base(), to.size());
   ASSERT_TRUE(consumer->synchronize().ok());
-  EXPECT_EQ(to[999], std::byte{0});
+  EXPECT_EQ(to[499], std::byte{0});
+  EXPECT_EQ(to[500], std::byte{9});
 }
 
-TEST(CpuQueue, FailureDropsWorkButNotSignals) {
-  auto device = make_device();
+TEST_P(AnyDevice, FailureDropsWorkButNotSignals) {
   auto queue = device->create_queue("q", 8).value();
   auto other = device->create_queue("r", 8).value();
   auto timeline = device->create_timeline().value();
@@ -187,8 +312,7 @@ TEST(CpuQueue, FailureDropsWorkButNotSignals) {
   EXPECT_EQ(order.size(), 1u);
 }
 
-TEST(CpuQueue, ReachedValuesOutliveAFailure) {
-  auto device = make_device();
+TEST_P(AnyDevice, ReachedValuesOutliveAFailure) {
   auto timeline = device->create_timeline().value();
   timeline->signal(4);
   timeline->signal(2);  // ignored
@@ -198,8 +322,7 @@ TEST(CpuQueue, ReachedValuesOutliveAFailure) {
   EXPECT_FALSE(timeline->wait(5).ok());
 }
 
-TEST(CpuQueue, DestructionEndsAWait) {
-  auto device = make_device();
+TEST_P(AnyDevice, DestructionEndsAWait) {
   auto timeline = device->create_timeline().value();
   auto done = device->create_timeline().value();
   {
@@ -210,8 +333,7 @@ TEST(CpuQueue, DestructionEndsAWait) {
   EXPECT_EQ(done->value(), 1u);
 }
 
-TEST(CpuQueue, ListenerHearsGrowthAndFailure) {
-  auto device = make_device();
+TEST_P(AnyDevice, ListenerHearsGrowthAndFailure) {
   auto timeline = device->create_timeline().value();
   std::atomic<int> heard{0};
   timeline->set_listener([&] { ++heard; });

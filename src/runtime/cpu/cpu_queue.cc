@@ -9,6 +9,8 @@
 #include <system_error>
 #include <utility>
 
+#include "base/check.h"
+
 namespace forebay {
 
 CpuQueue::CpuQueue(std::uint32_t capacity, std::shared_ptr<DeviceHook> hook) : hook_(std::move(hook)), ring_(capacity) {}
@@ -16,17 +18,27 @@ CpuQueue::CpuQueue(std::uint32_t capacity, std::shared_ptr<DeviceHook> hook) : h
 Result<std::unique_ptr<Queue>> CpuQueue::create(const std::string& name, std::uint32_t capacity, std::shared_ptr<DeviceHook> hook) {
   if (capacity == 0) return Status(Code::invalid_argument, "a queue needs a capacity of at least 1");
   std::unique_ptr<CpuQueue> queue(new CpuQueue(capacity, std::move(hook)));
+  FB_TRY(queue->start(name));
+  return std::unique_ptr<Queue>(std::move(queue));
+}
+
+Status CpuQueue::start(const std::string& name) {
   try {
-    queue->worker_ = std::thread([q = queue.get()] { q->work(); });
+    worker_ = std::thread([this] {
+      on_start();
+      work();
+    });
   } catch (const std::system_error& error) {
     return Status(Code::unavailable, "no thread for the queue " + name + ": " + error.what());
   }
   const std::string shown = ("fb-" + name).substr(0, 15);  // the kernel's limit
-  pthread_setname_np(queue->worker_.native_handle(), shown.c_str());
-  return std::unique_ptr<Queue>(std::move(queue));
+  pthread_setname_np(worker_.native_handle(), shown.c_str());
+  return {};
 }
 
-CpuQueue::~CpuQueue() {
+CpuQueue::~CpuQueue() { CpuQueue::stop(); }
+
+void CpuQueue::stop() {
   if (!worker_.joinable()) return;
   {
     std::lock_guard lock(mutex_);
@@ -115,7 +127,7 @@ void CpuQueue::work() {
 
 void CpuQueue::run(const Command& command) {
   if (command.kind == Kind::signal) {
-    command.point.timeline->signal(command.point.value);
+    make_signal(command.point);
     return;
   }
   if (failed_.load(std::memory_order_acquire) || stop_.load(std::memory_order_acquire)) return;
@@ -136,11 +148,16 @@ Status CpuQueue::act(const Command& command) {
   }
   if (command.kind == Kind::launch) return command.function(command.argument);
   if (command.bytes == 0) return {};
-  if (command.kind == Kind::copy) {
-    std::memmove(command.to, command.from, command.bytes);
-  } else {
-    std::memset(command.to, 0, command.bytes);
-  }
+  return command.kind == Kind::copy ? copy_bytes(command.to, command.from, command.bytes) : zero_bytes(command.to, command.bytes);
+}
+
+Status CpuQueue::copy_bytes(std::byte* to, const std::byte* from, std::uint64_t bytes) {
+  std::memmove(to, from, bytes);
+  return {};
+}
+
+Status CpuQueue::zero_bytes(std::byte* to, std::uint64_t bytes) {
+  std::memset(to, 0, bytes);
   return {};
 }
 

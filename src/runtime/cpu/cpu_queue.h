@@ -1,4 +1,5 @@
-// An in-order queue with a worker thread and a command ring of fixed capacity.
+// An in-order queue with a worker thread and a command ring of fixed capacity. Other devices derive from it: their commands become work of a
+// stream, given to it by the worker.
 #pragma once
 
 #include <atomic>
@@ -15,7 +16,7 @@
 namespace forebay {
 
 // One producer and one worker. Destruction ends a wait in progress, drops what has not run, still makes its signals, and joins.
-class CpuQueue final : public Queue {
+class CpuQueue : public Queue {
  public:
   static Result<std::unique_ptr<Queue>> create(const std::string& name, std::uint32_t capacity, std::shared_ptr<DeviceHook> hook);
   ~CpuQueue() override;
@@ -29,6 +30,17 @@ class CpuQueue final : public Queue {
   Status synchronize() override;
   void clear_error() override;
 
+ protected:
+  CpuQueue(std::uint32_t capacity, std::shared_ptr<DeviceHook> hook);
+  Status start(const std::string& name);  // once, after construction
+  void stop();                            // first thing in a derived destructor
+  // On the worker.
+  virtual void on_start() {}
+  virtual Status copy_bytes(std::byte* to, const std::byte* from, std::uint64_t bytes);
+  virtual Status zero_bytes(std::byte* to, std::uint64_t bytes);
+  virtual void make_signal(TimelinePoint point) { point.timeline->signal(point.value); }
+  void set_error(Status status);
+
  private:
   enum class Kind : std::uint8_t { launch, copy, zero, wait, signal };
   struct Command {
@@ -41,13 +53,11 @@ class CpuQueue final : public Queue {
     TimelinePoint point;
   };
 
-  CpuQueue(std::uint32_t capacity, std::shared_ptr<DeviceHook> hook);
   void push(const Command& command);
   void work();
   void run(const Command& command);
   Status act(const Command& command);
   Status wait_for(TimelinePoint point);
-  void set_error(Status status);
 
   const std::shared_ptr<DeviceHook> hook_;
   std::vector<Command> ring_;

@@ -1,0 +1,121 @@
+// The CUDA device, and the entry of its library.
+#include <sys/types.h>
+
+#include <string>
+#include <utility>
+
+#include "base/check.h"
+#include "runtime/cpu/cpu_timeline.h"
+#include "runtime/cuda/cuda_arena.h"
+#include "runtime/cuda/cuda_kernels.h"
+#include "runtime/cuda/cuda_queue.h"
+#include "runtime/device_library.h"
+
+namespace forebay::cuda {
+namespace {
+
+constexpr int kOldest =
+    FOREBAY_CUDA_OLDEST;  // compute capability, ten times: what the library has machine code for
+
+class CudaDevice final : public Device {
+ public:
+  static Result<std::unique_ptr<Device>> open() {
+    auto state = std::make_shared<CudaState>();
+    int count = 0;
+    FB_TRY(state->errors.check(cudaGetDeviceCount(&count), "looking for a CUDA device"));
+    if (count == 0) return Status(Code::unavailable, "the CUDA driver shows no device");
+    cudaDeviceProp facts{};
+    FB_TRY(state->errors.check(cudaGetDeviceProperties(&facts, state->ordinal),
+                               "asking what the device is"));
+    if (facts.major * 10 + facts.minor < kOldest) {
+      return Status(Code::unavailable, std::string(facts.name) + " has compute capability " +
+                                           std::to_string(facts.major) + "." +
+                                           std::to_string(facts.minor) + ", this build needs " +
+                                           std::to_string(kOldest / 10) + "." +
+                                           std::to_string(kOldest % 10));
+    }
+    FB_TRY(state->errors.check(cudaSetDevice(state->ordinal), "choosing the device"));
+    FB_TRY(state->errors.check(cudaFree(nullptr), "starting the device"));  // makes the context
+    FB_TRY(find_driver_calls(&state->driver));
+    return std::unique_ptr<Device>(new CudaDevice(std::move(state), facts));
+  }
+
+  const DeviceInfo& info() const override { return info_; }
+
+  Result<std::uint64_t> free_bytes() override {
+    std::size_t free = 0, total = 0;
+    FB_TRY(state_->errors.check(cudaSetDevice(state_->ordinal), "choosing the device"));
+    FB_TRY(state_->errors.check(cudaMemGetInfo(&free, &total), "asking for free device memory"));
+    return static_cast<std::uint64_t>(free);
+  }
+  Result<std::unique_ptr<Arena>> reserve_arena(std::uint64_t bytes) override {
+    return CudaArena::reserve(bytes, state_);
+  }
+  Result<std::unique_ptr<Arena>> wrap_arena(std::span<std::byte> memory) override {
+    return CudaArena::wrap(memory, state_);
+  }
+  Result<std::unique_ptr<Queue>> create_queue(const std::string& name,
+                                              std::uint32_t capacity) override {
+    return CudaQueue::create_on(name, capacity, state_);
+  }
+  Result<std::unique_ptr<Timeline>> create_timeline() override {
+    return std::unique_ptr<Timeline>(std::make_unique<CpuTimeline>());
+  }
+  Status register_host(std::span<std::byte> memory) override {
+    return state_->errors.check(
+        cudaHostRegister(memory.data(), memory.size(), cudaHostRegisterDefault),
+        "page-locking " + std::to_string(memory.size()) + " bytes");
+  }
+  void unregister_host(std::span<std::byte> memory) override {
+    static_cast<void>(cudaHostUnregister(memory.data()));
+  }
+  Result<std::unique_ptr<Kernel>> create_kernel(const NodeView& node,
+                                                std::span<const TypeShape> inputs,
+                                                std::span<const TypeShape> outputs) override {
+    return make_cuda_kernel(node, inputs, outputs, state_);
+  }
+  Status copy_now(std::byte* to, const std::byte* from, std::uint64_t bytes) override {
+    if (bytes == 0) return {};
+    const cudaStream_t stream = queue_stream();
+    FB_TRY(state_->errors.check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream),
+                                "copying " + std::to_string(bytes) + " bytes"));
+    return state_->errors.check(cudaStreamSynchronize(stream), "work of the device");
+  }
+
+ private:
+  CudaDevice(std::shared_ptr<CudaState> state, const cudaDeviceProp& facts)
+      : state_(std::move(state)) {
+    info_.kind = "cuda";
+    info_.name = facts.name;
+    info_.granule = kGranule;
+    info_.total_bytes = facts.totalGlobalMem;
+    info_.arena_host_addressable = false;
+    info_.numerics.emplace_back("sm", std::to_string(facts.major * 10 + facts.minor));
+    info_.numerics.emplace_back("cuda", std::to_string(CUDART_VERSION));
+  }
+
+  const std::shared_ptr<CudaState> state_;
+  DeviceInfo info_;
+};
+
+void open_device(DeviceLibraryCall* call) {
+  if (call->build == nullptr || device_library_build() != call->build) {
+    call->status = Status(Code::unavailable, "libforebay_cuda.so is of another build (" +
+                                                 device_library_build() + ") than the program");
+    return;
+  }
+  auto device = CudaDevice::open();
+  if (device.ok()) {
+    call->device = std::move(device).value();
+  } else {
+    call->status = std::move(device).status();
+  }
+}
+
+}  // namespace
+}  // namespace forebay::cuda
+
+extern "C" __attribute__((visibility("default"))) void forebay_open_device(
+    forebay::DeviceLibraryCall* call) {
+  forebay::cuda::open_device(call);
+}

@@ -1,0 +1,98 @@
+#include "runtime/cuda/cuda_status.h"
+
+namespace forebay::cuda {
+namespace {
+
+// After these nothing runs in this process any more.
+bool sticky(cudaError_t error) {
+  switch (error) {
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchFailure:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorAssert:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorContained:
+    case cudaErrorDevicesUnavailable:
+      return true;
+    default:
+      return false;
+  }
+}
+
+Code code_of(cudaError_t error) {
+  switch (error) {
+    case cudaErrorMemoryAllocation:
+      return Code::out_of_memory;
+    case cudaErrorNoDevice:
+    case cudaErrorInsufficientDriver:
+    case cudaErrorInitializationError:
+    case cudaErrorSystemDriverMismatch:
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorUnsupportedPtxVersion:
+      return Code::unavailable;
+    default:
+      return sticky(error) ? Code::device_lost : Code::internal;
+  }
+}
+
+template <typename F>
+Status look_up(const char* name, F* function) {
+  void* found = nullptr;
+  cudaDriverEntryPointQueryResult result{};
+  const cudaError_t error =
+      cudaGetDriverEntryPointByVersion(name, &found, 12000, cudaEnableDefault, &result);
+  if (error != cudaSuccess || result != cudaDriverEntryPointSuccess || found == nullptr) {
+    return Status(Code::unavailable, "the CUDA driver has no " + std::string(name));
+  }
+  *function = reinterpret_cast<F>(found);
+  return {};
+}
+
+}  // namespace
+
+Status ErrorKeeper::make(Code code, std::string text, std::string_view doing) {
+  Status status(code, std::string(doing) + ": " + text);
+  if (code != Code::device_lost) return status;
+  const std::lock_guard lock(mutex_);
+  if (first_.ok()) first_ = status;
+  lost_.store(true, std::memory_order_release);
+  return first_;
+}
+
+Status ErrorKeeper::check(cudaError_t error, std::string_view doing) {
+  if (error == cudaSuccess) return {};
+  static_cast<void>(cudaGetLastError());
+  return make(code_of(error),
+              std::string(cudaGetErrorName(error)) + ", " + cudaGetErrorString(error), doing);
+}
+
+// Only memory calls go through the driver: what they refuse for is memory, or a lost device.
+Status ErrorKeeper::check(CUresult error, std::string_view doing) {
+  if (error == CUDA_SUCCESS) return {};
+  if (error == CUDA_ERROR_OUT_OF_MEMORY)
+    return make(Code::out_of_memory, "the device has no more memory", doing);
+  const bool gone = error == CUDA_ERROR_ILLEGAL_ADDRESS || error == CUDA_ERROR_LAUNCH_FAILED ||
+                    error == CUDA_ERROR_ECC_UNCORRECTABLE;
+  return make(gone ? Code::device_lost : Code::internal,
+              "driver error " + std::to_string(static_cast<int>(error)), doing);
+}
+
+Status find_driver_calls(DriverCalls* calls) {
+  for (Status status :
+       {look_up("cuMemAddressReserve", &calls->reserve),
+        look_up("cuMemAddressFree", &calls->free_addresses), look_up("cuMemCreate", &calls->create),
+        look_up("cuMemRelease", &calls->release), look_up("cuMemMap", &calls->map),
+        look_up("cuMemUnmap", &calls->unmap), look_up("cuMemSetAccess", &calls->set_access),
+        look_up("cuMemGetAllocationGranularity", &calls->granularity)}) {
+    if (!status.ok()) return status;
+  }
+  return {};
+}
+
+}  // namespace forebay::cuda

@@ -1,0 +1,53 @@
+// CUDA's errors as statuses, in one place. A sticky error means the device is lost to this process:
+// it is remembered, and every later call says so.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+
+#include "forebay/status.h"
+
+namespace forebay::cuda {
+
+class ErrorKeeper {  // thread-safe; one a device
+ public:
+  Status check(cudaError_t error, std::string_view doing);
+  Status check(CUresult error, std::string_view doing);
+  bool lost() const { return lost_.load(std::memory_order_acquire); }
+
+ private:
+  Status make(Code code, std::string text, std::string_view doing);
+
+  std::atomic<bool> lost_{false};
+  std::mutex mutex_;  // guards first_
+  Status first_;
+};
+
+// Driver calls that the runtime library has no twin of. Looked up in the driver itself: nothing
+// links against it.
+struct DriverCalls {
+  decltype(&cuMemAddressReserve) reserve = nullptr;
+  decltype(&cuMemAddressFree) free_addresses = nullptr;
+  decltype(&cuMemCreate) create = nullptr;
+  decltype(&cuMemRelease) release = nullptr;
+  decltype(&cuMemMap) map = nullptr;
+  decltype(&cuMemUnmap) unmap = nullptr;
+  decltype(&cuMemSetAccess) set_access = nullptr;
+  decltype(&cuMemGetAllocationGranularity) granularity = nullptr;
+};
+Status find_driver_calls(DriverCalls* calls);
+
+struct CudaState {  // shared by everything of a device: arenas and queues may outlive it by a
+                    // moment of teardown
+  int ordinal = 0;
+  DriverCalls driver;
+  ErrorKeeper errors;
+};
+
+}  // namespace forebay::cuda

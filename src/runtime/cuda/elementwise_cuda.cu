@@ -1,0 +1,404 @@
+#include "runtime/cuda/cuda_numbers.cuh"
+
+namespace forebay::cuda {
+namespace {
+
+constexpr unsigned kThreads = 256;
+
+template <typename C>
+__device__ inline C arithmetic(BinaryOp op, C a, C b) {
+  switch (op) {
+    case BinaryOp::add:
+      return a + b;
+    case BinaryOp::sub:
+      return a - b;
+    case BinaryOp::mul:
+      return a * b;
+    case BinaryOp::div:
+      return a / b;
+    case BinaryOp::min:
+      return b != b ? b : b < a ? b : a;  // NaN wins, as in ONNX
+    case BinaryOp::max:
+      return b != b ? b : a < b ? b : a;
+    default:
+      return a;
+  }
+}
+template <>
+__device__ inline float arithmetic<float>(BinaryOp op, float a, float b) {
+  switch (op) {
+    case BinaryOp::add:
+      return a + b;
+    case BinaryOp::sub:
+      return a - b;
+    case BinaryOp::mul:
+      return a * b;
+    case BinaryOp::div:
+      return a / b;
+    case BinaryOp::pow:
+      return b == 2.0f ? a * a : powf(a, b);
+    case BinaryOp::min:
+      return b != b ? b : b < a ? b : a;
+    case BinaryOp::max:
+      return b != b ? b : a < b ? b : a;
+    default:
+      return a;
+  }
+}
+template <typename C>
+__device__ inline bool comparison(BinaryOp op, C a, C b) {
+  switch (op) {
+    case BinaryOp::equal:
+      return a == b;
+    case BinaryOp::less:
+      return a < b;
+    case BinaryOp::less_equal:
+      return a <= b;
+    case BinaryOp::greater:
+      return a > b;
+    case BinaryOp::greater_equal:
+      return a >= b;
+    case BinaryOp::logical_and:
+      return a != C(0) && b != C(0);
+    case BinaryOp::logical_or:
+      return a != C(0) || b != C(0);
+    default:
+      return false;
+  }
+}
+
+template <typename T>
+__global__ void float_binary(BinaryOp op, Walk walk, T* y, const T* a, const T* b) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+       i < walk.total; i += step) {
+    std::int64_t at[3];
+    locate(walk, i, at);
+    y[at[0]] = narrow<T>(arithmetic(op, widen(a[at[1]]), widen(b[at[2]])));
+  }
+}
+template <typename T>
+__global__ void integer_binary(BinaryOp op, Walk walk, T* y, const T* a, const T* b) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+       i < walk.total; i += step) {
+    std::int64_t at[3];
+    locate(walk, i, at);
+    y[at[0]] = arithmetic(op, a[at[1]], b[at[2]]);
+  }
+}
+template <typename T>
+__global__ void float_compare(BinaryOp op, Walk walk, std::uint8_t* y, const T* a, const T* b) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+       i < walk.total; i += step) {
+    std::int64_t at[3];
+    locate(walk, i, at);
+    y[at[0]] = comparison(op, widen(a[at[1]]), widen(b[at[2]])) ? 1 : 0;
+  }
+}
+template <typename T>
+__global__ void integer_compare(BinaryOp op, Walk walk, std::uint8_t* y, const T* a, const T* b) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+       i < walk.total; i += step) {
+    std::int64_t at[3];
+    locate(walk, i, at);
+    y[at[0]] = comparison(op, a[at[1]], b[at[2]]) ? 1 : 0;
+  }
+}
+
+template <typename T>
+void start_float(BinaryOp op, const Walk& walk, void* y, const void* a, const void* b,
+                 cudaStream_t stream) {
+  const unsigned blocks = blocks_for(walk.total, kThreads);
+  if (op >= BinaryOp::equal) {
+    float_compare<T><<<blocks, kThreads, 0, stream>>>(op, walk, static_cast<std::uint8_t*>(y),
+                                                      static_cast<const T*>(a),
+                                                      static_cast<const T*>(b));
+  } else {
+    float_binary<T><<<blocks, kThreads, 0, stream>>>(
+        op, walk, static_cast<T*>(y), static_cast<const T*>(a), static_cast<const T*>(b));
+  }
+}
+template <typename T>
+void start_integer(BinaryOp op, const Walk& walk, void* y, const void* a, const void* b,
+                   cudaStream_t stream) {
+  const unsigned blocks = blocks_for(walk.total, kThreads);
+  if (op >= BinaryOp::equal) {
+    integer_compare<T><<<blocks, kThreads, 0, stream>>>(op, walk, static_cast<std::uint8_t*>(y),
+                                                        static_cast<const T*>(a),
+                                                        static_cast<const T*>(b));
+  } else {
+    integer_binary<T><<<blocks, kThreads, 0, stream>>>(
+        op, walk, static_cast<T*>(y), static_cast<const T*>(a), static_cast<const T*>(b));
+  }
+}
+
+__device__ inline float unary(UnaryOp op, float x) {
+  switch (op) {
+    case UnaryOp::sqrt:
+      return sqrtf(x);
+    case UnaryOp::reciprocal:
+      return 1.0f / x;
+    case UnaryOp::sigmoid:
+      return 1.0f / (1.0f + expf(-x));
+    case UnaryOp::cos:
+      return cosf(x);
+    case UnaryOp::sin:
+      return sinf(x);
+    case UnaryOp::exp:
+      return expf(x);
+    case UnaryOp::log:
+      return logf(x);
+    case UnaryOp::tanh:
+      return tanhf(x);
+    case UnaryOp::neg:
+      return -x;
+    case UnaryOp::abs:
+      return fabsf(x);
+    case UnaryOp::relu:
+      return x < 0.0f ? 0.0f : x;
+    case UnaryOp::erf:
+      return erff(x);
+    case UnaryOp::floor:
+      return floorf(x);
+    case UnaryOp::ceil:
+      return ceilf(x);
+  }
+  return x;
+}
+template <typename T>
+__global__ void float_unary(UnaryOp op, std::int64_t count, T* y, const T* a) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
+       i += step)
+    y[i] = narrow<T>(unary(op, widen(a[i])));
+}
+
+template <typename T>
+__global__ void float_activation(Activation activation, float alpha, float beta, std::int64_t count, T* y, const T* a) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+    y[i] = narrow<T>(activate(activation, alpha, beta, widen(a[i])));
+  }
+}
+
+template <typename T, typename C>
+__global__ void rotate(RotateTask task, T* y, const T* x, const C* cosines, const C* sines) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < task.walk.total; i += step) {
+    std::int64_t at[3];
+    locate(task.walk, i, at);
+    const float a = widen(x[at[0]]), b = widen(x[at[0] + task.half]);
+    y[at[0]] = narrow<T>(a * widen(cosines[at[1]]) - b * widen(sines[at[2]]));
+    y[at[0] + task.half] = narrow<T>(b * widen(cosines[at[1] + task.cos_step]) + a * widen(sines[at[2] + task.sin_step]));
+  }
+}
+template <typename T>
+cudaError_t start_rotate(DType table_type, const RotateTask& task, void* y, const void* x, const void* cosines, const void* sines, cudaStream_t stream) {
+  const auto go = [&](auto tag) {
+    using C = decltype(tag);
+    rotate<<<blocks_for(task.walk.total, kThreads), kThreads, 0, stream>>>(task, static_cast<T*>(y), static_cast<const T*>(x), static_cast<const C*>(cosines),
+                                                                           static_cast<const C*>(sines));
+    return cudaGetLastError();
+  };
+  switch (table_type) {
+    case DType::f32: return go(float());
+    case DType::f16: return go(__half());
+    case DType::bf16: return go(__nv_bfloat16());
+    default: return cudaErrorInvalidValue;
+  }
+}
+
+// Integers become floats by one rounding to f32; narrower floats by a second, as the CPU does it.
+__device__ inline float as_float(float x) {
+  return x;
+}
+__device__ inline float as_float(__half x) {
+  return widen(x);
+}
+__device__ inline float as_float(__nv_bfloat16 x) {
+  return widen(x);
+}
+__device__ inline float as_float(std::int64_t x) {
+  return __ll2float_rn(x);
+}
+__device__ inline float as_float(std::int32_t x) {
+  return __int2float_rn(x);
+}
+__device__ inline float as_float(std::uint8_t x) {
+  return static_cast<float>(x);
+}
+template <typename T, typename Y>
+__global__ void cast(std::int64_t count, Y* y, const T* a) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
+       i += step)
+    y[i] = narrow<Y>(as_float(a[i]));
+}
+template <typename T>
+cudaError_t start_cast(DType to, std::int64_t count, void* y, const T* a, cudaStream_t stream) {
+  const unsigned blocks = blocks_for(count, kThreads);
+  switch (to) {
+    case DType::f32:
+      cast<<<blocks, kThreads, 0, stream>>>(count, static_cast<float*>(y), a);
+      break;
+    case DType::f16:
+      cast<<<blocks, kThreads, 0, stream>>>(count, static_cast<__half*>(y), a);
+      break;
+    case DType::bf16:
+      cast<<<blocks, kThreads, 0, stream>>>(count, static_cast<__nv_bfloat16*>(y), a);
+      break;
+    default:
+      return cudaErrorInvalidValue;
+  }
+  return cudaGetLastError();
+}
+
+template <typename T>
+__global__ void select(Walk walk, T* y, const std::uint8_t* condition, const T* a, const T* b) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+       i < walk.total; i += step) {
+    std::int64_t at[4];
+    locate(walk, i, at);
+    y[at[0]] = condition[at[1]] != 0 ? a[at[2]] : b[at[3]];
+  }
+}
+template <typename T>
+void start_select(const Walk& walk, void* y, const void* condition, const void* a, const void* b,
+                  cudaStream_t stream) {
+  select<T><<<blocks_for(walk.total, kThreads), kThreads, 0, stream>>>(
+      walk, static_cast<T*>(y), static_cast<const std::uint8_t*>(condition),
+      static_cast<const T*>(a), static_cast<const T*>(b));
+}
+
+}  // namespace
+
+cudaError_t launch_binary(BinaryOp op, DType type, const Walk& walk, void* y, const void* a,
+                          const void* b, cudaStream_t stream) {
+  if (walk.total == 0) return cudaSuccess;
+  switch (type) {
+    case DType::f32:
+      start_float<float>(op, walk, y, a, b, stream);
+      break;
+    case DType::f16:
+      start_float<__half>(op, walk, y, a, b, stream);
+      break;
+    case DType::bf16:
+      start_float<__nv_bfloat16>(op, walk, y, a, b, stream);
+      break;
+    case DType::i32:
+      start_integer<std::int32_t>(op, walk, y, a, b, stream);
+      break;
+    case DType::i64:
+      start_integer<std::int64_t>(op, walk, y, a, b, stream);
+      break;
+    case DType::boolean:
+      start_integer<std::uint8_t>(op, walk, y, a, b, stream);
+      break;
+    default:
+      return cudaErrorInvalidValue;
+  }
+  return cudaGetLastError();
+}
+
+cudaError_t launch_unary(UnaryOp op, DType type, std::int64_t count, void* y, const void* a,
+                         cudaStream_t stream) {
+  if (count == 0) return cudaSuccess;
+  const unsigned blocks = blocks_for(count, kThreads);
+  switch (type) {
+    case DType::f32:
+      float_unary<<<blocks, kThreads, 0, stream>>>(op, count, static_cast<float*>(y),
+                                                   static_cast<const float*>(a));
+      break;
+    case DType::f16:
+      float_unary<<<blocks, kThreads, 0, stream>>>(op, count, static_cast<__half*>(y),
+                                                   static_cast<const __half*>(a));
+      break;
+    case DType::bf16:
+      float_unary<<<blocks, kThreads, 0, stream>>>(op, count, static_cast<__nv_bfloat16*>(y),
+                                                   static_cast<const __nv_bfloat16*>(a));
+      break;
+    default:
+      return cudaErrorInvalidValue;
+  }
+  return cudaGetLastError();
+}
+
+bool castable(DType from, DType to) {
+  const bool in = from == DType::f32 || from == DType::f16 || from == DType::bf16 ||
+                  from == DType::i64 || from == DType::i32 || from == DType::boolean;
+  return in && (to == DType::f32 || to == DType::f16 || to == DType::bf16);
+}
+
+cudaError_t launch_cast(DType from, DType to, std::int64_t count, void* y, const void* a,
+                        cudaStream_t stream) {
+  if (count == 0) return cudaSuccess;
+  switch (from) {
+    case DType::f32:
+      return start_cast(to, count, y, static_cast<const float*>(a), stream);
+    case DType::f16:
+      return start_cast(to, count, y, static_cast<const __half*>(a), stream);
+    case DType::bf16:
+      return start_cast(to, count, y, static_cast<const __nv_bfloat16*>(a), stream);
+    case DType::i64:
+      return start_cast(to, count, y, static_cast<const std::int64_t*>(a), stream);
+    case DType::i32:
+      return start_cast(to, count, y, static_cast<const std::int32_t*>(a), stream);
+    case DType::boolean:
+      return start_cast(to, count, y, static_cast<const std::uint8_t*>(a), stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+cudaError_t launch_where(int element_bytes, const Walk& walk, void* y, const void* condition,
+                         const void* a, const void* b, cudaStream_t stream) {
+  if (walk.total == 0) return cudaSuccess;
+  switch (element_bytes) {
+    case 1:
+      start_select<std::uint8_t>(walk, y, condition, a, b, stream);
+      break;
+    case 2:
+      start_select<std::uint16_t>(walk, y, condition, a, b, stream);
+      break;
+    case 4:
+      start_select<std::uint32_t>(walk, y, condition, a, b, stream);
+      break;
+    case 8:
+      start_select<std::uint64_t>(walk, y, condition, a, b, stream);
+      break;
+    default:
+      return cudaErrorInvalidValue;
+  }
+  return cudaGetLastError();
+}
+
+cudaError_t launch_activation(Activation activation, float alpha, float beta, DType type, std::int64_t count, void* y, const void* a, cudaStream_t stream) {
+  if (count == 0) return cudaSuccess;
+  const auto go = [&](auto tag) {
+    using T = decltype(tag);
+    float_activation<<<blocks_for(count, kThreads), kThreads, 0, stream>>>(activation, alpha, beta, count, static_cast<T*>(y), static_cast<const T*>(a));
+    return cudaGetLastError();
+  };
+  switch (type) {
+    case DType::f32: return go(float());
+    case DType::f16: return go(__half());
+    case DType::bf16: return go(__nv_bfloat16());
+    default: return cudaErrorInvalidValue;
+  }
+}
+
+cudaError_t launch_rotate(DType type, DType table_type, const RotateTask& task, void* y, const void* x, const void* cos, const void* sin, cudaStream_t stream) {
+  if (task.walk.total == 0) return cudaSuccess;
+  switch (type) {
+    case DType::f32: return start_rotate<float>(table_type, task, y, x, cos, sin, stream);
+    case DType::f16: return start_rotate<__half>(table_type, task, y, x, cos, sin, stream);
+    case DType::bf16: return start_rotate<__nv_bfloat16>(table_type, task, y, x, cos, sin, stream);
+    default: return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace forebay::cuda

@@ -1,0 +1,40 @@
+// Large products through cuBLASLt, looked up at run time: absent, our own kernel does them.
+//
+// The algorithm is chosen once for a slab's fixed shape, without split-K and reduction schemes and
+// for a fixed alignment, so a slab has the same bits wherever it lies.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "runtime/cuda/cuda_launch.h"
+#include "runtime/cuda/cuda_status.h"
+
+namespace forebay::cuda {
+
+struct LtShape {
+  std::int64_t m = 0, n = 0, k = 0;
+  bool b_rows = true;      // B is [n, k] without gaps; else [k, n]
+  std::int64_t a_row = 0;  // A is [m, k], rows so far apart
+  std::int64_t d_row = 0;
+  DType type = DType::bf16;    // of A and B
+  DType d_type = DType::bf16;  // type or f32
+  bool add = false;            // D += A * B
+  std::uint32_t d_alignment = 16;
+  friend bool operator==(const LtShape&, const LtShape&) = default;
+};
+
+class LtProduct {
+ public:
+  virtual ~LtProduct() = default;
+  virtual const LtShape& shape() const = 0;
+  virtual Status run(const void* a, const void* b, void* d, float alpha,
+                     cudaStream_t stream) const = 0;
+};
+
+// Null: no library, or it has no algorithm for the shape.
+std::unique_ptr<LtProduct> make_lt_product(const LtShape& shape,
+                                           const std::shared_ptr<CudaState>& state);
+std::string lt_version();  // "" without the library
+
+}  // namespace forebay::cuda

@@ -1,0 +1,237 @@
+// Transpose, Concat, Split, Slice, Expand and Gather: copies of strided ranges.
+#include <algorithm>
+#include <array>
+
+#include "runtime/cuda/kernel_base.h"
+#include "runtime/ops/infer.h"
+
+namespace forebay::cuda {
+namespace {
+
+using Ints = std::vector<std::int64_t>;
+
+struct Move {
+  std::size_t input = 0, output = 0;
+  std::int64_t from = 0, to = 0;  // elements from the start
+  Walk walk;
+  int element_bytes = 0;
+};
+
+// The same move with larger elements, as far as runs, steps and offsets are multiples.
+void widen_elements(Move& move) {
+  Walk& walk = move.walk;
+  const int last = walk.rank - 1;
+  if (walk.strides[0][last] != 1 || walk.strides[1][last] != 1) return;
+  int factor = 16 / move.element_bytes;
+  const auto fits = [&](std::int64_t value) { return value % factor == 0; };
+  while (factor > 1) {
+    bool all = fits(walk.dims[last]) && fits(move.from) && fits(move.to);
+    for (int d = 0; d < last; ++d)
+      all = all && fits(walk.strides[0][d]) && fits(walk.strides[1][d]);
+    if (all) break;
+    factor /= 2;
+  }
+  walk.dims[last] /= factor;
+  walk.total /= factor;
+  for (int d = 0; d < last; ++d) {
+    walk.strides[0][d] /= factor;
+    walk.strides[1][d] /= factor;
+  }
+  move.from /= factor;
+  move.to /= factor;
+  move.element_bytes *= factor;
+}
+
+class MoveKernel : public CudaKernel {
+ public:
+  using CudaKernel::CudaKernel;
+  Status run(const KernelCall& call) override {
+    for (const Move& move : moves_) {
+      std::byte* const to = call.outputs[move.output].data;
+      if (to == nullptr) continue;
+      FB_TRY(check(launch_copy(move.element_bytes, move.walk, to + move.to * move.element_bytes,
+                               call.inputs[move.input].data + move.from * move.element_bytes,
+                               queue_stream())));
+    }
+    return {};
+  }
+
+ protected:
+  void add(std::size_t input, std::size_t output, std::int64_t from, std::int64_t to, DType dtype,
+           std::span<const std::int64_t> dims, const Ints& from_strides, const Ints& to_strides) {
+    const std::array<Ints, 2> strides{to_strides, from_strides};
+    Move move{input, output, from, to, make_walk(dims, strides), dtype_bits(dtype) / 8};
+    if (move.walk.total == 0) return;
+    widen_elements(move);
+    moves_.push_back(move);
+  }
+  std::vector<Move> moves_;
+};
+
+class TransposeKernel final : public MoveKernel {
+ public:
+  using MoveKernel::MoveKernel;
+  Status setup(const PrepareContext& context) override {
+    moves_.clear();
+    const Ints& in = context.inputs[0].dims;
+    const Ints& out = context.outputs[0].dims;
+    const auto perm = context.node.integers("perm");
+    const Ints dense = dense_strides(in);
+    Ints from(in.size());
+    for (std::size_t d = 0; d < in.size(); ++d)
+      from[d] = dense[perm.empty() ? in.size() - 1 - d : static_cast<std::size_t>(perm[d])];
+    add(0, 0, 0, 0, context.inputs[0].dtype, out, from, dense_strides(out));
+    return {};
+  }
+};
+
+class ExpandKernel final : public MoveKernel {
+ public:
+  using MoveKernel::MoveKernel;
+  Status setup(const PrepareContext& context) override {
+    moves_.clear();
+    const Ints& out = context.outputs[0].dims;
+    add(0, 0, 0, 0, context.inputs[0].dtype, out,
+        broadcast_strides(context.inputs[0].dims, out.size()), dense_strides(out));
+    return {};
+  }
+};
+
+class ConcatKernel final : public MoveKernel {
+ public:
+  using MoveKernel::MoveKernel;
+  Status setup(const PrepareContext& context) override {
+    moves_.clear();
+    const Ints& out = context.outputs[0].dims;
+    FB_ASSIGN(const int axis, normalize_axis(context.node, context.node.integer("axis", 1),
+                                             static_cast<int>(out.size())));
+    const Ints to = dense_strides(out);
+    std::int64_t at = 0;
+    for (std::size_t i = 0; i < context.inputs.size(); ++i) {
+      const Ints& in = context.inputs[i].dims;
+      add(i, 0, 0, at * to[static_cast<std::size_t>(axis)], context.inputs[i].dtype, in,
+          dense_strides(in), to);
+      at += in[static_cast<std::size_t>(axis)];
+    }
+    return {};
+  }
+};
+
+class SplitKernel final : public MoveKernel {
+ public:
+  using MoveKernel::MoveKernel;
+  Status setup(const PrepareContext& context) override {
+    moves_.clear();
+    const Ints& in = context.inputs[0].dims;
+    FB_ASSIGN(const int axis, normalize_axis(context.node, context.node.integer("axis", 0),
+                                             static_cast<int>(in.size())));
+    const Ints from = dense_strides(in);
+    std::int64_t at = 0;
+    for (std::size_t o = 0; o < context.outputs.size(); ++o) {
+      // Where the next begins is not known behind an output that nobody wants.
+      if (!context.outputs[o].present())
+        return context.node.unsupported("outputs that are not used");
+      const Ints& out = context.outputs[o].dims;
+      add(0, o, at * from[static_cast<std::size_t>(axis)], 0, context.inputs[0].dtype, out, from,
+          dense_strides(out));
+      at += out[static_cast<std::size_t>(axis)];
+    }
+    return {};
+  }
+};
+
+class SliceKernel final : public MoveKernel {
+ public:
+  using MoveKernel::MoveKernel;
+  Status setup(const PrepareContext& context) override {
+    moves_.clear();
+    const Ints& in = context.inputs[0].dims;
+    const Ints& out = context.outputs[0].dims;
+    const auto list = [&](std::size_t input, std::string_view attribute) {
+      if (context.node.version() < 10) {
+        const auto given = context.node.integers(attribute);
+        return Ints(given.begin(), given.end());
+      }
+      const bool there = input < context.values.size() && context.values[input] != nullptr;
+      return there ? ops::host_integers(*context.values[input]) : Ints();
+    };
+    const Ints starts = list(1, "starts"), axes = list(3, "axes"), steps = list(4, "");
+    const Ints dense = dense_strides(in);
+    Ints from = dense;
+    std::int64_t begin = 0;
+    for (std::size_t i = 0; i < starts.size(); ++i) {
+      FB_ASSIGN(const int axis,
+                normalize_axis(context.node, axes.empty() ? static_cast<std::int64_t>(i) : axes[i],
+                               static_cast<int>(in.size())));
+      const auto d = static_cast<std::size_t>(axis);
+      const std::int64_t step = steps.empty() ? 1 : steps[i], most = step > 0 ? in[d] : in[d] - 1;
+      const std::int64_t start = std::clamp<std::int64_t>(
+          starts[i] < 0 ? starts[i] + in[d] : starts[i], 0, std::max<std::int64_t>(0, most));
+      begin += start * dense[d];
+      from[d] = dense[d] * step;
+    }
+    add(0, 0, begin, 0, context.inputs[0].dtype, out, from, dense_strides(out));
+    return {};
+  }
+};
+
+class GatherKernel final : public CudaKernel {
+ public:
+  using CudaKernel::CudaKernel;
+  Status setup(const PrepareContext& context) override {
+    const HostTensor* indices = context.values[1];
+    if (indices == nullptr)
+      return context.node.unsupported(
+          "indices that are computed");  // they must be checked: the host does it
+    const Ints& in = context.inputs[0].dims;
+    FB_ASSIGN(const int axis, normalize_axis(context.node, context.node.integer("axis", 0),
+                                             static_cast<int>(in.size())));
+    const auto d = static_cast<std::size_t>(axis);
+    task_ = GatherTask();
+    task_.rows = in[d];
+    for (std::size_t i = 0; i < in.size(); ++i)
+      (i < d ? task_.outer : task_.inner) *= i == d ? 1 : in[i];
+    task_.wide = indices->dtype() == DType::i64;
+    const Ints list = ops::host_integers(*indices);
+    task_.count = static_cast<std::int64_t>(list.size());
+    for (const std::int64_t index : list) {
+      if (index < -task_.rows || index >= task_.rows)
+        return context.node.unsupported("an index outside");  // the CPU's kernel names it
+    }
+    element_bytes_ = dtype_bits(context.inputs[0].dtype) / 8;
+    return {};
+  }
+  Status run(const KernelCall& call) override {
+    return check(launch_gather(element_bytes_, task_, call.outputs[0].data, call.inputs[0].data,
+                               call.inputs[1].data, queue_stream()));
+  }
+
+ private:
+  GatherTask task_;
+  int element_bytes_ = 0;
+};
+
+template <typename K>
+KernelPtr make_move(const NodeView& node, std::span<const TypeShape> inputs,
+                    std::span<const TypeShape>, const StatePtr& state) {
+  const int bits = dtype_bits(inputs[0].dtype);
+  if (bits < 8 || bits > 64) return nullptr;
+  std::string id = "cuda." + std::string(node.op());
+  std::transform(id.begin(), id.end(), id.begin(), [](char c) {
+    return c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c;
+  });
+  return std::make_unique<K>(std::move(id), state);
+}
+
+}  // namespace
+
+std::span<const TableEntry> movement_table() {
+  static constexpr TableEntry kTable[] = {
+      {"", "Transpose", make_move<TransposeKernel>}, {"", "Expand", make_move<ExpandKernel>},
+      {"", "Concat", make_move<ConcatKernel>},       {"", "Split", make_move<SplitKernel>},
+      {"", "Slice", make_move<SliceKernel>},         {"", "Gather", make_move<GatherKernel>},
+  };
+  return kTable;
+}
+
+}  // namespace forebay::cuda

@@ -1,0 +1,189 @@
+// Rows: one block a row, a fixed number of threads and a fixed tree, so that the order of additions
+// depends on the length alone.
+#include <cfloat>
+
+#include "runtime/cuda/cuda_numbers.cuh"
+
+namespace forebay::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+template <typename F>
+__device__ inline float fold_block(float value, F&& join) {
+  __shared__ float shared[kThreads];
+  __syncthreads();  // the last fold's result has been read
+  shared[threadIdx.x] = value;
+  __syncthreads();
+  for (int half = kThreads / 2; half > 0; half /= 2) {
+    if (threadIdx.x < half)
+      shared[threadIdx.x] = join(shared[threadIdx.x], shared[threadIdx.x + half]);
+    __syncthreads();
+  }
+  return shared[0];
+}
+
+struct Sum {
+  __device__ float operator()(float a, float b) const { return a + b; }
+};
+struct Max {
+  __device__ float operator()(float a, float b) const {
+    return a != a ? a : b != b ? b : a < b ? b : a;
+  }
+};
+struct Min {
+  __device__ float operator()(float a, float b) const {
+    return a != a ? a : b != b ? b : b < a ? b : a;
+  }
+};
+
+template <typename T>
+__global__ void reduce(ReduceOp op, std::int64_t rows, std::int64_t length, T* y, const T* a) {
+  for (std::int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    const T* from = a + row * length;
+    const bool sums = op == ReduceOp::mean || op == ReduceOp::sum;
+    float value = sums ? 0.0f : op == ReduceOp::max ? -INFINITY : INFINITY;
+    for (std::int64_t i = threadIdx.x; i < length; i += kThreads) {
+      const float x = widen(from[i]);
+      value = sums ? value + x : op == ReduceOp::max ? Max()(value, x) : Min()(value, x);
+    }
+    float result = sums                  ? fold_block(value, Sum())
+                   : op == ReduceOp::max ? fold_block(value, Max())
+                                         : fold_block(value, Min());
+    if (op == ReduceOp::mean) result /= static_cast<float>(length);
+    if (threadIdx.x == 0) y[row] = narrow<T>(result);
+  }
+}
+
+template <typename T>
+__global__ void softmax(std::int64_t rows, std::int64_t length, T* y, const T* a) {
+  for (std::int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    const T* from = a + row * length;
+    T* to = y + row * length;
+    float most = -INFINITY;
+    for (std::int64_t i = threadIdx.x; i < length; i += kThreads)
+      most = Max()(most, widen(from[i]));
+    most = fold_block(most, Max());
+    float sum = 0;
+    for (std::int64_t i = threadIdx.x; i < length; i += kThreads)
+      sum += expf(widen(from[i]) - most);
+    sum = fold_block(sum, Sum());
+    for (std::int64_t i = threadIdx.x; i < length; i += kThreads)
+      to[i] = narrow<T>(expf(widen(from[i]) - most) / sum);
+  }
+}
+
+// The row with skip and bias, in f32 as it is normalised.
+template <typename T>
+__device__ inline float norm_input(const NormTask& task, std::int64_t row, std::int64_t i) {
+  float x = widen(static_cast<const T*>(task.x)[row * task.length + i]);
+  if (task.skip != nullptr) x += widen(static_cast<const T*>(task.skip)[(row * task.length) % task.skip_count + i]);
+  if (task.bias != nullptr) x += widen(static_cast<const T*>(task.bias)[i]);
+  return x;
+}
+template <typename T, typename S>
+__global__ void norm(const __grid_constant__ NormTask task) {
+  for (std::int64_t row = blockIdx.x; row < task.rows; row += gridDim.x) {
+    const auto count = static_cast<float>(task.length);
+    float mean = 0;
+    if (task.centred) {
+      float sum = 0;
+      for (std::int64_t i = threadIdx.x; i < task.length; i += kThreads) sum += norm_input<T>(task, row, i);
+      mean = fold_block(sum, Sum()) / count;
+    }
+    float squares = 0;
+    for (std::int64_t i = threadIdx.x; i < task.length; i += kThreads) {
+      const float x = norm_input<T>(task, row, i) - mean;
+      squares += x * x;
+    }
+    const float inverse = 1.0f / sqrtf(fold_block(squares, Sum()) / count + task.epsilon);
+    for (std::int64_t i = threadIdx.x; i < task.length; i += kThreads) {
+      const float x = norm_input<T>(task, row, i);
+      float y = (x - mean) * inverse * widen(static_cast<const S*>(task.scale)[i]);
+      if (task.shift != nullptr) y += widen(static_cast<const S*>(task.shift)[i]);
+      if (task.sum != nullptr) static_cast<T*>(task.sum)[row * task.length + i] = narrow<T>(x);
+      static_cast<S*>(task.y)[row * task.length + i] = narrow<S>(y);
+    }
+  }
+}
+
+unsigned blocks_of(std::int64_t rows) {
+  return static_cast<unsigned>(rows < 65535 ? rows : 65535);
+}
+
+}  // namespace
+
+cudaError_t launch_reduce(ReduceOp op, DType type, std::int64_t rows, std::int64_t length, void* y,
+                          const void* a, cudaStream_t stream) {
+  if (rows == 0) return cudaSuccess;
+  switch (type) {
+    case DType::f32:
+      reduce<<<blocks_of(rows), kThreads, 0, stream>>>(op, rows, length, static_cast<float*>(y),
+                                                       static_cast<const float*>(a));
+      break;
+    case DType::f16:
+      reduce<<<blocks_of(rows), kThreads, 0, stream>>>(op, rows, length, static_cast<__half*>(y),
+                                                       static_cast<const __half*>(a));
+      break;
+    case DType::bf16:
+      reduce<<<blocks_of(rows), kThreads, 0, stream>>>(
+          op, rows, length, static_cast<__nv_bfloat16*>(y), static_cast<const __nv_bfloat16*>(a));
+      break;
+    default:
+      return cudaErrorInvalidValue;
+  }
+  return cudaGetLastError();
+}
+
+cudaError_t launch_softmax(DType type, std::int64_t rows, std::int64_t length, void* y,
+                           const void* a, cudaStream_t stream) {
+  if (rows == 0 || length == 0) return cudaSuccess;
+  switch (type) {
+    case DType::f32:
+      softmax<<<blocks_of(rows), kThreads, 0, stream>>>(rows, length, static_cast<float*>(y),
+                                                        static_cast<const float*>(a));
+      break;
+    case DType::f16:
+      softmax<<<blocks_of(rows), kThreads, 0, stream>>>(rows, length, static_cast<__half*>(y),
+                                                        static_cast<const __half*>(a));
+      break;
+    case DType::bf16:
+      softmax<<<blocks_of(rows), kThreads, 0, stream>>>(
+          rows, length, static_cast<__nv_bfloat16*>(y), static_cast<const __nv_bfloat16*>(a));
+      break;
+    default:
+      return cudaErrorInvalidValue;
+  }
+  return cudaGetLastError();
+}
+
+namespace {
+
+template <typename T, typename S>
+cudaError_t start_norm(const NormTask& task, cudaStream_t stream) {
+  norm<T, S><<<blocks_of(task.rows), kThreads, 0, stream>>>(task);
+  return cudaGetLastError();
+}
+template <typename T>
+cudaError_t norm_by_scale(const NormTask& task, cudaStream_t stream) {
+  switch (task.scale_type) {
+    case DType::f32: return start_norm<T, float>(task, stream);
+    case DType::f16: return start_norm<T, __half>(task, stream);
+    case DType::bf16: return start_norm<T, __nv_bfloat16>(task, stream);
+    default: return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace
+
+cudaError_t launch_norm(const NormTask& task, cudaStream_t stream) {
+  if (task.rows == 0 || task.length == 0) return cudaSuccess;
+  switch (task.type) {
+    case DType::f32: return norm_by_scale<float>(task, stream);
+    case DType::f16: return norm_by_scale<__half>(task, stream);
+    case DType::bf16: return norm_by_scale<__nv_bfloat16>(task, stream);
+    default: return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace forebay::cuda

@@ -1,0 +1,179 @@
+// Reductions and Softmax over the last axes.
+#include <algorithm>
+
+#include "runtime/cuda/kernel_base.h"
+#include "runtime/ops/infer.h"
+
+namespace forebay::cuda {
+namespace {
+
+class ReduceKernel final : public CudaKernel {
+ public:
+  ReduceKernel(ReduceOp op, DType type, StatePtr state)
+      : CudaKernel("cuda.reduce", std::move(state)), op_(op), type_(type) {}
+  Status setup(const PrepareContext& context) override {
+    const auto& dims = context.inputs[0].dims;
+    std::vector<std::int64_t> axes;
+    if (context.inputs.size() > 1 && context.inputs[1].present()) {
+      if (context.values[1] == nullptr) return context.node.unsupported("axes that are computed");
+      axes = ops::host_integers(*context.values[1]);
+    } else {
+      const auto given = context.node.integers("axes");
+      axes.assign(given.begin(), given.end());
+    }
+    if (axes.empty() && context.node.integer("noop_with_empty_axes", 0) != 0)
+      return context.node.unsupported("no axes");
+    std::vector<bool> reduced(dims.size(), axes.empty());
+    for (const std::int64_t axis : axes) {
+      FB_ASSIGN(const int at, normalize_axis(context.node, axis, static_cast<int>(dims.size())));
+      reduced[static_cast<std::size_t>(at)] = true;
+    }
+    rows_ = length_ = 1;
+    bool tail = false;
+    for (std::size_t d = 0; d < dims.size(); ++d) {
+      if (tail && !reduced[d] && dims[d] != 1)
+        return context.node.unsupported("a reduction of inner axes");
+      tail = tail || (reduced[d] && dims[d] != 1);
+      (reduced[d] ? length_ : rows_) *= dims[d];
+    }
+    if (length_ == 0) return context.node.unsupported("a reduction of nothing");
+    return {};
+  }
+  Status run(const KernelCall& call) override {
+    return check(launch_reduce(op_, type_, rows_, length_, call.outputs[0].data,
+                               call.inputs[0].data, queue_stream()));
+  }
+
+ private:
+  const ReduceOp op_;
+  const DType type_;
+  std::int64_t rows_ = 1, length_ = 1;
+};
+
+template <ReduceOp op>
+KernelPtr make_reduce(const NodeView&, std::span<const TypeShape> inputs,
+                      std::span<const TypeShape>, const StatePtr& state) {
+  return float_type(inputs[0].dtype) ? std::make_unique<ReduceKernel>(op, inputs[0].dtype, state)
+                                     : nullptr;
+}
+
+class SoftmaxKernel final : public CudaKernel {
+ public:
+  SoftmaxKernel(DType type, StatePtr state)
+      : CudaKernel("cuda.softmax", std::move(state)), type_(type) {}
+  Status setup(const PrepareContext& context) override {
+    const auto& dims = context.inputs[0].dims;
+    const int rank = static_cast<int>(dims.size());
+    FB_ASSIGN(
+        const int axis,
+        normalize_axis(context.node,
+                       context.node.integer("axis", context.node.version() < 13 ? 1 : -1), rank));
+    if (axis + 1 != rank) return context.node.unsupported("an inner axis");
+    length_ = dims.back();
+    rows_ = 1;
+    for (int d = 0; d < axis; ++d) rows_ *= dims[static_cast<std::size_t>(d)];
+    return {};
+  }
+  Status run(const KernelCall& call) override {
+    return check(launch_softmax(type_, rows_, length_, call.outputs[0].data, call.inputs[0].data,
+                                queue_stream()));
+  }
+
+ private:
+  const DType type_;
+  std::int64_t rows_ = 1, length_ = 1;
+};
+
+KernelPtr make_softmax(const NodeView&, std::span<const TypeShape> inputs,
+                       std::span<const TypeShape>, const StatePtr& state) {
+  return float_type(inputs[0].dtype) && !inputs[0].dims.empty()
+             ? std::make_unique<SoftmaxKernel>(inputs[0].dtype, state)
+             : nullptr;
+}
+
+// LayerNormalization and its kin: which input and output is what, as in runtime/ops/layer_norm.cc. kNone: none.
+struct NormForm {
+  bool centred = true, skip = false;
+  std::uint32_t scale = 1, shift = 2, bias = plan::kNone, sum = plan::kNone;
+};
+
+NormForm norm_form(std::string_view op) {
+  if (op == "LayerNormalization") return {};
+  if (op == "SkipLayerNormalization") return {true, true, 2, 3, 4, 3};
+  if (op == "SkipSimplifiedLayerNormalization") return {false, true, 2, plan::kNone, 3, 3};
+  return {false, false, 1, plan::kNone, plan::kNone, plan::kNone};
+}
+
+class NormKernel final : public CudaKernel {
+ public:
+  NormKernel(const NormForm& form, StatePtr state) : CudaKernel("cuda.norm", std::move(state)), form_(form) {}
+  Status setup(const PrepareContext& context) override {
+    const NodeView& node = context.node;
+    const Shape x = context.inputs[0].shape();
+    FB_ASSIGN(const int axis, normalize_axis(node, form_.skip ? -1 : node.integer("axis", -1), x.rank()));
+    task_ = NormTask();
+    task_.type = context.inputs[0].dtype;
+    task_.scale_type = context.inputs[form_.scale].dtype;
+    task_.rows = x.elements(0, axis);
+    task_.length = x.elements(axis, x.rank());
+    task_.epsilon = node.real("epsilon", form_.skip ? 1e-12f : 1e-5f);
+    task_.centred = form_.centred;
+    if (context.outputs[0].dtype != task_.scale_type) return node.unsupported("a type of the output");
+    for (const std::uint32_t i : {form_.scale, form_.shift, form_.bias}) {
+      const bool there = i < context.inputs.size() && context.inputs[i].present();
+      const bool row = there && context.inputs[i].shape().elements() == task_.length && (context.inputs[i].dims.size() <= 1 || task_.rows == 1);
+      if (there && (!row || (i != form_.bias && context.inputs[i].dtype != task_.scale_type))) return node.unsupported("a scale that is not one row");
+    }
+    if (form_.skip) {
+      task_.skip_count = context.inputs[1].shape().elements();
+      if (task_.length == 0 || task_.skip_count == 0 || x.elements() % task_.skip_count != 0 || task_.skip_count % task_.length != 0) {
+        return node.unsupported("a skip of another shape");
+      }
+    }
+    // Means and deviations are for training: nobody asks for them in a pass.
+    for (std::uint32_t o = 1; o < context.outputs.size(); ++o) {
+      if (context.outputs[o].present() && o != form_.sum) return node.unsupported("moments as outputs");
+    }
+    return {};
+  }
+  Status run(const KernelCall& call) override {
+    NormTask task = task_;
+    const auto in = [&](std::uint32_t i) -> const void* { return i < call.inputs.size() && call.inputs[i].present() ? call.inputs[i].data : nullptr; };
+    task.x = in(0);
+    task.skip = form_.skip ? in(1) : nullptr;
+    task.scale = in(form_.scale);
+    task.shift = in(form_.shift);
+    task.bias = in(form_.bias);
+    task.y = call.outputs[0].data;
+    task.sum = form_.sum < call.outputs.size() ? call.outputs[form_.sum].data : nullptr;
+    return check(launch_norm(task, queue_stream()));
+  }
+
+ private:
+  const NormForm form_;
+  NormTask task_;
+};
+
+KernelPtr make_norm(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape>, const StatePtr& state) {
+  for (const TypeShape& input : inputs) {
+    if (input.present() && !float_type(input.dtype)) return nullptr;
+  }
+  return std::make_unique<NormKernel>(norm_form(node.op()), state);
+}
+
+}  // namespace
+
+std::span<const TableEntry> reduce_table() {
+  static constexpr TableEntry kTable[] = {
+      {"", "ReduceMean", make_reduce<ReduceOp::mean>},
+      {"", "ReduceSum", make_reduce<ReduceOp::sum>},
+      {"", "ReduceMax", make_reduce<ReduceOp::max>},
+      {"", "ReduceMin", make_reduce<ReduceOp::min>},
+      {"", "Softmax", make_softmax},
+      {"", "LayerNormalization", make_norm}, {"", "RMSNormalization", make_norm}, {"", "SimplifiedLayerNormalization", make_norm},
+      {"com.microsoft", "SkipLayerNormalization", make_norm}, {"com.microsoft", "SkipSimplifiedLayerNormalization", make_norm},
+  };
+  return kTable;
+}
+
+}  // namespace forebay::cuda

@@ -1,0 +1,367 @@
+// The CUDA device's kernels beside the CPU's: the same bits where both promise them (copies,
+// matrix-vector products), close elsewhere; and the same bits from themselves however a weight is
+// cut. Skips where there is no GPU, and says so.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <set>
+
+#include "base/check.h"
+#include "runtime/device_library.h"
+#include "runtime/kernels_harness.h"
+#include "runtime/merged_kernel.h"
+
+namespace forebay::testing {
+namespace {
+
+class CudaKernels : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto opened = load_device("cuda");
+    if (!opened.ok()) GTEST_SKIP() << opened.status().to_string();
+    device_ = std::move(opened).value();
+    queue_ = device_->create_queue("test", 256).value();
+    arena_ = device_->reserve_arena(256ull << 20).value();
+    ASSERT_TRUE(arena_->commit(0, 256ull << 20).ok());
+  }
+
+  struct Call {
+    Kernel* kernel;
+    const KernelCall* call;
+  };
+  std::byte* place(std::uint64_t bytes) {
+    std::byte* const at = arena_->base() + used_;
+    used_ += (bytes + 63) / 64 * 64;
+    EXPECT_LE(used_, arena_->reserved_bytes());
+    return at;
+  }
+
+  // As run_node, on the device. unsupported when the device has no kernel for it.
+  Result<std::vector<HostTensor>> on_device(const NodeRun& run) {
+    used_ = 0;
+    const plan::Plan plan;
+    const NodeView node("tested", run.domain, run.op, run.version, run.attributes, plan,
+                        run.inputs.size(), run.outputs);
+    const OpSpec* spec = OpRegistry::builtin().find(run.domain, run.op, run.version);
+    if (spec == nullptr) return Status(Code::not_found, "no such operator: " + run.op);
+    std::vector<TypeShape> in, out(run.outputs);
+    for (const HostTensor* t : run.inputs) in.push_back(type_of(t));
+    InferContext infer(node, in, run.inputs, out);
+    FB_TRY(spec->infer(infer));
+    FB_ASSIGN(auto kernel, device_->create_kernel(node, in, out));
+    if (kernel == nullptr) return Status(Code::unsupported, "none");
+    std::vector<const HostTensor*> known(run.inputs.size(), nullptr);
+    for (std::size_t i = 0; i < known.size(); ++i) {
+      if ((spec->host_inputs >> i & 1u) != 0 || run.op == "Gather") known[i] = run.inputs[i];
+    }
+    PrepareContext prepare{
+        node, in, known, out, &pool_, run.sliced, plan::Consumption::whole, run.slab_rows};
+    if (run.sliced != plan::kNone) prepare.consumption = spec->consume(node, run.sliced, in);
+    FB_TRY(kernel->prepare(prepare));
+    ids_.insert(std::string(kernel->id()));
+    return launch(run, *kernel, out);
+  }
+
+  Result<std::vector<HostTensor>> launch(const NodeRun& run, Kernel& kernel,
+                                         const std::vector<TypeShape>& out) {
+    std::vector<ConstTensorView> views;
+    for (const HostTensor* t : run.inputs) {
+      views.push_back(t != nullptr ? ConstTensorView(*t) : ConstTensorView());
+      if (t == nullptr || t->bytes() == 0) continue;
+      std::byte* const at = place(t->bytes());
+      queue_->copy(at, t->data(), t->bytes());
+      views.back().data = at;
+    }
+    std::vector<HostTensor> made;
+    std::vector<TensorView> results;
+    for (const TypeShape& type : out) {
+      made.emplace_back(type.dtype, type.shape());
+      std::memset(made.back().data(), 0xff, made.back().bytes());
+      results.push_back({place(made.back().bytes()), type.dtype, type.shape()});
+      queue_->copy(results.back().data, made.back().data(), made.back().bytes());
+    }
+    KernelCall call;
+    call.inputs = views;
+    call.outputs = results;
+    call.workspace_bytes = kernel.workspace_bytes();
+    call.workspace = call.workspace_bytes > 0 ? place(call.workspace_bytes) : nullptr;
+    call.pool = &pool_;
+    auto* const merging = dynamic_cast<MergedKernel*>(&kernel);
+    if (merge_ && merging != nullptr && merging->merges()) return launch_merged(run, *merging, call, views, results, made);
+    call.slab_count =
+        run.sliced == plan::kNone ? 1 : static_cast<std::uint32_t>(run.slab_rows.size());
+    Call one{&kernel, &call};
+    const std::byte* const whole = run.sliced == plan::kNone ? nullptr : views[run.sliced].data;
+    for (std::uint32_t s = 0; s < call.slab_count; ++s) {
+      call.slab = s;
+      if (run.sliced != plan::kNone) {
+        const std::uint64_t row_bytes =
+            run.inputs[run.sliced]->bytes() /
+            static_cast<std::uint64_t>(run.inputs[run.sliced]->shape()[0]);
+        views[run.sliced].shape[0] = run.slab_rows[s];
+        std::byte* const slab = place(row_bytes * static_cast<std::uint64_t>(run.slab_rows[s]));
+        queue_->copy(slab, whole + static_cast<std::uint64_t>(call.row_begin) * row_bytes,
+                     row_bytes * static_cast<std::uint64_t>(run.slab_rows[s]));
+        views[run.sliced].data = slab;
+      }
+      queue_->launch(
+          [](void* argument) {
+            return static_cast<Call*>(argument)->kernel->run(*static_cast<Call*>(argument)->call);
+          },
+          &one);
+      FB_TRY(queue_->synchronize());
+      if (run.sliced != plan::kNone) call.row_begin += run.slab_rows[s];
+    }
+    for (std::size_t o = 0; o < made.size(); ++o)
+      queue_->copy(made[o].data(), results[o].data, made[o].bytes());
+    FB_TRY(queue_->synchronize());
+    return made;
+  }
+
+  // All slabs in one launch, each at an address of its own.
+  Result<std::vector<HostTensor>> launch_merged(const NodeRun& run, MergedKernel& kernel, const KernelCall& whole, const std::vector<ConstTensorView>& views,
+                                                const std::vector<TensorView>& results, std::vector<HostTensor>& made) {
+    const std::uint64_t row_bytes = run.inputs[1]->bytes() / static_cast<std::uint64_t>(run.inputs[1]->shape()[0]);
+    std::vector<std::vector<ConstTensorView>> inputs(run.slab_rows.size(), views);
+    std::vector<KernelCall> calls(run.slab_rows.size(), whole);
+    std::int64_t row = 0;
+    for (std::size_t s = 0; s < calls.size(); ++s) {
+      const std::uint64_t bytes = row_bytes * static_cast<std::uint64_t>(run.slab_rows[s]);
+      std::byte* const slab = place(bytes + 4096);
+      queue_->copy(slab, views[1].data + static_cast<std::uint64_t>(row) * row_bytes, bytes);
+      inputs[s][1] = ConstTensorView(slab, views[1].dtype, views[1].shape);
+      inputs[s][1].shape[0] = run.slab_rows[s];
+      calls[s].inputs = inputs[s];
+      calls[s].row_begin = row;
+      calls[s].slab = static_cast<std::uint32_t>(s);
+      calls[s].slab_count = static_cast<std::uint32_t>(calls.size());
+      row += run.slab_rows[s];
+    }
+    struct Many {
+      MergedKernel* kernel;
+      std::span<const KernelCall> calls;
+    };
+    for (std::size_t first = 0; first < calls.size(); first += kMostMerged) {
+      Many many{&kernel, std::span<const KernelCall>(calls).subspan(first, std::min(kMostMerged, calls.size() - first))};
+      queue_->launch([](void* argument) { return static_cast<Many*>(argument)->kernel->run_merged(static_cast<Many*>(argument)->calls); }, &many);
+      FB_TRY(queue_->synchronize());
+    }
+    ++merged_;
+    for (std::size_t o = 0; o < made.size(); ++o) queue_->copy(made[o].data(), results[o].data, made[o].bytes());
+    FB_TRY(queue_->synchronize());
+    return std::move(made);
+  }
+
+  // `tolerance` 0: the same bytes.
+  void compare(const NodeRun& run, double tolerance, const std::string& what) {
+    auto cpu = run_node(run, pool_);
+    ASSERT_TRUE(cpu.ok()) << what << ": " << cpu.status().to_string();
+    auto cuda = on_device(run);
+    ASSERT_TRUE(cuda.ok()) << what << ": " << cuda.status().to_string();
+    for (std::size_t o = 0; o < cpu->size(); ++o) {
+      const HostTensor &a = (*cpu)[o], &b = (*cuda)[o];
+      ASSERT_EQ(a.shape(), b.shape()) << what;
+      if (tolerance == 0) {
+        EXPECT_TRUE(same_bytes(a, b)) << what << ", output " << o;
+        continue;
+      }
+      double worst = 0;
+      for (std::int64_t i = 0; i < a.shape().elements(); ++i) {
+        const double error =
+            std::abs(number(a, i) - number(b, i)) / std::max(1.0, std::abs(number(a, i)));
+        if (!(error <= worst)) worst = error;
+      }
+      EXPECT_LE(worst, tolerance) << what << ", output " << o;
+    }
+  }
+
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<Arena> arena_;
+  std::unique_ptr<Queue> queue_;
+  ThreadPool pool_{2};
+  std::uint64_t used_ = 0;
+  bool merge_ = false;
+  int merged_ = 0;
+  std::set<std::string> ids_;
+  std::mt19937_64 random_{20261121};
+};
+
+double tolerance_of(DType type) {
+  return type == DType::f32 ? 2e-6 : type == DType::f16 ? 1e-3 : 8e-3;
+}
+
+HostTensor integers(std::vector<std::int64_t> values) {
+  HostTensor t(DType::i64, Shape{static_cast<std::int64_t>(values.size())});
+  std::copy(values.begin(), values.end(), t.as<std::int64_t>().begin());
+  return t;
+}
+
+// Up to 8 rows in [N,K] form and in [K,N] form: the CPU's bits, whole and cut into slabs.
+TEST_F(CudaKernels, MatrixVectorProductsHaveTheBitsOfTheCpu) {
+  for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
+    for (const bool turned : {true, false}) {
+      for (int round = 0; round < 24; ++round) {
+        const std::int64_t m = 1 + round % 8, n = 1 + static_cast<std::int64_t>(random_() % 300);
+        const std::int64_t k = round % 3 == 0
+                                   ? 1 + static_cast<std::int64_t>(random_() % 3000)
+                                   : 8 * (1 + static_cast<std::int64_t>(random_() % 400));
+        const HostTensor a = random_tensor(random_, type, Shape{m, k}),
+                         b = random_tensor(random_, type, turned ? Shape{n, k} : Shape{k, n});
+        const HostTensor c = random_tensor(random_, type, Shape{n});
+        NodeRun run{
+            "",       "Gemm", 13,          {{"transB", plan::AttributeValue(std::int64_t{turned})}},
+            {&a, &b}, 1,      plan::kNone, {}};
+        if (round % 2 == 1) {
+          run.inputs.push_back(&c);
+          run.attributes.push_back({"alpha", plan::AttributeValue(0.75f)});
+          run.attributes.push_back({"beta", plan::AttributeValue(1.5f)});
+        }
+        const std::string what = std::string(dtype_name(type)) + (turned ? " [N,K] " : " [K,N] ") +
+                                 std::to_string(m) + "x" + std::to_string(n) + "x" +
+                                 std::to_string(k);
+        compare(run, 0, what);
+        run.sliced = 1;
+        run.slab_rows = random_cut(random_, turned ? n : k);
+        compare(run, 0, what + " in " + std::to_string(run.slab_rows.size()) + " slabs");
+        merge_ = true;
+        compare(run, 0, what + " in " + std::to_string(run.slab_rows.size()) + " slabs of one launch");
+        merge_ = false;
+      }
+    }
+  }
+  EXPECT_EQ(merged_, 3 * 24);  // all in [N,K] form
+  EXPECT_EQ(ids_, (std::set<std::string>{"cuda.gemv256", "cuda.gemv_axpy"}));
+}
+
+TEST_F(CudaKernels, LargeProductsAreCloseAndTheSameForEachCall) {
+  for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
+    for (const bool turned : {true, false}) {
+      const std::int64_t m = 77, n = 320, k = 512;
+      const HostTensor a = random_tensor(random_, type, Shape{m, k}),
+                       b = random_tensor(random_, type, turned ? Shape{n, k} : Shape{k, n});
+      NodeRun run{
+          "",       "Gemm", 13,          {{"transB", plan::AttributeValue(std::int64_t{turned})}},
+          {&a, &b}, 1,      plan::kNone, {}};
+      const std::string what = std::string(dtype_name(type)) + (turned ? " [N,K]" : " [K,N]");
+      compare(run, 10 * tolerance_of(type), what);
+      run.sliced = 1;
+      run.slab_rows =
+          turned ? std::vector<std::int64_t>{128, 128, 64} : std::vector<std::int64_t>{256, 256};
+      compare(run, 10 * tolerance_of(type), what + " in slabs");
+      auto once = on_device(run), again = on_device(run);
+      ASSERT_TRUE(once.ok() && again.ok());
+      EXPECT_TRUE(same_bytes((*once)[0], (*again)[0])) << what;
+    }
+  }
+  // Batches with broadcasting, odd sizes.
+  const HostTensor a = random_tensor(random_, DType::bf16, Shape{2, 3, 45, 37}),
+                   b = random_tensor(random_, DType::bf16, Shape{2, 3, 37, 51});
+  compare({"", "MatMul", 13, {}, {&a, &b}, 1, plan::kNone, {}}, 0.05, "batches");
+}
+
+TEST_F(CudaKernels, ElementwiseIsClose) {
+  for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
+    const HostTensor a = random_tensor(random_, type, Shape{3, 5, 64}),
+                     b = random_tensor(random_, type, Shape{5, 1}),
+                     whole = random_tensor(random_, type, Shape{3, 5, 64});
+    const std::string name(dtype_name(type));
+    for (const char* op : {"Add", "Sub", "Mul", "Div", "Min", "Max"}) {
+      // A quotient by nearly nothing is as large: compared relative to itself.
+      compare({"", op, 14, {}, {&a, &b}, 1, plan::kNone, {}}, tolerance_of(type), op + name);
+      compare({"", op, 14, {}, {&a, &whole}, 1, plan::kNone, {}}, tolerance_of(type), op + name);
+    }
+    for (const char* op : {"Sigmoid", "Cos", "Sin", "Exp", "Tanh", "Neg", "Abs", "Relu", "Erf",
+                           "Floor", "Ceil", "Reciprocal"}) {
+      compare({"", op, 13, {}, {&a}, 1, plan::kNone, {}}, tolerance_of(type), op + name);
+    }
+    HostTensor two(type, Shape{});
+    if (type == DType::f32)
+      two.as<float>()[0] = 2.0f;
+    else
+      two.as<std::uint16_t>()[0] = type == DType::f16 ? f32_to_f16(2.0f) : f32_to_bf16(2.0f);
+    compare({"", "Pow", 15, {}, {&a, &two}, 1, plan::kNone, {}}, tolerance_of(type), "Pow" + name);
+    for (const std::int64_t to : {1, 10, 16}) {
+      compare({"", "Cast", 13, {{"to", plan::AttributeValue(to)}}, {&a}, 1, plan::kNone, {}}, 0,
+              "Cast" + name + std::to_string(to));
+    }
+  }
+  const HostTensor p = integers({3, 1, 4, 1, 5, 9, 2, 6}), q = integers({2, 7, 1, 8, 2, 8, 1, 8});
+  for (const char* op :
+       {"Add", "Sub", "Mul", "LessOrEqual", "Less", "Greater", "GreaterOrEqual", "Equal"}) {
+    compare({"", op, 16, {}, {&p, &q}, 1, plan::kNone, {}}, 0, op);
+  }
+}
+
+TEST_F(CudaKernels, MovementIsExact) {
+  for (const DType type : {DType::f32, DType::bf16}) {
+    const HostTensor a = random_tensor(random_, type, Shape{2, 6, 5, 16}),
+                     b = random_tensor(random_, type, Shape{2, 6, 3, 16});
+    const auto ints = [](std::vector<std::int64_t> v) {
+      return plan::AttributeValue(std::move(v));
+    };
+    compare({"", "Transpose", 13, {{"perm", ints({0, 2, 1, 3})}}, {&a}, 1, plan::kNone, {}}, 0,
+            "Transpose");
+    compare({"", "Transpose", 13, {{"perm", ints({3, 0, 2, 1})}}, {&a}, 1, plan::kNone, {}}, 0,
+            "Transpose");
+    compare({"", "Transpose", 13, {}, {&a}, 1, plan::kNone, {}}, 0, "Transpose");
+    compare({"",
+             "Concat",
+             13,
+             {{"axis", plan::AttributeValue(std::int64_t{2})}},
+             {&a, &b},
+             1,
+             plan::kNone,
+             {}},
+            0, "Concat");
+    const HostTensor sizes = integers({2, 4}), starts = integers({-1, 1}),
+                     ends = integers({-100, 9}), axes = integers({2, 3}), steps = integers({-2, 3});
+    compare({"",
+             "Split",
+             13,
+             {{"axis", plan::AttributeValue(std::int64_t{1})}},
+             {&a, &sizes},
+             2,
+             plan::kNone,
+             {}},
+            0, "Split");
+    compare({"", "Slice", 13, {}, {&a, &starts, &ends, &axes, &steps}, 1, plan::kNone, {}}, 0,
+            "Slice");
+    const HostTensor target = integers({4, 2, 6, 3, 16}), index = integers({-1, 0, 4, 4});
+    compare({"", "Expand", 13, {}, {&b, &target}, 1, plan::kNone, {}}, 0, "Expand");
+    compare({"",
+             "Gather",
+             13,
+             {{"axis", plan::AttributeValue(std::int64_t{2})}},
+             {&a, &index},
+             1,
+             plan::kNone,
+             {}},
+            0, "Gather");
+    HostTensor condition(DType::boolean, Shape{6, 1, 16});
+    for (std::int64_t i = 0; i < condition.shape().elements(); ++i)
+      condition.as<std::uint8_t>()[static_cast<std::size_t>(i)] = random_() % 2;
+    const HostTensor other = random_tensor(random_, type, Shape{1});
+    compare({"", "Where", 16, {}, {&condition, &a, &other}, 1, plan::kNone, {}}, 0, "Where");
+  }
+}
+
+TEST_F(CudaKernels, ReductionsAreClose) {
+  for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
+    const HostTensor a = random_tensor(random_, type, Shape{3, 7, 1000});
+    const auto last = plan::AttributeValue(std::vector<std::int64_t>{-1});
+    for (const char* op : {"ReduceMean", "ReduceMax", "ReduceMin"}) {
+      compare({"", op, 13, {{"axes", last}}, {&a}, 1, plan::kNone, {}}, tolerance_of(type), op);
+    }
+    compare({"", "Softmax", 13, {}, {&a}, 1, plan::kNone, {}}, tolerance_of(type), "Softmax");
+    const HostTensor scale = random_tensor(random_, type, Shape{1000}), shift = random_tensor(random_, type, Shape{1000});
+    compare({"", "LayerNormalization", 17, {}, {&a, &scale, &shift}, 1, plan::kNone, {}}, 4 * tolerance_of(type), "LayerNormalization");
+    compare({"", "RMSNormalization", 23, {}, {&a, &scale}, 1, plan::kNone, {}}, 4 * tolerance_of(type), "RMSNormalization");
+    for (const char* op : {"Swish", "Gelu", "HardSwish", "Mish", "LeakyRelu", "HardSigmoid"}) {
+      compare({"", op, 24, {}, {&a}, 1, plan::kNone, {}}, 2 * tolerance_of(type), op);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace forebay::testing
