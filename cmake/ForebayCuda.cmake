@@ -12,7 +12,11 @@ if(NOT CMAKE_CUDA_COMPILER)
   endif()
 endif()
 if(NOT CMAKE_CUDA_ARCHITECTURES)
-  set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 89-real 90-real 100-real 120)  # machine code for each, PTX of the last
+  if(FOREBAY_CUDA STREQUAL "ON")
+    set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 89-real 90-real 100-real 120)  # machine code for each, PTX of the last
+  else()
+    set(CMAKE_CUDA_ARCHITECTURES 80-virtual 90-real)  # compiles fast; other GPUs compile the PTX when they load it
+  endif()
 endif()
 check_language(CUDA)
 if(CMAKE_CUDA_COMPILER)

@@ -72,6 +72,13 @@ if(TARGET forebay_command)
       PRE_EXCLUDE_REGEXES "^ld-linux" "^libc\\.so" "^libm\\.so" "^libpthread" "^libdl\\.so" "^librt\\.so" "^libresolv"
       LIBRARY DESTINATION ${FOREBAY_PRIVATE_LIBDIR} COMPONENT ${component})
   endforeach()
+  if(TARGET forebay_cuda)
+    # The programs' own path finds it there.
+    set_target_properties(forebay_cuda PROPERTIES INSTALL_RPATH "$ORIGIN")
+    foreach(component IN LISTS components)
+      install(TARGETS forebay_cuda LIBRARY DESTINATION ${FOREBAY_PRIVATE_LIBDIR} COMPONENT ${component})
+    endforeach()
+  endif()
   add_custom_command(OUTPUT ${PROJECT_BINARY_DIR}/completion/forebay
     COMMAND ${CMAKE_COMMAND} -E make_directory ${PROJECT_BINARY_DIR}/completion
     COMMAND forebay_command completion bash > ${PROJECT_BINARY_DIR}/completion/forebay

@@ -68,7 +68,7 @@ done
 [ -n "$data" ] || data=$(python3 -c 'import onnx, os; print(os.path.join(os.path.dirname(onnx.__file__), "backend/test/data"))' 2>/dev/null)
 if [ -d "$data/node" ]; then
   for device in cpu cuda; do
-    timeout 300 "$forebay" conformance "$data/node" --device $device --json >"$work/conformance-$device.json" 2>>"$log"
+    timeout 900 "$forebay" conformance "$data/node" --device $device --json >"$work/conformance-$device.json" 2>>"$log"
     row "onnx node tests, $device" "$(json "$work/conformance-$device.json" '"passed %d, wrong %d, unsupported %d, skipped %d" % (d["passed"], d["wrong"], d["unsupported"], d["skipped"])')"
   done
   [ "$(json "$work/conformance-cuda.json" 'd["wrong"]')" = 0 ] || bad=1
