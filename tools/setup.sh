@@ -2,6 +2,8 @@
 # Package names are those of Debian 12; the ones of Ubuntu 24.04 are there too but untried.
 set -euo pipefail
 FOREBAY_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# Where ccache is in use, checkouts in different folders share what they compile.
+export CCACHE_BASEDIR="${CCACHE_BASEDIR:-$FOREBAY_ROOT}" CCACHE_NOHASHDIR="${CCACHE_NOHASHDIR:-1}"
 
 say() { printf 'forebay: %s\n' "$*" >&2; }
 
