@@ -196,7 +196,6 @@ TEST(Tidy, ThirdPartyHeadersStayBehindTheirFences) {
       {{"openssl/"}, {"src/base/digest"}},
       {{"cuda", "cublas"}, {"src/runtime/cuda/"}},
       {{"dnnl", "oneapi/"}, {"src/runtime/cpu/"}},
-      {{"hwy/"}, {"src/runtime/cpu/", "src/codec/"}},
       {{"google/protobuf", "onnx_wire.pb.h"}, {"src/onnx/", "src/plan/"}},
       {{"boost/json"}, {"src/refit/safetensors", "src/serve/", "tools/"}},
       {{"boost/"}, {"src/refit/safetensors", "src/serve/", "tools/"}},

@@ -18,8 +18,8 @@ forebay_packages() {
     esac
   fi
   echo g++ cmake ninja-build pkg-config git "libboost${boost}-dev" "libboost-json${boost}-dev" "libboost-program-options${boost}-dev" \
-    libdnnl-dev ocl-icd-opencl-dev opencl-headers libfmt-dev libgtest-dev googletest libhwy-dev libprotobuf-dev protobuf-compiler libspdlog-dev libssl-dev liburing-dev \
-    libxxhash-dev libzstd-dev libbenchmark-dev "$@"
+    libdnnl-dev ocl-icd-opencl-dev opencl-headers libfmt-dev libgtest-dev googletest libprotobuf-dev protobuf-compiler libspdlog-dev libssl-dev liburing-dev \
+    libxxhash-dev libzstd-dev "$@"
 }
 
 # Installs the packages given that are missing. Asks apt to update its lists only when it does not know a package.

@@ -20,7 +20,7 @@ struct NodeRun {
   std::vector<const HostTensor*> inputs;  // null: absent
   std::size_t outputs = 1;
   std::uint32_t sliced = plan::kNone;
-  std::vector<std::int64_t> slab_rows;
+  std::vector<std::int64_t> slab_rows = {};
 };
 
 inline TypeShape type_of(const HostTensor* t) {

@@ -9,7 +9,7 @@ for target in libforebay.a libforebay-runtime.a tools/forebay tools/forebay-run;
   [ -e "$build/$target" ] || { echo "$target is not built yet: run the whole build first"; exit 77; }
 done
 for component in tools runtime development; do "$cmake" --install "$build" --prefix "$work/prefix" --component $component > "$work/install.txt"; done
-"$cmake" -S "$consumer" -B "$work/consumer" -DCMAKE_PREFIX_PATH="$work/prefix" -DCMAKE_BUILD_TYPE=Release > "$work/configure.txt"
+"$cmake" -G Ninja -S "$consumer" -B "$work/consumer" -DCMAKE_PREFIX_PATH="$work/prefix" -DCMAKE_BUILD_TYPE=Release > "$work/configure.txt"
 "$cmake" --build "$work/consumer" > "$work/compile.txt"
 "$work/consumer/consumer"
 "$work/consumer/consumer_runtime"
