@@ -1,8 +1,8 @@
 #!/bin/bash
 # One command for a GPU machine: tests, then benches, one short table last. Builds nothing: takes the folder of a build (default build/release).
-#   tools/gpu_check.sh [--build DIR] [--work DIR] [--params 8B] [--quick] [--log FILE] [--onnx-data DIR]
+#   tools/gpu_check.sh [--build DIR] [--work DIR] [--params 8B] [--quick | --curve] [--log FILE] [--onnx-data DIR]
 set -u
-build=build/release work=${TMPDIR:-/tmp}/forebay-gpu params=8B quick=0 log= data=
+build=build/release work=${TMPDIR:-/tmp}/forebay-gpu params=8B quick=0 curve=0 log= data=
 while [ $# -gt 0 ]; do
   case $1 in
     --build) build=$2; shift 2 ;;
@@ -10,7 +10,8 @@ while [ $# -gt 0 ]; do
     --params) params=$2; shift 2 ;;
     --log) log=$2; shift 2 ;;
     --onnx-data) data=$2; shift 2 ;;  # onnx/backend/test/data of the onnx package
-    --quick) quick=1; shift ;;
+    --quick) quick=1; shift ;;  # tests and small models alone
+    --curve) curve=1; shift ;;  # the budget curve alone
     *) echo "unknown option $1" >&2; exit 2 ;;
   esac
 done
@@ -33,6 +34,7 @@ json() { python3 -c 'import json,sys; d=json.load(open(sys.argv[1])); print(eval
 
 row machine "$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -1)"
 for test in device_test cuda_kernels_test; do
+  [ $curve = 1 ] && break
   [ -x "$build/tests/runtime/$test" ] && step "$test" "$build/tests/runtime/$test"
 done
 
@@ -57,6 +59,7 @@ model() {  # model PARAMS DTYPE: makes $work/PARAMS-DTYPE
   "$forebay" synth llama --params "$1" --dtype "$2" --seed 1 -o "$dir" >>"$log" 2>&1 && "$forebay" build "$dir/model.onnx" -o "$dir/model.plan" --strip >>"$log" 2>&1
 }
 for dtype in f32 f16 bf16; do
+  [ $curve = 1 ] && break
   step "synth 100M $dtype" model 100M $dtype
   step "equal bits, decode, $dtype" equal_bits "$work/100M-$dtype" input_ids=1x1 100% 75% 50% 35% 25% 20% 15% 12%
   step "equal bits, prefill of 64, $dtype" equal_bits "$work/100M-$dtype" input_ids=1x64 100% 50% 35% 25%
@@ -66,7 +69,7 @@ done
 
 # ONNX's own node tests on both devices, where the data of the onnx package is.
 [ -n "$data" ] || data=$(python3 -c 'import onnx, os; print(os.path.join(os.path.dirname(onnx.__file__), "backend/test/data"))' 2>/dev/null)
-if [ -d "$data/node" ]; then
+if [ $curve = 0 ] && [ -d "$data/node" ]; then
   for device in cpu cuda; do
     timeout 900 "$forebay" conformance "$data/node" --device $device --json >"$work/conformance-$device.json" 2>>"$log"
     row "onnx node tests, $device" "$(json "$work/conformance-$device.json" '"passed %d, wrong %d, unsupported %d, skipped %d" % (d["passed"], d["wrong"], d["unsupported"], d["skipped"])')"

@@ -65,9 +65,16 @@ Result<std::vector<HostTensor>> run_on_host(const NodeView& view, const Step& st
 // The device's own kernel, prepared; where it has none for these types, shapes or slabs, the CPU's.
 Result<std::unique_ptr<Kernel>> make_kernel(const Step& step, const Operands& o, const PrepareContext& context, Device* device) {
   if (device != nullptr) {
-    FB_ASSIGN(auto own, device->create_kernel(context.node, o.inputs, o.outputs));
+    // Shape inference tells of outputs that the node does not have, too: a device that cannot make those need not.
+    std::vector<TypeShape> outputs = o.outputs;
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      if (step.node->outputs[i] == kNone) outputs[i] = TypeShape();
+    }
+    FB_ASSIGN(auto own, device->create_kernel(context.node, o.inputs, outputs));
     if (own != nullptr) {
-      Status prepared = own->prepare(context);
+      PrepareContext wanted = context;
+      wanted.outputs = outputs;
+      Status prepared = own->prepare(wanted);
       if (prepared.ok()) return own;
       if (prepared.code() != Code::unsupported) return prepared;
     }

@@ -3,6 +3,7 @@
 // cut. Skips where there is no GPU, and says so.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <set>
@@ -49,6 +50,7 @@ class CudaKernels : public ::testing::Test {
     for (const HostTensor* t : run.inputs) in.push_back(type_of(t));
     InferContext infer(node, in, run.inputs, out);
     FB_TRY(spec->infer(infer));
+    for (const std::size_t o : unwanted_) out[o] = TypeShape();
     FB_ASSIGN(auto kernel, device_->create_kernel(node, in, out));
     if (kernel == nullptr) return Status(Code::unsupported, "none");
     std::vector<const HostTensor*> known(run.inputs.size(), nullptr);
@@ -76,6 +78,11 @@ class CudaKernels : public ::testing::Test {
     std::vector<HostTensor> made;
     std::vector<TensorView> results;
     for (const TypeShape& type : out) {
+      if (!type.present()) {
+        made.emplace_back();
+        results.emplace_back();
+        continue;
+      }
       made.emplace_back(type.dtype, type.shape());
       std::memset(made.back().data(), 0xff, made.back().bytes());
       results.push_back({place(made.back().bytes()), type.dtype, type.shape()});
@@ -114,7 +121,7 @@ class CudaKernels : public ::testing::Test {
       if (run.sliced != plan::kNone) call.row_begin += run.slab_rows[s];
     }
     for (std::size_t o = 0; o < made.size(); ++o)
-      queue_->copy(made[o].data(), results[o].data, made[o].bytes());
+      if (results[o].present()) queue_->copy(made[o].data(), results[o].data, made[o].bytes());
     FB_TRY(queue_->synchronize());
     return made;
   }
@@ -160,6 +167,7 @@ class CudaKernels : public ::testing::Test {
     auto cuda = on_device(run);
     ASSERT_TRUE(cuda.ok()) << what << ": " << cuda.status().to_string();
     for (std::size_t o = 0; o < cpu->size(); ++o) {
+      if (std::find(unwanted_.begin(), unwanted_.end(), o) != unwanted_.end()) continue;
       const HostTensor &a = (*cpu)[o], &b = (*cuda)[o];
       ASSERT_EQ(a.shape(), b.shape()) << what;
       if (tolerance == 0) {
@@ -168,6 +176,7 @@ class CudaKernels : public ::testing::Test {
       }
       double worst = 0;
       for (std::int64_t i = 0; i < a.shape().elements(); ++i) {
+        if (std::isnan(number(a, i)) && std::isnan(number(b, i))) continue;
         const double error =
             std::abs(number(a, i) - number(b, i)) / std::max(1.0, std::abs(number(a, i)));
         if (!(error <= worst)) worst = error;
@@ -183,6 +192,7 @@ class CudaKernels : public ::testing::Test {
   std::uint64_t used_ = 0;
   bool merge_ = false;
   int merged_ = 0;
+  std::vector<std::size_t> unwanted_;  // outputs nobody reads
   std::set<std::string> ids_;
   std::mt19937_64 random_{20261121};
 };
@@ -361,6 +371,190 @@ TEST_F(CudaKernels, ReductionsAreClose) {
       compare({"", op, 24, {}, {&a}, 1, plan::kNone, {}}, 2 * tolerance_of(type), op);
     }
   }
+}
+
+struct AttentionCase {
+  std::int64_t batch, q_heads, kv_heads, queries, keys, past, head, value_head;
+  bool packed = false, causal = false;
+  DType mask = DType::none;
+  float softcap = 0;
+  bool lengths = false;
+};
+
+struct AttentionInputs {
+  HostTensor q, k, v, mask, past_key, past_value, lengths;
+  NodeRun run;
+};
+
+// Masks hide a third of the keys, and now and then a whole row.
+HostTensor random_mask(std::mt19937_64& random, DType type, Shape shape, bool whole_rows) {
+  HostTensor mask(type, shape);
+  const std::int64_t length = shape[shape.rank() - 1];
+  bool hidden = false;
+  for (std::int64_t i = 0; i < shape.elements(); ++i) {
+    if (i % length == 0) hidden = whole_rows && random() % 5 == 0;
+    const bool hides = hidden || random() % 3 == 0;
+    const float added = hides ? -INFINITY : static_cast<float>(random() % 1000) / 500.0f - 1.0f;
+    const auto at = static_cast<std::size_t>(i);
+    if (type == DType::boolean) mask.as<std::uint8_t>()[at] = hides ? 0 : 1;
+    if (type == DType::f32) mask.as<float>()[at] = added;
+    if (type == DType::f16) mask.as<std::uint16_t>()[at] = f32_to_f16(added);
+    if (type == DType::bf16) mask.as<std::uint16_t>()[at] = f32_to_bf16(added);
+  }
+  return mask;
+}
+
+void make_attention(AttentionInputs& in, const AttentionCase& c, DType type, std::mt19937_64& random, const std::string& domain) {
+  in.q =
+      random_tensor(random, type, c.packed ? Shape{c.batch, c.queries, c.q_heads * c.head} : Shape{c.batch, c.q_heads, c.queries, c.head});
+  in.k = random_tensor(random, type, c.packed ? Shape{c.batch, c.keys, c.kv_heads * c.head} : Shape{c.batch, c.kv_heads, c.keys, c.head});
+  in.v = random_tensor(random, type,
+                       c.packed ? Shape{c.batch, c.keys, c.kv_heads * c.value_head} : Shape{c.batch, c.kv_heads, c.keys, c.value_head});
+  NodeRun& run = in.run;
+  run.domain = domain;
+  run.op = "Attention";
+  run.version = domain.empty() ? 23 : 1;
+  run.inputs = {&in.q, &in.k, &in.v, nullptr, nullptr, nullptr, nullptr};
+  if (c.packed) run.attributes = {{"q_num_heads", plan::AttributeValue(c.q_heads)}, {"kv_num_heads", plan::AttributeValue(c.kv_heads)}};
+  if (c.causal) run.attributes.push_back({"is_causal", plan::AttributeValue(std::int64_t{1})});
+  if (c.softcap != 0) run.attributes.push_back({"softcap", plan::AttributeValue(c.softcap)});
+  if (c.mask != DType::none) {
+    in.mask = random_mask(random, c.mask, c.batch > 1 ? Shape{c.batch, 1, c.queries, c.past + c.keys} : Shape{c.queries, c.past + c.keys},
+                          c.queries > 1);
+    run.inputs[3] = &in.mask;
+  }
+  if (c.past > 0) {
+    in.past_key = random_tensor(random, type, Shape{c.batch, c.kv_heads, c.past, c.head});
+    in.past_value = random_tensor(random, type, Shape{c.batch, c.kv_heads, c.past, c.value_head});
+    run.inputs[4] = &in.past_key;
+    run.inputs[5] = &in.past_value;
+    run.outputs = 3;
+  }
+  if (c.lengths) {
+    in.lengths = HostTensor(DType::i64, Shape{c.batch});
+    for (std::int64_t b = 0; b < c.batch; ++b) in.lengths.as<std::int64_t>()[static_cast<std::size_t>(b)] = c.keys * b / c.batch;
+    run.inputs[6] = &in.lengths;
+  }
+}
+
+// Decoding with long caches (split among blocks), prompts, grouped heads, odd and large sizes, masks of every type, rows that see nothing.
+TEST_F(CudaKernels, AttentionIsCloseToTheCpu) {
+  const AttentionCase cases[] = {{1, 8, 2, 1, 1, 3000, 128, 128},
+                                 {2, 4, 4, 1, 1, 500, 64, 64, false, false, DType::f32},
+                                 {1, 2, 1, 1, 5000, 0, 80, 80, false, false, DType::boolean},
+                                 {1, 3, 1, 2, 2, 900, 64, 64, false, true},
+                                 {1, 8, 2, 77, 77, 0, 128, 128, false, true},
+                                 {2, 6, 2, 33, 200, 20, 40, 24, true, false, DType::boolean},
+                                 {2, 4, 2, 65, 65, 0, 37, 19, true, true, DType::f32},
+                                 {1, 4, 2, 9, 300, 0, 64, 300, false, false, DType::f16, 30.0f},
+                                 {2, 2, 2, 5, 640, 0, 32, 32, false, false, DType::bf16, 5.0f},
+                                 {3, 4, 4, 6, 70, 0, 64, 64, false, false, DType::none, 0, true},
+                                 {1, 1, 1, 3, 200, 0, 2500, 8},
+                                 {1, 1, 1, 2, 150, 0, 1, 1}};
+  for (const std::string domain : {"", "forebay"}) {
+    for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
+      for (const AttentionCase& c : cases) {
+        AttentionInputs in;
+        make_attention(in, c, type, random_, domain);
+        const std::string what = domain + " " + std::string(dtype_name(type)) + ", case " + std::to_string(&c - cases);
+        compare(in.run, 4 * tolerance_of(type), what);
+        if (c.mask != DType::boolean || domain.empty()) continue;
+        in.run.attributes.push_back({"nan_rows", plan::AttributeValue(std::int64_t{1})});
+        compare(in.run, 4 * tolerance_of(type), what + ", empty rows are zero");
+        in.run.attributes.back() = {"mask_fill", plan::AttributeValue(-20.0f)};
+        compare(in.run, 4 * tolerance_of(type), what + ", masked scores have a value");
+      }
+    }
+  }
+  EXPECT_EQ(ids_, (std::set<std::string>{"cuda.attention"}));
+}
+
+// What a row may not see changes no bit, and neither does another run.
+TEST_F(CudaKernels, HiddenKeysChangeNoBitOfAttention) {
+  const AttentionCase c{2, 4, 2, 1, 700, 0, 64, 64, false, false, DType::none, 0, true};
+  AttentionInputs in;
+  make_attention(in, c, DType::bf16, random_, "");
+  const auto want = on_device(in.run);
+  ASSERT_TRUE(want.ok()) << want.status().to_string();
+  for (HostTensor* t : {&in.k, &in.v}) {
+    for (std::int64_t row = 0; row < 2 * 2 * 700; ++row) {
+      if (row % 700 < in.lengths.as<std::int64_t>()[static_cast<std::size_t>(row / 1400)]) continue;
+      for (std::int64_t e = 0; e < 64; ++e) t->as<std::uint16_t>()[static_cast<std::size_t>(row * 64 + e)] = 0x7fc0;
+    }
+  }
+  const auto got = on_device(in.run);
+  ASSERT_TRUE(got.ok()) << got.status().to_string();
+  EXPECT_TRUE(same_bytes((*got)[0], (*want)[0]));
+}
+
+// Few rows have the bits of the product alone and are close after an activation; many rows are close. Whole, in slabs, in one launch.
+TEST_F(CudaKernels, LinearWithBiasAndActivation) {
+  for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
+    for (const bool turned : {true, false}) {
+      for (const std::int64_t rows : {1, 7, 50}) {
+        for (const char* activation :
+             {"", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Swish", "Mish", "Gelu", "GeluTanh"}) {
+          const HostTensor x = random_tensor(random_, type, Shape{rows, 256}),
+                           w = random_tensor(random_, type, turned ? Shape{192, 256} : Shape{256, 192});
+          const HostTensor bias = random_tensor(random_, type, Shape{192});
+          NodeRun run{"forebay",       "Linear", 1,           {{"transB", plan::AttributeValue(std::int64_t{turned})}},
+                      {&x, &w, &bias}, 1,        plan::kNone, {}};
+          if (*activation != 0) {
+            run.attributes.push_back({"activation", plan::AttributeValue(std::string(activation))});
+            const bool clip = std::string_view(activation) == "Clip";
+            run.attributes.push_back({"activation_alpha", plan::AttributeValue(clip ? -0.5f : 0.25f)});
+            run.attributes.push_back({"activation_beta", plan::AttributeValue(clip ? 0.5f : 0.0f)});
+          }
+          const std::string what =
+              std::string(activation) + " " + std::string(dtype_name(type)) + (turned ? " [N,K] " : " [K,N] ") + std::to_string(rows);
+          const double tolerance = *activation == 0 && rows <= 8 ? 0 : 10 * tolerance_of(type);
+          compare(run, tolerance, what);
+          run.sliced = 1;
+          run.slab_rows = turned ? std::vector<std::int64_t>{64, 64, 64} : std::vector<std::int64_t>{128, 128};
+          compare(run, tolerance, what + " in slabs");
+          merge_ = true;
+          compare(run, tolerance, what + " in slabs of one launch");
+          merge_ = false;
+        }
+      }
+    }
+  }
+  EXPECT_GT(merged_, 0);
+}
+
+TEST_F(CudaKernels, RotateHalfIsClose) {
+  for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
+    for (const DType table : {type, DType::f32}) {
+      for (const std::int64_t width : {64, 32}) {
+        const HostTensor x = random_tensor(random_, type, Shape{2, 3, 5, 64});
+        const HostTensor cos = random_tensor(random_, table, Shape{2, 1, 5, width}), sin = random_tensor(random_, table, Shape{5, width});
+        compare({"forebay", "RotateHalf", 1, {}, {&x, &cos, &sin}, 1, plan::kNone, {}}, 2 * tolerance_of(type), "RotateHalf");
+      }
+    }
+  }
+  EXPECT_EQ(ids_, (std::set<std::string>{"cuda.rotate_half"}));
+}
+
+// The sum is given too, or not; the skip may be one batch for all.
+TEST_F(CudaKernels, SkipNormsAreClose) {
+  unwanted_ = {1, 2};
+  for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
+    for (const std::int64_t length : {1000, 4096, 7}) {
+      for (const bool one_batch : {false, true}) {
+        const HostTensor x = random_tensor(random_, type, Shape{3, 4, length}),
+                         skip = random_tensor(random_, type, one_batch ? Shape{4, length} : Shape{3, 4, length});
+        const HostTensor scale = random_tensor(random_, type, Shape{length}), shift = random_tensor(random_, type, Shape{length}),
+                         bias = random_tensor(random_, type, Shape{length});
+        const std::string what = std::string(dtype_name(type)) + " " + std::to_string(length);
+        compare({"com.microsoft", "SkipLayerNormalization", 1, {}, {&x, &skip, &scale, &shift, &bias}, 4, plan::kNone, {}},
+                6 * tolerance_of(type), what);
+        compare({"com.microsoft", "SkipLayerNormalization", 1, {}, {&x, &skip, &scale}, 4, plan::kNone, {}}, 6 * tolerance_of(type), what);
+        compare({"com.microsoft", "SkipSimplifiedLayerNormalization", 1, {}, {&x, &skip, &scale, &bias}, 4, plan::kNone, {}},
+                6 * tolerance_of(type), what);
+      }
+    }
+  }
+  EXPECT_EQ(ids_, (std::set<std::string>{"cuda.norm"}));
 }
 
 }  // namespace

@@ -163,7 +163,7 @@ class ProductKernel final : public MergedKernel {
     const bool output = consumption_ == plan::Consumption::by_output,
                reduction = consumption_ == plan::Consumption::by_reduction;
     std::vector<std::int64_t> sizes(context.slab_rows.begin(), context.slab_rows.end());
-    if (!output && !reduction) sizes.assign(1, 0);
+    if (!output && !reduction) sizes = {0};
     const DType d_type = with_sums() ? DType::f32 : y_type_;
     if (d_type != DType::f32 && d_type != type_) return;
     // The output's alignment is that of the worst slab's first column and of its rows.

@@ -13,6 +13,7 @@
 #include "base/check.h"
 #include "runtime/cpu/convert_floats.h"
 #include "runtime/cpu/gemm_blocked.h"
+#include "runtime/ops/attention_dims.h"
 #include "runtime/ops/attention_rows.h"
 #include "runtime/ops/families.h"
 #include "runtime/ops/lane_sums.h"
@@ -24,63 +25,9 @@
 namespace forebay::ops {
 namespace {
 
-// Inputs: Q K V mask past_key past_value nonpad_kv_seqlen. Outputs: Y present_key present_value qk.
-constexpr std::size_t kMask = 3, kPastKey = 4, kPastValue = 5, kLengths = 6;
-
-struct AttentionDims {
-  std::int64_t batch = -1, q_heads = -1, kv_heads = -1, queries = -1, keys = -1, past = 0, head = -1, value_head = -1;
-  bool packed = false;  // three dimensions: heads inside of the last
-  std::int64_t total() const { return keys < 0 || past < 0 ? -1 : past + keys; }
-};
+constexpr std::size_t kMask = kAttentionMask, kPastKey = kAttentionPastKey, kPastValue = kAttentionPastValue, kLengths = kAttentionLengths;
 
 bool has(std::span<const TypeShape> inputs, std::size_t i) { return i < inputs.size() && inputs[i].present(); }
-std::int64_t per_head(std::int64_t hidden, std::int64_t heads) { return hidden < 0 || heads <= 0 ? -1 : hidden / heads; }
-
-Result<AttentionDims> attention_dims(const NodeView& node, std::span<const TypeShape> inputs) {
-  AttentionDims d;
-  const auto &q = inputs[0].dims, &k = inputs[1].dims, &v = inputs[2].dims;
-  if (q.size() != k.size() || q.size() != v.size() || (q.size() != 3 && q.size() != 4)) {
-    return node.invalid("Q, K and V must all have 3 or 4 dimensions, not " + dims_text(q) + ", " + dims_text(k) + ", " + dims_text(v));
-  }
-  d.packed = q.size() == 3;
-  d.batch = q[0];
-  if (d.packed) {
-    d.q_heads = node.integer("q_num_heads", 0);
-    d.kv_heads = node.integer("kv_num_heads", 0);
-    if (d.q_heads < 1 || d.kv_heads < 1) return node.invalid("q_num_heads and kv_num_heads are needed for inputs of 3 dimensions");
-    d.queries = q[1];
-    d.keys = k[1];
-    d.head = per_head(q[2], d.q_heads);
-    d.value_head = per_head(v[2], d.kv_heads);
-    if (q[2] >= 0 && k[2] >= 0 && (q[2] % d.q_heads != 0 || k[2] % d.kv_heads != 0 || k[2] / d.kv_heads != d.head)) {
-      return node.invalid("heads of Q " + dims_text(q) + " and K " + dims_text(k) + " do not have one size");
-    }
-  } else {
-    d.q_heads = q[1];
-    d.kv_heads = k[1];
-    d.queries = q[2];
-    d.keys = k[2];
-    d.head = q[3];
-    d.value_head = v[3];
-    if (q[3] >= 0 && k[3] >= 0 && q[3] != k[3]) return node.invalid("heads of Q " + dims_text(q) + " and K " + dims_text(k) + " do not have one size");
-  }
-  const std::size_t length = d.packed ? 1 : 2;
-  if (k[length] >= 0 && v[length] >= 0 && k[length] != v[length]) return node.invalid("K " + dims_text(k) + " and V " + dims_text(v) + " differ in length");
-  if (d.q_heads >= 0 && d.kv_heads > 0 && d.q_heads % d.kv_heads != 0) {
-    return node.invalid(std::to_string(d.q_heads) + " query heads are not a multiple of " + std::to_string(d.kv_heads));
-  }
-  if (has(inputs, kPastKey) != has(inputs, kPastValue)) return node.invalid("past_key and past_value come together");
-  if (has(inputs, kPastKey)) {
-    if (!inputs[kPastKey].has_rank) {
-      d.past = -1;
-    } else if (inputs[kPastKey].dims.size() != 4) {
-      return node.invalid("past_key " + dims_text(inputs[kPastKey].dims) + " must have 4 dimensions");
-    } else {
-      d.past = inputs[kPastKey].dims[2];
-    }
-  }
-  return d;
-}
 
 Status infer_attention(InferContext& context) {
   const NodeView& node = context.node();
@@ -126,7 +73,9 @@ class AttentionKernel final : public FloatKernel {
     mask_fill_ = static_cast<double>(node.real("mask_fill", -std::numeric_limits<float>::infinity()));
     empty_rows_ = EmptyRows::zero;
     if (node.domain() == "forebay") empty_rows_ = node.integer("nan_rows", 0) != 0 ? EmptyRows::zero_when_nan : EmptyRows::as_softmax;
-    FB_TRY(check(context));
+    FB_ASSIGN(const AttentionMask mask, check_attention(node, context.inputs, d_));
+    mask_strides_ = mask.strides;
+    mask_length_ = mask.length;
     blocked_ = context.inputs[0].dtype != DType::f64 && (context.outputs.size() <= 3 || !context.outputs[3].present());
     const auto threads = static_cast<std::uint64_t>(context.pool->threads());
     set_scratch((blocked_ ? plan_blocks() : float_bytes(d_.total(), 8)) * threads);
@@ -146,41 +95,6 @@ class AttentionKernel final : public FloatKernel {
   }
 
  private:
-  Status check(const PrepareContext& context) {
-    const auto dims_are = [&](std::size_t i, std::initializer_list<std::int64_t> dims) {
-      return !has(context.inputs, i) || std::equal(dims.begin(), dims.end(), context.inputs[i].dims.begin(), context.inputs[i].dims.end());
-    };
-    if (!dims_are(kPastKey, {d_.batch, d_.kv_heads, d_.past, d_.head}) || !dims_are(kPastValue, {d_.batch, d_.kv_heads, d_.past, d_.value_head}) ||
-        !dims_are(kLengths, {d_.batch})) {
-      return context.node.invalid("past or nonpad_kv_seqlen do not fit Q, K and V");
-    }
-    if (has(context.inputs, kLengths) && context.inputs[kLengths].dtype != DType::i64) return context.node.invalid("nonpad_kv_seqlen must be i64");
-    const std::size_t width = d_.packed ? 2 : 3;
-    const auto &k = context.inputs[1].dims, &v = context.inputs[2].dims;
-    if (k[0] != d_.batch || v[0] != d_.batch || (!d_.packed && v[1] != d_.kv_heads)) {
-      return context.node.invalid("K " + dims_text(k) + " and V " + dims_text(v) + " do not fit Q " + dims_text(context.inputs[0].dims));
-    }
-    if (v[width] != d_.value_head * (d_.packed ? d_.kv_heads : 1)) return context.node.invalid("the values are not heads of one size");
-    mask_strides_ = {};
-    if (!has(context.inputs, kMask)) return {};
-    const Shape mask = context.inputs[kMask].shape();
-    const std::int64_t full[4] = {d_.batch, d_.q_heads, d_.queries, d_.total()};
-    if (mask.rank() < 1 || mask.rank() > 4) return context.node.invalid("a mask " + mask.to_string());
-    mask_length_ = mask[mask.rank() - 1];
-    std::int64_t stride = 1;
-    for (int i = mask.rank() - 1; i >= 0; --i) {
-      const int axis = i + 4 - mask.rank();
-      const bool last = axis == 3;
-      // Attention hides keys that a short mask does not reach; the sum that forebay.Attention stands for would not broadcast.
-      const bool may_be_short = last && context.node.domain() != "forebay";
-      if (mask[i] != 1 && mask[i] != full[axis] && !(may_be_short && mask[i] < full[3])) return context.node.invalid("a mask " + mask.to_string() + " does not fit");
-      mask_strides_[static_cast<std::size_t>(axis)] = mask[i] == 1 && full[axis] != 1 && !(last && full[3] == 1) ? 0 : stride;
-      stride *= mask[i];
-    }
-    if (mask_length_ == 1 && full[3] > 1) mask_length_ = full[3];  // one column for all
-    return {};
-  }
-
   // Row j of the keys or values of a head: past first, then the new ones in either layout.
   template <typename T>
   const T* row(const KernelCall& call, std::size_t input, std::size_t past, std::int64_t b, std::int64_t h, std::int64_t j, std::int64_t width) const {

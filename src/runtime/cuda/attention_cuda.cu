@@ -1,0 +1,336 @@
+// Attention. A block has up to 8 rows that read the same keys and values, and a stretch of the keys: a tile of 64 keys at a time it makes
+// scores, weights them by a running softmax and mixes the values, all in f32. Where rows are few and keys many the keys are split among
+// blocks, and a second kernel joins the splits. How rows and keys are divided depends on shapes alone, and so does every order of
+// additions.
+#include <algorithm>
+
+#include "runtime/cuda/attention_task.h"
+#include "runtime/cuda/cuda_numbers.cuh"
+
+namespace forebay::cuda {
+namespace {
+
+constexpr int kThreads = 128, kTile = 64, kColumns = 128;
+constexpr int kLanes = 8, kGroups = kThreads / kLanes,
+              kPer = kTile / kGroups;  // a key is multiplied by 8 lanes, each group takes 4 of a tile
+constexpr int kMostRows = 8;
+
+template <typename T>
+struct Pack {
+  static constexpr int kSize = 16 / static_cast<int>(sizeof(T));
+  float x[kSize];
+  // The first `count` of them; zeros beyond.
+  template <bool kWide>
+  __device__ void load(const T* from, std::int64_t count) {
+    if (kWide && count >= kSize) {
+      const uint4 bits = __ldg(reinterpret_cast<const uint4*>(from));
+      const T* values = reinterpret_cast<const T*>(&bits);
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) x[i] = widen(values[i]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) x[i] = i < count ? widen(from[i]) : 0.0f;
+    }
+  }
+};
+
+struct Unit {
+  std::int64_t b, kv_head, group;
+  __device__ Unit(const AttentionTask& t, std::int64_t index)
+      : b(index / t.kv_heads), kv_head(index % t.kv_heads), group(t.q_heads / t.kv_heads) {}
+  __device__ std::int64_t head(const AttentionTask& t, std::int64_t row) const { return kv_head * group + row / t.queries; }
+  // Rows of q or y before this one.
+  __device__ std::int64_t place(const AttentionTask& t, std::int64_t row) const {
+    const std::int64_t h = head(t, row), i = row % t.queries;
+    return t.packed ? (b * t.queries + i) * t.q_heads + h : (b * t.q_heads + h) * t.queries + i;
+  }
+  template <typename T>
+  __device__ const T* key(const AttentionTask& t, const void* now, const void* past, std::int64_t j, std::int64_t width) const {
+    if (j < t.past) return static_cast<const T*>(past) + ((b * t.kv_heads + kv_head) * t.past + j) * width;
+    const std::int64_t at = j - t.past;
+    return static_cast<const T*>(now) +
+           (t.packed ? (b * t.keys + at) * t.kv_heads + kv_head : (b * t.kv_heads + kv_head) * t.keys + at) * width;
+  }
+  // How many keys a row may see: the rest never counts, whatever lies there.
+  __device__ std::int64_t visible(const AttentionTask& t, std::int64_t row) const {
+    std::int64_t count = t.past + t.keys;
+    if (t.causal) count = min(count, row % t.queries + t.past + 1);
+    if (t.lengths != nullptr) count = min(count, t.lengths[b]);
+    if (t.mask != nullptr) count = min(count, t.mask_length);
+    return max(count, std::int64_t{0});
+  }
+};
+
+__device__ inline float masked(const AttentionTask& t, const Unit& unit, std::int64_t row, std::int64_t j, float score) {
+  score *= t.scale;
+  if (t.softcap != 0.0f) score = t.softcap * tanhf(score / t.softcap);
+  if (t.mask == nullptr) return score;
+  const std::int64_t at =
+      unit.b * t.mask_strides[0] + unit.head(t, row) * t.mask_strides[1] + row % t.queries * t.mask_strides[2] + j * t.mask_strides[3];
+  switch (t.mask_type) {
+    case DType::f32: return score + static_cast<const float*>(t.mask)[at];
+    case DType::f16: return score + widen(static_cast<const __half*>(t.mask)[at]);
+    case DType::bf16: return score + widen(static_cast<const __nv_bfloat16*>(t.mask)[at]);
+    default: break;
+  }
+  if (static_cast<const std::uint8_t*>(t.mask)[at] != 0) return score;
+  return t.mask_fill == -INFINITY ? score - INFINITY : t.mask_fill;
+}
+
+// Weighted sum to output. `total`, the sum of weights, is 0 only where every score was minus infinity.
+__device__ inline float settle(const AttentionTask& t, bool sees, float sum, float total) {
+  if (!sees) return 0.0f;
+  if (total == 0.0f) return t.empty_rows == EmptyRows::as_softmax ? NAN : 0.0f;
+  if (total != total && t.empty_rows == EmptyRows::zero_when_nan) return 0.0f;
+  return sum / total;
+}
+
+__device__ inline float finite_or_zero(float most) { return most == -INFINITY ? 0.0f : most; }
+
+template <int kRows>
+struct Shared {
+  float scores[kRows][kTile];
+  float factor[kRows], most[kRows], total[kRows];
+  float columns[kThreads * 8];  // values of key groups meet here
+};
+
+// Scores of a tile's keys [at, end) into shared memory; minus infinity where a row does not see.
+template <typename T, int kRows, bool kWide>
+__device__ inline void score_tile(const AttentionTask& t, const Unit& unit, const float* q, std::int64_t first,
+                                  const std::int64_t (&limits)[kRows], std::int64_t at, std::int64_t end, Shared<kRows>& shared) {
+  constexpr int kSize = Pack<T>::kSize;
+  const int lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes;
+  float dots[kPer][kRows] = {};
+  const T* keys[kPer];
+#pragma unroll
+  for (int u = 0; u < kPer; ++u) keys[u] = unit.key<T>(t, t.k, t.past_key, min(at + group + u * kGroups, end - 1), t.head);
+  for (std::int64_t e = lane * kSize; e < t.head; e += kLanes * kSize) {
+    Pack<T> packs[kPer];
+#pragma unroll
+    for (int u = 0; u < kPer; ++u) packs[u].template load<kWide>(keys[u] + e, t.head - e);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) {
+        const float x = e + i < t.head ? q[r * t.head + e + i] : 0.0f;
+#pragma unroll
+        for (int u = 0; u < kPer; ++u) dots[u][r] = fmaf(x, packs[u].x[i], dots[u][r]);
+      }
+    }
+  }
+#pragma unroll
+  for (int u = 0; u < kPer; ++u) {
+    const std::int64_t j = at + group + u * kGroups;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      float sum = dots[u][r];
+      for (int step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+      if (lane == r) shared.scores[r][group + u * kGroups] = j < limits[r] ? masked(t, unit, first + r, j, sum) : -INFINITY;
+    }
+  }
+}
+
+// Scores to weights under the largest score so far. A warp has each fourth row; its state stays in shared memory.
+template <int kRows>
+__device__ inline void weigh_tile(Shared<kRows>& shared) {
+  const int lane = threadIdx.x % 32;
+  for (int r = static_cast<int>(threadIdx.x) / 32; r < kRows; r += kThreads / 32) {
+    const float a = shared.scores[r][lane], b = shared.scores[r][lane + 32];
+    const float before = shared.most[r];
+    float most = fmaxf(before, fmaxf(a, b));  // passes over what is not a number: the weights show it
+    for (int step = 16; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, step));
+    const float level = finite_or_zero(most), x = expf(a - level), y = expf(b - level);
+    float sum = x + y;
+    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    shared.scores[r][lane] = x;
+    shared.scores[r][lane + 32] = y;
+    if (lane == 0) {
+      const float factor = expf(before - level);
+      shared.factor[r] = factor;
+      shared.most[r] = most;
+      shared.total[r] = fmaf(shared.total[r], factor, sum);
+    }
+  }
+}
+
+// One column chunk of a block's rows: which columns a thread mixes, of which keys of a tile.
+struct Lot {
+  std::int64_t column;
+  int count, key, keys;  // columns of the chunk; this thread's first key, and the step
+  bool idle;
+  __device__ Lot(std::int64_t begin, std::int64_t width, int size) {
+    count = static_cast<int>(min(width - begin, std::int64_t{kColumns}));
+    const int across = (count + size - 1) / size;
+    keys = kThreads / across;
+    key = static_cast<int>(threadIdx.x) / across;
+    column = begin + static_cast<int>(threadIdx.x) % across * size;
+    idle = key >= keys;
+  }
+};
+
+template <typename T, int kRows, bool kWide>
+__device__ inline void mix_tile(const AttentionTask& t, const Unit& unit, const Lot& lot, const Shared<kRows>& shared, std::int64_t at,
+                                std::int64_t end, float (&sums)[kRows][Pack<T>::kSize]) {
+  if (lot.idle) return;
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+    for (int i = 0; i < Pack<T>::kSize; ++i) sums[r][i] *= shared.factor[r];
+  }
+  const int count = static_cast<int>(min(end - at, std::int64_t{kTile}));
+#pragma unroll 4
+  for (int j = lot.key; j < count; j += lot.keys) {
+    Pack<T> values;
+    values.template load<kWide>(unit.key<T>(t, t.v, t.past_value, at + j, t.value_head) + lot.column, t.value_head - lot.column);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const float weight = shared.scores[r][j];
+#pragma unroll
+      for (int i = 0; i < Pack<T>::kSize; ++i) sums[r][i] = fmaf(weight, values.x[i], sums[r][i]);
+    }
+  }
+}
+
+// The key groups' sums, joined in their order, to the output or to this split's part.
+template <typename T, int kRows>
+__device__ inline void write_rows(const AttentionTask& t, const Unit& unit, std::int64_t unit_index, std::int64_t first, std::int64_t rows,
+                                  const Lot& lot, std::int64_t begin, Shared<kRows>& shared, const float (&sums)[kRows][Pack<T>::kSize]) {
+  constexpr int kSize = Pack<T>::kSize;
+  const int stride = (lot.count + kSize - 1) / kSize * kSize;
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    __syncthreads();
+    if (!lot.idle) {
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) shared.columns[lot.key * stride + static_cast<int>(lot.column - begin) + i] = sums[r][i];
+    }
+    __syncthreads();
+    const int column = static_cast<int>(threadIdx.x);
+    if (first + r >= rows || column >= lot.count) continue;
+    float sum = 0;
+    for (int g = 0; g < lot.keys; ++g) sum += shared.columns[g * stride + column];
+    if (t.splits == 1) {
+      static_cast<T*>(t.y)[unit.place(t, first + r) * t.value_head + begin + column] =
+          narrow<T>(settle(t, unit.visible(t, first + r) > 0, sum, shared.total[r]));
+      continue;
+    }
+    float* part = t.parts + ((unit_index * rows + first + r) * t.splits + blockIdx.y) * (t.value_head + 2);
+    part[2 + begin + column] = sum;
+    if (begin == 0 && column == 0) {
+      part[0] = shared.most[r];
+      part[1] = shared.total[r];
+    }
+  }
+}
+
+template <typename T, int kRows, bool kWide>
+__global__ void __launch_bounds__(kThreads) attend(const __grid_constant__ AttentionTask t) {
+  extern __shared__ float queries[];
+  __shared__ Shared<kRows> shared;
+  const std::int64_t rows = t.queries * (t.q_heads / t.kv_heads), chunks = (t.value_head + kColumns - 1) / kColumns;
+  const std::int64_t blocks = (rows + kRows - 1) / kRows, index = blockIdx.x;
+  const std::int64_t unit_index = index / (blocks * chunks), first = index / chunks % blocks * kRows, begin = index % chunks * kColumns;
+  const Unit unit(t, unit_index);
+  std::int64_t limits[kRows], end = 0;
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    limits[r] = first + r < rows ? unit.visible(t, first + r) : 0;
+    end = max(end, limits[r]);
+    for (std::int64_t e = threadIdx.x; e < t.head; e += kThreads) {
+      queries[r * t.head + e] = first + r < rows ? widen(static_cast<const T*>(t.q)[unit.place(t, first + r) * t.head + e]) : 0.0f;
+    }
+  }
+  if (threadIdx.x < kRows) {
+    shared.most[threadIdx.x] = -INFINITY;
+    shared.total[threadIdx.x] = 0;
+  }
+  const Lot lot(begin, t.value_head, Pack<T>::kSize);
+  float sums[kRows][Pack<T>::kSize] = {};
+  const std::int64_t from = blockIdx.y * t.split_keys;
+  end = min(end, from + t.split_keys);
+  for (std::int64_t at = from; at < end; at += kTile) {
+    __syncthreads();
+    score_tile<T, kRows, kWide>(t, unit, queries, first, limits, at, end, shared);
+    __syncthreads();
+    weigh_tile<kRows>(shared);
+    __syncthreads();
+    mix_tile<T, kRows, kWide>(t, unit, lot, shared, at, end, sums);
+  }
+  write_rows<T, kRows>(t, unit, unit_index, first, rows, lot, begin, shared, sums);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) join_splits(const __grid_constant__ AttentionTask t) {
+  const std::int64_t rows = t.queries * (t.q_heads / t.kv_heads), row = blockIdx.x % rows, stride = t.value_head + 2;
+  const Unit unit(t, blockIdx.x / rows);
+  const float* parts = t.parts + static_cast<std::int64_t>(blockIdx.x) * t.splits * stride;
+  float most = -INFINITY, total = 0;
+  for (std::int64_t s = 0; s < t.splits; ++s) most = fmaxf(most, parts[s * stride]);
+  const float level = finite_or_zero(most);
+  for (std::int64_t s = 0; s < t.splits; ++s) total = fmaf(parts[s * stride + 1], expf(parts[s * stride] - level), total);
+  const bool sees = unit.visible(t, row) > 0;
+  for (std::int64_t e = threadIdx.x; e < t.value_head; e += kThreads) {
+    float sum = 0;
+    for (std::int64_t s = 0; s < t.splits; ++s) sum = fmaf(parts[s * stride + 2 + e], expf(parts[s * stride] - level), sum);
+    static_cast<T*>(t.y)[unit.place(t, row) * t.value_head + e] = narrow<T>(settle(t, sees, sum, total));
+  }
+}
+
+std::int64_t rows_of_unit(const AttentionTask& t) { return t.queries * (t.q_heads / t.kv_heads); }
+int rows_of_block(const AttentionTask& t) {
+  const std::int64_t rows = rows_of_unit(t), fit = 8192 / std::max<std::int64_t>(1, t.head);  // 32 KiB of queries
+  return rows > 4 && fit >= kMostRows ? kMostRows : rows > 1 && fit >= 4 ? 4 : 1;
+}
+std::int64_t blocks_of(const AttentionTask& t) {
+  const std::int64_t rows = rows_of_block(t);
+  return t.batch * t.kv_heads * ((rows_of_unit(t) + rows - 1) / rows) * ((t.value_head + kColumns - 1) / kColumns);
+}
+
+template <typename T, int kRows>
+void start(const AttentionTask& t, bool wide, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(blocks_of(t)), static_cast<unsigned>(t.splits));
+  const std::size_t bytes = static_cast<std::size_t>(kRows * t.head) * sizeof(float);
+  if (wide) {
+    attend<T, kRows, true><<<grid, kThreads, bytes, stream>>>(t);
+  } else {
+    attend<T, kRows, false><<<grid, kThreads, bytes, stream>>>(t);
+  }
+}
+
+template <typename T>
+cudaError_t start_by_rows(const AttentionTask& t, cudaStream_t stream) {
+  bool wide = t.head % Pack<T>::kSize == 0 && t.value_head % Pack<T>::kSize == 0;
+  for (const void* p : {t.k, t.v, t.past_key, t.past_value}) wide = wide && reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
+  switch (rows_of_block(t)) {
+    case 1: start<T, 1>(t, wide, stream); break;
+    case 4: start<T, 4>(t, wide, stream); break;
+    default: start<T, kMostRows>(t, wide, stream); break;
+  }
+  const cudaError_t error = cudaGetLastError();
+  if (error != cudaSuccess || t.splits == 1) return error;
+  join_splits<T><<<static_cast<unsigned>(t.batch * t.kv_heads * rows_of_unit(t)), kThreads, 0, stream>>>(t);
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+std::int64_t plan_attention(AttentionTask* task) {
+  constexpr std::int64_t kBlocks = 1024, kLeastKeys = 2 * kTile;
+  const std::int64_t total = std::max<std::int64_t>(1, task->past + task->keys), blocks = std::max<std::int64_t>(1, blocks_of(*task));
+  const std::int64_t wanted = std::clamp<std::int64_t>(std::min(kBlocks / blocks, total / kLeastKeys), 1, 64);
+  task->split_keys = (total + wanted * kTile - 1) / (wanted * kTile) * kTile;
+  task->splits = (total + task->split_keys - 1) / task->split_keys;
+  return task->splits == 1 ? 0 : task->batch * task->kv_heads * rows_of_unit(*task) * task->splits * (task->value_head + 2);
+}
+
+cudaError_t launch_attention(const AttentionTask& task, cudaStream_t stream) {
+  if (blocks_of(task) == 0) return cudaSuccess;
+  switch (task.type) {
+    case DType::f32: return start_by_rows<float>(task, stream);
+    case DType::f16: return start_by_rows<__half>(task, stream);
+    case DType::bf16: return start_by_rows<__nv_bfloat16>(task, stream);
+    default: return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace forebay::cuda
