@@ -7,6 +7,7 @@
 
 #include "runtime/cpu/quant_rows.h"
 #include "support/random.h"
+#include "tests/runtime/kernels_harness.h"
 
 namespace forebay::cpu {
 namespace {
@@ -81,6 +82,34 @@ std::string name_of(const Case& c, InstructionSet set) {
   return std::string(dtype_name(c.code)) + " " + std::string(dtype_name(c.value)) + " k " +
          std::to_string(c.k) + " block " + std::to_string(c.block) + " " +
          std::string(instruction_set_name(set));
+}
+
+// A block so large that its bytes wrap round to none must not make an empty weight fit.
+TEST(PackedKernels, HugeAttributesAreRefused) {
+  ThreadPool pool(1);
+  const HostTensor a(DType::f32, Shape{1, 16}), b(DType::u8, Shape{1, 1, 0}), scale(DType::f32, Shape{1});
+  for (const std::int64_t block : {std::int64_t{1} << 62, std::int64_t{1} << 61, std::int64_t{1} << 31}) {
+    for (const std::int64_t k : {std::int64_t{16}, INT64_MAX}) {
+      forebay::testing::NodeRun run;
+      run.domain = "com.microsoft";
+      run.op = "MatMulNBits";
+      run.version = 1;
+      run.attributes = {{"K", k}, {"N", std::int64_t{1}}, {"bits", std::int64_t{8}}, {"block_size", block}};
+      run.inputs = {&a, &b, &scale};
+      EXPECT_FALSE(forebay::testing::run_node(run, pool).ok()) << "K " << k << " block_size " << block;
+    }
+  }
+}
+
+TEST(PackedKernels, HugeBlocksOfScalesAreRefused) {
+  ThreadPool pool(1);
+  const HostTensor x(DType::i8, Shape{1, 16}), scale(DType::f32, Shape{1, 0});
+  forebay::testing::NodeRun run;
+  run.op = "DequantizeLinear";
+  run.version = 21;
+  run.attributes = {{"axis", std::int64_t{1}}, {"block_size", std::int64_t{INT64_MAX}}};
+  run.inputs = {&x, &scale};
+  EXPECT_FALSE(forebay::testing::run_node(run, pool).ok());
 }
 
 TEST(PackedKernels, RowsOfEverySet) {

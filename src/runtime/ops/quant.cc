@@ -35,7 +35,8 @@ Result<ScaleMap> scale_map(const NodeView& node, const Shape& x, const Shape& sc
   map.axis = x[axis];
   map.inner = x.elements(axis + 1, x.rank());
   map.block = block;
-  if (block < 0) return node.invalid("block_size is " + std::to_string(block));
+  // Above that, blocks times their size could wrap round and an empty scale would fit.
+  if (block < 0 || block > (std::int64_t{1} << 30)) return node.invalid("block_size is " + std::to_string(block));
   if (block == 0) {
     if (scale.rank() != 1 || scale[0] != x[axis]) return node.invalid("the scale " + scale.to_string() + " does not have one value for each of " + std::to_string(x[axis]));
     return map;

@@ -48,7 +48,7 @@ Result<Rows> rows_of(const NodeView& node, const TypeShape& data, const TypeShap
                             std::to_string(node.integer("bits", 4)));
   rows.code = *code;
   rows.block = node.integer("block_size", 128);
-  if (rows.block < 16 || (rows.block & (rows.block - 1)) != 0)
+  if (rows.block < 16 || rows.block > (std::int64_t{1} << 30) || (rows.block & (rows.block - 1)) != 0)
     return node.invalid("block_size is " + std::to_string(rows.block));
   const std::int64_t held = 8 / dtype_bits(rows.code), last = data.dims.back();
   if (last < 0) return node.unsupported("the last axis of the data is not known");

@@ -12,6 +12,8 @@ namespace forebay::ops {
 namespace {
 
 constexpr std::size_t kWeight = 1, kScale = 2, kZero = 3;
+// Attributes of a file: above these no product of theirs could be told from one that has wrapped round.
+constexpr std::int64_t kMostBlock = std::int64_t{1} << 30, kMostRows = std::int64_t{1} << 30;
 
 bool present(std::span<const TypeShape> inputs, std::size_t i) {
   return i < inputs.size() && inputs[i].present();
@@ -46,7 +48,7 @@ Status place_scales(const NodeView& node, std::span<const TypeShape> inputs, Qua
     return node.invalid("the scale " + dims_text(scale) + " does not fit the weight " +
                         dims_text(inputs[kWeight].dims));
   };
-  if (block < 0) return node.invalid("block_size is " + std::to_string(block));
+  if (block < 0 || block > kMostBlock) return node.invalid("block_size is " + std::to_string(block));
   if (block == 0) {
     if (count == 1) return {};
     if (scale.size() != 1 || scale[0] != size) return misfit();
@@ -105,9 +107,9 @@ Result<QuantLayout> nbits_layout(const NodeView& node, std::span<const TypeShape
                      bits = node.integer("bits", 4), block = node.integer("block_size", 0);
   const auto code = packed_dtype(bits);
   if (!code) return node.unsupported("bits is " + std::to_string(bits) + "; 2, 4 and 8 are served");
-  if (k < 1 || n < 1)
+  if (k < 1 || n < 1 || k > kMostRows || n > kMostRows)
     return node.invalid("K is " + std::to_string(k) + " and N is " + std::to_string(n));
-  if (block < 16 || (block & (block - 1)) != 0)
+  if (block < 16 || block > kMostBlock || (block & (block - 1)) != 0)
     return node.invalid("block_size is " + std::to_string(block) +
                         ", not a power of two of at least 16");
   if (present(inputs, 4))
