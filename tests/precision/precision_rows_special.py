@@ -33,6 +33,9 @@ for op, version, reference in [("Gelu", 20, tail_gelu), ("Mish", 18, mish), ("Sw
     add(op, version, [TAIL], FUNCTION, reference=reference, name="tail")
 for op, version, reference in [("Tanh", 13, np.tanh), ("Erf", 13, None), ("Asinh", 22, np.arcsinh), ("Sinh", 22, np.sinh), ("Atanh", 22, np.arctanh), ("Sin", 22, np.sin), ("Tan", 22, np.tan)]:
     add(op, version, [np.geomspace(2.0 ** -12, 0.25, 60)], FUNCTION, reference=reference, name="near zero")
+for op, version, reference in [("Elu", 22, np.expm1), ("Celu", 12, np.expm1), ("Gelu", 20, tail_gelu), ("Mish", 18, mish),
+                               ("Selu", 22, lambda x: np.float64(np.float32(1.67326319217681884765625)) * np.float64(np.float32(1.05070102214813232421875)) * np.expm1(x))]:
+    add(op, version, [-np.geomspace(2.0 ** -12, 0.5, 60)], FUNCTION, reference=reference, name="just below zero")
 PAIRS = [ENDS[:11], ENDS[:11, None]]
 for op, version, reference in [("Add", 14, np.add), ("Sub", 14, np.subtract), ("Mul", 14, np.multiply), ("Div", 14, np.divide), ("Equal", 13, np.equal), ("Less", 13, np.less),
                                ("Greater", 13, np.greater), ("GreaterOrEqual", 16, np.greater_equal), ("Max", 13, np.maximum), ("Min", 13, np.minimum)]:
@@ -46,7 +49,7 @@ add("Softmax", 13, [floats(-np.inf, 1, 2, 30000, 30000, -30000).reshape(2, 3)], 
 add("LogSoftmax", 13, [floats(-np.inf, 1, 2, 30000, 30000, -30000).reshape(2, 3)], FUNCTION, name="ends",
     reference=lambda x: x - x.max(1, keepdims=True) - np.log(np.exp(x - x.max(1, keepdims=True)).sum(1, keepdims=True)))
 add("Clip", 13, [ENDS, np.zeros(()) - 1.5, np.zeros(()) + 2.0], EXACT, name="ends", reference=np.clip)
-add("Clip", 13, [ENDS, None, np.zeros(()) + 2.0], EXACT, name="one bound", reference=lambda x, _, h: np.minimum(x, h))
+add("Clip", 13, [ENDS, None, np.zeros(()) + 2.0], EXACT, name="one bound", reference=lambda x, _, h: np.minimum(np.where(np.isneginf(x), -65504.0, x), h), types=("f16",))
 add("Where", 16, [np.arange(33) % 2 > 0, ENDS, np.zeros(())], EXACT, name="ends", reference=np.where)
 add("MaxPool", 22, [floats(-np.inf, -np.inf, 1, np.inf).reshape(1, 1, 2, 2)], EXACT, name="infinite", kernel_shape=[1, 2], reference=lambda x: x.max(3, keepdims=True))
 # Sums beyond the type's range: f32 holds them on the way.
