@@ -298,6 +298,9 @@ add("forebay.ExpertRoute", 1, [normal(6, 8)], ("e", 4.0, "a softmax and a divisi
 EXPERTS = np.array([[0, 3], [2, 1], [3, 3]], np.int32)
 add("forebay.ExpertLinear", 1, [normal(3, 40), normal(4, 10, 40), EXPERTS, normal(4, 10)], SUM, runtime=False,
     reference=lambda x, w, i, b: np.einsum("ri,rkoi->rko", x, w[i]) + b[i])
+EXPERT_CODES = lambda rng: rng.integers(0, 256, (4, 10, 32), dtype=np.uint8)
+add("forebay.ExpertQuantLinear", 1, [normal(3, 64), EXPERT_CODES, uniform(0.01, 0.1, 4, 10, 2), None, EXPERTS, normal(4, 10)], SUM, runtime=False, bits=4, block_size=32,
+    reference=lambda x, w, s, _, i, b: np.einsum("ri,rkoi->rko", x, ((nibbles(w).reshape(4, 10, 2, 32) - 8) * s[..., None]).reshape(4, 10, 64)[i]) + b[i])
 add("forebay.SwiGlu", 1, [normal(6, 20, scale=2)], FUNCTION, form=1, alpha=1.702, beta=1.0, limit=2.0, runtime=False,
     reference=lambda x: (lambda g, l: g * sigmoid(np.float64(np.float32(1.702)) * g) * (l + 1))(np.minimum(x[:, ::2], 2.0), np.clip(x[:, 1::2], -2.0, 2.0)))
 add("forebay.ExpertCombine", 1, [normal(6, 2, 20), lambda rng: rng.uniform(0, 1, (6, 2)).astype(np.float32), normal(6, 20)], SUM, runtime=False,
