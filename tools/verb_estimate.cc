@@ -15,6 +15,7 @@
 #include "runtime/arena_layout.h"
 #include "runtime/compiled_plan.h"
 #include "runtime/prepared_pass.h"
+#include "runtime/state_room.h"
 #include "stream/residency.h"
 #include "stream/schedule.h"
 #include "temporary_folder.h"
@@ -85,8 +86,9 @@ struct Demand {
 
 Result<Demand> demand_of(const std::shared_ptr<const CompiledPlan>& compiled, const std::vector<std::pair<std::string, Shape>>& shapes) {
   ThreadPool pool(1);
-  FB_ASSIGN(const auto prepared, prepare_pass(compiled, shapes, pool));
   const plan::Plan& plan = *compiled->plan;
+  const std::vector<StateBinding> bindings = planned_states(plan);
+  FB_ASSIGN(const auto prepared, prepare_pass(compiled, shapes, pool, bindings));
   Demand demand;
   demand.traits = stream::chunk_traits(plan, compiled->program);
   demand.order = stream::residency_order(demand.traits);
@@ -98,10 +100,7 @@ Result<Demand> demand_of(const std::shared_ptr<const CompiledPlan>& compiled, co
   demand.arena.gathered_bytes = compiled->gathered_bytes;
   demand.arena.activation_bytes = prepared->activation_bytes;
   demand.arena.arena_bytes = 1ull << 50;
-  for (const plan::StatePair& pair : plan.state_pairs) {
-    const ValuePlace& place = prepared->places[pair.output];
-    demand.arena.state_bytes += align_up(dtype_bytes(place.dtype, place.shape.elements()).value_or(0), 64);
-  }
+  for (std::size_t i = 0; i < bindings.size(); ++i) demand.arena.state_bytes += state_room(plan, *prepared, bindings, i).bytes();
   for (const stream::ChunkTraits& chunk : demand.traits) demand.used_bytes += chunk.raw_bytes * chunk.uses;
   return demand;
 }
