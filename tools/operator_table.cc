@@ -46,7 +46,7 @@ constexpr Limit kLimits[] = {
     {"Dropout", "training mode only with a constant `training_mode`; its values are ours"},
     {"GridSample", "1 to 3 spatial axes; input and grid are both f64 or neither"},
     {"com.microsoft.GroupQueryAttention",
-     "`total_sequence_length` must follow from shapes and constants; no `qk_output`, `sliding_window_cache`, quantised cache; "
+     "no `qk_output`, `sliding_window_cache`, quantised cache; "
      "present is past with the new rows written in, and as long as the longer of the two"},
     {"If", "bodies are planned apart"},
     {"MaxRoiPool", "boxes beyond the image are cut"},

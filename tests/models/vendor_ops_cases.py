@@ -134,7 +134,7 @@ def multi_head(c, tag, dtype):
 def group_query(c, tag, dtype):
     H, KV = 4, 2
 
-    def one(name, B=2, S=1, P=5, D=16, lengths=None, buffer=0, rotary=None, packed=False, attrs=None, added=None, sink=False, norm=False, positions=False, kv=KV):
+    def one(name, B=2, S=1, P=5, D=16, lengths=None, buffer=0, rotary=None, packed=False, attrs=None, added=None, sink=False, norm=False, positions=False, kv=KV, total_known=True):
         """P old rows (0: a first prompt), in a buffer of `buffer` rows when given; lengths: rows of each sequence after the pass."""
         rng, r = random("gqa" + name, dtype)
         T = P + S
@@ -154,7 +154,7 @@ def group_query(c, tag, dtype):
         if packed:
             q, k, v = np.concatenate([q, k, v], axis=2), None, None
         inputs = [("q", q, False), ("k", k, False), ("v", v, False), ("past_key", pk, False), ("past_value", pv, False),
-                  ("seqlens_k", lengths - 1, False), ("total", np.array(T, np.int32), True), ("cos", cos, True), ("sin", sin, True), ("ids", ids, False),
+                  ("seqlens_k", lengths - 1, False), ("total", np.array(T, np.int32), total_known), ("cos", cos, True), ("sin", sin, True), ("ids", ids, False),
                   ("added", r(*added, S, T) if added else None, False), ("sink", r(H) if sink else None, True), ("k_scale", None, False),
                   ("v_scale", None, False), ("q_norm", r(D) if norm else None, True), ("k_norm", r(D) if norm else None, True)]
         while inputs[-1][1] is None:
@@ -182,6 +182,7 @@ def group_query(c, tag, dtype):
     one("prompt_window", S=9, P=0, attrs=dict(local_window_size=3))
     one("prompt_buffer", S=4, P=0, buffer=12, rotary=16)
     one("decode")
+    one("decode_total_given", lengths=[3, 6], rotary=16, total_known=False)
     one("decode_one_head", kv=1)
     one("decode_ragged", lengths=[3, 6], rotary=16)
     one("decode_buffer", buffer=16, lengths=[4, 6], rotary=16)
