@@ -40,6 +40,17 @@ class FloatKernel : public Kernel {
   std::uint64_t staged_bytes_ = 0, scratch_bytes_ = 0;
 };
 
+// f(double()) for f64 data, f(float()) for everything else that compute() may see.
+template <typename F>
+Status with_float_type(const KernelCall& call, F&& f) {
+  if (call.inputs[0].dtype == DType::f64) {
+    f(double());
+  } else {
+    f(float());
+  }
+  return {};
+}
+
 // The usual rules: dtype and dims of output i are those of input `from`.
 void same_as_input(InferContext& context, std::size_t output, std::size_t from);
 
