@@ -53,7 +53,7 @@ class FileSystem {
   virtual ~FileSystem() = default;
   // `path` is the user's own word (a command-line argument): symlinks are followed. Regular files only.
   virtual Result<std::unique_ptr<File>> open_read(const std::string& path, DirectIo direct) = 0;
-  // `name` comes from inside a file: it may not leave `folder`, nor pass a link.
+  // `name` comes from inside a file: it may not leave `folder`, nor pass a link (but for the links of a Hugging Face cache).
   virtual Result<std::unique_ptr<File>> open_beneath(const std::string& folder, const std::string& name,
                                                      DirectIo direct) = 0;
   // O_EXCL, read and write, mode 0644 less umask. Fails if it exists.

@@ -1,9 +1,11 @@
 // The POSIX FileSystem. Opening never blocks (O_NONBLOCK, then fstat, then the flag is cleared again: io_uring would take it for
 // "never wait"). Only regular files are given out.
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <climits>
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -195,6 +197,27 @@ Status check_contained_name(const std::string& name) {
   return {};
 }
 
+// What a link "../../blobs/HASH" says, as paths from the folder that holds it.
+struct HubLink {
+  std::string revisions;  // "..": where "snapshots" must be, one level below the model
+  std::string model;      // "../.."
+  std::string hash;       // 40 or 64 digits: the blob's name
+};
+
+std::optional<HubLink> parse_hub_link(std::string_view link) {
+  HubLink parts;
+  for (; link.starts_with("../"); link.remove_prefix(3)) {
+    parts.revisions = parts.model;
+    parts.model += parts.model.empty() ? ".." : "/..";
+  }
+  if (parts.revisions.empty() || !link.starts_with("blobs/")) return std::nullopt;
+  link.remove_prefix(6);
+  const bool named_by_hash = (link.size() == 40 || link.size() == 64) && link.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+  if (!named_by_hash) return std::nullopt;
+  parts.hash = link;
+  return parts;
+}
+
 class PosixFileSystem final : public FileSystem {
  public:
   explicit PosixFileSystem(PosixCalls& calls) : calls_(calls) {}
@@ -214,7 +237,7 @@ class PosixFileSystem final : public FileSystem {
       // EAGAIN: something below the folder was renamed during the walk.
       int fd = retry_interrupted([&] { return calls_.open_contained(root.get(), name.c_str(), flags); });
       if (fd < 0 && (errno == ENOSYS || errno == EPERM)) fd = open_by_components(root.get(), name, flags);
-      return fd;
+      return fd < 0 && errno == ELOOP ? open_hub_blob(root.get(), name, flags) : fd;
     };
     return finish_open(open, name, name, direct, /*from_model=*/true);
   }
@@ -283,6 +306,26 @@ class PosixFileSystem final : public FileSystem {
       from = end + 1;
     }
     return -1;
+  }
+
+  // The one link that is followed: an entry of a Hugging Face cache snapshot, models--X/snapshots/REVISION/.../NAME ->
+  // ../../blobs/HASH. The blob lies in the same model's cache under a name that nobody chooses. errno is ELOOP for any other link.
+  int open_hub_blob(int root, const std::string& name, int flags) {
+    const std::size_t slash = name.rfind('/');
+    const std::string folder = slash == std::string::npos ? "." : name.substr(0, slash);
+    const Fd parent(open_by_components(root, folder, O_PATH | O_DIRECTORY | O_CLOEXEC));
+    std::array<char, 512> link;
+    const ssize_t length = parent.get() < 0 ? -1 : ::readlinkat(parent.get(), name.c_str() + (slash + 1), link.data(), link.size());
+    const std::optional<HubLink> blob = length < 0 ? std::nullopt : parse_hub_link({link.data(), static_cast<std::size_t>(length)});
+    if (!blob) return errno = ELOOP, -1;
+    struct stat above {}, snapshots {};
+    const Fd model(::openat(parent.get(), blob->model.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (::fstatat(parent.get(), blob->revisions.c_str(), &above, 0) < 0 ||
+        ::fstatat(model.get(), "snapshots", &snapshots, AT_SYMLINK_NOFOLLOW) < 0 || above.st_dev != snapshots.st_dev ||
+        above.st_ino != snapshots.st_ino) {
+      return errno = ELOOP, -1;
+    }
+    return open_by_components(model.get(), "blobs/" + blob->hash, flags);
   }
 
   // `path` is as the user or the model wrote it; `shown` is the name for messages.

@@ -163,6 +163,51 @@ TEST(PosixFile, NamesFromFilesStayInTheFolder) {
   }
 }
 
+// A Hugging Face cache: the entries of a snapshot are links to blobs beside it. Only that shape is
+// followed.
+TEST(PosixFile, SnapshotsOfAHubCacheAreFollowedToTheirBlobs) {
+  const TempFolder cache;
+  const std::string hash(64, 'a'), model = cache / "models--org--name";
+  const std::string revision = model + "/snapshots/" + std::string(40, 'b');
+  std::filesystem::create_directories(revision + "/onnx");
+  std::filesystem::create_directories(model + "/blobs");
+  std::filesystem::create_directories(cache / "plain/below");
+  std::filesystem::create_directories(cache / "blobs");
+  test::write_file(model + "/blobs/" + hash, "weights");
+  test::write_file(cache / ("blobs/" + hash), "another model's");
+  test::write_file(model + "/secret", "secret");
+  const auto link = [](const std::string& to, const std::string& at) { ASSERT_EQ(::symlink(to.c_str(), at.c_str()), 0); };
+  link("../../blobs/" + hash, revision + "/w.bin");
+  link("../../../blobs/" + hash, revision + "/onnx/w.bin");
+  link("../../../../blobs/" + hash, revision + "/onnx/too_far");
+  link("../blobs/" + hash, revision + "/too_near");
+  link("../../blobs/../secret", revision + "/named");
+  link("../../blobs/" + std::string(64, 'c'), revision + "/gone");
+  link("../../blobs/" + hash, cache / "plain/below/no_snapshot");
+  BentCalls no_openat2;
+  no_openat2.contained_error = ENOSYS;
+  const auto without = make_posix_file_system(no_openat2);
+  for (FileSystem* each : {&posix_file_system(), without.get()}) {
+    for (const auto& [folder, name] : {std::pair(revision, "w.bin"), {revision, "onnx/w.bin"}, {revision + "/onnx", "w.bin"}}) {
+      ASSERT_VALUE(const auto file, each->open_beneath(folder, name, DirectIo::off));
+      std::string text(7, 0);
+      ASSERT_OK(file->read_exactly(0, std::as_writable_bytes(std::span(text))));
+      EXPECT_EQ(text, "weights");
+      EXPECT_EQ(file->name(), name);
+    }
+    for (const char* name : {"onnx/too_far", "too_near", "named"})
+      EXPECT_CODE(each->open_beneath(revision, name, DirectIo::off), Code::invalid_model);
+    EXPECT_CODE(each->open_beneath(revision, "gone", DirectIo::off), Code::not_found);
+    EXPECT_CODE(each->open_beneath(cache / "plain/below", "no_snapshot", DirectIo::off), Code::invalid_model);
+  }
+  // A blob that is a link, or has a second name, is refused like any other.
+  link("../secret", model + "/blobs/" + std::string(40, 'd'));
+  link("../../blobs/" + std::string(40, 'd'), revision + "/twice");
+  EXPECT_CODE(posix_file_system().open_beneath(revision, "twice", DirectIo::off), Code::invalid_model);
+  ASSERT_EQ(::link((model + "/blobs/" + hash).c_str(), (cache / "second").c_str()), 0);
+  EXPECT_CODE(posix_file_system().open_beneath(revision, "w.bin", DirectIo::off), Code::invalid_model);
+}
+
 TEST(PosixFile, InterruptionsAndShortCountsAreInvisible) {
   const TempFolder folder;
   BentCalls calls;

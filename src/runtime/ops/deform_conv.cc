@@ -76,12 +76,7 @@ class DeformConv final : public FloatKernel {
     return {};
   }
   Status compute(const KernelCall& call) override {
-    if (call.inputs[0].dtype == DType::f64) {
-      go<double>(call);
-    } else {
-      go<float>(call);
-    }
-    return {};
+    return with_float_type(call, [&]<typename T>(T) { go<T>(call); });
   }
 
  private:
@@ -198,12 +193,7 @@ class Col2Im final : public FloatKernel {
     return {};
   }
   Status compute(const KernelCall& call) override {
-    if (call.inputs[0].dtype == DType::f64) {
-      go<double>(call);
-    } else {
-      go<float>(call);
-    }
-    return {};
+    return with_float_type(call, [&]<typename T>(T) { go<T>(call); });
   }
 
  private:

@@ -143,34 +143,18 @@ class GatherElementsKernel final : public NamedKernel {
  public:
   explicit GatherElementsKernel(int bytes) : NamedKernel("cpu.GatherElements." + std::to_string(bytes)), bytes_(bytes) {}
 
-  Status prepare(const PrepareContext& context) override {
-    const auto& dims = context.inputs[0].dims;
-    FB_ASSIGN(const int axis, normalize_axis(context.node, context.node.integer("axis", 0), static_cast<int>(dims.size())));
-    axis_ = static_cast<std::size_t>(axis);
-    dim_ = dims[axis_];
-    strides_ = dense_strides(dims);
-    label_ = node_label(context.node);
-    return {};
-  }
+  Status prepare(const PrepareContext& context) override { return axis_.prepare(context); }
 
   Status run(const KernelCall& call) override {
     const IndexReader indices(call.inputs[1]);
     const Shape& shape = call.inputs[1].shape;
-    const std::int64_t count = shape.elements();
-    FB_TRY(check_indices(label_, indices, count, dim_));
+    FB_TRY(axis_.check(call));
     dispatch_bytes(bytes_, [&](auto tag) {
       using T = typename decltype(tag)::type;
       const T* in = reinterpret_cast<const T*>(call.inputs[0].data);
       T* out = reinterpret_cast<T*>(call.outputs[0].data);
-      call.pool->parallel_for(count, 4096, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i = begin; i < end; ++i) {
-          std::int64_t rest = i, offset = indices.at(i, dim_) * strides_[axis_];
-          for (int d = shape.rank() - 1; d >= 0; --d) {
-            if (static_cast<std::size_t>(d) != axis_) offset += (rest % shape[d]) * strides_[static_cast<std::size_t>(d)];
-            rest /= shape[d];
-          }
-          out[i] = in[offset];
-        }
+      call.pool->parallel_for(shape.elements(), 4096, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) out[i] = in[axis_.offset(indices, shape, i)];
       });
     });
     return {};
@@ -178,10 +162,7 @@ class GatherElementsKernel final : public NamedKernel {
 
  private:
   int bytes_;
-  std::size_t axis_ = 0;
-  std::int64_t dim_ = 0;
-  std::array<std::int64_t, kMaxRank> strides_{};
-  std::string label_;
+  ElementsAxis axis_;
 };
 
 Result<std::unique_ptr<Kernel>> create_gather_elements(const NodeView&, std::span<const TypeShape> inputs, std::span<const TypeShape>) {

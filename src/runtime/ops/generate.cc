@@ -161,18 +161,6 @@ Status infer_expand(InferContext& ctx) {
   return {};
 }
 
-class CopyKernel : public NamedKernel {
- public:
-  using NamedKernel::NamedKernel;
-  Status run(const KernelCall& call) override {
-    copy_.run(call.inputs[0].data, call.outputs[0].data, *call.pool);
-    return {};
-  }
-
- protected:
-  StridedCopy copy_;
-};
-
 class ExpandKernel final : public CopyKernel {
  public:
   explicit ExpandKernel(int bytes) : CopyKernel("cpu.Expand." + std::to_string(bytes)), bytes_(bytes) {}

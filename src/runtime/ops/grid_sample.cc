@@ -156,12 +156,7 @@ class GridSample final : public FloatKernel {
     return {};
   }
   Status compute(const KernelCall& call) override {
-    if (call.inputs[0].dtype == DType::f64) {
-      go<double>(call);
-    } else {
-      go<float>(call);
-    }
-    return {};
+    return with_float_type(call, [&]<typename T>(T) { go<T>(call); });
   }
 
  private:
@@ -261,12 +256,7 @@ class AffineGrid final : public FloatKernel {
     return {};
   }
   Status compute(const KernelCall& call) override {
-    if (call.inputs[0].dtype == DType::f64) {
-      go<double>(call);
-    } else {
-      go<float>(call);
-    }
-    return {};
+    return with_float_type(call, [&]<typename T>(T) { go<T>(call); });
   }
 
  private:

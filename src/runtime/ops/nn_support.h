@@ -46,6 +46,17 @@ class FloatKernel : public Kernel {
 // Converts where the types differ.
 void copy_floats(DType from_dtype, const std::byte* from, std::int64_t count, DType to_dtype, std::byte* to);
 
+// f(double()) for f64 data, f(float()) for everything else that compute() may see.
+template <typename F>
+Status with_float_type(const KernelCall& call, F&& f) {
+  if (call.inputs[0].dtype == DType::f64) {
+    f(double());
+  } else {
+    f(float());
+  }
+  return {};
+}
+
 // The usual rules: dtype and dims of output i are those of input `from`.
 void same_as_input(InferContext& context, std::size_t output, std::size_t from);
 

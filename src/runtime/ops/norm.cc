@@ -22,17 +22,6 @@ T* out(const KernelCall& call, std::size_t i) {
   return i < call.outputs.size() && call.outputs[i].present() ? reinterpret_cast<T*>(call.outputs[i].data) : nullptr;
 }
 
-// Runs F<float> or F<double> by the dtype of input 0; the other inputs have it too, or were widened to f32 with it.
-#define FB_NORM_COMPUTE()                                                \
-  Status compute(const KernelCall& call) override {                      \
-    if (call.inputs[0].dtype == DType::f64) {                            \
-      go<double>(call);                                                  \
-    } else {                                                             \
-      go<float>(call);                                                   \
-    }                                                                    \
-    return {};                                                           \
-  }
-
 class BatchNorm final : public FloatKernel {
  public:
   std::string_view id() const override { return "cpu.batch_norm"; }
@@ -59,7 +48,9 @@ class BatchNorm final : public FloatKernel {
     }
     return {};
   }
-  FB_NORM_COMPUTE()
+  Status compute(const KernelCall& call) override {
+    return with_float_type(call, [&]<typename T>(T) { go<T>(call); });
+  }
 
  private:
   template <typename T>
@@ -127,7 +118,9 @@ class GroupNorm final : public FloatKernel {
     epsilon_ = context.node.real("epsilon", 1e-5f);
     return {};
   }
-  FB_NORM_COMPUTE()
+  Status compute(const KernelCall& call) override {
+    return with_float_type(call, [&]<typename T>(T) { go<T>(call); });
+  }
 
  private:
   template <typename T>
@@ -168,7 +161,9 @@ class LpNorm final : public FloatKernel {
     if (p_ != 1 && p_ != 2) return context.node.invalid("p is " + std::to_string(p_) + "; it must be 1 or 2");
     return {};
   }
-  FB_NORM_COMPUTE()
+  Status compute(const KernelCall& call) override {
+    return with_float_type(call, [&]<typename T>(T) { go<T>(call); });
+  }
 
  private:
   template <typename T>
@@ -211,7 +206,9 @@ class Lrn final : public FloatKernel {
     bias_ = static_cast<double>(context.node.real("bias", 1.0f));
     return {};
   }
-  FB_NORM_COMPUTE()
+  Status compute(const KernelCall& call) override {
+    return with_float_type(call, [&]<typename T>(T) { go<T>(call); });
+  }
 
  private:
   template <typename T>
@@ -265,7 +262,9 @@ class MeanVariance final : public FloatKernel {
     }
     return {};
   }
-  FB_NORM_COMPUTE()
+  Status compute(const KernelCall& call) override {
+    return with_float_type(call, [&]<typename T>(T) { go<T>(call); });
+  }
 
  private:
   static std::int64_t offset(std::int64_t index, const Shape& dims, const Shape& strides) {
@@ -301,7 +300,6 @@ class MeanVariance final : public FloatKernel {
   }
   Shape kept_, strides_kept_, summed_, strides_summed_;
 };
-#undef FB_NORM_COMPUTE
 
 Status infer_norm(InferContext& context) {
   const NodeView& node = context.node();

@@ -66,29 +66,15 @@ class ScatterElementsKernel final : public NamedKernel {
         reduce_(reduce),
         replaces_(replaces) {}
 
-  Status prepare(const PrepareContext& context) override {
-    const auto& dims = context.inputs[0].dims;
-    FB_ASSIGN(const int axis, normalize_axis(context.node, context.node.integer("axis", 0), static_cast<int>(dims.size())));
-    axis_ = static_cast<std::size_t>(axis);
-    dim_ = dims[axis_];
-    strides_ = dense_strides(dims);
-    label_ = node_label(context.node);
-    return {};
-  }
+  Status prepare(const PrepareContext& context) override { return axis_.prepare(context); }
 
   Status run(const KernelCall& call) override {
     const IndexReader indices(call.inputs[1]);
     const Shape& shape = call.inputs[1].shape;
-    const std::int64_t count = shape.elements();
-    FB_TRY(check_indices(label_, indices, count, dim_));
+    FB_TRY(axis_.check(call));
     copy_input(call, bytes_);
-    for (std::int64_t i = 0; i < count; ++i) {
-      std::int64_t rest = i, offset = indices.at(i, dim_) * strides_[axis_];
-      for (int d = shape.rank() - 1; d >= 0; --d) {
-        if (static_cast<std::size_t>(d) != axis_) offset += (rest % shape[d]) * strides_[static_cast<std::size_t>(d)];
-        rest /= shape[d];
-      }
-      std::byte* to = call.outputs[0].data + offset * bytes_;
+    for (std::int64_t i = 0; i < shape.elements(); ++i) {
+      std::byte* to = call.outputs[0].data + axis_.offset(indices, shape, i) * bytes_;
       const std::byte* from = call.inputs[2].data + i * bytes_;
       if (replaces_) {
         std::memcpy(to, from, static_cast<std::size_t>(bytes_));
@@ -103,10 +89,7 @@ class ScatterElementsKernel final : public NamedKernel {
   int bytes_;
   BinaryFunction reduce_;
   bool replaces_;
-  std::size_t axis_ = 0;
-  std::int64_t dim_ = 0;
-  std::array<std::int64_t, kMaxRank> strides_{};
-  std::string label_;
+  ElementsAxis axis_;
 };
 
 Status infer_scatter_nd(InferContext& ctx) {

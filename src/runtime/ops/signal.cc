@@ -102,12 +102,7 @@ class Dft final : public FloatKernel {
     return {};
   }
   Status compute(const KernelCall& call) override {
-    if (call.inputs[0].dtype == DType::f64) {
-      go<double>(call);
-    } else {
-      go<float>(call);
-    }
-    return {};
+    return with_float_type(call, [&]<typename T>(T) { go<T>(call); });
   }
 
  private:
@@ -218,12 +213,7 @@ class Stft final : public FloatKernel {
     return {};
   }
   Status compute(const KernelCall& call) override {
-    if (call.inputs[0].dtype == DType::f64) {
-      go<double>(call);
-    } else {
-      go<float>(call);
-    }
-    return {};
+    return with_float_type(call, [&]<typename T>(T) { go<T>(call); });
   }
 
  private:

@@ -88,12 +88,7 @@ class SoftmaxKernel final : public FloatKernel {
     return {};
   }
   Status compute(const KernelCall& call) override {
-    if (call.inputs[0].dtype == DType::f64) {
-      go<double>(call);
-    } else {
-      go<float>(call);
-    }
-    return {};
+    return with_float_type(call, [&]<typename T>(T) { go<T>(call); });
   }
 
  private:

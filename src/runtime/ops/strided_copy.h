@@ -7,6 +7,7 @@
 #include <span>
 
 #include "forebay/types.h"
+#include "runtime/ops/infer.h"
 #include "runtime/thread_pool.h"
 
 namespace forebay::ops {
@@ -30,6 +31,19 @@ class StridedCopy {
   bool tiles_ = false;  // the two innermost axes are walked in tiles: reads are contiguous along one, writes along the other
   std::int64_t total_ = 0, in_offset_ = 0, out_offset_ = 0;
   std::array<std::int64_t, kMaxDims> dims_{}, in_{}, out_{};
+};
+
+// A kernel that is one copy of input 0, planned by prepare.
+class CopyKernel : public NamedKernel {
+ public:
+  using NamedKernel::NamedKernel;
+  Status run(const KernelCall& call) override {
+    copy_.run(call.inputs[0].data, call.outputs[0].data, *call.pool);
+    return {};
+  }
+
+ protected:
+  StridedCopy copy_;
 };
 
 // Row-major strides of `dims`, in elements.

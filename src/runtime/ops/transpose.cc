@@ -59,21 +59,9 @@ StridedCopy permute(int bytes, std::span<const std::int64_t> view, std::span<con
   return copy;
 }
 
-class PermuteKernel : public NamedKernel {
+class TransposeKernel final : public CopyKernel {
  public:
-  using NamedKernel::NamedKernel;
-  Status run(const KernelCall& call) override {
-    copy_.run(call.inputs[0].data, call.outputs[0].data, *call.pool);
-    return {};
-  }
-
- protected:
-  StridedCopy copy_;
-};
-
-class TransposeKernel final : public PermuteKernel {
- public:
-  explicit TransposeKernel(int bytes) : PermuteKernel("cpu.Transpose." + std::to_string(bytes)), bytes_(bytes) {}
+  explicit TransposeKernel(int bytes) : CopyKernel("cpu.Transpose." + std::to_string(bytes)), bytes_(bytes) {}
   Status prepare(const PrepareContext& context) override {
     const auto& dims = context.inputs[0].dims;
     FB_ASSIGN(const std::vector<std::size_t> perm, permutation(context.node, dims.size()));
@@ -123,10 +111,10 @@ Status infer_blocks(InferContext& ctx, bool to_space) {
 Status infer_depth_to_space(InferContext& ctx) { return infer_blocks(ctx, true); }
 Status infer_space_to_depth(InferContext& ctx) { return infer_blocks(ctx, false); }
 
-class BlocksKernel final : public PermuteKernel {
+class BlocksKernel final : public CopyKernel {
  public:
   BlocksKernel(int bytes, bool to_space)
-      : PermuteKernel(std::string(to_space ? "cpu.DepthToSpace." : "cpu.SpaceToDepth.") + std::to_string(bytes)),
+      : CopyKernel(std::string(to_space ? "cpu.DepthToSpace." : "cpu.SpaceToDepth.") + std::to_string(bytes)),
         bytes_(bytes), to_space_(to_space) {}
   Status prepare(const PrepareContext& context) override {
     const auto& d = context.inputs[0].dims;
