@@ -91,6 +91,7 @@ class Session {
       FB_ASSIGN(folded, pass_fold(context_));
       summary.folded_nodes += folded;
     }
+    pass_parameters(context_);
     return pass_dead_code(context_).status();
   }
 
@@ -104,7 +105,7 @@ class Session {
 Status digest_sources(EmitOutput& emitted, const Ir& ir, const Options& options) {
   std::vector<bool> wanted(emitted.plan.sources.size(), options.refit == plan::RefitMode::identical);
   for (const plan::Constant& constant : emitted.plan.constants)
-    for (const std::uint32_t source : constant.sources) wanted[source] = true;
+    for (const std::uint32_t source : constant.sources) wanted[source] = wanted[source] || constant.kept;
   std::uint64_t total = 0, done = 0;
   for (std::size_t i = 0; i < wanted.size(); ++i)
     if (wanted[i]) total += ir.sources[emitted.ir_sources[i]].bytes();
