@@ -1,5 +1,5 @@
-// forebay estimate: minimum, no-stream and full budget, and what a pass would take at several budgets. Reads headers and tables, never a payload.
-// The sizes are an engine's, with raw chunks wherever they lie and the plan's states bound (`run --stateful`).
+// forebay estimate: minimum, no-stream and full budget, and what a pass would take at several budgets. Reads headers and tables, never a
+// payload. The sizes are an engine's, with raw chunks wherever they lie and the plan's states bound (`run --stateful`).
 #include <algorithm>
 
 #include "base/check.h"
@@ -93,7 +93,8 @@ Result<Demand> demand_of(const std::shared_ptr<const CompiledPlan>& compiled, co
   demand.traits = stream::chunk_traits(plan, compiled->program);
   demand.order = stream::residency_order(demand.traits);
   std::vector<stream::ChunkShape> slots(plan.chunks.size());
-  for (std::size_t c = 0; c < slots.size(); ++c) slots[c].raw_slot = align_up(plan.chunks[c].raw_bytes, kBlockBytes) + kBlockBytes;  // at any alignment
+  for (std::size_t c = 0; c < slots.size(); ++c)
+    slots[c].raw_slot = align_up(plan.chunks[c].raw_bytes, kBlockBytes) + kBlockBytes;  // at any alignment
   demand.arena.source.min_ring_bytes = stream::min_ring_bytes(compiled->program, slots);
   demand.arena.source.resident_total_bytes = demand.order.total_bytes();
   demand.arena.source.preferred_ring_bytes = 128ull << 20;

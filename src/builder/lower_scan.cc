@@ -8,8 +8,9 @@
 namespace forebay::builder {
 namespace {
 
-bool is_scan(const IrNode& node) { return node.domain.empty() && node.op == "Scan"; }
-
+bool is_scan(const IrNode& node) {
+  return node.domain.empty() && node.op == "Scan";
+}
 
 std::vector<ValueId> fresh(Ir& ir, const std::string& prefix, std::size_t count, Origin origin) {
   std::vector<ValueId> values;
@@ -102,7 +103,8 @@ void lower_batched_scans(Ir& ir) {
   for (std::size_t g = 0; g < ir.graphs.size(); ++g) {  // grows while this runs
     for (std::size_t n = 0; n < ir.graphs[g].nodes.size(); ++n) {
       IrNode& node = *ir.graphs[g].nodes[n];
-      if (is_scan(node) && node.version == 8 && !node.refused && node.inputs.size() > 1 && node.inputs[0] == kNone) over_the_batch(ir, node);
+      if (is_scan(node) && node.version == 8 && !node.refused && node.inputs.size() > 1 && node.inputs[0] == kNone)
+        over_the_batch(ir, node);
     }
   }
   ir.set_producers();

@@ -220,7 +220,8 @@ struct ExpertInputs {
 ExpertInputs expert_inputs(const Writer& w, std::size_t fc, bool packed) {
   if (!packed) return {w.in(2 + 2 * fc), kNone, kNone, w.in(3 + 2 * fc), 0};
   const std::string name = "fc" + std::to_string(fc + 1) + "_expert_weight_bits";
-  return {w.in(2 + 3 * fc), w.in(3 + 3 * fc), w.in(11 + fc), w.in(4 + 3 * fc), w.view().integer(name, w.view().integer("expert_weight_bits", 4))};
+  return {w.in(2 + 3 * fc), w.in(3 + 3 * fc), w.in(11 + fc), w.in(4 + 3 * fc),
+          w.view().integer(name, w.view().integer("expert_weight_bits", 4))};
 }
 
 Status check_experts(const Writer& w, bool packed) {
@@ -232,7 +233,8 @@ Status check_experts(const Writer& w, bool packed) {
   }
   if (view.integer("use_sparse_mixer", 0) != 0) return view.unsupported("use_sparse_mixer");
   if (!packed) return {};
-  if (const std::string kind(view.text("quant_type", "int")); kind != "int") return view.unsupported("quant_type '" + kind + "'; int is served");
+  if (const std::string kind(view.text("quant_type", "int")); kind != "int")
+    return view.unsupported("quant_type '" + kind + "'; int is served");
   if (view.integer("weights_prepacked", -1) == 1) return view.unsupported("weights_prepacked 1: weights as one device wants them");
   return {};
 }

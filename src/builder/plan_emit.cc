@@ -286,8 +286,8 @@ class Emitter {
     }
   }
 
-  // Parameters of one element keep the model's value beside them: exporters write numbers of the graph as initializers too, which no checkpoint
-  // names.
+  // Parameters of one element keep the model's value beside them: exporters write numbers of the graph as initializers too, which no
+  // checkpoint names.
   Status add_defaults() {
     for (std::size_t i = 0; i < out_.ir_sources.size(); ++i) {
       const SourceTensor& from = ir_.sources[out_.ir_sources[i]];

@@ -16,8 +16,8 @@ struct StateRoom {
 
 // The pairs that the plan knows, as bindings of a context.
 std::vector<StateBinding> planned_states(const plan::Plan& plan);
-// Room for state `index` of `bindings`, with which the pass was prepared: the largest of its value before and after the pass, or what the declared
-// ranges of its dimensions allow.
+// Room for state `index` of `bindings`, with which the pass was prepared: the largest of its value before and after the pass, or what the
+// declared ranges of its dimensions allow.
 StateRoom state_room(const plan::Plan& plan, const PreparedPass& prepared, const std::vector<StateBinding>& bindings, std::size_t index);
 
 }  // namespace forebay

@@ -8,7 +8,9 @@ namespace {
 
 using namespace test;
 
-HostTensor one(float value, const Shape& shape = Shape{1}) { return floats(shape, {value}); }
+HostTensor one(float value, const Shape& shape = Shape{1}) {
+  return floats(shape, {value});
+}
 
 // y = PRelu(x w, slope) * scale + 1, the last number being a literal of the graph.
 OnnxMaker sloped(float weight, float slope, float scale) {

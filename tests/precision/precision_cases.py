@@ -1,10 +1,10 @@
-"""Every float operator of the registry in f32, f16 and bf16 against an fp64 reference and against ONNX Runtime: single-node cases in the form that
-tests/runtime/kernels_onnx_cases.py writes, each followed by how far the outputs may be from what is wanted.
+"""Every float operator of the registry in f32, f16 and bf16 against an fp64 reference and against ONNX Runtime: single-node cases
+in the form that tests/runtime/kernels_onnx_cases.py writes, each followed by how far the outputs may be from what is wanted.
 
 usage: precision_cases.py OUT.bin [--seed N] [--only TEXT] [--list]
-The rows are in precision_rows*.py. For a row, values are drawn, rounded to the type, and the operator is evaluated in fp64 on the rounded values:
-by the row's own function, else by onnx's ReferenceEvaluator. Where ONNX Runtime has a kernel it runs the same values: f32 as f32, f16 as f16, bf16 as
-an fp32 graph on the rounded values.
+The rows are in precision_rows*.py. For a row, values are drawn, rounded to the type, and the operator is evaluated in fp64 on the
+rounded values: by the row's own function, else by onnx's ReferenceEvaluator. Where ONNX Runtime has a kernel it runs the same
+values: f32 as f32, f16 as f16, bf16 as an fp32 graph on the rounded values.
 """
 import argparse
 import dataclasses
@@ -29,7 +29,8 @@ import precision_rows
 import precision_rows_neural
 import precision_rows_special
 
-TYPES = {"f32": (TensorProto.FLOAT, np.float32), "f16": (TensorProto.FLOAT16, np.float16), "bf16": (TensorProto.BFLOAT16, ml_dtypes.bfloat16)}
+TYPES = {"f32": (TensorProto.FLOAT, np.float32), "f16": (TensorProto.FLOAT16, np.float16), "bf16": (TensorProto.BFLOAT16,
+    ml_dtypes.bfloat16)}
 # Against ONNX Runtime, of the output's largest value.
 SHARES = {"f32": 1e-4, "f16": 1e-2, "bf16": 3e-2}
 CODES = {"e": 0, "s": 1, "r": 2}
@@ -72,7 +73,8 @@ def model_of(row, version, values, onnx_type, known=True):
     for info in outputs:
         info.ClearField("type")
     domains = [helper.make_opsetid("", version if not row.domain else 21)] + ([helper.make_opsetid(row.domain, 1)] if row.domain else [])
-    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info(n, t.data_type, t.dims) for n, t in tensors.items() if n not in row.weights],
+    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info(n, t.data_type, t.dims) for n,
+        t in tensors.items() if n not in row.weights],
                               outputs, [t for n, t in tensors.items() if n in row.weights])
     model = helper.make_model(graph, opset_imports=domains, ir_version=10)
     return model, {n: v for n, v in zip(node.input, values) if n and n not in row.weights}

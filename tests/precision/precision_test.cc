@@ -1,5 +1,5 @@
-// Every float operator in f32, f16 and bf16 against fp64, and where ONNX Runtime has a kernel against that: precision_rows*.py are the tables
-// (operator, versions, attributes, inputs, bound and where the bound comes from). FOREBAY_PRECISION_SEED draws other values.
+// Every float operator in f32, f16 and bf16 against fp64, and where ONNX Runtime has a kernel against that: precision_rows*.py are the
+// tables (operator, versions, attributes, inputs, bound and where the bound comes from). FOREBAY_PRECISION_SEED draws other values.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -90,7 +90,8 @@ std::string difference(const HostTensor& got, const HostTensor& want, std::uint8
       continue;
     }
     std::ostringstream text;
-    text << "element " << i << " of " << want.shape().to_string() << ": " << a << " for " << b << ", off by " << error << ", bound " << wanted.bound;
+    text << "element " << i << " of " << want.shape().to_string() << ": " << a << " for " << b << ", off by " << error << ", bound "
+         << wanted.bound;
     return text.str();
   }
   return "";
@@ -166,8 +167,8 @@ TEST(Precision, FloatOperatorsAreWithinTheirBounds) {
   const char* seed = std::getenv("FOREBAY_PRECISION_SEED");
   const test::TempFolder folder;
   const std::string file = folder / "cases.bin";
-  const std::string command = "\"" + std::string(python) + "\" \"" FOREBAY_SOURCE_DIR "/tests/precision/precision_cases.py\" \"" + file + "\" --seed " +
-                              std::to_string(seed == nullptr ? 1 : std::atoi(seed));
+  const std::string command = "\"" + std::string(python) + "\" \"" FOREBAY_SOURCE_DIR "/tests/precision/precision_cases.py\" \"" + file +
+                              "\" --seed " + std::to_string(seed == nullptr ? 1 : std::atoi(seed));
   const int status = std::system(command.c_str());
   if (WIFEXITED(status) && WEXITSTATUS(status) == 77) GTEST_SKIP() << "this Python lacks onnx, onnxruntime or ml_dtypes";
   ASSERT_EQ(status, 0);

@@ -1,8 +1,8 @@
 """A row of the precision tables: an operator, its versions, attributes and inputs, and how far its results may be from fp64.
 
-Bounds are (measure, ulps, why). Measure "e": in units in the last place of the wanted element; "s": of the output's largest element. What is computed in
-f32 from first to last and rounded once is within half a unit; f32 has 2^13 (f16) or 2^16 (bf16) steps to such a unit, so 0.51 leaves an f32 error of
-some 80 steps.
+Bounds are (measure, ulps, why). Measure "e": in units in the last place of the wanted element; "s": of the output's largest
+element. What is computed in f32 from first to last and rounded once is within half a unit; f32 has 2^13 (f16) or 2^16 (bf16) steps
+to such a unit, so 0.51 leaves an f32 error of some 80 steps. f32 itself is held to 80 of its units, or to the bits where exact.
 """
 import dataclasses
 from typing import Any, Callable
@@ -14,7 +14,6 @@ ROUNDED = ("e", 0.501, "one operation in f32, correctly rounded, then rounded to
 FUNCTION = ("e", 0.51, "a function in f32 to some tens of its steps, rounded once")
 SUM = ("s", 0.51, "sums of at most a few thousand terms in f32, rounded once; cancellation is measured by the output's scale")
 CHAIN = ("s", 0.55, "several sums one after the other in f32, rounded once")
-NARROW = ("s", 1.51, "one value between is rounded to the type, as the definition has it")
 
 
 @dataclasses.dataclass

@@ -74,11 +74,21 @@ inline Case read_case(Reader& in) {
     plan::Attribute a;
     a.name = in.text();
     switch (in.value<char>()) {
-      case 'i': a.value = in.value<std::int64_t>(); break;
-      case 'f': a.value = in.value<float>(); break;
-      case 's': a.value = in.text(); break;
-      case 'I': a.value = in.list<std::int64_t>(); break;
-      case 'F': a.value = in.list<float>(); break;
+      case 'i':
+        a.value = in.value<std::int64_t>();
+        break;
+      case 'f':
+        a.value = in.value<float>();
+        break;
+      case 's':
+        a.value = in.text();
+        break;
+      case 'I':
+        a.value = in.list<std::int64_t>();
+        break;
+      case 'F':
+        a.value = in.list<float>();
+        break;
       case 'S': {
         std::vector<std::string> texts(in.value<std::uint32_t>());
         for (std::string& text : texts) text = in.text();
@@ -107,19 +117,33 @@ inline Case read_case(Reader& in) {
 inline double element(const HostTensor& t, std::int64_t i) {
   const auto at = static_cast<std::size_t>(i);
   switch (t.dtype()) {
-    case DType::f32: return t.as<float>()[at];
-    case DType::f64: return t.as<double>()[at];
-    case DType::f16: return f16_to_f32(t.as<std::uint16_t>()[at]);
-    case DType::bf16: return bf16_to_f32(t.as<std::uint16_t>()[at]);
-    case DType::i8: return t.as<std::int8_t>()[at];
-    case DType::u8: case DType::boolean: return t.as<std::uint8_t>()[at];
-    case DType::i16: return t.as<std::int16_t>()[at];
-    case DType::u16: return t.as<std::uint16_t>()[at];
-    case DType::i32: return t.as<std::int32_t>()[at];
-    case DType::u32: return t.as<std::uint32_t>()[at];
-    case DType::i64: return static_cast<double>(t.as<std::int64_t>()[at]);
-    case DType::u64: return static_cast<double>(t.as<std::uint64_t>()[at]);
-    default: return 0;
+    case DType::f32:
+      return t.as<float>()[at];
+    case DType::f64:
+      return t.as<double>()[at];
+    case DType::f16:
+      return f16_to_f32(t.as<std::uint16_t>()[at]);
+    case DType::bf16:
+      return bf16_to_f32(t.as<std::uint16_t>()[at]);
+    case DType::i8:
+      return t.as<std::int8_t>()[at];
+    case DType::u8:
+    case DType::boolean:
+      return t.as<std::uint8_t>()[at];
+    case DType::i16:
+      return t.as<std::int16_t>()[at];
+    case DType::u16:
+      return t.as<std::uint16_t>()[at];
+    case DType::i32:
+      return t.as<std::int32_t>()[at];
+    case DType::u32:
+      return t.as<std::uint32_t>()[at];
+    case DType::i64:
+      return static_cast<double>(t.as<std::int64_t>()[at]);
+    case DType::u64:
+      return static_cast<double>(t.as<std::uint64_t>()[at]);
+    default:
+      return 0;
   }
 }
 

@@ -171,7 +171,8 @@ TEST(ExpertLinear, SlabsGiveTheSameBits) {
   }
 }
 
-// Packed experts in slabs of whole experts, scales and zero points cut with them or not: the bits stay, and are those of the values multiplied.
+// Packed experts in slabs of whole experts, scales and zero points cut with them or not: the bits stay, and are those of the values
+// multiplied.
 TEST(ExpertQuantLinear, SlabsGiveTheSameBitsAndTheValuesOfTheCodes) {
   ThreadPool pool(2);
   constexpr std::int64_t kExperts = 5, kOut = 9, kIn = 64, kBlocks = 2;

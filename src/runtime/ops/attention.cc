@@ -393,7 +393,8 @@ class AttentionKernel final : public FloatKernel {
 
 Result<std::unique_ptr<Kernel>> create_attention(const NodeView&, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs) {
   const bool shown = outputs.size() > 3 && outputs[3].present();
-  const bool narrow = narrow_float(inputs[1].dtype) && narrow_float(inputs[2].dtype) && (inputs[1].dtype != DType::f32 || inputs[2].dtype != DType::f32);
+  const bool narrow =
+      narrow_float(inputs[1].dtype) && narrow_float(inputs[2].dtype) && (inputs[1].dtype != DType::f32 || inputs[2].dtype != DType::f32);
   return std::unique_ptr<Kernel>(std::make_unique<AttentionKernel>(narrow && !shown));
 }
 

@@ -1,7 +1,7 @@
 // What the com.microsoft attention operators share. They differ from the standard one in how heads, pasts and masks are handed over, not in
 // the attention itself: a front gathers queries, keys and values as [batch, heads, rows, size], writes the mask to be added, and calls the
-// standard kernel. All in f32 (FloatKernel widens f16 and bf16) but pasts and presents, which stay as they are: the kernel widens their rows
-// tile by tile.
+// standard kernel. All in f32 (FloatKernel widens f16 and bf16) but pasts and presents, which stay as they are: the kernel widens their
+// rows tile by tile.
 #pragma once
 
 #include <memory>

@@ -1,6 +1,6 @@
 // forebay.ExpertQuantLinear, which the builder writes for com.microsoft.QMoE: forebay.ExpertLinear with packed matrices. Codes
-// [experts, out, in * bits / 8] lie in bytes, low bits first; each row has one scale, or one for each `block_size` elements. They come in slabs
-// of whole experts, scales and zero points with them, and are made into values in registers.
+// [experts, out, in * bits / 8] lie in bytes, low bits first; each row has one scale, or one for each `block_size` elements. They come in
+// slabs of whole experts, scales and zero points with them, and are made into values in registers.
 #include <algorithm>
 #include <string>
 
@@ -16,7 +16,9 @@ namespace {
 
 constexpr std::size_t kX = 0, kCodes = 1, kScale = 2, kZero = 3, kIndices = 4, kBias = 5;
 
-bool has(std::span<const TypeShape> inputs, std::size_t i) { return i < inputs.size() && inputs[i].present(); }
+bool has(std::span<const TypeShape> inputs, std::size_t i) {
+  return i < inputs.size() && inputs[i].present();
+}
 
 struct ExpertCodes {
   DType code = DType::none;
@@ -41,7 +43,8 @@ Result<ExpertCodes> expert_codes(const NodeView& node, std::span<const TypeShape
   e.out = codes.dims[1];
   e.in = codes.dims[2] * 8 / bits;
   e.block = block != 0 ? block : std::max<std::int64_t>(1, e.in);
-  if (e.in % e.block != 0) return node.invalid(std::to_string(e.in) + " values of a row are no multiple of block_size " + std::to_string(block));
+  if (e.in % e.block != 0)
+    return node.invalid(std::to_string(e.in) + " values of a row are no multiple of block_size " + std::to_string(block));
   e.blocks = block != 0 ? e.in / block : 1;
   std::vector<std::int64_t> wanted{e.experts, e.out}, zeros{e.experts, (e.out * bits + 7) / 8};
   if (block != 0) {
@@ -93,7 +96,8 @@ class ExpertQuantLinear final : public Kernel {
     pairs_ = y[0] * y[1];
     const std::int64_t rows = e_.in > 0 ? context.inputs[kX].shape().elements() / e_.in : pairs_;
     if (rows != pairs_ && rows != y[0])
-      return context.node.invalid("rows " + dims_text(x) + " and indices " + dims_text(context.inputs[kIndices].dims) + " differ in number");
+      return context.node.invalid("rows " + dims_text(x) + " and indices " + dims_text(context.inputs[kIndices].dims) +
+                                  " differ in number");
     per_row_ = rows == pairs_ ? 1 : y[1];
     scratch_each_ = (cpu::quant_row_dot_scratch(cpu::kGemvRows, e_.in) + 15) / 16 * 16;
     x_at_ = float_bytes(pairs_, sizeof(std::int32_t));
@@ -114,7 +118,8 @@ class ExpertQuantLinear final : public Kernel {
         if (indices[pair] == expert) mine[count++] = static_cast<std::int32_t>(pair);
       if (count == 0) continue;
       const cpu::QuantView matrix = view(call, expert, expert - first);
-      for (std::int64_t at = 0; at < count; at += cpu::kGemvRows) multiply(call, matrix, expert, mine + at, std::min(cpu::kGemvRows, count - at));
+      for (std::int64_t at = 0; at < count; at += cpu::kGemvRows)
+        multiply(call, matrix, expert, mine + at, std::min(cpu::kGemvRows, count - at));
     }
     return {};
   }
@@ -139,7 +144,8 @@ class ExpertQuantLinear final : public Kernel {
     return matrix;
   }
 
-  void multiply(const KernelCall& call, const cpu::QuantView& matrix, std::int64_t expert, const std::int32_t* pairs, std::int64_t count) const {
+  void multiply(const KernelCall& call, const cpu::QuantView& matrix, std::int64_t expert, const std::int32_t* pairs,
+                std::int64_t count) const {
     auto *x = reinterpret_cast<float*>(call.workspace + x_at_), *y = reinterpret_cast<float*>(call.workspace + y_at_);
     const ConstTensorView& rows = call.inputs[kX];
     const std::int64_t size = dtype_bits(rows.dtype) / 8, parts = call.pool->threads();
@@ -188,7 +194,11 @@ Result<std::unique_ptr<Kernel>> create_expert_quant(const NodeView&, std::span<c
 }
 
 constexpr OpSpec kSpecs[] = {
-    {.domain = "forebay", .name = "ExpertQuantLinear", .infer = infer_expert_quant, .consume = consume_expert_quant, .create = create_expert_quant},
+    {.domain = "forebay",
+     .name = "ExpertQuantLinear",
+     .infer = infer_expert_quant,
+     .consume = consume_expert_quant,
+     .create = create_expert_quant},
 };
 
 }  // namespace

@@ -26,7 +26,8 @@ Status need_floats(const InferContext& context, std::initializer_list<std::size_
   return {};
 }
 
-// ---- ExpertRoute: scores [rows, experts] and perhaps weights of all experts to indices and weights [rows, k] ---------------------------------------------------------
+// ---- ExpertRoute: scores [rows, experts] and perhaps weights of all experts to indices and weights [rows, k]
+// ---------------------------------------------------------
 
 Status infer_route(InferContext& context) {
   const NodeView& node = context.node();

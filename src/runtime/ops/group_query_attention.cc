@@ -157,8 +157,7 @@ class GroupQueryAttention final : public AttentionFront {
     }
     keys_at_ = float_bytes(g_.batch * g_.kv_heads * g_.queries * g_.head);
     values_at_ = keys_at_ + lost(1);
-    return plan_front(context, dims,
-                      {node.real("scale", 0.0f), node.real("softcap", 0.0f), dims.mask_batch == 0, cache_, gathers, gathers},
+    return plan_front(context, dims, {node.real("scale", 0.0f), node.real("softcap", 0.0f), dims.mask_batch == 0, cache_, gathers, gathers},
                       values_at_ + lost(2));
   }
 

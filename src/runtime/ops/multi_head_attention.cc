@@ -123,7 +123,8 @@ class MultiHeadAttention final : public AttentionFront {
     const bool cached = m_.past > 0 || wanted(1) || wanted(2);
     const DType cache = cached ? context.inputs[kQuery].dtype : DType::f32;
     for (const std::size_t i : {kPastKey, kPastValue}) {
-      if (cached && has(context.inputs, i) && context.inputs[i].dtype != cache) return node.unsupported("a past of another type than the query");
+      if (cached && has(context.inputs, i) && context.inputs[i].dtype != cache)
+        return node.unsupported("a past of another type than the query");
     }
     return plan_front(context, dims, {node.real("scale", 0.0f), 0.0f, causal_ && m_.past == 0, cache, !wanted(1), !wanted(2)});
   }

@@ -187,8 +187,7 @@ cpu::QuantView QuantLayout::view(const KernelCall& call, std::span<const TypeSha
 }
 
 bool is_quant_product(std::string_view domain, std::string_view op) {
-  return (domain == "forebay" && (op == "QuantLinear" || op == "ExpertQuantLinear")) ||
-         (domain == "com.microsoft" && op == "MatMulNBits");
+  return (domain == "forebay" && (op == "QuantLinear" || op == "ExpertQuantLinear")) || (domain == "com.microsoft" && op == "MatMulNBits");
 }
 
 Result<QuantLayout> quant_layout(const NodeView& node, std::span<const TypeShape> inputs) {
