@@ -61,9 +61,7 @@ void pack_k_contiguous(InstructionSet set, const PanelView& view, std::int64_t k
 void pack_panel(InstructionSet set, const PanelView& view, std::int64_t kc, std::int64_t count, std::int64_t width, float* to) {
   const std::int64_t size = dtype_bits(view.dtype) / 8;
   if (count < width) std::memset(to, 0, static_cast<std::size_t>(kc * width) * sizeof(float));
-  if (view.lane_stride == 1 && view.dtype == DType::f32 && count == 32) {  // full panels of the widest tile: a copy of fixed size
-    for (std::int64_t k = 0; k < kc; ++k) std::memcpy(to + k * 32, view.data + k * view.k_stride * 4, 32 * sizeof(float));
-  } else if (view.lane_stride == 1) {
+  if (view.lane_stride == 1) {
     for (std::int64_t k = 0; k < kc; ++k) to_f32(view.dtype, view.data + k * view.k_stride * size, count, to + k * width, set);
   } else if (view.k_stride == 1) {
     pack_k_contiguous(set, view, kc, count, width, to);
@@ -171,6 +169,33 @@ void pack_columns(InstructionSet set, const GemmTask& task, std::int64_t k, std:
   pack_panel(set, columns_of(task.b, k, n), kc, count, width, to);
 }
 
+// Full panels of rows that lie in one piece: row by row, for a walk down one panel would touch a page for every 128 bytes.
+template <std::int64_t Width>
+void pack_rows_of_panels(const GemmMatrix& b, std::int64_t k, std::int64_t kc, std::int64_t n, std::int64_t panels, std::int64_t depth, float* to) {
+  constexpr std::int64_t kRowsAhead = 4;
+  const float* from = reinterpret_cast<const float*>(b.data) + k * b.row_stride + n;
+  for (std::int64_t row = 0; row < kc; ++row, from += b.row_stride, to += Width) {
+    for (std::int64_t panel = 0; panel < panels; ++panel) {
+      const float* source = from + panel * Width;
+      if (row + kRowsAhead < kc) {
+        for (std::int64_t i = 0; i < Width; i += 16) _mm_prefetch(reinterpret_cast<const char*>(source + kRowsAhead * b.row_stride + i), _MM_HINT_T0);
+      }
+      std::memcpy(to + panel * Width * depth, source, Width * sizeof(float));
+    }
+  }
+}
+
+// Columns [n, n + count) of one block of rows to panels, each `depth` rows long.
+void pack_block(InstructionSet set, const GemmTask& task, std::int64_t k, std::int64_t kc, std::int64_t n, std::int64_t count, std::int64_t depth, float* to) {
+  const std::int64_t width = gemm_blocking(set).nr;
+  std::int64_t done = 0;
+  if (task.panels == nullptr && task.b.dtype == DType::f32 && task.b.col_stride == 1 && width >= 16) {
+    done = count / width;
+    width == 32 ? pack_rows_of_panels<32>(task.b, k, kc, n, done, depth, to) : pack_rows_of_panels<16>(task.b, k, kc, n, done, depth, to);
+  }
+  for (std::int64_t at = done * width; at < count; at += width) pack_columns(set, task, k, kc, n + at, std::min(width, count - at), to + at * depth);
+}
+
 void no_products(const GemmTask& task, std::int64_t m0, std::int64_t m1, std::int64_t n0, std::int64_t n1) {
   for (std::int64_t m = m0; m < m1; ++m) {
     const float bias = task.row_bias != nullptr ? task.row_bias[m] : 0.0f;
@@ -213,10 +238,8 @@ void gemm_range(InstructionSet set, const GemmTask& task, std::int64_t m0, std::
     for (std::int64_t k = 0; k < task.k; k += blocking.kc) {
       const std::int64_t kc = std::min(blocking.kc, task.k - k);
       Block block{0, 0, n, std::min(blocking.nc, n1 - n), k, kc, k == 0, k + blocking.kc >= task.k, in_place, packed ? task.k : kc};
-      for (std::int64_t at = 0; at < block.nc && !packed; at += blocking.nr) {
-        const std::int64_t count = std::min(blocking.nr, block.nc - at);
-        if (!in_place || count < blocking.nr) pack_columns(set, task, k, kc, n + at, count, packed_b + at * kc);
-      }
+      const std::int64_t ready = packed ? block.nc : in_place ? block.nc / blocking.nr * blocking.nr : 0;
+      pack_block(set, task, k, kc, n + ready, block.nc - ready, kc, packed_b + ready * kc);
       for (block.m = m0; block.m < m1; block.m += blocking.mc) {
         block.mc = std::min(blocking.mc, m1 - block.m);
         for (std::int64_t at = 0; at < block.mc; at += blocking.mr) {
@@ -233,11 +256,11 @@ void gemm_range(InstructionSet set, const GemmTask& task, std::int64_t m0, std::
 std::int64_t gemm_packed_floats(InstructionSet set, std::int64_t n, std::int64_t k) { return round_up(n, gemm_blocking(set).nr) * k; }
 
 void gemm_pack(InstructionSet set, const GemmTask& task, ThreadPool& pool, float* to) {
-  const std::int64_t width = gemm_blocking(set).nr, depths = (task.k + kGemmDepth - 1) / kGemmDepth, panels = (task.n + width - 1) / width;
-  pool.parallel_for(panels * depths, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t n = i / depths * width, k = i % depths * kGemmDepth;
-      pack_columns(set, task, k, std::min(kGemmDepth, task.k - k), n, std::min(width, task.n - n), to + n * task.k + k * width);
+  constexpr std::int64_t kRows = 32;
+  const std::int64_t width = gemm_blocking(set).nr;
+  pool.parallel_for((task.k + kRows - 1) / kRows, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t k = begin * kRows; k < std::min(task.k, end * kRows); k += kRows) {
+      pack_block(set, task, k, std::min(kRows, task.k - k), 0, task.n, task.k, to + k * width);
     }
   });
 }
