@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "builder/partial_values.h"
 #include "builder/pattern.h"
 
 namespace forebay::builder {
@@ -136,18 +137,24 @@ class RotaryPass {
   bool slice_half(const IrNode& slice, int which, const TypeShape& whole) const {
     if (slice.version < 10 || slice.inputs.size() < 4) return false;
     const auto rank = static_cast<std::int64_t>(whole.dims.size()), size = whole.dims.back();
-    const auto starts = pattern_.integers(slice.inputs[1]),
-               ends = pattern_.integers(slice.inputs[2]), axes = pattern_.integers(slice.inputs[3]);
-    if (!starts || !ends || !axes || starts->size() != 1 || ends->size() != 1 || axes->size() != 1)
-      return false;
-    if ((*axes)[0] != -1 && (*axes)[0] != rank - 1) return false;
+    const auto start = bound(slice.inputs[1]), end = bound(slice.inputs[2]),
+               axis = bound(slice.inputs[3]);
+    if (!start || !end || (axis != -1 && axis != rank - 1)) return false;
     if (slice.inputs.size() > 4 && slice.inputs[4] != kNone) {
       const auto steps = pattern_.integers(slice.inputs[4]);
       if (!steps || *steps != std::vector<std::int64_t>{1}) return false;
     }
     const auto absolute = [&](std::int64_t at) { return at < 0 ? at + size : std::min(at, size); };
-    return absolute((*starts)[0]) == which * size / 2 &&
-           absolute((*ends)[0]) == (which + 1) * size / 2;
+    return absolute(*start) == which * size / 2 && absolute(*end) == (which + 1) * size / 2;
+  }
+
+  // One integer, also where it is computed from a size that is known (TorchScript: Shape, Div).
+  std::optional<std::int64_t> bound(ValueId id) const {
+    const auto constant = pattern_.integers(id);
+    const std::vector<std::int64_t> found =
+        constant ? *constant : partial_value(ir_, context_.host, id).elements;
+    if (found.size() != 1 || is_unknown(found[0])) return std::nullopt;
+    return found[0];
   }
 
   // It broadcasts to x, not the other way round.
