@@ -41,8 +41,7 @@ class Reader {
  private:
   // Where(Equal(shape, -1), 1, shape), as TorchScript writes the target of an expand.
   PartialValue chosen(const IrNode& where, int depth) {
-    const IrNode* equal =
-        where.inputs[0] != kNone ? ir_.values[where.inputs[0]].producer : nullptr;
+    const IrNode* equal = where.inputs[0] != kNone ? ir_.values[where.inputs[0]].producer : nullptr;
     if (equal == nullptr || equal->op != "Equal" || !equal->domain.empty()) return {};
     const PartialValue sides[] = {
         read(equal->inputs[0], depth + 1), read(equal->inputs[1], depth + 1),
@@ -261,9 +260,10 @@ Dims transposed_symbols(const Dims& x, std::span<const std::int64_t> perm) {
 
 // Axes that are not cut are as long as before.
 Dims sliced_symbols(const IrNode& slice, HostValues& host, Dims x) {
-  const HostTensor* axes = slice.version >= 10 && slice.inputs.size() > 3 && slice.inputs[3] != kNone
-                               ? host.get(slice.inputs[3])
-                               : nullptr;
+  const HostTensor* axes =
+      slice.version >= 10 && slice.inputs.size() > 3 && slice.inputs[3] != kNone
+          ? host.get(slice.inputs[3])
+          : nullptr;
   if (axes == nullptr || axes->dtype() != DType::i64) return {};
   const auto rank = static_cast<std::int64_t>(x.size());
   for (const std::int64_t axis : axes->as<std::int64_t>()) {

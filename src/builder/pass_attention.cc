@@ -1,9 +1,9 @@
 // softmax(Q K' * scale + mask) V written out becomes one forebay.Attention: with the scale on the
 // scores, on Q, on K or on both; with casts to f32 around the softmax; with an additive mask, or a
-// boolean one by Where, or both, or two; with a soft cap; with Where(IsNaN) behind the softmax; with
-// transposed keys however the exporter composed the transposes; with keys and values repeated for
-// groups of query heads; with products of [batch * heads, ..] whose scores are [batch, heads, ..]
-// where a mask is added.
+// boolean one by Where, or both, or two; with a soft cap; with Where(IsNaN) behind the softmax;
+// with transposed keys however the exporter composed the transposes; with keys and values repeated
+// for groups of query heads; with products of [batch * heads, ..] whose scores are [batch, heads,
+// ..] where a mask is added.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -18,12 +18,12 @@ namespace {
 struct Found {
   ValueId q = kNone, k = kNone, v = kNone;
   std::vector<std::int64_t> k_perm;  // from the value k to keys as rows; empty: as it is
-  ValueId k_fold = kNone;  // then, with the last two of this shape swapped, to [B,H,T,D]
+  ValueId k_fold = kNone;            // then, with the last two of this shape swapped, to [B,H,T,D]
   std::vector<std::int64_t> k_dims;  // of the keys as rows
   double scale = 1, softcap = 0;
-  std::vector<ValueId> added;   // masks, the last one next to the product
-  ValueId chosen = kNone;       // a boolean mask by Where, ...
-  ValueId fill_value = kNone;   // ... this where it hides
+  std::vector<ValueId> added;  // masks, the last one next to the product
+  ValueId chosen = kNone;      // a boolean mask by Where, ...
+  ValueId fill_value = kNone;  // ... this where it hides
   std::optional<double> fill;
   bool true_hides = false, nan_rows = false;
   bool gate_inside = false;  // the Where is nearer to the product than what is added
@@ -359,9 +359,14 @@ class AttentionPass {
                                    {{"perm", found.k_perm}}));
     }
     if (found.k_fold == kNone) return k;
-    const ValueId order = integers(name + "/rows_order", {0, 1, 3, 2});
-    FB_ASSIGN(const ValueId shape, pattern_.insert(root, name + "/rows_shape", "Gather", kPassOpset,
-                                                   {found.k_fold, order}));
+    ValueId shape = kNone;
+    if (const auto known = pattern_.integers(found.k_fold)) {
+      shape = integers(name + "/rows_shape", {(*known)[0], (*known)[1], (*known)[3], (*known)[2]});
+    } else {
+      const ValueId order = integers(name + "/rows_order", {0, 1, 3, 2});
+      FB_ASSIGN(shape, pattern_.insert(root, name + "/rows_shape", "Gather", kPassOpset,
+                                       {found.k_fold, order}));
+    }
     return pattern_.insert(root, name + "/key_rows", "Reshape", kPassOpset, {k, shape});
   }
 
@@ -469,8 +474,8 @@ class AttentionPass {
     if (found.gate_inside) {
       HostTensor zero(pattern_.type(found.fill_value).dtype, Shape{});
       std::memset(zero.data(), 0, zero.bytes());
-      seen = ir_.add_constant(name + "/zero", std::make_shared<const HostTensor>(std::move(zero)),
-                              {});
+      seen =
+          ir_.add_constant(name + "/zero", std::make_shared<const HostTensor>(std::move(zero)), {});
     }
     std::vector<ValueId> inputs{found.chosen, seen, found.fill_value};
     if (found.true_hides) std::swap(inputs[1], inputs[2]);
