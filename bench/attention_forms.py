@@ -3,7 +3,7 @@
 
   attention_forms.py [--forebay build/release/tools/forebay] [--threads 2] [--length 256] [--rounds 11]
 
-Needs PyTorch as tests/models/fixtures/requirements.txt says. The forms take turns in each round; medians. Exit 1 where one is more than 5 % slower.
+Slabs are those of a model of 256 MB: one block alone would be cut into 64 KiB, the forms' matrices differently. Needs PyTorch as tests/models/fixtures/requirements.txt says. The forms take turns in each round; medians. Exit 1 where one is more than 5 % slower.
 """
 import argparse
 import json
@@ -52,7 +52,7 @@ def main():
             model = os.path.join(folder, name + ".onnx")
             export(form, exporter, args.length, model)
             plans[name] = os.path.join(folder, name + ".plan")
-            subprocess.run([args.forebay, "build", model, "-o", plans[name]], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([args.forebay, "build", model, "-o", plans[name], "--slab", "1MiB"], check=True, stdout=subprocess.DEVNULL)
         for _ in range(args.rounds):
             for name, plan in plans.items():
                 command = [args.forebay, "bench", plan, "--budget", "unlimited", "--threads", str(args.threads), "--iterations", str(args.passes),

@@ -208,17 +208,17 @@ void no_products(const GemmTask& task, std::int64_t m0, std::int64_t m1, std::in
 
 }  // namespace
 
-GemmBlocking gemm_blocking(InstructionSet set) {
+GemmBlocking gemm_blocking(InstructionSet set, bool wide) {
   switch (set) {
-    case InstructionSet::avx512: return {12, 32, kGemmDepth, 120, 480};
+    case InstructionSet::avx512: return {12, 32, kGemmDepth, 120, wide ? 768 : 480};
     case InstructionSet::avx2: return {6, 16, kGemmDepth, 96, 480};
     case InstructionSet::baseline: break;
   }
   return {4, 8, kGemmDepth, 64, 240};
 }
 
-std::int64_t gemm_scratch_floats(InstructionSet set, std::int64_t m, std::int64_t n, std::int64_t k) {
-  const GemmBlocking blocking = gemm_blocking(set);
+std::int64_t gemm_scratch_floats(InstructionSet set, std::int64_t m, std::int64_t n, std::int64_t k, bool wide) {
+  const GemmBlocking blocking = gemm_blocking(set, wide);
   const std::int64_t kc = std::min(k, blocking.kc);
   const std::int64_t mc = std::min(round_up(m, blocking.mr), blocking.mc), nc = std::min(round_up(n, blocking.nr), blocking.nc);
   return round_up(mc * kGemmRow + nc * kc, 16) + 16;
@@ -227,7 +227,7 @@ std::int64_t gemm_scratch_floats(InstructionSet set, std::int64_t m, std::int64_
 void gemm_range(InstructionSet set, const GemmTask& task, std::int64_t m0, std::int64_t m1, std::int64_t n0, std::int64_t n1, float* scratch) {
   if (m0 >= m1 || n0 >= n1) return;
   if (task.k == 0) return no_products(task, m0, m1, n0, n1);
-  const GemmBlocking blocking = gemm_blocking(set);
+  const GemmBlocking blocking = gemm_blocking(set, task.wide);
   const std::int64_t nc_most = std::min(round_up(n1 - n0, blocking.nr), blocking.nc);
   float* packed_b = scratch;
   // With few rows a copy of B costs more than it saves.
@@ -303,7 +303,7 @@ void gemm_part(InstructionSet set, const GemmTask& task, GemmGrid grid, std::int
 }
 
 void gemm_parallel(InstructionSet set, const GemmTask& task, GemmGrid grid, ThreadPool& pool, float* scratch) {
-  const std::int64_t each = gemm_scratch_floats(set, task.m, task.n, task.k);
+  const std::int64_t each = gemm_scratch_floats(set, task.m, task.n, task.k, task.wide);
   pool.parallel_for(grid.parts(), 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t part = begin; part < end; ++part) gemm_part(set, task, grid, part, scratch + part * each);
   });

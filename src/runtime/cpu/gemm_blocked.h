@@ -34,16 +34,17 @@ struct GemmTask {
   float* c = nullptr;
   std::int64_t c_stride = 0;
   bool accumulate = false;          // C += A * B
+  bool wide = false;                // wider blocks of B, which copy A less often: for matrices of weights as B
   const float* row_bias = nullptr;  // added at the end to row i: row_bias[i]
 };
 
 struct GemmBlocking {
   std::int64_t mr, nr, kc, mc, nc;
 };
-GemmBlocking gemm_blocking(InstructionSet set);
+GemmBlocking gemm_blocking(InstructionSet set, bool wide = false);
 
 // Floats of packing space that one thread needs for a product of this size.
-std::int64_t gemm_scratch_floats(InstructionSet set, std::int64_t m, std::int64_t n, std::int64_t k);
+std::int64_t gemm_scratch_floats(InstructionSet set, std::int64_t m, std::int64_t n, std::int64_t k, bool wide = false);
 // Rows [m0, m1) and columns [n0, n1) of C, on this thread.
 void gemm_range(InstructionSet set, const GemmTask& task, std::int64_t m0, std::int64_t m1, std::int64_t n0, std::int64_t n1, float* scratch);
 
