@@ -217,17 +217,27 @@ GemmBlocking gemm_blocking(InstructionSet set, bool wide) {
   return {4, 8, kGemmDepth, 64, 240};
 }
 
+namespace {
+
+// Rows of A that a block copies: fewer where they are short, for the room they take does not depend on it.
+std::int64_t rows_at_once(const GemmBlocking& blocking, std::int64_t k) {
+  return std::max(blocking.mr, blocking.mc * std::min(k, blocking.kc) / blocking.kc / blocking.mr * blocking.mr);
+}
+
+}  // namespace
+
 std::int64_t gemm_scratch_floats(InstructionSet set, std::int64_t m, std::int64_t n, std::int64_t k, bool wide) {
   const GemmBlocking blocking = gemm_blocking(set, wide);
   const std::int64_t kc = std::min(k, blocking.kc);
-  const std::int64_t mc = std::min(round_up(m, blocking.mr), blocking.mc), nc = std::min(round_up(n, blocking.nr), blocking.nc);
+  const std::int64_t mc = std::min(round_up(m, blocking.mr), rows_at_once(blocking, k)), nc = std::min(round_up(n, blocking.nr), blocking.nc);
   return round_up(mc * kGemmRow + nc * kc, 16) + 16;
 }
 
 void gemm_range(InstructionSet set, const GemmTask& task, std::int64_t m0, std::int64_t m1, std::int64_t n0, std::int64_t n1, float* scratch) {
   if (m0 >= m1 || n0 >= n1) return;
   if (task.k == 0) return no_products(task, m0, m1, n0, n1);
-  const GemmBlocking blocking = gemm_blocking(set, task.wide);
+  GemmBlocking blocking = gemm_blocking(set, task.wide);
+  blocking.mc = rows_at_once(blocking, task.k);
   const std::int64_t nc_most = std::min(round_up(n1 - n0, blocking.nr), blocking.nc);
   float* packed_b = scratch;
   // With few rows a copy of B costs more than it saves.
