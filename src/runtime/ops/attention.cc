@@ -21,6 +21,7 @@
 #include "runtime/ops/rotary.h"
 #include "runtime/ops/softmax_rows.h"
 #include "runtime/ops/vector_loops.h"
+#include "runtime/plane_reader.h"
 
 namespace forebay::ops {
 namespace {
@@ -58,8 +59,13 @@ Status infer_attention(InferContext& context) {
   return {};
 }
 
-class AttentionKernel final : public FloatKernel {
+class AttentionKernel final : public FloatKernel, public PlaneReader {
  public:
+  bool set_pitch(std::size_t input, std::int64_t elements) override {
+    if ((input != 1 && input != 2) || d_.packed || !plain_[input - 1]) return false;
+    pitch_[input - 1] = elements;
+    return true;
+  }
   std::string_view id() const override { return "cpu.attention"; }
 
  protected:
@@ -67,6 +73,10 @@ class AttentionKernel final : public FloatKernel {
     const NodeView& node = context.node;
     FB_ASSIGN(d_, attention_dims(node, context.inputs));
     scale_ = node.has("scale") ? static_cast<double>(node.real("scale", 1)) : 1.0 / std::sqrt(static_cast<double>(d_.head));
+    for (std::size_t i = 0; i < 2; ++i) {
+      plain_[i] = context.inputs[i + 1].dtype == DType::f32 && context.inputs[0].dtype == DType::f32;
+      pitch_[i] = 0;
+    }
     softcap_ = static_cast<double>(node.real("softcap", 0));
     causal_ = node.integer("is_causal", 0) != 0;
     mode_ = node.integer("qk_matmul_output_mode", 0);
@@ -101,7 +111,9 @@ class AttentionKernel final : public FloatKernel {
     if (j < d_.past) return reinterpret_cast<const T*>(call.inputs[past].data) + ((b * d_.kv_heads + h) * d_.past + j) * width;
     const std::int64_t at = j - d_.past;
     const auto* data = reinterpret_cast<const T*>(call.inputs[input].data);
-    return d_.packed ? data + ((b * d_.keys + at) * d_.kv_heads + h) * width : data + ((b * d_.kv_heads + h) * d_.keys + at) * width;
+    if (d_.packed) return data + ((b * d_.keys + at) * d_.kv_heads + h) * width;
+    const std::int64_t pitch = pitch_[input - 1] != 0 ? pitch_[input - 1] : d_.keys * width;
+    return data + (b * d_.kv_heads + h) * pitch + at * width;
   }
 
   template <typename T>
@@ -347,6 +359,8 @@ class AttentionKernel final : public FloatKernel {
   enum class EmptyRows : std::uint8_t { zero, as_softmax, zero_when_nan };
 
   AttentionDims d_;
+  std::array<std::int64_t, 2> pitch_{};  // of keys and values, where their planes lie apart
+  std::array<bool, 2> plain_{};          // they are read as they lie
   double scale_ = 1, softcap_ = 0, mask_fill_ = 0;
   bool causal_ = false, blocked_ = false, joined_ = false;
   EmptyRows empty_rows_ = EmptyRows::zero;
