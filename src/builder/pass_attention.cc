@@ -352,6 +352,24 @@ class AttentionPass {
     return fits ? unsqueeze->inputs[0] : id;
   }
 
+  // Who asks for the size of the repeated heads asks for that of the few: TorchScript cuts masks by
+  // it, and the copies would be made for that alone.
+  Status size_from(ValueId full, ValueId few) {
+    const std::int64_t repeats = pattern_.type(full).dims[1] / pattern_.type(few).dims[1];
+    for (IrNode* node : execution_order(ir_)) {
+      if (node->removed || !node->domain.empty() || node->op != "Shape" ||
+          node->inputs[0] != full || !node->attributes.empty())
+        continue;
+      const std::string name = ir_.values[node->outputs[0]].name;
+      FB_ASSIGN(const ValueId size,
+                pattern_.insert(*node, name + "/few", "Shape", kPassOpset, {few}));
+      node->op = "Mul";
+      node->version = kPassOpset;
+      node->inputs = {size, integers(name + "/repeats", {1, repeats, 1, 1})};
+    }
+    return {};
+  }
+
   Result<ValueId> keys_as_rows(const IrNode& root, const std::string& name, const Found& found) {
     ValueId k = found.k;
     if (!found.k_perm.empty()) {
@@ -386,6 +404,8 @@ class AttentionPass {
     if (!three && !lifts && !found.stacked && found.k_perm.empty() && found.k_fold == kNone) {
       const ValueId k = unrepeated(found.k), v = unrepeated(found.v);
       if (k != found.k && v != found.v && pattern_.type(k).dims[1] == pattern_.type(v).dims[1]) {
+        FB_TRY(size_from(found.k, k));
+        FB_TRY(size_from(found.v, v));
         found.k = k;
         found.v = v;
       }
