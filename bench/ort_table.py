@@ -62,12 +62,13 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--pairs", type=int, default=11)
     parser.add_argument("--passes", type=int, default=20)
+    parser.add_argument("--cpu", action="store_true", help="as in ort_compare.py")
     args = parser.parse_args()
     os.makedirs(args.folder, exist_ok=True)
     ratios = []
     for model, shapes in models(args):
         command = [sys.executable, os.path.join(HERE, "ort_compare.py"), model, "--forebay", args.forebay, "--threads", str(args.threads), "--pairs",
-                   str(args.pairs), "--passes", str(args.passes)] + (["--shapes", *shapes] if shapes else [])
+                   str(args.pairs), "--passes", str(args.passes)] + ["--cpu"] * args.cpu + (["--shapes", *shapes] if shapes else [])
         result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
         ratios.append(result["ratio"])
         print(f"{os.path.basename(os.path.dirname(model))}/{os.path.basename(model)}: {result['forebay_ms']:.1f} ms, ONNX Runtime "
