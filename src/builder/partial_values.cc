@@ -1,6 +1,7 @@
 #include "builder/partial_values.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 namespace forebay::builder {
 namespace {
@@ -31,10 +32,53 @@ class Reader {
       return read(node->inputs[0], depth + 1);
     if (node->op == "Gather") return gathered(*node, depth);
     if (node->op == "Slice") return sliced(*node, depth);
+    if (node->op == "Where") return chosen(*node, depth);
+    if (node->op == "Add" || node->op == "Sub" || node->op == "Mul" || node->op == "Div")
+      return computed(*node, depth);
     return out;
   }
 
  private:
+  // Where(Equal(shape, -1), 1, shape), as TorchScript writes the target of an expand.
+  PartialValue chosen(const IrNode& where, int depth) {
+    const IrNode* equal = where.inputs[0] != kNone ? ir_.values[where.inputs[0]].producer : nullptr;
+    if (equal == nullptr || equal->op != "Equal" || !equal->domain.empty()) return {};
+    const PartialValue sides[] = {
+        read(equal->inputs[0], depth + 1), read(equal->inputs[1], depth + 1),
+        read(where.inputs[1], depth + 1), read(where.inputs[2], depth + 1)};
+    PartialValue out;
+    for (const PartialValue& side : sides) {
+      if (side.elements.empty() || side.elements.size() != sides[0].elements.size()) return {};
+      out.sources.insert(side.sources.begin(), side.sources.end());
+    }
+    for (std::size_t i = 0; i < sides[0].elements.size(); ++i) {
+      const std::int64_t a = sides[0].elements[i], b = sides[1].elements[i];
+      const bool known = !is_unknown(a) && !is_unknown(b);
+      // A symbol is a size.
+      const bool differ = (is_unknown(a) && a != kUnknownElement && !is_unknown(b) && b < 0) ||
+                          (is_unknown(b) && b != kUnknownElement && !is_unknown(a) && a < 0);
+      const std::size_t side = known && a == b ? 2 : 3;
+      out.elements.push_back(known || differ ? sides[side].elements[i] : kUnknownElement);
+    }
+    return out;
+  }
+
+  // Half of a known size, and the like: one number of two.
+  PartialValue computed(const IrNode& node, int depth) {
+    constexpr std::int64_t kMost = 1ll << 30;
+    PartialValue out = read(node.inputs[0], depth + 1);
+    const PartialValue other = read(node.inputs[1], depth + 1);
+    const auto one = [](const PartialValue& value) {
+      return value.complete() && value.elements.size() == 1 && std::abs(value.elements[0]) < kMost;
+    };
+    if (!one(out) || !one(other) || (node.op == "Div" && other.elements[0] == 0)) return {};
+    std::int64_t& a = out.elements[0];
+    const std::int64_t b = other.elements[0];
+    a = node.op == "Add" ? a + b : node.op == "Sub" ? a - b : node.op == "Mul" ? a * b : a / b;
+    out.sources.insert(other.sources.begin(), other.sources.end());
+    return out;
+  }
+
   static PartialValue of_tensor(const HostTensor& tensor,
                                 const std::vector<std::uint32_t>& sources) {
     PartialValue out;
@@ -214,6 +258,21 @@ Dims transposed_symbols(const Dims& x, std::span<const std::int64_t> perm) {
   return out;
 }
 
+// Axes that are not cut are as long as before.
+Dims sliced_symbols(const IrNode& slice, HostValues& host, Dims x) {
+  const HostTensor* axes =
+      slice.version >= 10 && slice.inputs.size() > 3 && slice.inputs[3] != kNone
+          ? host.get(slice.inputs[3])
+          : nullptr;
+  if (axes == nullptr || axes->dtype() != DType::i64) return {};
+  const auto rank = static_cast<std::int64_t>(x.size());
+  for (const std::int64_t axis : axes->as<std::int64_t>()) {
+    if (axis < -rank || axis >= rank) return {};
+    x[static_cast<std::size_t>(axis < 0 ? axis + rank : axis)] = kUnknownElement;
+  }
+  return x;
+}
+
 // Output dims in terms of those of the inputs; elements that mean nothing are unknown.
 Dims rule(const Ir& ir, HostValues& host, const IrNode& node, std::size_t rank) {
   std::vector<Dims> inputs;
@@ -248,15 +307,26 @@ Dims rule(const Ir& ir, HostValues& host, const IrNode& node, std::size_t rank) 
                        "RMSNormalization",
                        "ReduceMean",
                        "HardSwish",
-                       "Clip"})) {
+                       "Clip",
+                       "ScatterND",
+                       "ScatterElements"})) {
     return x;  // what ReduceMean reduces is known to be one
   }
   if (node.op == "Transpose") return transposed_symbols(x, view.integers("perm"));
+  if (node.op == "Slice") return sliced_symbols(node, host, x);
   if (node.op == "MatMul" && x.size() >= 2 && inputs[1].size() >= 2) {
     Dims out = broadcast_symbols(
         {Dims(x.begin(), x.end() - 2), Dims(inputs[1].begin(), inputs[1].end() - 2)}, rank - 2);
     out.push_back(x[x.size() - 2]);
     out.push_back(inputs[1].back());
+    return out;
+  }
+  if ((node.op == "Split" || node.op == "MatMulNBits") && !x.empty()) {  // one axis is another
+    Dims out = x;
+    const std::int64_t axis = node.op == "Split" ? view.integer("axis", 0) : -1,
+                       at = axis < 0 ? axis + static_cast<std::int64_t>(out.size()) : axis;
+    if (at < 0 || at >= static_cast<std::int64_t>(out.size())) return {};
+    out[static_cast<std::size_t>(at)] = kUnknownElement;
     return out;
   }
   if (node.op == "Gather" && view.integer("axis", 0) == 0 && !x.empty()) {
@@ -316,8 +386,8 @@ std::int64_t left_over(Dims data, const Dims& target) {
 }  // namespace
 
 Dims inferred_symbols(const Ir& ir, HostValues& host, const IrNode& node, const TypeShape& output) {
-  if (!node.domain.empty() || !output.has_rank || output.known() || node.outputs[0] == kNone)
-    return {};
+  const bool served = node.domain.empty() || node.op == "MatMulNBits";
+  if (!served || !output.has_rank || output.known()) return {};
   Dims dims = rule(ir, host, node, output.dims.size());
   return dims.size() == output.dims.size() ? dims : Dims();
 }

@@ -31,20 +31,81 @@ class NormPass {
   Result<std::size_t> run() {
     std::size_t made = 0;
     for (IrNode* node : execution_order(ir_)) {
-      if (node->removed || !node->domain.empty() || (node->op != "Div" && node->op != "Mul") ||
-          node->version < 7)
-        continue;
+      if (node->removed || !node->domain.empty() || node->version < 7) continue;
       pattern_.begin(*node);
       Norm norm;
-      if (!core(*node, norm)) continue;
-      FB_ASSIGN(const bool fused, fuse(*node, norm));
-      made += fused ? 1 : 0;
+      if (node->op == "Add") {
+        Reach reach;
+        if (!affine(*node, norm, reach)) continue;
+        FB_TRY(replace(norm, reach));
+        ++made;
+      } else if (node->op == "Div" || node->op == "Mul") {
+        if (!core(*node, norm)) continue;
+        FB_ASSIGN(const bool fused, fuse(*node, norm));
+        made += fused ? 1 : 0;
+      }
     }
     ir_.sweep();
     return made;
   }
 
  private:
+  // x * f + (shift - mean * f) with f = scale / root, as TensorFlow normalises.
+  bool affine(IrNode& sum, Norm& norm, Reach& reach) {
+    for (std::size_t side = 0; side < 2; ++side) {
+      for (std::size_t operand = 0; operand < 2; ++operand) {
+        pattern_.back_to(0);
+        const IrNode *scaled = pattern_.take(sum.inputs[side], "Mul", 7),
+                     *rest = pattern_.take(sum.inputs[1 - side], "Sub", 7);
+        const IrNode* part = rest != nullptr ? pattern_.take(rest->inputs[1], "Mul", 7) : nullptr;
+        if (scaled == nullptr || part == nullptr) break;
+        const ValueId factor = scaled->inputs[1 - operand];
+        norm.x = scaled->inputs[operand];
+        reach = {&sum, kNone, rest->inputs[0], 0};
+        const std::size_t mean = part->inputs[0] == factor ? 1 : 0;
+        if (part->inputs[1 - mean] != factor || !scaled_inverse(factor, norm, reach.scale) ||
+            !deviation_of(norm, part->inputs[mean]))
+          continue;
+        reach.matched = pattern_.mark();
+        return affine_fits(sum, norm, reach);
+      }
+    }
+    return false;
+  }
+
+  // 1 / root, perhaps times a scale.
+  bool scaled_inverse(ValueId id, Norm& norm, ValueId& scale) {
+    const std::size_t mark = pattern_.mark();
+    if (const IrNode* product = pattern_.take(id, "Mul", 7)) {
+      for (std::size_t side = 0; side < 2; ++side) {
+        pattern_.back_to(mark + 1);
+        scale = product->inputs[1 - side];
+        if (inverse(product->inputs[side], norm)) return true;
+      }
+      return false;
+    }
+    scale = kNone;
+    return inverse(id, norm);
+  }
+
+  // What was squared is x less this mean of it, over the axes of the variance.
+  bool deviation_of(Norm& norm, ValueId mean) {
+    const IrNode *difference = pattern_.take(squared_, "Sub", 7),
+                 *average = pattern_.take(mean, "ReduceMean");
+    std::int64_t axis = 0;
+    norm.centred = true;
+    return difference != nullptr && average != nullptr && difference->inputs[0] == norm.x &&
+           difference->inputs[1] == mean && average->inputs[0] == norm.x &&
+           trailing_axes(*average, axis) && axis == norm.axis;
+  }
+
+  bool affine_fits(const IrNode& sum, const Norm& norm, const Reach& reach) const {
+    const TypeShape& x = pattern_.type(norm.x);
+    return x.has_rank && !x.dims.empty() && x.dtype == pattern_.type(sum.outputs[0]).dtype &&
+           x.dtype != DType::f64 && (reach.scale == kNone || parameter(reach.scale, norm)) &&
+           parameter(reach.shift, norm) && pattern_.closed(sum);
+  }
+
   // d / root or d * (1 / root).
   bool core(IrNode& node, Norm& norm) {
     if (node.op == "Div") return deviation(node.inputs[1], norm) && numerator(node.inputs[0], norm);
@@ -232,6 +293,11 @@ class NormPass {
     const Reach reach = extend(node, norm);
     if (reach.root == nullptr) return false;
     pattern_.back_to(reach.matched);
+    FB_TRY(replace(norm, reach));
+    return true;
+  }
+
+  Status replace(const Norm& norm, const Reach& reach) {
     IrNode& root = *reach.root;
     const DType y = pattern_.type(root.outputs[0]).dtype;
     ValueId from = norm.x;
@@ -248,9 +314,8 @@ class NormPass {
     if (reach.shift != kNone) inputs.push_back(reach.shift);
     std::vector<plan::Attribute> attributes{{"axis", norm.axis},
                                             {"epsilon", static_cast<float>(norm.epsilon)}};
-    FB_TRY(pattern_.become(root, "", norm.centred ? "LayerNormalization" : "RMSNormalization",
-                           norm.centred ? 17 : 23, std::move(inputs), std::move(attributes)));
-    return true;
+    return pattern_.become(root, "", norm.centred ? "LayerNormalization" : "RMSNormalization",
+                           norm.centred ? 17 : 23, std::move(inputs), std::move(attributes));
   }
 
   PassContext& context_;

@@ -1,8 +1,11 @@
 // Rotary positions written out become forebay.RotateHalf: x * cos + concat(-x2, x1) * sin, and
-// concat(x1 cos - x2 sin, x2 cos + x1 sin), the halves being taken by Slice or Split.
+// concat(x1 cos - x2 sin, x2 cos + x1 sin), the halves being taken by Slice or Split. Where even
+// and odd elements stand for the halves they are taken by Slice, or by Gather from [.., D/2, 2],
+// and joined by stacking.
 #include <algorithm>
 
 #include "base/check.h"
+#include "builder/partial_values.h"
 #include "builder/pattern.h"
 
 namespace forebay::builder {
@@ -10,6 +13,7 @@ namespace {
 
 struct Found {
   ValueId x = kNone, cos = kNone, sin = kNone;
+  bool pairs = false;
 };
 
 class RotaryPass {
@@ -24,8 +28,9 @@ class RotaryPass {
       if (node->removed || !node->domain.empty()) continue;
       pattern_.begin(*node);
       Found found;
-      const bool matches =
-          node->op == "Add" ? whole(*node, found) : node->op == "Concat" && halves(*node, found);
+      const bool matches = node->op == "Add"      ? whole(*node, found)
+                           : node->op == "Concat" ? halves(*node, found)
+                                                  : node->op == "Reshape" && stacked(*node, found);
       if (!matches || !table_fits(found.cos, found.x) || !table_fits(found.sin, found.x) ||
           !pattern_.closed(*node))
         continue;
@@ -47,6 +52,8 @@ class RotaryPass {
       for (std::size_t operand = 0; operand < 2; ++operand) {
         pattern_.back_to(2);
         ValueId x = kNone;
+        pairs_ = pattern_.maker(turned->inputs[operand], "Reshape", 5) != nullptr;
+        found.pairs = pairs_;
         if (!rotated(turned->inputs[operand], x)) continue;
         found.sin = turned->inputs[1 - operand];
         if (straight->inputs[0] != x && straight->inputs[1] != x) continue;
@@ -60,19 +67,60 @@ class RotaryPass {
 
   // concat(-x2, x1)
   bool rotated(ValueId id, ValueId& x) {
+    ValueId parts[2];
+    if (pairs_ ? !stack_of(id, parts) : !joint_of(id, parts)) return false;
+    const IrNode* negated = pattern_.take(parts[0], "Neg");
+    ValueId other = kNone;
+    return negated != nullptr && half(negated->inputs[0], 1, x) && half(parts[1], 0, other) &&
+           x == other;
+  }
+
+  bool joint_of(ValueId id, ValueId* parts) {
     const IrNode* concat = pattern_.take(id, "Concat", 4);
     if (concat == nullptr || concat->inputs.size() != 2 || !last_axis(*concat)) return false;
-    const IrNode* negated = pattern_.take(concat->inputs[0], "Neg");
-    ValueId other = kNone;
-    return negated != nullptr && half(negated->inputs[0], 1, x) &&
-           half(concat->inputs[1], 0, other) && x == other;
+    std::copy(concat->inputs.begin(), concat->inputs.end(), parts);
+    return true;
+  }
+
+  // stack((p, q), -1).flatten(-2): p and q by turns.
+  bool stack_of(ValueId id, ValueId* parts) {
+    const IrNode* flat = pattern_.take(id, "Reshape", 5);
+    ValueId ends[2];
+    if (flat == nullptr || !joint_of(flat->inputs[0], ends)) return false;
+    for (int i = 0; i < 2; ++i) {
+      const IrNode* column = pattern_.take(ends[i], "Unsqueeze", 13);
+      const auto axes = column != nullptr ? pattern_.integers(column->inputs[1]) : std::nullopt;
+      if (!axes || axes->size() != 1) return false;
+      const auto rank = static_cast<std::int64_t>(pattern_.type(column->inputs[0]).dims.size());
+      if ((*axes)[0] != -1 && (*axes)[0] != rank) return false;
+      parts[i] = column->inputs[0];
+    }
+    const TypeShape &type = pattern_.type(id), &part = pattern_.type(parts[0]);
+    if (!type.has_rank || type.dims.size() != part.dims.size() || part.dims.back() <= 0 ||
+        type.dims.back() != 2 * part.dims.back())
+      return false;
+    for (std::size_t i = 0; i + 1 < type.dims.size(); ++i)
+      if (type.dims[i] >= 0 && part.dims[i] >= 0 && type.dims[i] != part.dims[i]) return false;
+    return true;
+  }
+
+  // stack(x1 cos - x2 sin, x2 cos + x1 sin)
+  bool stacked(const IrNode& flat, Found& found) {
+    ValueId parts[2];
+    pairs_ = found.pairs = true;
+    return stack_of(flat.outputs[0], parts) && turned_parts(parts, found);
   }
 
   // concat(x1 cos - x2 sin, x2 cos + x1 sin)
   bool halves(const IrNode& concat, Found& found) {
     if (concat.inputs.size() != 2 || !last_axis(concat)) return false;
-    const IrNode *difference = pattern_.take(concat.inputs[0], "Sub", 7),
-                 *sum = pattern_.take(concat.inputs[1], "Add", 7);
+    pairs_ = false;
+    return turned_parts(concat.inputs.data(), found);
+  }
+
+  bool turned_parts(const ValueId* parts, Found& found) {
+    const IrNode *difference = pattern_.take(parts[0], "Sub", 7),
+                 *sum = pattern_.take(parts[1], "Add", 7);
     if (difference == nullptr || sum == nullptr) return false;
     const std::size_t mark = pattern_.mark();
     for (std::size_t side = 0; side < 2; ++side) {
@@ -115,11 +163,33 @@ class RotaryPass {
     if (!whole.has_rank || whole.dims.empty() || whole.dims.back() <= 0 ||
         whole.dims.back() % 2 != 0)
       return false;
-    const bool fits = node->op == "Split" ? split_half(*node, id, which, whole)
+    if (pairs_ && node->op == "Gather") return gathered_half(*node, which, x);
+    const bool fits = node->op == "Split" ? !pairs_ && split_half(*node, id, which, whole)
                                           : node->op == "Slice" && slice_half(*node, which, whole);
     if (!fits) return false;
     pattern_.add(*node);
     x = node->inputs[0];
+    return true;
+  }
+
+  // Element `which` of the last axis of x seen as [.., D/2, 2].
+  bool gathered_half(IrNode& gather, int which, ValueId& x) {
+    const TypeShape& pairs = pattern_.type(gather.inputs[0]);
+    const auto rank = static_cast<std::int64_t>(pairs.dims.size());
+    const std::int64_t axis = ir_.view(gather).integer("axis", 0);
+    const IrNode* view = pattern_.maker(gather.inputs[0], "Reshape", 5);
+    if (view == nullptr || pairs.dims.back() != 2 || (axis != -1 && axis != rank - 1)) return false;
+    const TypeShape &from = pattern_.type(view->inputs[0]),
+                    &index = pattern_.type(gather.inputs[1]);
+    if (!index.has_rank || !index.dims.empty() || bound(gather.inputs[1]) != which) return false;
+    if (!from.has_rank || from.dims.size() + 1 != pairs.dims.size() || from.dims.back() <= 0 ||
+        pairs.dims[pairs.dims.size() - 2] * 2 != from.dims.back())
+      return false;
+    for (std::size_t i = 0; i + 1 < from.dims.size(); ++i)
+      if (from.dims[i] >= 0 && pairs.dims[i] >= 0 && from.dims[i] != pairs.dims[i]) return false;
+    pattern_.add(gather);
+    pattern_.take(gather.inputs[0], "Reshape");
+    x = view->inputs[0];
     return true;
   }
 
@@ -136,18 +206,24 @@ class RotaryPass {
   bool slice_half(const IrNode& slice, int which, const TypeShape& whole) const {
     if (slice.version < 10 || slice.inputs.size() < 4) return false;
     const auto rank = static_cast<std::int64_t>(whole.dims.size()), size = whole.dims.back();
-    const auto starts = pattern_.integers(slice.inputs[1]),
-               ends = pattern_.integers(slice.inputs[2]), axes = pattern_.integers(slice.inputs[3]);
-    if (!starts || !ends || !axes || starts->size() != 1 || ends->size() != 1 || axes->size() != 1)
-      return false;
-    if ((*axes)[0] != -1 && (*axes)[0] != rank - 1) return false;
-    if (slice.inputs.size() > 4 && slice.inputs[4] != kNone) {
-      const auto steps = pattern_.integers(slice.inputs[4]);
-      if (!steps || *steps != std::vector<std::int64_t>{1}) return false;
-    }
+    const auto start = bound(slice.inputs[1]), end = bound(slice.inputs[2]),
+               axis = bound(slice.inputs[3]);
+    if (!start || !end || (axis != -1 && axis != rank - 1)) return false;
+    const bool stepped = slice.inputs.size() > 4 && slice.inputs[4] != kNone;
+    const auto step = stepped ? bound(slice.inputs[4]) : std::optional<std::int64_t>(1);
     const auto absolute = [&](std::int64_t at) { return at < 0 ? at + size : std::min(at, size); };
-    return absolute((*starts)[0]) == which * size / 2 &&
-           absolute((*ends)[0]) == (which + 1) * size / 2;
+    if (pairs_) return step == 2 && absolute(*start) == which && absolute(*end) >= size - 1 + which;
+    if (step != 1) return false;
+    return absolute(*start) == which * size / 2 && absolute(*end) == (which + 1) * size / 2;
+  }
+
+  // One integer, also where it is computed from a size that is known (TorchScript: Shape, Div).
+  std::optional<std::int64_t> bound(ValueId id) const {
+    const auto constant = pattern_.integers(id);
+    const std::vector<std::int64_t> found =
+        constant ? *constant : partial_value(ir_, context_.host, id).elements;
+    if (found.size() != 1 || is_unknown(found[0])) return std::nullopt;
+    return found[0];
   }
 
   // It broadcasts to x, not the other way round.
@@ -181,12 +257,16 @@ class RotaryPass {
         x = cast->inputs[0];
       }
     }
-    return pattern_.become(*root, "forebay", "RotateHalf", 1, {x, found.cos, found.sin}, {});
+    std::vector<plan::Attribute> attributes;
+    if (found.pairs) attributes.push_back({"pairs", std::int64_t{1}});
+    return pattern_.become(*root, "forebay", "RotateHalf", 1, {x, found.cos, found.sin},
+                           std::move(attributes));
   }
 
   PassContext& context_;
   Ir& ir_;
   Pattern pattern_;
+  bool pairs_ = false;  // of the form that is tried
 };
 
 }  // namespace

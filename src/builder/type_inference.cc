@@ -115,10 +115,11 @@ Status TypeInference::ordinary(IrNode& node, const OpSpec& spec) {
   std::vector<TypeShape> outputs(node.outputs.size());
   InferContext context(view, inputs, values, outputs);
   FB_TRY(spec.infer(context));
-  if (outputs.size() == 1) {
-    refine_type(ir_, host_, node, outputs[0]);
-    std::vector<std::int64_t> symbols = inferred_symbols(ir_, host_, node, outputs[0]);
-    if (!symbols.empty()) host_.set_symbols(node.outputs[0], std::move(symbols));
+  if (outputs.size() == 1) refine_type(ir_, host_, node, outputs[0]);
+  for (std::size_t i = 0; i < outputs.size() && (i == 0 || node.op == "Split"); ++i) {
+    if (node.outputs[i] == kNone || (outputs.size() > 1 && node.op != "Split")) continue;
+    std::vector<std::int64_t> symbols = inferred_symbols(ir_, host_, node, outputs[i]);
+    if (!symbols.empty()) host_.set_symbols(node.outputs[i], std::move(symbols));
   }
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     if (node.outputs[i] == kNone) continue;

@@ -139,7 +139,19 @@ Status ContextCore::prepare() {
   }
   FB_TRY(std::move(reserved));
   if (!prepared->dynamic) shape_outputs(*prepared);
+  FB_TRY(lay_out_states_again(*prepared));
   prepared_ = std::move(prepared);
+  return {};
+}
+
+// A state whose planes lie otherwise than these shapes want starts anew from what it holds.
+Status ContextCore::lay_out_states_again(const PreparedPass& prepared) {
+  for (State& state : states_) {
+    if (!state.filled || state.pitch == prepared.places[plan().graphs[0].inputs[state.input]].pitch) continue;
+    FB_TRY(fetch_state(state));
+    state.seed = outputs_[state.output].clone();
+    state.filled = false;
+  }
   return {};
 }
 
@@ -298,7 +310,12 @@ Status ContextCore::fetch_state(State& state) {
   Status status;
   {
     const std::lock_guard lock(engine_.layout_mutex_);
-    if (to.bytes() > 0) slot.queue->copy(to.data(), engine_.arena().base() + state.offset, to.bytes());
+    const std::int64_t planes = state.pitch > 0 ? state.shape.elements(0, state.shape.rank() - 2) : 1;
+    const std::uint64_t each = planes > 0 ? to.bytes() / static_cast<std::uint64_t>(planes) : 0;
+    const std::uint64_t step = dtype_bytes(dtype, state.pitch).value_or(0);
+    for (std::uint64_t p = 0; each > 0 && p < static_cast<std::uint64_t>(planes); ++p) {
+      slot.queue->copy(to.data() + p * each, engine_.arena().base() + state.offset + p * step, each);
+    }
     status = slot.queue->synchronize();
   }
   engine_.give_slot(slot);

@@ -183,7 +183,8 @@ Status EngineCore::move_states(const std::function<Status()>& change) {
       places.push_back({&state, offsets[i]});
       if (!state.filled || offsets[i] == state.offset) continue;
       const DType dtype = context->input_dtype(state.input);
-      moves.push_back({&state, std::vector<std::byte>(dtype_bytes(dtype, state.shape.elements()).value_or(0))});
+      const std::int64_t elements = state.pitch > 0 ? state.shape.elements(0, state.shape.rank() - 2) * state.pitch : state.shape.elements();
+      moves.push_back({&state, std::vector<std::byte>(dtype_bytes(dtype, elements).value_or(0))});
       queue.copy(moves.back().held.data(), parts_.arena->base() + state.offset, moves.back().held.size());
     }
     base += align_up(context->wanted_state_bytes(), kBlockBytes);

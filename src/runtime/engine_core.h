@@ -152,6 +152,7 @@ class ContextCore {
   struct State {
     std::uint32_t output = 0, input = 0;  // places in the main graph's lists
     Shape shape;                          // of what is held now
+    std::int64_t pitch = 0;               // elements between its planes, as in ValuePlace
     bool filled = false;                  // the arena holds it; else the seed, or zeros
     HostTensor seed;                      // first value, as set by set_input
     EngineCore::StateNeed need;           // room in the state part
@@ -172,6 +173,7 @@ class ContextCore {
   bool is_state_output(std::size_t output) const;
   Status fetch_state(State& state);
   Status fetch_states();
+  Status lay_out_states_again(const PreparedPass& prepared);
   std::vector<StateBinding> bindings() const;
   Result<std::vector<std::pair<std::string, Shape>>> shapes_now() const;
   Shape first_state_shape(const State& state) const;

@@ -51,6 +51,7 @@ Status PassRunner::run() {
   for (std::size_t s = 0; s < context_.states_.size(); ++s) {
     ContextCore::State& state = context_.states_[s];
     state.shape = pass_.places[engine_.plan().graphs[0].outputs[state.output]].shape;
+    state.pitch = pass_.places[engine_.plan().graphs[0].outputs[state.output]].pitch;
     state.filled = true;
     if (pass_.states[s] != StateResult::appended) std::swap(state.offset, state.spare);
   }
@@ -68,7 +69,9 @@ Status PassRunner::upload() {
     const std::uint64_t bytes = bytes_of(place);
     if (bytes == 0) continue;
     const ContextCore::State* state = context_.state_of_input(i);
-    if (state != nullptr && state->filled) {
+    if (place.pitch > 0 && !state->filled) {
+      upload_planes(place, address(main.inputs[i]), state->seed);
+    } else if (state != nullptr && state->filled) {
       if (place.home == ValuePlace::Home::activations) queue_.copy(address(main.inputs[i]), engine_.arena().base() + state->offset, bytes);
     } else if (state != nullptr && state->seed.dtype() != DType::none && state->seed.bytes() == bytes) {
       queue_.copy(address(main.inputs[i]), state->seed.data(), bytes);
@@ -80,6 +83,15 @@ Status PassRunner::upload() {
     debug(main.inputs[i]);
   }
   return {};
+}
+
+void PassRunner::upload_planes(const ValuePlace& place, std::byte* to, const HostTensor& seed) {
+  const std::int64_t planes = place.planes();
+  const std::uint64_t each = bytes_of(place) / static_cast<std::uint64_t>(planes), step = dtype_bytes(place.dtype, place.pitch).value_or(0);
+  const bool seeded = seed.dtype() != DType::none && seed.bytes() == bytes_of(place);
+  for (std::uint64_t p = 0; p < static_cast<std::uint64_t>(planes); ++p, to += step) {
+    seeded ? queue_.copy(to, seed.data() + p * each, each) : queue_.zero(to, each);
+  }
 }
 
 const HostTensor* PassRunner::given_input(ValueId value) const {
@@ -112,8 +124,31 @@ Status PassRunner::enter_segment(const Step& step) {
   return lease_.begin_segment(segment_);
 }
 
+// Every plane's new rows behind its old ones, on the queue.
+Status PassRunner::run_spread(void* argument) {
+  const GatherCall& call = *static_cast<GatherCall*>(argument);
+  const PassRunner& runner = *call.runner;
+  const PreparedStep& step = *call.step;
+  const ValuePlace& whole = runner.pass_.places[step.output_values[0]];
+  const auto planes = static_cast<std::uint64_t>(whole.planes());
+  std::byte* to = runner.address(step.output_values[0]);
+  for (std::size_t i = 0; i < step.input_values.size(); ++i) {
+    const std::uint64_t bytes = bytes_of(runner.pass_.places[step.input_values[i]]) / std::max<std::uint64_t>(1, planes);
+    const std::byte* from = runner.address(step.input_values[i]);
+    for (std::uint64_t p = 0; i > 0 && p < planes; ++p) std::memcpy(to + p * *dtype_bytes(whole.dtype, whole.pitch), from + p * bytes, bytes);
+    to += bytes;
+  }
+  return {};
+}
+
 // The first input lies where the output does.
 Status PassRunner::run_append(PreparedStep& step) {
+  if (pass_.places[step.output_values[0]].pitch > 0) {
+    gather_calls_.push_back({this, &step});
+    queue_.launch(&PassRunner::run_spread, &gather_calls_.back());
+    debug(step.output_values[0]);
+    return {};
+  }
   std::byte* to = address(step.output_values[0]) + bytes_of(pass_.places[step.input_values[0]]);
   for (std::size_t i = 1; i < step.input_values.size(); ++i) {
     const std::uint64_t bytes = bytes_of(pass_.places[step.input_values[i]]);
@@ -280,6 +315,13 @@ Status PassRunner::run_debug(void* argument) {
   }
   tensor.tensor = ConstTensorView(data, place.dtype, place.shape);
   tensor.iteration = call.iteration;
+  if (place.pitch > 0) {
+    copied = HostTensor(place.dtype, place.shape);
+    const auto planes = static_cast<std::uint64_t>(place.planes());
+    const std::uint64_t each = copied.bytes() / std::max<std::uint64_t>(1, planes), step = dtype_bytes(place.dtype, place.pitch).value_or(0);
+    for (std::uint64_t p = 0; p < planes; ++p) std::memcpy(copied.data() + p * each, data + p * step, each);
+    tensor.tensor = ConstTensorView(copied.data(), place.dtype, place.shape);
+  }
   runner.context_.debug_(tensor);
   return {};
 }

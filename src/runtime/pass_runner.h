@@ -61,6 +61,8 @@ class PassRunner {
   void set_iteration(std::int64_t iteration) { iteration_ = iteration; }
   const HostTensor* given_input(plan::ValueId value) const;  // as the caller set it; null for other values and states
   Status run_append(PreparedStep& step);
+  static Status run_spread(void* argument);
+  void upload_planes(const ValuePlace& place, std::byte* to, const HostTensor& seed);
   void release(const Step& step, std::uint32_t call);
   void debug(plan::ValueId value);
   Status download();

@@ -10,6 +10,7 @@
 #include "runtime/dynamic_pass.h"
 #include "runtime/memory_plan.h"
 #include "runtime/preparer.h"
+#include "runtime/plane_reader.h"
 
 namespace forebay {
 namespace {
@@ -189,7 +190,8 @@ Status Preparer::evaluate(const Step& step, Operands& o) {
 Status Preparer::prepare_kernel(const Step& step, Operands& o, PreparedGraph& out) {
   const plan::Node& node = *step.node;
   FB_ASSIGN(PreparedStep prepared, make_kernel_step(plan_, step, o, pool_, device_));
-  prepared.appends = appends(step, o);
+  prepared.append_planes = append_planes(step, o);
+  prepared.appends = prepared.append_planes == 1;
   if (prepared.kernel) {
     pass_->kernel_ids += prepared.kernel->id();
     pass_->kernel_ids += ';';
@@ -206,19 +208,71 @@ Status Preparer::prepare_kernel(const Step& step, Operands& o, PreparedGraph& ou
   return {};
 }
 
-// A Concat that continues a bound state, where its new rows lie behind the old ones: nothing outside of the axis.
-bool Preparer::appends(const Step& step, const Operands& o) const {
+// A Concat that continues a bound state. With nothing outside of the axis the new rows lie behind the old ones; with one axis inside of it
+// they do in each plane, where planes have room.
+std::int64_t Preparer::append_planes(const Step& step, const Operands& o) const {
   const plan::Node& node = *step.node;
-  if (node.op != "Concat" || !node.domain.empty() || !step.weights.empty() || dtype_bits(o.outputs[0].dtype) < 8) return false;
+  if (node.op != "Concat" || !node.domain.empty() || !step.weights.empty() || dtype_bits(o.outputs[0].dtype) < 8) return 0;
   for (const StateBinding& state : states_) {
     if (plan_.graphs[0].inputs[state.input] != node.inputs[0] || plan_.graphs[0].outputs[state.output] != node.outputs[0]) continue;
     const auto rank = static_cast<std::int64_t>(o.outputs[0].dims.size());
     std::int64_t axis = NodeView(node, plan_).integer("axis", 1), outer = 1;
     if (axis < 0) axis += rank;
     for (std::int64_t d = 0; d < axis; ++d) outer *= o.outputs[0].dims[static_cast<std::size_t>(d)];
-    return outer == 1;
+    return outer == 1 || axis == rank - 2 ? outer : 0;
   }
-  return false;
+  return 0;
+}
+
+// The old value is read by the Concat alone; the new one as keys or values by kernels that take planes apart, and is one output.
+bool Preparer::readers_take_planes(const PreparedStep& concat) const {
+  const ValueId before = concat.input_values[0], after = concat.output_values[0];
+  const auto& outputs = plan_.graphs[0].outputs;
+  if (std::count(outputs.begin(), outputs.end(), after) != 1 || std::count(outputs.begin(), outputs.end(), before) != 0) return false;
+  for (const plan::Graph& graph : plan_.graphs) {
+    if (&graph != plan_.graphs.data() && (std::count(graph.outputs.begin(), graph.outputs.end(), after) + std::count(graph.outputs.begin(), graph.outputs.end(), before)) != 0) return false;
+    for (const plan::Node& node : graph.nodes) {
+      const bool shape_only = node.op == "Shape" && node.domain.empty();
+      for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+        if (node.inputs[i] == before && !shape_only && (&node != concat.step->node || i != 0)) return false;
+        if (node.inputs[i] == after && !shape_only && (node.op != "Attention" || &graph != plan_.graphs.data())) return false;
+      }
+    }
+  }
+  return true;
+}
+
+// Gives each plane of the state its declared most rows, if every reader can cope.
+bool Preparer::spread(PreparedStep& concat) {
+  ValuePlace &before = pass_->places[concat.input_values[0]], &after = pass_->places[concat.output_values[0]];
+  const int axis = after.shape.rank() - 2;
+  std::int64_t most = 0;
+  for (const ValueId id : {concat.input_values[0], concat.output_values[0]}) {
+    const plan::Value& value = plan_.values[id];
+    if (!value.has_rank || value.dims.size() != static_cast<std::size_t>(after.shape.rank())) continue;
+    for (const plan::DimRange& range : plan_.dim_ranges) {
+      if (!range.name.empty() && range.name == value.dims[static_cast<std::size_t>(axis)].name) most = std::max(most, range.max);
+    }
+  }
+  if (after.shape[axis] > most || !readers_take_planes(concat)) return false;
+  const std::int64_t pitch = most * after.shape[axis + 1];
+  const auto tell = [&](std::int64_t elements) {
+    bool taken = true;
+    for (PreparedStep& step : pass_->main.steps) {
+      for (std::size_t i = 0; i < step.input_values.size(); ++i) {
+        if (step.input_values[i] != concat.output_values[0]) continue;
+        auto* reader = dynamic_cast<PlaneReader*>(step.kernel.get());
+        taken = reader != nullptr && reader->set_pitch(i, elements) && taken;
+      }
+    }
+    return taken;
+  };
+  if (!tell(pitch)) {
+    tell(0);
+    return false;
+  }
+  before.pitch = after.pitch = pitch;
+  return concat.appends = true;
 }
 
 // A state's value is read where it lies, and the next one is made in its other place, unless another output is that value too.
@@ -235,8 +289,8 @@ void Preparer::place_states() {
     ValuePlace& place = pass_->places[root];
     const bool own = place.stored && place.host == nullptr && plan_.values[root].kind != plan::ValueKind::input;
     if (!own || place.home != ValuePlace::Home::activations) continue;
-    const bool appended = std::any_of(pass_->main.steps.begin(), pass_->main.steps.end(), [&](const PreparedStep& step) {
-      return step.appends && step.output_values[0] == main.outputs[states_[s].output];
+    const bool appended = std::any_of(pass_->main.steps.begin(), pass_->main.steps.end(), [&](PreparedStep& step) {
+      return step.append_planes > 0 && step.output_values[0] == main.outputs[states_[s].output] && (step.appends || spread(step));
     });
     place.home = appended ? ValuePlace::Home::state_now : ValuePlace::Home::state_next;
     place.state = s;

@@ -42,6 +42,8 @@ struct ValuePlace {
   plan::ValueId root = plan::kNone;  // the value whose storage this is (views)
   std::uint64_t offset = 0;
   const HostTensor* host = nullptr;  // contents known on the host
+  std::int64_t pitch = 0;     // of a state with room behind each plane (the last two axes): elements from one to the next; 0: dense
+  std::int64_t planes() const { return shape.elements(0, shape.rank() - 2); }
 };
 
 // What a queue needs to run one call, or several merged into one launch; lives in the step, so that enqueueing allocates nothing.
@@ -70,6 +72,7 @@ struct PreparedStep {
   std::vector<TensorView> outputs;
   std::uint32_t calls = 1;
   bool appends = false;                   // Concat that adds rows to a state where it lies: only what is new is copied
+  std::int64_t append_planes = 0;         // Concat of a state and new rows: how many stretches of rows there are; 0: it is no such one
   std::vector<KernelCall> kernel_calls;   // one a call, spans into the above
   std::vector<Launch> launches;           // one a call
   double compute_ms = 0, wait_ms = 0;     // of the running pass

@@ -59,7 +59,9 @@ class Preparer {
   Status prepare_node(const Step& step, PreparedGraph& out);
   Status evaluate(const Step& step, Operands& o);
   Status prepare_kernel(const Step& step, Operands& o, PreparedGraph& out);
-  bool appends(const Step& step, const Operands& o) const;
+  std::int64_t append_planes(const Step& step, const Operands& o) const;
+  bool readers_take_planes(const PreparedStep& concat) const;
+  bool spread(PreparedStep& concat);
   void place_states();
   void place_all();
   void bind_graph(PreparedGraph& graph);

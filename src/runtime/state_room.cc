@@ -35,7 +35,8 @@ StateRoom state_room(const plan::Plan& plan, const PreparedPass& prepared, const
   std::uint64_t bytes = declared_bytes(plan, plan.values[in]);
   for (const plan::ValueId id : {in, out}) {
     const ValuePlace& place = prepared.places[id];
-    bytes = std::max(bytes, dtype_bytes(place.dtype, place.shape.elements()).value_or(0));
+    const std::int64_t elements = place.pitch > 0 ? place.planes() * place.pitch : place.shape.elements();
+    bytes = std::max(bytes, dtype_bytes(place.dtype, elements).value_or(0));
   }
   return {bytes, prepared.states[index] != StateResult::appended};
 }

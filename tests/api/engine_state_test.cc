@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <optional>
 
 #include "api/engine_world.h"
 
@@ -161,6 +162,83 @@ TEST(CacheState, SurvivesFailureAndBudgetChanges) {
   EXPECT_TRUE(same_bits(before, filled(Shape{1, 2, 12, kWidth}, 2)));
   ASSERT_VALUE(const HostTensor y, run_once(context, inputs));
   EXPECT_TRUE(same_bits(y, filled(Shape{1, 2, kWidth}, 17)));
+}
+
+// Attention over two caches [1,heads,past,width] that each take the new rows of x.
+OnnxMaker attention_cache_model(std::int64_t heads) {
+  OnnxMaker maker;
+  auto graph = maker.graph();
+  graph.input("x", DType::f32, {1, heads, "n", kWidth});
+  for (const std::string part : {"key", "value"}) {
+    graph.input("past_key_values.0." + part, DType::f32, {1, heads, "past", kWidth});
+  }
+  graph.initializer("w", diagonal(2));
+  graph.node("MatMul", {"x", "w"}, {"doubled"});
+  graph.node("Concat", {"past_key_values.0.key", "x"}, {"present.0.key"}).set("axis", 2);
+  graph.node("Concat", {"past_key_values.0.value", "doubled"}, {"present.0.value"}).set("axis", -2);
+  graph.node("Transpose", {"present.0.key"}, {"turned"}).set("perm", std::vector<std::int64_t>{0, 1, 3, 2});
+  graph.node("MatMul", {"x", "turned"}, {"scores"});
+  graph.node("Softmax", {"scores"}, {"weights"}).set("axis", -1);
+  graph.node("MatMul", {"weights", "present.0.value"}, {"y"});
+  graph.output("y", DType::f32, {});
+  for (const std::string part : {"key", "value"}) graph.output("present.0." + part, DType::f32, {1, heads, "total", kWidth});
+  graph.proto();
+  return maker;
+}
+
+// With a declared most the caches have room behind each head: one place for each, new rows alone are written, the bits of carried caches;
+// across a budget change, a value set anew, the row beyond the most, and what is read in between.
+TEST(CacheState, GrowsBehindEachHead) {
+  constexpr std::int64_t kHeads = 3, kMost = 24;
+  TempFolder folder;
+  BuildOptions options;
+  for (const std::string part : {"key", "value"}) {
+    options.shapes.push_back({"past_key_values.0." + part, {1, kHeads, 0, kWidth}, {1, kHeads, 8, kWidth}, {1, kHeads, kMost, kWidth}});
+  }
+  ASSERT_VALUE(Plan plan, build_plan(attention_cache_model(kHeads), folder, "cache", options));
+  ASSERT_VALUE(Engine engine, Engine::create(plan, {}, with_budget(Budget::of_bytes(2u << 20))));
+  ASSERT_VALUE(ExecutionContext first, engine.create_context());
+  std::optional<ExecutionContext> earlier(std::move(first));  // its going moves the states behind it
+  ASSERT_VALUE(ExecutionContext bound, engine.create_context());
+  for (ExecutionContext* context : {&*earlier, &bound}) {
+    ASSERT_OK(context->bind_state("present.0.key", "past_key_values.0.key"));
+    ASSERT_OK(context->bind_state("present.0.value", "past_key_values.0.value"));
+  }
+  ASSERT_OK(run_once(*earlier, only("x", filled(Shape{1, kHeads, 1, kWidth}, 1))));
+  ASSERT_VALUE(ExecutionContext carrying, engine.create_context());
+  Tensors past;
+  for (const std::string part : {"key", "value"}) past.emplace_back("past_key_values.0." + part, HostTensor(DType::f32, Shape{1, kHeads, 0, kWidth}));
+  for (int step = 0; step <= kMost; ++step) {
+    SCOPED_TRACE(step);
+    if (step == 6) {
+      ASSERT_VALUE(BudgetChange change, engine.set_budget(Budget::of_bytes(1u << 20)));
+      ASSERT_OK(change.wait());
+    }
+    if (step == 12) earlier.reset();
+    if (step == 9) {  // other values, as many rows
+      for (auto& [name, tensor] : past) {
+        tensor = random_tensor(DType::f32, tensor.shape(), 99);
+        ASSERT_OK(bound.set_input(name, tensor));
+      }
+    }
+    const HostTensor x = random_tensor(DType::f32, Shape{1, kHeads, 1, kWidth}, static_cast<std::uint64_t>(step + 1));
+    ASSERT_VALUE(const HostTensor y, run_once(bound, only("x", x.clone())));
+    if (step == 15) EXPECT_EQ(engine.memory().state, 2u * kHeads * kMost * kWidth * 4) << "one place for each cache";
+    Tensors inputs = only("x", x.clone());
+    for (const auto& [name, tensor] : past) inputs.emplace_back(name, tensor.clone());
+    ASSERT_VALUE(const HostTensor want, run_once(carrying, inputs));
+    EXPECT_TRUE(same_bits(y, want));
+    for (auto& [name, tensor] : past) {
+      const std::string output = "present" + name.substr(std::string("past_key_values").size());
+      ASSERT_VALUE(tensor, carrying.output(output));
+      if (step % 4 != 1 && step != kMost) continue;
+      ASSERT_VALUE(const HostTensor present, bound.output(output));
+      EXPECT_TRUE(same_bits(present, tensor)) << output;
+    }
+  }
+  const HostTensor more = random_tensor(DType::f32, Shape{1, kHeads, 1, kWidth}, 77);
+  EXPECT_CODE(run_once(bound, only("x", more.clone())), Code::invalid_argument);
+  EXPECT_LE(engine.memory().peak_committed, engine.memory().budget);
 }
 
 }  // namespace

@@ -122,13 +122,9 @@ struct Decoder {
 
 class DecodeLoop : public testing::TestWithParam<const char*> {};
 
-TEST_P(DecodeLoop, GivesOnnxRuntimesTokensAtEveryBudget) {
-  TempFolder folder;
-  const Fixture fixture = test::unpack_fixture("fixtures", GetParam(), folder.path());
-  ASSERT_FALSE(fixture.model.empty());
+void expect_tokens(const Fixture& fixture, const Plan& plan, std::uint64_t most_state) {
   const std::vector<std::int64_t>& want = fixture.facts.at("tokens");
   ASSERT_EQ(want.size(), 64u);
-  ASSERT_VALUE(const Plan plan, stripped_plan(fixture, folder / "model.plan"));
   for (const bool streams : {false, true}) {
     SCOPED_TRACE(streams);
     ASSERT_VALUE(Engine engine, Engine::create(plan, weights_of(fixture), with_budget(streams ? Budget::of_percent(60) : Budget::unlimited())));
@@ -149,7 +145,37 @@ TEST_P(DecodeLoop, GivesOnnxRuntimesTokensAtEveryBudget) {
     }
     EXPECT_EQ(tokens, want);
     EXPECT_EQ(streamed > 0, streams);
+    EXPECT_LE(engine.memory().state, most_state);
   }
+}
+
+TEST_P(DecodeLoop, GivesOnnxRuntimesTokensAtEveryBudget) {
+  TempFolder folder;
+  const Fixture fixture = test::unpack_fixture("fixtures", GetParam(), folder.path());
+  ASSERT_FALSE(fixture.model.empty());
+  ASSERT_VALUE(const Plan plan, stripped_plan(fixture, folder / "model.plan"));
+  expect_tokens(fixture, plan, UINT64_MAX);
+}
+
+// The caches have their largest size from the start, once: rows are added behind those of each head.
+TEST_P(DecodeLoop, GivesThemWithCachesOfADeclaredLength) {
+  constexpr std::int64_t kMost = 80;
+  TempFolder folder;
+  const Fixture fixture = test::unpack_fixture("fixtures", GetParam(), folder.path());
+  ASSERT_FALSE(fixture.model.empty());
+  ASSERT_VALUE(const Plan open, stripped_plan(fixture, folder / "open.plan"));
+  BuildOptions options;
+  options.strip = true;
+  std::uint64_t bytes = 0;
+  for (const TensorInfo& input : open.inputs()) {
+    if (!input.name.starts_with("past_key_values.")) continue;
+    const std::int64_t heads = input.dims[1], width = input.dims[3];
+    options.shapes.push_back({input.name, {1, heads, 0, width}, {1, heads, 8, width}, {1, heads, kMost, width}});
+    bytes += static_cast<std::uint64_t>(heads * kMost * width) * 4;
+  }
+  ASSERT_OK(build(fixture.model, folder / "model.plan", options));
+  ASSERT_VALUE(const Plan plan, Plan::load(folder / "model.plan"));
+  expect_tokens(fixture, plan, bytes + 4096);
 }
 
 INSTANTIATE_TEST_SUITE_P(Exported, DecodeLoop, testing::Values("llama_ts17", "llama_dy18"),

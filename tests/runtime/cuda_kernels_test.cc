@@ -528,7 +528,10 @@ TEST_F(CudaKernels, RotateHalfIsClose) {
       for (const std::int64_t width : {64, 32}) {
         const HostTensor x = random_tensor(random_, type, Shape{2, 3, 5, 64});
         const HostTensor cos = random_tensor(random_, table, Shape{2, 1, 5, width}), sin = random_tensor(random_, table, Shape{5, width});
-        compare({"forebay", "RotateHalf", 1, {}, {&x, &cos, &sin}, 1, plan::kNone, {}}, 2 * tolerance_of(type), "RotateHalf");
+        testing::NodeRun run{"forebay", "RotateHalf", 1, {}, {&x, &cos, &sin}, 1, plan::kNone, {}};
+        compare(run, 2 * tolerance_of(type), "RotateHalf");
+        run.attributes = {{"pairs", std::int64_t{1}}};
+        compare(run, 2 * tolerance_of(type), "RotateHalf of pairs");
       }
     }
   }

@@ -87,6 +87,28 @@ TEST(KernelsConv, RandomShapesSlabsAndThreads) {
   }
 }
 
+// The patches are packed once for all slabs of a weight: the bits are those of the whole weight.
+TEST(KernelsConv, SlabsThatShareTheirPatches) {
+  std::mt19937_64 random(12);
+  ThreadPool two(2), one(1);
+  for (int round = 0; round < 12; ++round) {
+    const std::int64_t batch = 1 + round % 3, channels = 5 + round * 4, kernel = round % 2 == 0 ? 3 : 1, stride = 1 + round % 4 / 3;
+    const HostTensor x = random_tensor(random, DType::f32, Shape{batch, channels, 7, 7}), w = random_tensor(random, DType::f32, Shape{40, channels, kernel, kernel}),
+                     b = random_tensor(random, DType::f32, Shape{40});
+    testing::NodeRun run{"forebay", "Conv", 1, {}, {&x, &w, &b}, 1, plan::kNone, {}};
+    run.attributes = {{"strides", std::vector<std::int64_t>{stride, stride}},
+                      {"pads", std::vector<std::int64_t>(4, kernel / 2)},
+                      {"activation", std::string("Relu")}};
+    const auto whole = testing::run_node(run, two);
+    run.sliced = 1;
+    run.slab_rows = {16, 16, 8};
+    const auto sliced = testing::run_node(run, two), single = testing::run_node(run, one);
+    ASSERT_TRUE(whole.ok() && sliced.ok() && single.ok()) << sliced.status().to_string();
+    EXPECT_TRUE(testing::same_bytes((*sliced)[0], (*whole)[0])) << "round " << round;
+    EXPECT_TRUE(testing::same_bytes((*single)[0], (*whole)[0])) << "round " << round;
+  }
+}
+
 TEST(KernelsConv, DepthwisePlanesAgreeOnEveryInstructionSet) {
   std::mt19937_64 random(12);
   for (const std::int64_t width : {1, 5, 16, 31, 64, 70, 200}) {

@@ -123,6 +123,7 @@ TEST(KernelsProduct, ConversionsAgreeOnEveryInstructionSet) {
 
 TEST(KernelsProduct, BlockedProductIsRightAndFreeOfItsGrid) {
   std::mt19937_64 random(4);
+  ThreadPool pool(2);
   for (int round = 0; round < 40; ++round) {
     const auto size = [&](int most) { return 1 + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(most)); };
     const std::int64_t m = size(70), n = size(150), k = round == 0 ? 0 : size(450);
@@ -144,6 +145,19 @@ TEST(KernelsProduct, BlockedProductIsRightAndFreeOfItsGrid) {
       task.c = four.data();
       for (std::int64_t part = 0; part < 6; ++part) cpu::gemm_part(set, task, {2, 3}, part, scratch.data());
       EXPECT_EQ(std::memcmp(one.data(), four.data(), one.size() * 4), 0);
+      std::vector<float> packed(static_cast<std::size_t>(cpu::gemm_packed_floats(set, n, k)) + 1), ready(one.size(), 0.5f);
+      cpu::gemm_pack(set, task, pool, packed.data());
+      task.packed = packed.data();
+      task.c = ready.data();
+      for (std::int64_t part = 0; part < 6; ++part) cpu::gemm_part(set, task, {2, 3}, part, scratch.data());
+      EXPECT_EQ(std::memcmp(one.data(), ready.data(), one.size() * 4), 0) << "B packed before";
+      // The same A, column by column.
+      std::vector<float> turned(static_cast<std::size_t>(m * std::max<std::int64_t>(k, 1)));
+      for (std::int64_t i = 0; i < m * k; ++i) turned[static_cast<std::size_t>(i % k * m + i / k)] = static_cast<float>(number(a, i));
+      task.a = {reinterpret_cast<const std::byte*>(turned.data()), DType::f32, 1, m};
+      std::fill(ready.begin(), ready.end(), 0.5f);
+      cpu::gemm_part(set, task, {1, 1}, 0, scratch.data());
+      EXPECT_EQ(std::memcmp(one.data(), ready.data(), one.size() * 4), 0) << "A transposed";
       for (std::int64_t i = 0; i < m * n; i += 7) {
         double want = task.accumulate ? 0.5 : 0;
         for (std::int64_t j = 0; j < k; ++j) want += number(a, i / n * k + j) * number(b, j * n + i % n);

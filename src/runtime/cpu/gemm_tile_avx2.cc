@@ -15,11 +15,11 @@ void tile_rows(const GemmTile& tile) {
   for (int i = 0; i < Rows; ++i) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
   const float* a = tile.a;
   const float* b = tile.b;
-  for (std::int64_t k = 0; k < tile.kc; ++k, a += 6, b += tile.b_stride) {
+  for (std::int64_t k = 0; k < tile.kc; ++k, ++a, b += tile.b_stride) {
     const __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
 #pragma GCC unroll 6
     for (int i = 0; i < Rows; ++i) {
-      const __m256 value = _mm256_broadcast_ss(a + i);
+      const __m256 value = _mm256_broadcast_ss(a + i * kGemmRow);
       acc[i][0] = _mm256_fmadd_ps(value, b0, acc[i][0]);
       acc[i][1] = _mm256_fmadd_ps(value, b1, acc[i][1]);
     }

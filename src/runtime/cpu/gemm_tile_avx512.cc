@@ -20,12 +20,12 @@ void tile_rows(const GemmTile& tile) {
   }
   const float* a = tile.a;
   const float* b = tile.b;
-  for (std::int64_t k = 0; k < tile.kc; ++k, a += 12, b += tile.b_stride) {
+  for (std::int64_t k = 0; k < tile.kc; ++k, ++a, b += tile.b_stride) {
     __m512 columns[Vectors];
     for (int v = 0; v < Vectors; ++v) columns[v] = _mm512_loadu_ps(b + v * 16);
 #pragma GCC unroll 12
     for (int i = 0; i < Rows; ++i) {
-      const __m512 value = _mm512_set1_ps(a[i]);
+      const __m512 value = _mm512_set1_ps(a[i * kGemmRow]);
       for (int v = 0; v < Vectors; ++v) acc[i][v] = _mm512_fmadd_ps(value, columns[v], acc[i][v]);
     }
   }

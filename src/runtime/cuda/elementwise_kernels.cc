@@ -95,23 +95,27 @@ KernelPtr make_activation(const NodeView& node, std::span<const TypeShape> input
   return make(node.text("approximate", "none") == "tanh" ? Activation::gelu_tanh : Activation::gelu, 0, 0);
 }
 
-// forebay.RotateHalf: [a, b] along the last axis becomes [a cos - b sin, b cos + a sin].
+// forebay.RotateHalf: [a, b] along the last axis becomes [a cos - b sin, b cos + a sin]; halves, or even and odd elements.
 class RotateKernel final : public CudaKernel {
  public:
   RotateKernel(DType type, DType table_type, StatePtr state) : CudaKernel("cuda.rotate_half", std::move(state)), type_(type), table_type_(table_type) {}
   Status setup(const PrepareContext& context) override {
     std::vector<std::int64_t> dims = context.inputs[0].dims;
     task_ = RotateTask();
-    task_.half = dims.back() / 2;
+    const bool pairs = context.node.integer("pairs", 0) != 0;
+    const std::int64_t half = dims.back() / 2;
+    task_.half = pairs ? 1 : half;  // from a to b
     std::array<std::vector<std::int64_t>, 3> strides{dense_strides(dims), broadcast_strides(context.inputs[1].dims, dims.size()),
                                                      broadcast_strides(context.inputs[2].dims, dims.size())};
     for (std::size_t table : {1u, 2u}) {
       const std::int64_t width = context.inputs[table].dims.back();
-      if (width != dims.back() && width != task_.half) return context.node.unsupported("a table of another width");
+      if (width != dims.back() && width != half) return context.node.unsupported("a table of another width");
       (table == 1 ? task_.cos_step : task_.sin_step) = width == dims.back() ? task_.half : 0;
       if (width == 1) strides[table].back() = 0;
+      if (pairs && width == dims.back()) strides[table].back() = 2;
     }
-    dims.back() = task_.half;
+    if (pairs) strides[0].back() = 2;
+    dims.back() = half;
     task_.walk = make_walk(dims, strides);
     return {};
   }

@@ -22,6 +22,7 @@
 #include "runtime/ops/rotary.h"
 #include "runtime/ops/softmax_rows.h"
 #include "runtime/ops/vector_loops.h"
+#include "runtime/plane_reader.h"
 
 namespace forebay::ops {
 namespace {
@@ -59,13 +60,18 @@ Status infer_attention(InferContext& context) {
   return {};
 }
 
-class AttentionKernel final : public FloatKernel {
+class AttentionKernel final : public FloatKernel, public PlaneReader {
  public:
   // `tiled`: keys, values and pasts are taken as they are.
   explicit AttentionKernel(bool tiled) {
     if (!tiled) return;
     raw_inputs_ = 1u << 1 | 1u << 2 | 1u << kPastKey | 1u << kPastValue;
     raw_outputs_ = 1u << 1 | 1u << 2;
+  }
+  bool set_pitch(std::size_t input, std::int64_t elements) override {
+    if ((input != 1 && input != 2) || d_.packed || !plain_[input - 1]) return false;
+    pitch_[input - 1] = elements;
+    return true;
   }
   std::string_view id() const override { return "cpu.attention"; }
 
@@ -74,6 +80,10 @@ class AttentionKernel final : public FloatKernel {
     const NodeView& node = context.node;
     FB_ASSIGN(d_, attention_dims(node, context.inputs));
     scale_ = node.has("scale") ? static_cast<double>(node.real("scale", 1)) : 1.0 / std::sqrt(static_cast<double>(d_.head));
+    for (std::size_t i = 0; i < 2; ++i) {
+      plain_[i] = context.inputs[i + 1].dtype == DType::f32 && context.inputs[0].dtype == DType::f32;
+      pitch_[i] = 0;
+    }
     softcap_ = static_cast<double>(node.real("softcap", 0));
     causal_ = node.integer("is_causal", 0) != 0;
     mode_ = node.integer("qk_matmul_output_mode", 0);
@@ -102,13 +112,19 @@ class AttentionKernel final : public FloatKernel {
   }
 
  private:
+  // The first element of new row `at` of a head, in either layout.
+  std::int64_t new_row(std::size_t input, std::int64_t b, std::int64_t h, std::int64_t at, std::int64_t width) const {
+    if (d_.packed) return ((b * d_.keys + at) * d_.kv_heads + h) * width;
+    const std::int64_t pitch = pitch_[input - 1] != 0 ? pitch_[input - 1] : d_.keys * width;
+    return (b * d_.kv_heads + h) * pitch + at * width;
+  }
+
   // Row j of the keys or values of a head: past first, then the new ones in either layout.
   template <typename T>
   const T* row(const KernelCall& call, std::size_t input, std::size_t past, std::int64_t b, std::int64_t h, std::int64_t j, std::int64_t width) const {
     if (j < d_.past) return reinterpret_cast<const T*>(call.inputs[past].data) + ((b * d_.kv_heads + h) * d_.past + j) * width;
     const std::int64_t at = j - d_.past;
-    const auto* data = reinterpret_cast<const T*>(call.inputs[input].data);
-    return d_.packed ? data + ((b * d_.keys + at) * d_.kv_heads + h) * width : data + ((b * d_.kv_heads + h) * d_.keys + at) * width;
+    return reinterpret_cast<const T*>(call.inputs[input].data) + new_row(input, b, h, at, width);
   }
 
   template <typename T>
@@ -183,8 +199,7 @@ class AttentionKernel final : public FloatKernel {
     const std::int64_t size = dtype_bits(call.inputs[j < d_.past ? past : input].dtype) / 8;
     if (j < d_.past) return call.inputs[past].data + ((b * d_.kv_heads + h) * d_.past + j) * width * size;
     const std::int64_t at = j - d_.past;
-    const std::int64_t place = d_.packed ? (b * d_.keys + at) * d_.kv_heads + h : (b * d_.kv_heads + h) * d_.keys + at;
-    return call.inputs[input].data + place * width * size;
+    return call.inputs[input].data + new_row(input, b, h, at, width) * size;
   }
 
   void present(const KernelCall& call, std::size_t output, std::size_t input, std::size_t past, std::int64_t width) const {
@@ -381,6 +396,8 @@ class AttentionKernel final : public FloatKernel {
   enum class EmptyRows : std::uint8_t { zero, as_softmax, zero_when_nan };
 
   AttentionDims d_;
+  std::array<std::int64_t, 2> pitch_{};  // of keys and values, where their planes lie apart
+  std::array<bool, 2> plain_{};          // they are read as they lie
   double scale_ = 1, softcap_ = 0, mask_fill_ = 0;
   bool causal_ = false, blocked_ = false, joined_ = false;
   EmptyRows empty_rows_ = EmptyRows::zero;

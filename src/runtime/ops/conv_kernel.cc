@@ -73,8 +73,11 @@ class FloatConv final : public FloatKernel {
       const bool many = sizes_.batch * sizes_.groups >= threads;
       grid_ = cpu::gemm_grid(set_, filters, w.out_size(), k, many ? 1 : threads);
       scratch_each_ = cpu::gemm_scratch_floats(set_, filters, w.out_size(), k);
-      set_scratch(float_bytes(scratch_each_ * (many ? threads : grid_.parts())));
-      use_library(context);
+      const std::int64_t packed = cpu::gemm_packed_floats(set_, w.out_size(), k);
+      shared_ = sliced_ && context.slab_rows.size() > 1 && sizes_.groups == 1 && packed * sizes_.batch <= kMostShared;
+      packed_each_ = shared_ ? packed : 0;
+      set_scratch(float_bytes(packed_each_ * sizes_.batch + scratch_each_ * (many ? threads : grid_.parts())));
+      if (!shared_ || w.out_size() >= kManyPositions * threads) use_library(context);
     }
     return {};
   }
@@ -87,11 +90,15 @@ class FloatConv final : public FloatKernel {
       case Path::library: FB_TRY(run_library(call, first, filters)); break;
       case Path::gemm: run_gemm(call, first, filters); break;
     }
-    if (epilogue_.loop != nullptr && path_ != Path::depthwise) activate(call, first, filters);
+    if (epilogue_.loop != nullptr && (path_ == Path::dot || path_ == Path::library)) activate(call, first, filters);
     return {};
   }
 
  private:
+  // Floats of patches that the slabs of a weight share: made for the first one and kept, as long as they are no more than the caches hold.
+  static constexpr std::int64_t kMostShared = 2 << 20;
+  // Outputs of a channel for each thread from which reordering slabs for the library costs less than it saves.
+  static constexpr std::int64_t kManyPositions = 256;
   enum class Path : std::uint8_t { depthwise, dot, gemm, library };
 
   // Rows [row, row + rows) of the output, as a convolution of its own.
@@ -263,22 +270,34 @@ class FloatConv final : public FloatKernel {
   }
 
   void run_gemm(const KernelCall& call, std::int64_t first, std::int64_t filters) const {
-    auto* scratch = reinterpret_cast<float*>(call.workspace);
+    auto* packed = reinterpret_cast<float*>(call.workspace);
+    auto* scratch = packed + packed_each_ * sizes_.batch;
     const std::int64_t items = sizes_.batch * sizes_.groups, threads = call.pool->threads();
-    if (items < threads) {
+    if (shared_ && call.slab == 0) {
       for (std::int64_t item = 0; item < items; ++item) {
         cpu::ConvPanels panels;
-        cpu::gemm_parallel(set_, gemm_task(call, first, filters, item, panels), grid_, *call.pool, scratch);
+        cpu::gemm_pack(set_, gemm_task(call, first, filters, item, panels), *call.pool, packed + item * packed_each_);
+      }
+    }
+    const auto multiply = [&](std::int64_t item, cpu::GemmGrid grid, std::int64_t part, float* own) {
+      cpu::ConvPanels panels;
+      cpu::GemmTask task = gemm_task(call, first, filters, item, panels);
+      if (shared_) task.packed = packed + item * packed_each_;
+      const cpu::GemmRange range = cpu::gemm_range_of(set_, task, grid, part);
+      cpu::gemm_range(set_, task, range.m0, range.m1, range.n0, range.n1, own);
+      for (std::int64_t m = range.m0; m < range.m1; ++m) epilogue_.apply(task.c + m * task.c_stride + range.n0, range.n1 - range.n0);
+    };
+    if (items < threads) {
+      for (std::int64_t item = 0; item < items; ++item) {
+        call.pool->parallel_for(grid_.parts(), 1, [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t part = begin; part < end; ++part) multiply(item, grid_, part, scratch + part * scratch_each_);
+        });
       }
       return;
     }
     call.pool->parallel_for(threads, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t part = begin; part < end; ++part) {
-        for (std::int64_t item = items * part / threads; item < items * (part + 1) / threads; ++item) {
-          cpu::ConvPanels panels;
-          const cpu::GemmTask task = gemm_task(call, first, filters, item, panels);
-          cpu::gemm_range(set_, task, 0, task.m, 0, task.n, scratch + part * scratch_each_);
-        }
+        for (std::int64_t item = items * part / threads; item < items * (part + 1) / threads; ++item) multiply(item, {1, 1}, 0, scratch + part * scratch_each_);
       }
     });
   }
@@ -289,8 +308,8 @@ class FloatConv final : public FloatKernel {
   Path path_ = Path::gemm;
   cpu::DepthwisePlane plane_{};
   cpu::GemmGrid grid_;
-  bool sliced_ = false;
-  std::int64_t slab_most_ = 0, scratch_each_ = 0;
+  bool sliced_ = false, shared_ = false;
+  std::int64_t slab_most_ = 0, scratch_each_ = 0, packed_each_ = 0;
   std::vector<Library> library_;
   std::uint64_t library_scratch_ = 0;
 };

@@ -51,7 +51,7 @@ class FloatProduct final : public Kernel {
     const std::int64_t k = consumption_ == plan::Consumption::by_reduction ? slab_most : layout_.k;
     const int threads = context.pool->threads();
     grid_ = cpu::gemm_grid(set_, layout_.m, columns_kept_, k, batches_ >= threads ? 1 : threads);
-    scratch_each_ = few_rows_ ? 0 : cpu::gemm_scratch_floats(set_, layout_.m, columns_kept_, k);
+    scratch_each_ = few_rows_ ? 0 : cpu::gemm_scratch_floats(set_, layout_.m, columns_kept_, k, true);
     if (spec_.packed && few_rows_)
       scratch_each_ =
           (spec_.trans_b ? cpu::quant_row_dot_scratch(layout_.m, k) : cpu::quant_axpy_scratch()) /
@@ -260,6 +260,7 @@ class FloatProduct final : public Kernel {
     task.b = {b.data + layout_.b_offsets[at] * (dtype_bits(b.dtype) / 8), b.dtype, layout_.b_row, layout_.b_col};
     task.c = sums(call, batch, slab, &task.c_stride);
     task.accumulate = !slab.first;
+    task.wide = true;
     return task;
   }
 

@@ -1,6 +1,7 @@
 // forebay.RotateHalf, which the builder makes of rotary positions written out: with x = [a, b]
 // along the last axis, y = [a cos - b sin, b cos + a sin]. cos and sin broadcast to x; their last
-// axis is that of x, or half of it and then serves both halves.
+// axis is that of x, or half of it and then serves both halves. With `pairs`, a and b are the even
+// and the odd elements.
 #include <algorithm>
 #include <string>
 
@@ -38,6 +39,7 @@ class RotateHalf final : public FloatKernel {
  protected:
   Status setup(const PrepareContext& context) override {
     const Shape x = context.inputs[0].shape();
+    pairs_ = context.node.integer("pairs", 0) != 0;
     width_ = x[x.rank() - 1];
     rows_ = x.elements(0, x.rank() - 1);
     for (std::size_t i = 0; i < 2; ++i) {
@@ -83,27 +85,43 @@ class RotateHalf final : public FloatKernel {
 
   template <typename T>
   void go(const KernelCall& call) const {
-    const std::int64_t half = width_ / 2,
-                       grain = std::max<std::int64_t>(1, 8192 / std::max<std::int64_t>(1, width_));
+    const std::int64_t grain = std::max<std::int64_t>(1, 8192 / std::max<std::int64_t>(1, width_));
     call.pool->parallel_for(rows_, grain, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t row = begin; row < end; ++row) {
-        const T* a = reinterpret_cast<const T*>(call.inputs[0].data) + row * width_;
-        const T* b = a + half;
+        const T* x = reinterpret_cast<const T*>(call.inputs[0].data) + row * width_;
         const T* cos = reinterpret_cast<const T*>(call.inputs[1].data) + offset(tables_[0], row);
         const T* sin = reinterpret_cast<const T*>(call.inputs[2].data) + offset(tables_[1], row);
-        const T *cos_b = tables_[0].width == width_ ? cos + half : cos,
-                *sin_b = tables_[1].width == width_ ? sin + half : sin;
         T* y = reinterpret_cast<T*>(call.outputs[0].data) + row * width_;
-        T* z = y + half;
-        for (std::int64_t j = 0; j < half; ++j) y[j] = a[j] * cos[j] - b[j] * sin[j];
-        for (std::int64_t j = 0; j < half; ++j) z[j] = b[j] * cos_b[j] + a[j] * sin_b[j];
+        pairs_ ? turn_pairs(x, cos, sin, y) : turn_halves(x, cos, sin, y);
       }
     });
+  }
+
+  template <typename T>
+  void turn_halves(const T* a, const T* cos, const T* sin, T* y) const {
+    const std::int64_t half = width_ / 2;
+    const T *b = a + half, *cos_b = tables_[0].width == width_ ? cos + half : cos,
+            *sin_b = tables_[1].width == width_ ? sin + half : sin;
+    T* z = y + half;
+    for (std::int64_t j = 0; j < half; ++j) y[j] = a[j] * cos[j] - b[j] * sin[j];
+    for (std::int64_t j = 0; j < half; ++j) z[j] = b[j] * cos_b[j] + a[j] * sin_b[j];
+  }
+
+  template <typename T>
+  void turn_pairs(const T* x, const T* cos, const T* sin, T* y) const {
+    const std::int64_t c = tables_[0].width == width_ ? 2 : 1,
+                       s = tables_[1].width == width_ ? 2 : 1;
+    for (std::int64_t j = 0; j < width_ / 2; ++j) {
+      const T a = x[2 * j], b = x[2 * j + 1];
+      y[2 * j] = a * cos[c * j] - b * sin[s * j];
+      y[2 * j + 1] = b * cos[c * j + c - 1] + a * sin[s * j + s - 1];
+    }
   }
 
   Table tables_[2];
   Shape dims_;
   std::int64_t rows_ = 0, width_ = 0;
+  bool pairs_ = false;
 };
 
 Result<std::unique_ptr<Kernel>> create_rotate(const NodeView&, std::span<const TypeShape>,

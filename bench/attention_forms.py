@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+"""The same attention block in every form that torch.onnx writes, at one size: pass times beside the fastest form's.
+
+  attention_forms.py [--forebay build/release/tools/forebay] [--threads 2] [--length 256] [--rounds 11]
+
+Slabs are those of a model of 256 MB: one block alone would be cut into 64 KiB, the forms' matrices differently. Needs PyTorch as tests/models/fixtures/requirements.txt says. The forms take turns in each round; medians. Exit 1 where one is more than 5 % slower.
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "../tests/models/fixtures"))
+import torch  # noqa: E402
+
+import export_families  # noqa: E402
+import language_families as families  # noqa: E402
+from family_case import Case  # noqa: E402
+
+FORMS = [("module", "ts14"), ("module", "dy18"), ("sdpa", "ts14"), ("sdpa", "dy18"), ("sdpa", "dy23"), ("eager", "ts17"), ("eager", "dy18")]
+
+
+def export(form, exporter, length, path):
+    torch.manual_seed(7)
+    module = families.Attention(form).eval()
+    axes = {} if form == "module" else {"x": {0: "batch", 1: "sequence"}}  # traced with its batch and length as constants
+    case = Case(module, (torch.randn(2, length, families.HIDDEN),), ["x"], ["y"], [], axes, torch.float32)
+    model = export_families.export(case, exporter)
+    with open(path, "wb") as file:
+        file.write(model.SerializeToString())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--forebay", default=os.path.join(HERE, "../build/release/tools/forebay"))
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--passes", type=int, default=20)
+    args = parser.parse_args()
+    families.HIDDEN, families.HEADS, families.HEAD = 512, 8, 64
+    torch.backends.mha.set_fastpath_enabled(False)
+    times = {}
+    with tempfile.TemporaryDirectory() as folder:
+        plans = {}
+        for form, exporter in FORMS:
+            name = f"{form}_{exporter}"
+            model = os.path.join(folder, name + ".onnx")
+            export(form, exporter, args.length, model)
+            plans[name] = os.path.join(folder, name + ".plan")
+            subprocess.run([args.forebay, "build", model, "-o", plans[name], "--slab", "1MiB"], check=True, stdout=subprocess.DEVNULL)
+        for _ in range(args.rounds):
+            for name, plan in plans.items():
+                command = [args.forebay, "bench", plan, "--budget", "unlimited", "--threads", str(args.threads), "--iterations", str(args.passes),
+                           "--shapes", f"x=2x{args.length}x{families.HIDDEN}", "--quick", "--json"]
+                result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                times.setdefault(name, []).append(result["rows"][0]["pass_ms"]["min"])
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    best = min(medians.values())
+    for name, value in medians.items():
+        print(f"{name:16} {value:8.3f} ms  {value / best:.3f}")
+    return 0 if max(medians.values()) <= 1.05 * best else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
