@@ -22,6 +22,7 @@
 #include "runtime/device.h"
 #include "runtime/prepared_pass.h"
 #include "runtime/thread_pool.h"
+#include "runtime/transfer_block.h"
 #include "runtime/weight_source.h"
 
 namespace forebay {
@@ -161,6 +162,7 @@ class ContextCore {
 
   explicit ContextCore(EngineCore& engine);
   Status prepare();
+  void prepare_next();  // while the device works on a pass: the one after it, as far as its shapes can be told
   Status run_pass();
   // Shapes that depend on data are known: outputs take them; a state that has grown beyond its room is resource_exhausted.
   Status fit_results();
@@ -186,7 +188,8 @@ class ContextCore {
   std::vector<HostTensor> inputs_;
   std::vector<bool> input_set_;
   std::vector<HostTensor> outputs_;
-  std::unique_ptr<PreparedPass> prepared_;
+  std::unique_ptr<PreparedPass> prepared_, next_;
+  TransferBlock ends_;
   std::vector<State> states_;
   std::uint64_t activation_bytes_ = 0;       // under the engine's layout mutex
   int growth_ = 0;                           // shape changes in a row that needed more: then some slack is asked for
