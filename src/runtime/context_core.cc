@@ -128,7 +128,10 @@ Result<std::vector<std::pair<std::string, Shape>>> ContextCore::shapes_now() con
 Status ContextCore::prepare() {
   FB_ASSIGN(auto shapes, shapes_now());
   if (prepared_ && prepared_->input_shapes == shapes) return {};
-  FB_ASSIGN(auto prepared, prepare_pass(engine_.share_compiled(), shapes, engine_.pool(), bindings(), &engine_.device()));
+  std::unique_ptr<PreparedPass> prepared = std::move(next_);
+  if (prepared == nullptr || prepared->input_shapes != shapes) {
+    FB_ASSIGN(prepared, prepare_pass(engine_.share_compiled(), shapes, engine_.pool(), bindings(), &engine_.device()));
+  }
   // Passes whose needs are not known ahead keep what earlier ones took.
   if (prepared->dynamic && !prepared->dynamic->bounded()) prepared->activation_bytes = std::max(prepared->activation_bytes, activation_bytes_);
   Status reserved = engine_.require(*this, prepared->activation_bytes, state_needs(*prepared));
@@ -138,6 +141,7 @@ Status ContextCore::prepare() {
     reserved = engine_.require(*this, 0, state_needs(*prepared));
   }
   FB_TRY(std::move(reserved));
+  FB_TRY(ends_.reserve(engine_.device(), prepared->given_bytes + prepared->made_bytes));
   if (!prepared->dynamic) shape_outputs(*prepared);
   FB_TRY(lay_out_states_again(*prepared));
   prepared_ = std::move(prepared);
@@ -153,6 +157,21 @@ Status ContextCore::lay_out_states_again(const PreparedPass& prepared) {
     state.filled = false;
   }
   return {};
+}
+
+// States that grow change the shapes of every pass. Other inputs are taken to be of the shapes they have: a guess that fails is thrown away.
+void ContextCore::prepare_next() {
+  if (prepared_->dynamic) return;
+  std::vector<std::pair<std::string, Shape>> shapes = prepared_->input_shapes;
+  bool grows = false;
+  for (const State& state : states_) {
+    const Shape& next = prepared_->places[plan().graphs[0].outputs[state.output]].shape;
+    grows = grows || !(shapes[state.input].second == next);
+    shapes[state.input].second = next;
+  }
+  if (!grows) return;
+  auto prepared = prepare_pass(engine_.share_compiled(), shapes, engine_.pool(), bindings(), &engine_.device());
+  if (prepared.ok()) next_ = std::move(prepared).value();
 }
 
 std::vector<StateBinding> ContextCore::bindings() const {
@@ -355,6 +374,7 @@ Status ContextCore::bind_state(std::string_view output, std::string_view input) 
   if (input_set_[in]) state.seed = std::move(inputs_[in]);
   states_.push_back(std::move(state));
   prepared_.reset();
+  next_.reset();
   return {};
 }
 

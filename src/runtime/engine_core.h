@@ -23,6 +23,7 @@
 #include "runtime/prepared_pass.h"
 #include "runtime/state_room.h"
 #include "runtime/thread_pool.h"
+#include "runtime/transfer_block.h"
 #include "runtime/weight_source.h"
 
 namespace forebay {
@@ -163,6 +164,7 @@ class ContextCore {
 
   explicit ContextCore(EngineCore& engine);
   Status prepare();
+  void prepare_next();  // while the device works on a pass: the one after it, as far as its shapes can be told
   Status run_pass();
   // Shapes that depend on data are known: outputs take them; a state that has grown beyond its room is resource_exhausted.
   Status fit_results();
@@ -188,7 +190,8 @@ class ContextCore {
   std::vector<HostTensor> inputs_;
   std::vector<bool> input_set_;
   std::vector<HostTensor> outputs_;
-  std::unique_ptr<PreparedPass> prepared_;
+  std::unique_ptr<PreparedPass> prepared_, next_;
+  TransferBlock ends_;
   std::vector<State> states_;
   std::uint64_t activation_bytes_ = 0;       // under the engine's layout mutex
   int growth_ = 0;                           // shape changes in a row that needed more: then some slack is asked for

@@ -17,4 +17,12 @@ class MergedKernel : public Kernel {
   virtual Status run_merged(std::span<const KernelCall> calls) = 0;
 };
 
+// Kernels that may do the work of the launch behind theirs in the same launch. Whoever asks has made sure that neither touches what the other writes.
+class PairedKernel {
+ public:
+  virtual ~PairedKernel() = default;
+  // False: they do not fit together, and nothing was done.
+  virtual Result<bool> run_pair(std::span<const KernelCall> calls, Kernel& other, std::span<const KernelCall> others) = 0;
+};
+
 }  // namespace forebay

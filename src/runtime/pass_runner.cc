@@ -28,6 +28,7 @@ PassRunner::PassRunner(EngineCore& engine, ContextCore& context, Slot& slot, Pas
   const std::uint64_t per_pass = layout.activation_bytes / engine.slots_.size();
   capacity_ = per_pass;
   activations_ = engine.arena().base() + layout.activation_offset + per_pass * slot.index;
+  replay_ = dynamic_cast<ReplayDevice*>(&engine.device());
 }
 
 std::byte* PassRunner::address(ValueId value) const {
@@ -44,10 +45,12 @@ Status PassRunner::run() {
   Status status = dynamic != nullptr ? dynamic->run(*this) : run_graph(pass_.main);
   if (status.ok() && dynamic != nullptr) status = context_.fit_results();
   if (status.ok()) status = download();
+  if (status.ok() && replay_ != nullptr) context_.prepare_next();  // the CPU device has its hands full
   // Also after a failure: nothing of this pass may still run when its lease ends.
   Status finished = queue_.synchronize();
   if (status.ok()) status = std::move(finished);
   if (!status.ok()) return status;
+  unpack_outputs();
   for (std::size_t s = 0; s < context_.states_.size(); ++s) {
     ContextCore::State& state = context_.states_[s];
     state.shape = pass_.places[engine_.plan().graphs[0].outputs[state.output]].shape;
@@ -60,26 +63,26 @@ Status PassRunner::run() {
 
 Status PassRunner::upload() {
   const plan::Graph& main = engine_.plan().graphs[0];
+  std::byte* const block = pass_.given_bytes > 0 ? context_.ends_.data() : nullptr;
   for (const PreparedPass::Upload& u : pass_.uploads) {
     const HostTensor& tensor = *pass_.places[u.value].host;
-    if (tensor.bytes() > 0) queue_.copy(activations_ + u.offset, tensor.data(), tensor.bytes());
+    if (tensor.bytes() == 0) continue;
+    if (block != nullptr) {
+      std::memcpy(block + u.offset, tensor.data(), tensor.bytes());
+    } else {
+      queue_.copy(activations_ + u.offset, tensor.data(), tensor.bytes());
+    }
   }
+  const auto in_block = [&](std::size_t i) {
+    return block != nullptr && pass_.places[main.inputs[i]].packed && context_.state_of_input(i) == nullptr;
+  };
   for (std::size_t i = 0; i < main.inputs.size(); ++i) {
     const ValuePlace& place = pass_.places[main.inputs[i]];
-    const std::uint64_t bytes = bytes_of(place);
-    if (bytes == 0) continue;
-    const ContextCore::State* state = context_.state_of_input(i);
-    if (place.pitch > 0 && !state->filled) {
-      upload_planes(place, address(main.inputs[i]), state->seed);
-    } else if (state != nullptr && state->filled) {
-      if (place.home == ValuePlace::Home::activations) queue_.copy(address(main.inputs[i]), engine_.arena().base() + state->offset, bytes);
-    } else if (state != nullptr && state->seed.dtype() != DType::none && state->seed.bytes() == bytes) {
-      queue_.copy(address(main.inputs[i]), state->seed.data(), bytes);
-    } else if (state != nullptr) {
-      queue_.zero(address(main.inputs[i]), bytes);
-    } else {
-      queue_.copy(address(main.inputs[i]), context_.inputs_[i].data(), bytes);
-    }
+    if (in_block(i)) std::memcpy(block + place.offset, context_.inputs_[i].data(), bytes_of(place));
+  }
+  if (block != nullptr) queue_.copy(activations_, block, pass_.given_bytes);
+  for (std::size_t i = 0; i < main.inputs.size(); ++i) {
+    if (!in_block(i)) upload_input(i);
     debug(main.inputs[i]);
   }
   return {};
@@ -94,6 +97,25 @@ void PassRunner::upload_planes(const ValuePlace& place, std::byte* to, const Hos
   }
 }
 
+void PassRunner::upload_input(std::size_t i) {
+  const plan::ValueId id = engine_.plan().graphs[0].inputs[i];
+  const ValuePlace& place = pass_.places[id];
+  const std::uint64_t bytes = bytes_of(place);
+  if (bytes == 0) return;
+  const ContextCore::State* state = context_.state_of_input(i);
+  if (place.pitch > 0 && !state->filled) {
+    upload_planes(place, address(id), state->seed);
+  } else if (state != nullptr && state->filled) {
+    if (place.home == ValuePlace::Home::activations) queue_.copy(address(id), engine_.arena().base() + state->offset, bytes);
+  } else if (state != nullptr && state->seed.dtype() != DType::none && state->seed.bytes() == bytes) {
+    queue_.copy(address(id), state->seed.data(), bytes);
+  } else if (state != nullptr) {
+    queue_.zero(address(id), bytes);
+  } else {
+    queue_.copy(address(id), context_.inputs_[i].data(), bytes);
+  }
+}
+
 const HostTensor* PassRunner::given_input(ValueId value) const {
   const auto& inputs = engine_.plan().graphs[0].inputs;
   const auto at = std::find(inputs.begin(), inputs.end(), value);
@@ -103,23 +125,34 @@ const HostTensor* PassRunner::given_input(ValueId value) const {
 
 Status PassRunner::run_graph(PreparedGraph& graph) {
   segment_ = kNone;
+  collects_ = &graph == &pass_.main;
   for (PreparedStep& step : graph.steps) FB_TRY(run_step(step));
+  end_stretch();
   return {};
 }
 
 Status PassRunner::run_step(PreparedStep& step) {
+  if (step.step->kind == Step::Kind::control) {
+    end_stretch();
+    collects_ = false;
+    const Status done = step.step->node->op == "If" ? run_if(step) : run_iterated(step);
+    collects_ = &step >= pass_.main.steps.data() && &step < pass_.main.steps.data() + pass_.main.steps.size();
+    return done;
+  }
   switch (step.step->kind) {
-    case Step::Kind::control: return step.step->node->op == "If" ? run_if(step) : run_iterated(step);
     case Step::Kind::load_weight: return run_load(step);
     case Step::Kind::gather_rows: return run_gather_step(step);
     case Step::Kind::view: return {};
     case Step::Kind::kernel: return run_kernel(step);
+    case Step::Kind::control: break;  // above
   }
   return {};
 }
 
 Status PassRunner::enter_segment(const Step& step) {
   if (step.segment == segment_) return {};
+  end_stretch();
+  if (unreleased_ != kNone) release(std::exchange(unreleased_, kNone));
   segment_ = step.segment;
   return lease_.begin_segment(segment_);
 }
@@ -143,6 +176,7 @@ Status PassRunner::run_spread(void* argument) {
 
 // The first input lies where the output does.
 Status PassRunner::run_append(PreparedStep& step) {
+  end_stretch();
   if (pass_.places[step.output_values[0]].pitch > 0) {
     gather_calls_.push_back({this, &step});
     queue_.launch(&PassRunner::run_spread, &gather_calls_.back());
@@ -182,7 +216,8 @@ Status PassRunner::run_kernel(PreparedStep& step) {
       FB_TRY(lease_.acquire(step.step->first_substep + c, std::span(chunks.data(), substep.use_count)));
       for (std::uint32_t u = 0; u < substep.use_count; ++u) waits = waits || chunks[u].ready.timeline != nullptr;
       // What is resident does not wait for what comes behind it.
-      if (waits && first < c) launch(step, std::exchange(first, c), c - first);
+      if (waits && first < c) launch(step, std::exchange(first, c), c - first, false);
+      if (waits) end_stretch();
       for (std::uint32_t u = 0; u < substep.use_count; ++u) queue_.wait(chunks[u].ready);
       for (const WeightOperand& operand : step.step->weights) {
         const plan::Weight& weight = engine_.plan().weights[operand.weight];
@@ -191,28 +226,47 @@ Status PassRunner::run_kernel(PreparedStep& step) {
       }
     }
     if (step.merged != nullptr && !waits && c + 1 < step.calls && c + 1 - first < kMostMerged) continue;
-    launch(step, first, c + 1 - first);
+    launch(step, first, c + 1 - first, waits);
     first = c + 1;
   }
   for (const ValueId id : step.output_values) debug(id);
   return {};
 }
 
-void PassRunner::launch(PreparedStep& step, std::uint32_t first, std::uint32_t count) {
+// What waited for nothing holds no place of the ring: it is released with what comes behind it.
+void PassRunner::launch(PreparedStep& step, std::uint32_t first, std::uint32_t count, bool waited) {
   Launch& launch = step.launches[first];
   launch.clock = &context_.clock_;
   launch.merged = count;
+  const bool holds = step.step->substep_count > 0;
+  if (collects_ && !waited) {
+    if (holds) unreleased_ = step.step->first_substep + first + count - 1;
+    if (replay_ != nullptr && !launch.kernel->id().starts_with("host.")) return collect(launch);
+  }
+  end_stretch();
   queue_.launch(&PassRunner::run_launch, &launch);
-  if (step.step->substep_count == 0) return;
-  const TimelinePoint done{slot_.timeline.get(), ++slot_.value};
-  queue_.signal(done);
-  for (std::uint32_t c = first; c < first + count; ++c) lease_.release(step.step->first_substep + c, done);
+  if (!holds || (collects_ && !waited)) return;
+  unreleased_ = kNone;
+  release(step.step->first_substep + first + count - 1);
 }
 
-void PassRunner::release(const Step& step, std::uint32_t call) {
+void PassRunner::collect(Launch& launch) {
+  if (stretch_ == nullptr) {
+    if (stretches_ == pass_.stretches.size()) pass_.stretches.emplace_back();
+    stretch_ = &pass_.stretches[stretches_++];
+    stretch_->begin(replay_);
+  }
+  stretch_->add(launch);
+}
+
+void PassRunner::end_stretch() {
+  if (stretch_ != nullptr) queue_.launch(&Stretch::run, std::exchange(stretch_, nullptr));
+}
+
+void PassRunner::release(std::uint32_t substep) {
   const TimelinePoint done{slot_.timeline.get(), ++slot_.value};
   queue_.signal(done);
-  lease_.release(step.first_substep + call, done);
+  lease_.release(substep, done);
 }
 
 Status PassRunner::run_launch(void* argument) {
@@ -232,12 +286,21 @@ Status PassRunner::run_launch(void* argument) {
   return {};
 }
 
+// Indices that the caller gave are known now: the rows are fetched while the device is at what came before, and copied when it is done.
 Status PassRunner::run_gather_step(PreparedStep& step) {
   for (std::size_t o = 0; o < step.outputs.size(); ++o) {
     if (step.output_values[o] != kNone) step.outputs[o].data = address(step.output_values[o]);
   }
-  gather_calls_.push_back({this, &step});
-  queue_.launch(&PassRunner::run_gather, &gather_calls_.back());
+  end_stretch();
+  const bool staged = !engine_.device().info().arena_host_addressable;
+  if (const HostTensor* given = staged ? given_input(step.input_values[1]) : nullptr; given != nullptr) {
+    FB_TRY(gather(step, given->data(), step.row_bytes.data()));
+    const std::uint64_t bytes = bytes_of(pass_.places[step.output_values[0]]);
+    if (bytes > 0) queue_.copy(step.outputs[0].data, step.row_bytes.data(), bytes);
+  } else {
+    gather_calls_.push_back({this, &step});
+    queue_.launch(&PassRunner::run_gather, &gather_calls_.back());
+  }
   for (const ValueId id : step.output_values) debug(id);
   return {};
 }
@@ -247,23 +310,25 @@ Status PassRunner::run_gather(void* argument) {
   const GatherCall& call = *static_cast<GatherCall*>(argument);
   PassRunner& runner = *call.runner;
   PreparedStep& step = *call.step;
-  const plan::Weight& weight = runner.engine_.plan().weights[step.step->weights.front().weight];
-  const ValuePlace& indices = runner.pass_.places[step.input_values[1]];
   const std::byte* data = runner.address(step.input_values[1]);
   Device& device = runner.engine_.device();
-  const bool staged = !device.info().arena_host_addressable;
-  if (staged) {
-    FB_TRY(device.copy_now(step.row_bytes.data(), data, bytes_of(indices)));
-    data = step.row_bytes.data();
-  }
+  if (device.info().arena_host_addressable) return runner.gather(step, data, step.outputs[0].data);
+  FB_TRY(device.copy_now(step.row_bytes.data(), data, bytes_of(runner.pass_.places[step.input_values[1]])));
+  FB_TRY(runner.gather(step, step.row_bytes.data(), step.row_bytes.data()));
+  return device.copy_now(step.outputs[0].data, step.row_bytes.data(), bytes_of(runner.pass_.places[step.output_values[0]]));
+}
+
+// The rows that `indices` names; they may lie where the rows go.
+Status PassRunner::gather(PreparedStep& step, const std::byte* indices, std::byte* to) {
+  const plan::Weight& weight = engine_.plan().weights[step.step->weights.front().weight];
   const std::int64_t rows = weight.shape[0];
   for (std::size_t i = 0; i < step.rows.size(); ++i) {
     std::int64_t row = 0;
-    if (indices.dtype == DType::i64) {
-      std::memcpy(&row, data + i * 8, 8);
+    if (pass_.places[step.input_values[1]].dtype == DType::i64) {
+      std::memcpy(&row, indices + i * 8, 8);
     } else {
       std::int32_t narrow = 0;
-      std::memcpy(&narrow, data + i * 4, 4);
+      std::memcpy(&narrow, indices + i * 4, 4);
       row = narrow;
     }
     if (row < -rows || row >= rows) {
@@ -272,14 +337,13 @@ Status PassRunner::run_gather(void* argument) {
     }
     step.rows[i] = row < 0 ? row + rows : row;
   }
-  std::byte* const to = staged ? step.row_bytes.data() : step.outputs[0].data;
-  Status status = runner.lease_.gather_rows(step.step->weights.front().weight, step.rows, to);
-  if (status.ok() && staged) status = device.copy_now(step.outputs[0].data, to, bytes_of(runner.pass_.places[step.output_values[0]]));
+  Status status = lease_.gather_rows(step.step->weights.front().weight, step.rows, to);
   return status.ok() ? Status() : std::move(status).with_context("gathering rows for node '" + step.name + "'");
 }
 
 Status PassRunner::run_load(PreparedStep& step) {
   FB_TRY(enter_segment(*step.step));
+  end_stretch();
   std::byte* to = address(step.output_values[0]);
   const plan::Weight& weight = engine_.plan().weights[step.step->weights.front().weight];
   for (std::uint32_t c = 0; c < step.calls; ++c) {
@@ -288,7 +352,7 @@ Status PassRunner::run_load(PreparedStep& step) {
     const plan::Part& part = engine_.plan().parts[weight.first_part + c];
     queue_.wait(chunk[0].ready);
     if (part.bytes > 0) queue_.copy(to + part.offset_in_weight, chunk[0].data + part.offset_in_chunk, part.bytes);
-    release(*step.step, c);
+    release(step.step->first_substep + c);
   }
   debug(step.output_values[0]);
   return {};
@@ -296,6 +360,7 @@ Status PassRunner::run_load(PreparedStep& step) {
 
 void PassRunner::debug(ValueId value) {
   if (value == kNone || !context_.debug_ || !context_.debug_values_[value]) return;
+  end_stretch();
   debug_calls_.push_back({this, value, iteration_});
   queue_.launch(&PassRunner::run_debug, &debug_calls_.back());
 }
@@ -330,9 +395,12 @@ Status PassRunner::run_debug(void* argument) {
 Status PassRunner::download() {
   const plan::Graph& main = engine_.plan().graphs[0];
   for (std::size_t i = 0; i < main.outputs.size(); ++i) {
-    const std::uint64_t bytes = bytes_of(pass_.places[main.outputs[i]]);
-    if (bytes > 0 && !context_.is_state_output(i)) queue_.copy(context_.outputs_[i].data(), address(main.outputs[i]), bytes);
+    const ValuePlace& place = pass_.places[main.outputs[i]];
+    const std::uint64_t bytes = bytes_of(place);
+    if (bytes == 0 || context_.is_state_output(i) || made_in_block(place)) continue;
+    queue_.copy(context_.outputs_[i].data(), address(main.outputs[i]), bytes);
   }
+  if (pass_.made_bytes > 0) queue_.copy(context_.ends_.data() + pass_.given_bytes, activations_ + pass_.made_offset, pass_.made_bytes);
   for (std::size_t s = 0; s < context_.states_.size(); ++s) {
     const ContextCore::State& state = context_.states_[s];
     const std::uint64_t bytes = bytes_of(pass_.places[main.outputs[state.output]]);
@@ -340,6 +408,22 @@ Status PassRunner::download() {
     queue_.copy(engine_.arena().base() + state.spare, address(main.outputs[state.output]), bytes);
   }
   return {};
+}
+
+// An output that is an input of the pass lies among those.
+bool PassRunner::made_in_block(const ValuePlace& place) const {
+  return place.packed && pass_.made_bytes > 0 && place.offset >= pass_.made_offset;
+}
+
+// When the block has arrived.
+void PassRunner::unpack_outputs() {
+  const plan::Graph& main = engine_.plan().graphs[0];
+  for (std::size_t i = 0; i < main.outputs.size(); ++i) {
+    const ValuePlace& place = pass_.places[main.outputs[i]];
+    if (!made_in_block(place) || context_.is_state_output(i)) continue;
+    const std::byte* const made = context_.ends_.data() + pass_.given_bytes;
+    std::memcpy(context_.outputs_[i].data(), made + (place.offset - pass_.made_offset), bytes_of(place));
+  }
 }
 
 }  // namespace forebay

@@ -21,6 +21,7 @@ class PassRunner {
 
  private:
   friend class DynamicPass;
+  friend class Stretch;
   static constexpr std::size_t kMaxUses = 64;  // weights of one node
   struct DebugCall {
     PassRunner* runner = nullptr;
@@ -36,11 +37,17 @@ class PassRunner {
   static Status run_debug(void* argument);
 
   Status upload();
+  void upload_input(std::size_t i);
+  bool made_in_block(const ValuePlace& place) const;
+  void unpack_outputs();
   Status run_graph(PreparedGraph& graph);
   Status run_step(PreparedStep& step);
   Status run_kernel(PreparedStep& step);
-  void launch(PreparedStep& step, std::uint32_t first, std::uint32_t count);
+  void launch(PreparedStep& step, std::uint32_t first, std::uint32_t count, bool waited);
+  void collect(Launch& launch);
+  void end_stretch();
   Status run_gather_step(PreparedStep& step);
+  Status gather(PreparedStep& step, const std::byte* indices, std::byte* to);
   Status run_load(PreparedStep& step);
   // pass_control.cc
   Status run_if(PreparedStep& step);
@@ -63,7 +70,7 @@ class PassRunner {
   Status run_append(PreparedStep& step);
   static Status run_spread(void* argument);
   void upload_planes(const ValuePlace& place, std::byte* to, const HostTensor& seed);
-  void release(const Step& step, std::uint32_t call);
+  void release(std::uint32_t substep);
   void debug(plan::ValueId value);
   Status download();
   std::byte* address(plan::ValueId value) const;  // in the activation part; null for weights
@@ -77,6 +84,12 @@ class PassRunner {
   std::byte* activations_ = nullptr;
   std::uint64_t capacity_ = 0;          // of the activation part of one pass
   std::uint32_t segment_ = plan::kNone;
+  // Of the main graph, where shapes are settled: launches of what is resident are collected, and nothing is signalled behind them.
+  ReplayDevice* replay_ = nullptr;
+  bool collects_ = false;
+  Stretch* stretch_ = nullptr;          // begun, not yet given to the queue
+  std::size_t stretches_ = 0;           // begun in this pass
+  std::uint32_t unreleased_ = plan::kNone;  // last substep launched without a signal
   std::uint64_t host_waits_ = 0;
   std::int64_t iteration_ = 0;          // of the innermost loop, for debug callbacks
   std::deque<std::int64_t> numbers_;    // iteration counts on their way into the arena

@@ -18,6 +18,23 @@ namespace {
 using plan::kNone;
 using plan::ValueId;
 
+// A Transpose that moves nothing but dimensions of one element: the bytes stay as they are.
+bool still(const plan::Plan& plan, const Step& step, const Operands& o) {
+  const plan::Node& node = *step.node;
+  if (node.op != "Transpose" || !node.domain.empty() || step.kind != Step::Kind::kernel || !step.weights.empty()) return false;
+  if (dtype_bits(o.inputs[0].dtype) < 8) return false;
+  const std::vector<std::int64_t>& dims = o.inputs[0].dims;
+  const auto given = NodeView(node, plan).integers("perm");
+  std::int64_t last = -1;
+  for (std::size_t i = 0; i < dims.size(); ++i) {
+    const auto axis = static_cast<std::int64_t>(given.empty() ? dims.size() - 1 - i : static_cast<std::size_t>(given[i]));
+    if (dims[static_cast<std::size_t>(axis)] == 1) continue;
+    if (axis < last) return false;
+    last = axis;
+  }
+  return true;
+}
+
 std::string dim_text(const plan::Dim& dim) { return dim.size >= 0 ? std::to_string(dim.size) : dim.name.empty() ? "?" : dim.name; }
 
 }  // namespace
@@ -157,7 +174,7 @@ Status Preparer::prepare_node(const Step& step, PreparedGraph& out) {
     for (std::size_t i = 0; i < node.inputs.size(); ++i) known = known && (node.inputs[i] == kNone || o.values[i] != nullptr);
   }
   if (known) return evaluate(step, o);
-  if (step.kind == Step::Kind::view) {
+  if (step.kind == Step::Kind::view || still(plan_, step, o)) {
     for (std::size_t i = 1; i < node.outputs.size(); ++i) {
       if (node.outputs[i] != kNone) return view.unsupported("a second output of a view");
     }
@@ -298,6 +315,27 @@ void Preparer::place_states() {
   }
 }
 
+// Small inputs and outputs side by side, in memory of their own. Only where copies are made at all.
+void Preparer::pack_ends(std::uint64_t* used) {
+  constexpr std::uint64_t kMostEach = 1 << 20, kMost = 8 << 20;
+  if (device_ == nullptr || device_->info().arena_host_addressable || *used > kMost) return;
+  const plan::Graph& main = plan_.graphs[0];
+  const auto pack = [&](ValueId id, std::uint64_t limit) {
+    while (pass_->places[id].root != kNone && pass_->places[id].root != id) id = pass_->places[id].root;
+    ValuePlace& place = pass_->places[id];
+    const std::uint64_t bytes = lives_[id].bytes;
+    if (!place.stored || place.packed || place.host != nullptr || place.home != ValuePlace::Home::activations) return;
+    if (bytes == 0 || bytes > kMostEach || *used + bytes > limit) return;
+    place.packed = true;
+    place.offset = *used;
+    *used += align_up(bytes, 64);
+  };
+  for (const ValueId id : main.inputs) pack(id, kMost);
+  pass_->given_bytes = pass_->made_offset = *used;
+  for (const ValueId id : main.outputs) pack(id, pass_->made_offset + kMost);
+  pass_->made_bytes = *used - pass_->made_offset;
+}
+
 void Preparer::place_all() {
   std::uint64_t constants = 0;
   for (std::size_t v = 0; v < upload_.size(); ++v) {
@@ -306,11 +344,12 @@ void Preparer::place_all() {
     pass_->places[v].offset = constants;
     constants += align_up(std::max<std::uint64_t>(1, pass_->places[v].host->bytes()), 64);
   }
+  pack_ends(&constants);
   std::vector<Lifetime> lifetimes;
   std::vector<ValueId> owners;
   for (std::size_t v = 0; v < lives_.size(); ++v) {
     const ValuePlace& place = pass_->places[v];
-    if (!place.stored || place.root != v || place.home != ValuePlace::Home::activations) continue;
+    if (!place.stored || place.packed || place.root != v || place.home != ValuePlace::Home::activations) continue;
     lifetimes.push_back({lives_[v].first, lives_[v].last, lives_[v].bytes, 0});
     owners.push_back(static_cast<ValueId>(v));
   }
@@ -324,6 +363,7 @@ void Preparer::place_all() {
       // Views of views end at the value that owns the storage.
       while (pass_->places[place.root].root != place.root) place.root = pass_->places[place.root].root;
       place.offset = pass_->places[place.root].offset;
+      place.packed = pass_->places[place.root].packed;
       place.home = pass_->places[place.root].home;
       place.state = pass_->places[place.root].state;
     }

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <string>
@@ -13,6 +14,7 @@
 #include "forebay/status.h"
 #include "runtime/compiled_plan.h"
 #include "runtime/op.h"
+#include "runtime/stretch.h"
 #include "runtime/thread_pool.h"
 
 namespace forebay {
@@ -39,6 +41,7 @@ struct ValuePlace {
   DType dtype = DType::none;
   Shape shape;
   bool stored = false;        // in the activation part at `offset` (of `root`)
+  bool packed = false;        // beside the other small inputs, or outputs, of the pass
   plan::ValueId root = plan::kNone;  // the value whose storage this is (views)
   std::uint64_t offset = 0;
   const HostTensor* host = nullptr;  // contents known on the host
@@ -113,6 +116,10 @@ struct PreparedPass {
     std::uint64_t offset = 0;
   };
   std::vector<Upload> uploads;            // host-known values that kernels read: copied in at the start of each pass
+  std::deque<Stretch> stretches;          // in the order of a pass, made as they are needed; on devices that record
+  // Where one copy each way serves small inputs and outputs: [0, given_bytes) of the activation part are uploads and inputs, and
+  // [made_offset, made_offset + made_bytes) outputs. 0: copied one by one.
+  std::uint64_t given_bytes = 0, made_offset = 0, made_bytes = 0;
   std::string kernel_ids;                 // in order, for numerics_id
   // Set where shapes depend on data: `main` is empty then, places are settled while the pass runs, activation_bytes is what is reserved.
   std::shared_ptr<DynamicPass> dynamic;

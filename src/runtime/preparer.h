@@ -64,6 +64,7 @@ class Preparer {
   bool spread(PreparedStep& concat);
   void place_states();
   void place_all();
+  void pack_ends(std::uint64_t* used);
   void bind_graph(PreparedGraph& graph);
   // unsupported, noting that the pass has to settle its shapes as it goes.
   Status depends_on_data(const plan::Node& node, std::string message);

@@ -400,5 +400,39 @@ TEST(DataShapes, ScanRunsBodiesWhoseShapesDependOnData) {
   world.expect(with(only("x", x.clone()), "bias", floats(Shape{1}, {4})), "last", floats(Shape{1}, {4}));
 }
 
+// At shapes where a Transpose moves only dimensions of one element no kernel runs for it, and its value is the input's bytes; at others it does.
+TEST(DataShapes, TransposesThatMoveNothingAreViews) {
+  OnnxMaker maker;
+  auto graph = maker.graph();
+  graph.input("x", DType::f32, {"a", "b", "c", 2});
+  graph.node("Transpose", {"x"}, {"t"}).set("perm", std::vector<std::int64_t>{0, 2, 1, 3});
+  graph.node("Neg", {"t"}, {"n"});
+  graph.node("Transpose", {"n"}, {"y"}).set("perm", std::vector<std::int64_t>{1, 0, 2, 3});
+  graph.output("y", DType::f32, {"c", "a", "b", 2});
+  World world(maker);
+  ASSERT_VALUE(ExecutionContext context, world.engine().create_context());
+  context.set_profiling(true);
+  struct Case {
+    Shape in, out;
+    int moves;
+    std::vector<float> want;  // of 0, 1, 2, ...
+  };
+  const Case cases[] = {{Shape{1, 3, 1, 2}, Shape{1, 1, 3, 2}, 0, {0, -1, -2, -3, -4, -5}},
+                        {Shape{1, 2, 2, 2}, Shape{2, 1, 2, 2}, 1, {0, -1, -4, -5, -2, -3, -6, -7}},
+                        {Shape{2, 1, 2, 2}, Shape{2, 2, 1, 2}, 1, {0, -1, -4, -5, -2, -3, -6, -7}},
+                        {Shape{1, 1, 4, 2}, Shape{4, 1, 1, 2}, 0, {0, -1, -2, -3, -4, -5, -6, -7}}};
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.in.to_string());
+    std::vector<float> values(c.want.size());
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i);
+    ASSERT_VALUE(const HostTensor got, run_once(context, only("x", floats(c.in, values))));
+    EXPECT_EQ(got.shape(), c.out);
+    for (std::size_t i = 0; i < c.want.size(); ++i) EXPECT_EQ(got.as<float>()[i], c.want[i]) << i;
+    int moves = 0;
+    for (const PassProfile::Op& op : context.profile().ops) moves += op.op == "Transpose" ? 1 : 0;
+    EXPECT_EQ(moves, c.moves);
+  }
+}
+
 }  // namespace
 }  // namespace forebay

@@ -240,7 +240,7 @@ TEST_F(CudaKernels, MatrixVectorProductsHaveTheBitsOfTheCpu) {
       }
     }
   }
-  EXPECT_EQ(merged_, 3 * 24);  // all in [N,K] form
+  EXPECT_EQ(merged_, 2 * 3 * 24);  // all
   EXPECT_EQ(ids_, (std::set<std::string>{"cuda.gemv256", "cuda.gemv_axpy"}));
 }
 

@@ -9,6 +9,7 @@
 #include "runtime/cuda/cuda_arena.h"
 #include "runtime/cuda/cuda_kernels.h"
 #include "runtime/cuda/cuda_queue.h"
+#include "runtime/cuda/cuda_recording.h"
 #include "runtime/device_library.h"
 
 namespace forebay::cuda {
@@ -17,7 +18,7 @@ namespace {
 constexpr int kOldest =
     FOREBAY_CUDA_OLDEST;  // compute capability, ten times: what the library has machine code for
 
-class CudaDevice final : public Device {
+class CudaDevice final : public Device, public ReplayDevice {
  public:
   static Result<std::unique_ptr<Device>> open() {
     auto state = std::make_shared<CudaState>();
@@ -81,6 +82,9 @@ class CudaDevice final : public Device {
                                 "copying " + std::to_string(bytes) + " bytes"));
     return state_->errors.check(cudaStreamSynchronize(stream), "work of the device");
   }
+
+  std::unique_ptr<Recording> record(Queue::HostFunction work, void* argument) override { return record_graph(work, argument, state_); }
+  Status replay(Recording& recording) override { return replay_graph(recording); }
 
  private:
   CudaDevice(std::shared_ptr<CudaState> state, const cudaDeviceProp& facts)

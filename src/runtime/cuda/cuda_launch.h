@@ -70,6 +70,18 @@ bool castable(DType from, DType to);
 // y[walk] = a[walk], elements of 1, 2, 4, 8 or 16 bytes.
 cudaError_t launch_copy(int element_bytes, const Walk& walk, void* y, const void* a,
                         cudaStream_t stream);
+// Several at once, none empty.
+struct CopyTask {
+  static constexpr int kMost = 4;
+  struct Part {
+    Walk walk;
+    void* to = nullptr;
+    const void* from = nullptr;
+  };
+  int count = 0;
+  Part parts[kMost];
+};
+cudaError_t launch_copies(int element_bytes, const CopyTask& task, cudaStream_t stream);
 struct GatherTask {
   std::int64_t outer = 1, rows = 1, inner = 1,
                count = 1;  // a is [outer, rows, inner], y [outer, count, inner]
@@ -123,6 +135,7 @@ struct ProductTask {
   Activation activation = Activation::none;  // of the finished value, in f32
   float activation_alpha = 0, activation_beta = 0;
   bool first = true, last = true;  // of the sums
+  bool constant_b = false;         // a weight: no kernel writes it
 };
 // At most 8 rows, B as [n, k] rows without gaps: the order of additions of runtime/cpu/gemv.h, the
 // same bits.
@@ -134,9 +147,12 @@ struct SlabTable {
   std::int64_t rows = 1;
 };
 cudaError_t launch_row_dot_slabs(const ProductTask& task, const SlabTable& table, cudaStream_t stream);
+// Two products of the same activations, types and k, of one batch.
+cudaError_t launch_row_dot_pair(const ProductTask (&tasks)[2], const SlabTable (&tables)[2], cudaStream_t stream);
 // At most 8 rows, B as [k, n]: one FMA chain an output in the order of k, carried over in sums. The
 // same bits as the CPU's.
 cudaError_t launch_axpy(const ProductTask& task, cudaStream_t stream);
+cudaError_t launch_axpy_slabs(const ProductTask& task, const SlabTable& table, cudaStream_t stream);  // of k
 // Any number of rows, any strides: one FMA chain an output in the order of k.
 cudaError_t launch_tiles(const ProductTask& task, cudaStream_t stream);
 // sums to y, when another made the sums.

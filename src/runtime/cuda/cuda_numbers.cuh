@@ -5,7 +5,9 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "runtime/cuda/cuda_launch.h"
 
@@ -56,6 +58,49 @@ __device__ inline float activate(Activation activation, float alpha, float beta,
 inline unsigned blocks_for(std::int64_t count, unsigned threads) {
   const std::int64_t blocks = (count + threads - 1) / threads;
   return static_cast<unsigned>(blocks > 65535 * 16 ? 65535 * 16 : blocks < 1 ? 1 : blocks);
+}
+
+// A kernel that is launched by launch_after may start before the one ahead of it on the stream has ended: until after_previous() it touches
+// nothing that others write. Every block calls it, so that whoever waits for this kernel has waited for all before it.
+__device__ inline void after_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch_after(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared, cudaStream_t stream,
+                         Arguments... arguments) {
+  constexpr std::size_t kAlways = 48 << 10;  // more shared memory has to be asked for
+  if (shared > kAlways) {
+    const cudaError_t asked = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+    if (asked != cudaSuccess) return asked;
+  }
+  // Code made for older devices has no wait in it, wherever it runs.
+  cudaFuncAttributes made;
+  const cudaError_t told = cudaFuncGetAttributes(&made, kernel);
+  if (told != cudaSuccess) return told;
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = made.ptxVersion >= 90 ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
+}
+
+// 16 bytes that nobody reads again.
+__device__ inline uint4 read_once(const void* from) {
+  uint4 bits;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
+               : "l"(from));
+  return bits;
 }
 
 // Places of element `index` in each operand.

@@ -68,7 +68,8 @@ __device__ inline bool comparison(BinaryOp op, C a, C b) {
 }
 
 template <typename T>
-__global__ void float_binary(BinaryOp op, Walk walk, T* y, const T* a, const T* b) {
+__global__ void float_binary(BinaryOp op, const __grid_constant__ Walk walk, T* y, const T* a, const T* b) {
+  after_previous();
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
        i < walk.total; i += step) {
@@ -109,17 +110,12 @@ __global__ void integer_compare(BinaryOp op, Walk walk, std::uint8_t* y, const T
 }
 
 template <typename T>
-void start_float(BinaryOp op, const Walk& walk, void* y, const void* a, const void* b,
-                 cudaStream_t stream) {
+cudaError_t start_float(BinaryOp op, const Walk& walk, void* y, const void* a, const void* b, cudaStream_t stream) {
   const unsigned blocks = blocks_for(walk.total, kThreads);
-  if (op >= BinaryOp::equal) {
-    float_compare<T><<<blocks, kThreads, 0, stream>>>(op, walk, static_cast<std::uint8_t*>(y),
-                                                      static_cast<const T*>(a),
-                                                      static_cast<const T*>(b));
-  } else {
-    float_binary<T><<<blocks, kThreads, 0, stream>>>(
-        op, walk, static_cast<T*>(y), static_cast<const T*>(a), static_cast<const T*>(b));
-  }
+  if (op < BinaryOp::equal) return launch_after(float_binary<T>, dim3(blocks), kThreads, 0, stream, op, walk, y, a, b);
+  float_compare<T><<<blocks, kThreads, 0, stream>>>(op, walk, static_cast<std::uint8_t*>(y), static_cast<const T*>(a),
+                                                    static_cast<const T*>(b));
+  return cudaGetLastError();
 }
 template <typename T>
 void start_integer(BinaryOp op, const Walk& walk, void* y, const void* a, const void* b,
@@ -178,6 +174,7 @@ __global__ void float_unary(UnaryOp op, std::int64_t count, T* y, const T* a) {
 
 template <typename T>
 __global__ void float_activation(Activation activation, float alpha, float beta, std::int64_t count, T* y, const T* a) {
+  after_previous();
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
     y[i] = narrow<T>(activate(activation, alpha, beta, widen(a[i])));
@@ -185,7 +182,8 @@ __global__ void float_activation(Activation activation, float alpha, float beta,
 }
 
 template <typename T, typename C>
-__global__ void rotate(RotateTask task, T* y, const T* x, const C* cosines, const C* sines) {
+__global__ void rotate(const __grid_constant__ RotateTask task, T* y, const T* x, const C* cosines, const C* sines) {
+  after_previous();
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < task.walk.total; i += step) {
     std::int64_t at[3];
@@ -199,9 +197,7 @@ template <typename T>
 cudaError_t start_rotate(DType table_type, const RotateTask& task, void* y, const void* x, const void* cosines, const void* sines, cudaStream_t stream) {
   const auto go = [&](auto tag) {
     using C = decltype(tag);
-    rotate<<<blocks_for(task.walk.total, kThreads), kThreads, 0, stream>>>(task, static_cast<T*>(y), static_cast<const T*>(x), static_cast<const C*>(cosines),
-                                                                           static_cast<const C*>(sines));
-    return cudaGetLastError();
+    return launch_after(rotate<T, C>, dim3(blocks_for(task.walk.total, kThreads)), kThreads, 0, stream, task, y, x, cosines, sines);
   };
   switch (table_type) {
     case DType::f32: return go(float());
@@ -281,14 +277,11 @@ cudaError_t launch_binary(BinaryOp op, DType type, const Walk& walk, void* y, co
   if (walk.total == 0) return cudaSuccess;
   switch (type) {
     case DType::f32:
-      start_float<float>(op, walk, y, a, b, stream);
-      break;
+      return start_float<float>(op, walk, y, a, b, stream);
     case DType::f16:
-      start_float<__half>(op, walk, y, a, b, stream);
-      break;
+      return start_float<__half>(op, walk, y, a, b, stream);
     case DType::bf16:
-      start_float<__nv_bfloat16>(op, walk, y, a, b, stream);
-      break;
+      return start_float<__nv_bfloat16>(op, walk, y, a, b, stream);
     case DType::i32:
       start_integer<std::int32_t>(op, walk, y, a, b, stream);
       break;
@@ -380,8 +373,7 @@ cudaError_t launch_activation(Activation activation, float alpha, float beta, DT
   if (count == 0) return cudaSuccess;
   const auto go = [&](auto tag) {
     using T = decltype(tag);
-    float_activation<<<blocks_for(count, kThreads), kThreads, 0, stream>>>(activation, alpha, beta, count, static_cast<T*>(y), static_cast<const T*>(a));
-    return cudaGetLastError();
+    return launch_after(float_activation<T>, dim3(blocks_for(count, kThreads)), kThreads, 0, stream, activation, alpha, beta, count, y, a);
   };
   switch (type) {
     case DType::f32: return go(float());

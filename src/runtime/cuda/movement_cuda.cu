@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "runtime/cuda/cuda_numbers.cuh"
 
 namespace forebay::cuda {
@@ -6,19 +8,23 @@ namespace {
 constexpr unsigned kThreads = 256;
 
 template <typename T>
-__global__ void copy_walk(Walk walk, T* y, const T* a) {
+__global__ void copy_walks(const __grid_constant__ CopyTask task) {
+  after_previous();
+  const CopyTask::Part& part = task.parts[blockIdx.y];
+  const T* from = static_cast<const T*>(part.from);
+  T* to = static_cast<T*>(part.to);
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-       i < walk.total; i += step) {
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < part.walk.total; i += step) {
     std::int64_t at[2];
-    locate(walk, i, at);
-    y[at[0]] = a[at[1]];
+    locate(part.walk, i, at);
+    to[at[0]] = from[at[1]];
   }
 }
 template <typename T>
-void start_copy(const Walk& walk, void* y, const void* a, cudaStream_t stream) {
-  copy_walk<<<blocks_for(walk.total, kThreads), kThreads, 0, stream>>>(walk, static_cast<T*>(y),
-                                                                       static_cast<const T*>(a));
+cudaError_t start_copies(const CopyTask& task, cudaStream_t stream) {
+  std::int64_t most = 0;
+  for (int p = 0; p < task.count; ++p) most = std::max(most, task.parts[p].walk.total);
+  return launch_after(copy_walks<T>, dim3(blocks_for(most, kThreads), static_cast<unsigned>(task.count)), kThreads, 0, stream, task);
 }
 
 template <typename T>
@@ -44,29 +50,23 @@ void start_gather(const GatherTask& task, void* y, const void* a, const void* in
 
 }  // namespace
 
-cudaError_t launch_copy(int element_bytes, const Walk& walk, void* y, const void* a,
-                        cudaStream_t stream) {
-  if (walk.total == 0) return cudaSuccess;
+cudaError_t launch_copies(int element_bytes, const CopyTask& task, cudaStream_t stream) {
+  if (task.count == 0) return cudaSuccess;
   switch (element_bytes) {
-    case 1:
-      start_copy<std::uint8_t>(walk, y, a, stream);
-      break;
-    case 2:
-      start_copy<std::uint16_t>(walk, y, a, stream);
-      break;
-    case 4:
-      start_copy<std::uint32_t>(walk, y, a, stream);
-      break;
-    case 8:
-      start_copy<std::uint64_t>(walk, y, a, stream);
-      break;
-    case 16:
-      start_copy<uint4>(walk, y, a, stream);
-      break;
-    default:
-      return cudaErrorInvalidValue;
+    case 1: return start_copies<std::uint8_t>(task, stream);
+    case 2: return start_copies<std::uint16_t>(task, stream);
+    case 4: return start_copies<std::uint32_t>(task, stream);
+    case 8: return start_copies<std::uint64_t>(task, stream);
+    case 16: return start_copies<uint4>(task, stream);
+    default: return cudaErrorInvalidValue;
   }
-  return cudaGetLastError();
+}
+
+cudaError_t launch_copy(int element_bytes, const Walk& walk, void* y, const void* a, cudaStream_t stream) {
+  CopyTask task;
+  task.count = walk.total > 0 ? 1 : 0;
+  task.parts[0] = {walk, y, a};
+  return launch_copies(element_bytes, task, stream);
 }
 
 cudaError_t launch_gather(int element_bytes, const GatherTask& task, void* y, const void* a,

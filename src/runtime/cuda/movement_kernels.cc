@@ -3,6 +3,7 @@
 #include <array>
 
 #include "runtime/cuda/kernel_base.h"
+#include "runtime/merged_kernel.h"
 #include "runtime/ops/infer.h"
 
 namespace forebay::cuda {
@@ -42,18 +43,35 @@ void widen_elements(Move& move) {
   move.element_bytes *= factor;
 }
 
-class MoveKernel : public CudaKernel {
+class MoveKernel : public CudaKernel, public PairedKernel {
  public:
   using CudaKernel::CudaKernel;
+  // Neighbours of the same element size share a launch.
   Status run(const KernelCall& call) override {
+    CopyTask task;
+    int element_bytes = 0;
     for (const Move& move : moves_) {
-      std::byte* const to = call.outputs[move.output].data;
-      if (to == nullptr) continue;
-      FB_TRY(check(launch_copy(move.element_bytes, move.walk, to + move.to * move.element_bytes,
-                               call.inputs[move.input].data + move.from * move.element_bytes,
-                               queue_stream())));
+      if (task.count == CopyTask::kMost || (task.count > 0 && move.element_bytes != element_bytes)) {
+        FB_TRY(check(launch_copies(element_bytes, task, queue_stream())));
+        task.count = 0;
+      }
+      put(move, call, &task, &element_bytes);
     }
-    return {};
+    return check(launch_copies(element_bytes, task, queue_stream()));
+  }
+
+  // As the two halves of a cache.
+  Result<bool> run_pair(std::span<const KernelCall> calls, Kernel& other, std::span<const KernelCall> others) override {
+    auto* const second = dynamic_cast<MoveKernel*>(&other);
+    if (second == nullptr || moves_.size() + second->moves_.size() > CopyTask::kMost || moves_.empty()) return false;
+    const auto same = [&](const Move& move) { return move.element_bytes == moves_[0].element_bytes; };
+    if (!std::all_of(moves_.begin(), moves_.end(), same) || !std::all_of(second->moves_.begin(), second->moves_.end(), same)) return false;
+    CopyTask task;
+    int element_bytes = 0;
+    for (const Move& move : moves_) put(move, calls[0], &task, &element_bytes);
+    for (const Move& move : second->moves_) put(move, others[0], &task, &element_bytes);
+    FB_TRY(check(launch_copies(element_bytes, task, queue_stream())));
+    return true;
   }
 
  protected:
@@ -66,6 +84,16 @@ class MoveKernel : public CudaKernel {
     moves_.push_back(move);
   }
   std::vector<Move> moves_;
+
+ private:
+  // Outputs that nobody wants are left out.
+  static void put(const Move& move, const KernelCall& call, CopyTask* task, int* element_bytes) {
+    std::byte* const to = call.outputs[move.output].data;
+    if (to == nullptr) return;
+    *element_bytes = move.element_bytes;
+    const std::byte* const from = call.inputs[move.input].data;
+    task->parts[task->count++] = {move.walk, to + move.to * move.element_bytes, from + move.from * move.element_bytes};
+  }
 };
 
 class TransposeKernel final : public MoveKernel {

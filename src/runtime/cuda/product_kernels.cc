@@ -22,7 +22,7 @@ std::optional<std::int64_t> even_step(std::span<const std::int64_t> offsets) {
   return step;
 }
 
-class ProductKernel final : public MergedKernel {
+class ProductKernel final : public MergedKernel, public PairedKernel {
  public:
   struct Finish {
     Activation activation = Activation::none;
@@ -60,6 +60,7 @@ class ProductKernel final : public MergedKernel {
     task_.y_batch = layout_.m * layout_.n;
     task_.alpha = spec_.alpha;
     task_.beta = spec_.beta;
+    task_.constant_b = context.sliced_input == 1;
     task_.activation = finish_.activation;
     task_.activation_alpha = finish_.alpha;
     task_.activation_beta = finish_.beta;
@@ -102,21 +103,47 @@ class ProductKernel final : public MergedKernel {
     return {};
   }
 
-  bool merges() const override { return way_ == Way::row_dot && consumption_ == plan::Consumption::by_output && even_slabs_; }
+  bool merges() const override {
+    if (!even_slabs_) return false;
+    if (way_ == Way::axpy) return consumption_ == plan::Consumption::by_reduction;
+    return way_ == Way::row_dot && consumption_ == plan::Consumption::by_output;
+  }
   Status run_merged(std::span<const KernelCall> calls) override {
-    ProductTask task = task_of(calls[0]);
     SlabTable table;
-    table.rows = calls[0].inputs[1].shape[0];
-    task.n = 0;
-    for (std::size_t i = 0; i < calls.size(); ++i) {
-      table.slabs[i] = calls[i].inputs[1].data;
-      task.n += calls[i].inputs[1].shape[0];
-    }
-    return check(launch_row_dot_slabs(task, table, queue_stream()));
+    const ProductTask task = joined(calls, &table);
+    return check(way_ == Way::row_dot ? launch_row_dot_slabs(task, table, queue_stream()) : launch_axpy_slabs(task, table, queue_stream()));
+  }
+
+  // As gate and up of a gated layer: two weights, the same activations.
+  Result<bool> run_pair(std::span<const KernelCall> calls, Kernel& other, std::span<const KernelCall> others) override {
+    auto* const second = dynamic_cast<ProductKernel*>(&other);
+    if (second == nullptr || !pairs() || !second->pairs() || type_ != second->type_) return false;
+    SlabTable tables[2];
+    const ProductTask tasks[2] = {joined(calls, &tables[0]), second->joined(others, &tables[1])};
+    const bool same = tasks[0].a == tasks[1].a && tasks[0].a_row == tasks[1].a_row && tasks[0].m == tasks[1].m && tasks[0].k == tasks[1].k;
+    if (!same || tasks[0].m == 0 || tasks[0].n == 0 || tasks[1].n == 0) return false;
+    FB_TRY(check(launch_row_dot_pair(tasks, tables, queue_stream())));
+    return true;
   }
 
  private:
   enum class Way : std::uint8_t { row_dot, axpy, tiles, library };
+
+  bool pairs() const { return way_ == Way::row_dot && consumption_ == plan::Consumption::by_output && even_slabs_ && task_.batches == 1; }
+
+  // The calls of slabs that follow each other as one task over the slabs of the table.
+  ProductTask joined(std::span<const KernelCall> calls, SlabTable* table) const {
+    ProductTask task = task_of(calls[0]);
+    table->rows = calls[0].inputs[1].shape[0];
+    std::int64_t& length = way_ == Way::row_dot ? task.n : task.k;
+    length = 0;
+    for (std::size_t i = 0; i < calls.size(); ++i) {
+      table->slabs[i] = calls[i].inputs[1].data;
+      length += calls[i].inputs[1].shape[0];
+    }
+    if (way_ == Way::axpy) task.last = calls.back().slab + 1 == calls.back().slab_count;
+    return task;
+  }
 
   ProductTask task_of(const KernelCall& call) const {
     ProductTask task = task_;

@@ -73,40 +73,6 @@ __global__ void softmax(std::int64_t rows, std::int64_t length, T* y, const T* a
   }
 }
 
-// The row with skip and bias, in f32 as it is normalised.
-template <typename T>
-__device__ inline float norm_input(const NormTask& task, std::int64_t row, std::int64_t i) {
-  float x = widen(static_cast<const T*>(task.x)[row * task.length + i]);
-  if (task.skip != nullptr) x += widen(static_cast<const T*>(task.skip)[(row * task.length) % task.skip_count + i]);
-  if (task.bias != nullptr) x += widen(static_cast<const T*>(task.bias)[i]);
-  return x;
-}
-template <typename T, typename S>
-__global__ void norm(const __grid_constant__ NormTask task) {
-  for (std::int64_t row = blockIdx.x; row < task.rows; row += gridDim.x) {
-    const auto count = static_cast<float>(task.length);
-    float mean = 0;
-    if (task.centred) {
-      float sum = 0;
-      for (std::int64_t i = threadIdx.x; i < task.length; i += kThreads) sum += norm_input<T>(task, row, i);
-      mean = fold_block(sum, Sum()) / count;
-    }
-    float squares = 0;
-    for (std::int64_t i = threadIdx.x; i < task.length; i += kThreads) {
-      const float x = norm_input<T>(task, row, i) - mean;
-      squares += x * x;
-    }
-    const float inverse = 1.0f / sqrtf(fold_block(squares, Sum()) / count + task.epsilon);
-    for (std::int64_t i = threadIdx.x; i < task.length; i += kThreads) {
-      const float x = norm_input<T>(task, row, i);
-      float y = (x - mean) * inverse * widen(static_cast<const S*>(task.scale)[i]);
-      if (task.shift != nullptr) y += widen(static_cast<const S*>(task.shift)[i]);
-      if (task.sum != nullptr) static_cast<T*>(task.sum)[row * task.length + i] = narrow<T>(x);
-      static_cast<S*>(task.y)[row * task.length + i] = narrow<S>(y);
-    }
-  }
-}
-
 unsigned blocks_of(std::int64_t rows) {
   return static_cast<unsigned>(rows < 65535 ? rows : 65535);
 }
@@ -155,35 +121,6 @@ cudaError_t launch_softmax(DType type, std::int64_t rows, std::int64_t length, v
       return cudaErrorInvalidValue;
   }
   return cudaGetLastError();
-}
-
-namespace {
-
-template <typename T, typename S>
-cudaError_t start_norm(const NormTask& task, cudaStream_t stream) {
-  norm<T, S><<<blocks_of(task.rows), kThreads, 0, stream>>>(task);
-  return cudaGetLastError();
-}
-template <typename T>
-cudaError_t norm_by_scale(const NormTask& task, cudaStream_t stream) {
-  switch (task.scale_type) {
-    case DType::f32: return start_norm<T, float>(task, stream);
-    case DType::f16: return start_norm<T, __half>(task, stream);
-    case DType::bf16: return start_norm<T, __nv_bfloat16>(task, stream);
-    default: return cudaErrorInvalidValue;
-  }
-}
-
-}  // namespace
-
-cudaError_t launch_norm(const NormTask& task, cudaStream_t stream) {
-  if (task.rows == 0 || task.length == 0) return cudaSuccess;
-  switch (task.type) {
-    case DType::f32: return norm_by_scale<float>(task, stream);
-    case DType::f16: return norm_by_scale<__half>(task, stream);
-    case DType::bf16: return norm_by_scale<__nv_bfloat16>(task, stream);
-    default: return cudaErrorInvalidValue;
-  }
 }
 
 }  // namespace forebay::cuda

@@ -1,0 +1,59 @@
+// Launches that wait for nothing, one behind the other, given to a queue as one command. A device
+// that can keeps what they gave to its stream and runs it again as it is, while every address is
+// the same: a CUDA graph.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "forebay/status.h"
+#include "runtime/device.h"
+
+namespace forebay {
+
+struct Launch;
+
+class Recording {  // belongs to whoever asked for it; may be destroyed on any thread
+ public:
+  virtual ~Recording() = default;
+};
+
+// What a device also is that can record. Both are called by functions that a queue runs.
+class ReplayDevice {
+ public:
+  virtual ~ReplayDevice() = default;
+  // Calls `work`, keeping what it launches in place of running it. Null where a call of its cannot
+  // be kept: nothing has run then.
+  virtual std::unique_ptr<Recording> record(Queue::HostFunction work, void* argument) = 0;
+  virtual Status replay(Recording& recording) = 0;
+};
+
+class Stretch {
+ public:
+  static constexpr std::size_t kLeast = 8;  // launches that are worth it
+  static constexpr std::size_t kKept = 4;   // a pass whose states change places has two
+
+  void begin(ReplayDevice* device);
+  void add(Launch& launch);
+  bool empty() const { return launches_.empty(); }
+  // For Queue::launch; the argument is the stretch, which stays as it is until it has run.
+  static Status run(void* stretch);
+
+ private:
+  using Key = std::vector<const void*>;  // every launch with the addresses it is given
+  struct Kept {
+    Key key;
+    std::unique_ptr<Recording> recording;  // null: seen once, or it cannot be kept
+    bool refused = false;
+  };
+  static Status run_all(void* stretch);
+  static Result<bool> run_pair(const Launch& one, const Launch& next);
+
+  ReplayDevice* device_ = nullptr;
+  std::vector<Launch*> launches_;
+  Key key_;
+  std::vector<Kept> kept_;  // the last used first
+};
+
+}  // namespace forebay

@@ -1,0 +1,140 @@
+// Passes that come again are recorded and replayed on the CUDA device: the bits of the first, plain
+// pass, and the right ones after a refit, a change of the budget, of shapes and of places. Skips
+// where there is no GPU, and says so.
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "api/engine_world.h"
+#include "runtime/device_library.h"
+
+namespace forebay {
+namespace {
+
+using namespace test;
+
+constexpr int kLayers = 12;
+constexpr std::int64_t kSide = 256;
+
+// x[batch,256] -> (two products with rows of weights, the one gating the other, skip, norm,
+// transposes that move nothing at batch 1) x layers -> y.
+OnnxMaker make_tower(const Tensors& weights) {
+  OnnxMaker maker;
+  auto graph = maker.graph();
+  graph.input("x", DType::f32, {"batch", kSide});
+  std::string value = "x";
+  for (const auto& [name, tensor] : weights) graph.initializer(name, tensor);
+  for (int i = 0; i < kLayers; ++i) {
+    const std::string n = std::to_string(i), out = i + 1 == kLayers ? "y" : "n" + n;
+    graph.node("Gemm", {value, "w" + n, "b" + n}, {"g" + n}).set("transB", 1);
+    graph.node("Gemm", {value, "w" + std::to_string((i + 1) % kLayers)}, {"e" + n})
+        .set("transB", 1);
+    graph.node("Mul", {"g" + n, "e" + n}, {"p" + n});
+    graph.node("Tanh", {"p" + n}, {"t" + n});
+    graph.node("Transpose", {"t" + n}, {"u" + n}).set("perm", std::vector<std::int64_t>{1, 0});
+    graph.node("Transpose", {"u" + n}, {"v" + n}).set("perm", std::vector<std::int64_t>{1, 0});
+    graph.node("Add", {"v" + n, value}, {"s" + n});
+    graph.node("LayerNormalization", {"s" + n, "b" + n}, {out}).set("axis", -1);
+    value = out;
+  }
+  graph.output("y", DType::f32, {"batch", kSide});
+  return maker;
+}
+
+class CudaResident : public testing::Test {
+ protected:
+  void SetUp() override {
+    auto device = load_device("cuda");
+    if (!device.ok()) GTEST_SKIP() << device.status().to_string();
+    BuildOptions build;
+    build.slab_bytes = 32 << 10;
+    auto plan = build_plan(make_tower(weights_), folder_, "tower", build);
+    ASSERT_OK(plan);
+    plan_ = std::make_unique<Plan>(std::move(*plan));
+    for (const std::int64_t batch : {1, 5})
+      want_[batch == 1 ? 0 : 1] = first(weights_, input(batch));
+  }
+  static Tensors input(std::int64_t batch) {
+    return only("x",
+                random_tensor(DType::f32, Shape{batch, kSide}, static_cast<std::uint64_t>(batch)));
+  }
+  static EngineOptions on_cuda(int percent) {
+    EngineOptions options = with_budget(Budget::of_percent(percent));
+    options.device = "cuda";
+    return options;
+  }
+  // The first pass of an engine: nothing of it has been recorded.
+  HostTensor first(const Tensors& weights, const Tensors& inputs) {
+    auto engine = Engine::create(*plan_, in_memory(weights), on_cuda(100));
+    EXPECT_TRUE(engine.ok()) << engine.status().to_string();
+    auto got = run_once(*engine, inputs);
+    EXPECT_TRUE(got.ok()) << got.status().to_string();
+    return got.ok() ? std::move(*got) : HostTensor();
+  }
+  void expect_passes(ExecutionContext& context, std::int64_t batch, const HostTensor& want,
+                     const std::string& when) {
+    for (int pass = 0; pass < 5; ++pass) {
+      ASSERT_VALUE(const HostTensor got, run_once(context, input(batch)));
+      EXPECT_TRUE(same_bits(got, want)) << when << ", pass " << pass;
+    }
+  }
+
+  TempFolder folder_;
+  Tensors weights_ = layer_weights(kLayers, kSide, 1);
+  std::unique_ptr<Plan> plan_;
+  HostTensor want_[2];  // batch 1 and 5
+};
+
+TEST_F(CudaResident, EveryPassHasTheBitsOfTheFirst) {
+  for (const int percent : {100, 80, 60}) {
+    ASSERT_VALUE(Engine engine, Engine::create(*plan_, in_memory(weights_), on_cuda(percent)));
+    ASSERT_VALUE(ExecutionContext context, engine.create_context());
+    expect_passes(context, 1, want_[0], "budget " + std::to_string(percent));
+  }
+}
+
+// The input lies where it lay, its values are others.
+TEST_F(CudaResident, ReplaysReadWhatIsThereNow) {
+  ASSERT_VALUE(Engine engine, Engine::create(*plan_, in_memory(weights_), on_cuda(100)));
+  ASSERT_VALUE(ExecutionContext context, engine.create_context());
+  expect_passes(context, 1, want_[0], "first values");
+  for (std::uint64_t seed = 21; seed < 24; ++seed) {
+    const Tensors other = only("x", random_tensor(DType::f32, Shape{1, kSide}, seed));
+    ASSERT_VALUE(const HostTensor got, run_once(context, other));
+    EXPECT_TRUE(same_bits(got, first(weights_, other))) << seed;
+  }
+}
+
+TEST_F(CudaResident, ShapesBudgetsAndRefitsChangeUnderIt) {
+  const Tensors others = layer_weights(kLayers, kSide, 2);
+  const HostTensor want_other = first(others, input(1));
+  ASSERT_FALSE(same_bits(want_other, want_[0]));
+  ASSERT_VALUE(Engine engine, Engine::create(*plan_, in_memory(weights_), on_cuda(100)));
+  ASSERT_VALUE(ExecutionContext context, engine.create_context());
+  expect_passes(context, 1, want_[0], "at first");
+  expect_passes(context, 5, want_[1], "another shape");
+  expect_passes(context, 1, want_[0], "the first shape again");
+  for (const int percent : {70, 100, 50, 100}) {
+    ASSERT_VALUE(auto change, engine.set_budget(Budget::of_percent(percent)));
+    ASSERT_OK(change.wait());
+    expect_passes(context, 1, want_[0], "budget " + std::to_string(percent));
+  }
+  for (int refit = 0; refit < 4; ++refit) {
+    ASSERT_OK(engine.refit(in_memory(refit % 2 == 0 ? others : weights_), nullptr));
+    expect_passes(context, 1, refit % 2 == 0 ? want_other : want_[0],
+                  "refit " + std::to_string(refit));
+  }
+}
+
+TEST_F(CudaResident, TwoContextsHaveTheirOwn) {
+  ASSERT_VALUE(Engine engine, Engine::create(*plan_, in_memory(weights_), on_cuda(100)));
+  ASSERT_VALUE(ExecutionContext a, engine.create_context());
+  ASSERT_VALUE(ExecutionContext b, engine.create_context());
+  for (int round = 0; round < 3; ++round) {
+    expect_passes(a, 1, want_[0], "the one context");
+    expect_passes(b, 5, want_[1], "the other");
+  }
+}
+
+}  // namespace
+}  // namespace forebay
