@@ -20,7 +20,7 @@ struct RunRequest {
 struct RunOutcome {
   std::vector<double> pass_ms;              // all contexts, warm-up left out
   std::uint64_t disk_bytes = 0, link_bytes = 0, gathered_bytes = 0, stalls = 0;  // sums over those passes
-  double wall_ms = 0;
+  double wall_ms = 0, cpu_ms = 0;           // of those passes; the processor time of the whole process
   std::vector<NamedTensor> outputs;         // of context 0's last pass
   PassProfile last;
   MemoryReport memory;                      // while the contexts were open: their state and activations are part of every size

@@ -97,6 +97,23 @@ Result<double> device_link_gbps(const std::string& kind, double seconds) {
   return gbps;
 }
 
+Result<double> device_memory_gbps(const std::string& kind, double seconds) {
+  constexpr std::uint64_t kCopy = 256ull << 20;  // far above a cache on the device
+  FB_ASSIGN(auto device, load_device(kind));
+  FB_ASSIGN(auto arena, device->reserve_arena(2 * kCopy));
+  FB_TRY(arena->commit(0, 2 * kCopy));
+  FB_ASSIGN(auto queue, device->create_queue("memory", 256));
+  std::uint64_t bytes = 0;
+  Clock::time_point start;
+  for (int round = 0; round < 3 || since(start) < seconds; ++round) {
+    if (round == 1) start = Clock::now();  // the first one warms up
+    for (int c = 0; c < 32; ++c) queue->copy(arena->base() + kCopy, arena->base(), kCopy);
+    FB_TRY(queue->synchronize());
+    if (round > 0) bytes += 2 * 32 * kCopy;
+  }
+  return static_cast<double>(bytes) / since(start) / 1e9;
+}
+
 double zstd_decode_gbps(double seconds) {
   std::vector<std::byte> raw(4ull << 20), back(raw.size()), stored;
   std::uint64_t state = 1;
