@@ -4,5 +4,6 @@
 namespace forebay::tools {
 
 bool interrupted() { return false; }
+Status check_interrupted() { return {}; }
 
 }  // namespace forebay::tools
