@@ -21,6 +21,8 @@ struct RunOutcome {
   std::vector<double> pass_ms;              // all contexts, warm-up left out
   std::uint64_t disk_bytes = 0, link_bytes = 0, gathered_bytes = 0, stalls = 0;  // sums over those passes
   double wall_ms = 0, cpu_ms = 0;           // of those passes; the processor time of the whole process
+  double first_pass_ms = 0;                 // of context 0's first warm-up
+  std::uint64_t first_disk_bytes = 0;
   std::vector<NamedTensor> outputs;         // of context 0's last pass
   PassProfile last;
   MemoryReport memory;                      // while the contexts were open: their state and activations are part of every size

@@ -104,14 +104,27 @@ class Bench {
     return read.gbps;
   }
 
+  // The engine of the row before serves on where the budget grows: its host cache is full already. Its peak would be wrong for a smaller budget.
+  Status open_engine(const Budget& budget) {
+    if (engine_) {
+      const std::uint64_t before = engine_->memory().budget;
+      auto change = engine_->set_budget(budget);
+      if (change.ok() && change->wait().ok() && engine_->memory().budget >= before) return {};
+      engine_.reset();
+    }
+    EngineOptions options = setup_.options;
+    options.budget = budget;
+    FB_ASSIGN(engine_, Engine::create(setup_.plan, setup_.sources, options));
+    return {};
+  }
+
   Result<json::object> measure_row(const std::string& text, const Budget& budget) {
     json::object row;
     row["budget"] = text;
-    EngineOptions options = setup_.options;
-    options.budget = budget;
-    auto engine = Engine::create(setup_.plan, setup_.sources, options);
-    if (!engine.ok()) return refused(std::move(row), text, engine.status());
-    if (generation_) return measure_generation(std::move(row), text, *engine);
+    const bool cold = !engine_;
+    Status opened = open_engine(budget);
+    if (!opened.ok()) return refused(std::move(row), text, opened);
+    if (generation_) return measure_generation(std::move(row), text, *engine_);
     FB_ASSIGN(const double before, measure_disk());
     RunRequest request;
     request.iterations = session_.options.has("iterations") ? static_cast<int>(session_.options.integer("iterations")) : 10;
@@ -119,15 +132,19 @@ class Bench {
     request.warm_up = static_cast<int>(session_.options.integer("warm-up"));
     request.stateful = session_.options.flag("stateful");
     sampler_.start();
-    auto outcome = run_passes(*engine, inputs_, request);
+    auto outcome = run_passes(*engine_, inputs_, request);
     json::value gpu = sampler_.stop();
     if (!outcome.ok()) return refused(std::move(row), text, outcome.status());
     FB_ASSIGN(const double after, measure_disk());
     RunRequest probe;  // one more pass, with times per node: what was it waiting for?
     probe.profile = true;
     probe.stateful = request.stateful;
-    FB_ASSIGN(const RunOutcome profiled, run_passes(*engine, inputs_, probe));
-    fill_row(row, text, *engine, *outcome, profiled.last, (before + after) / 2);
+    FB_ASSIGN(const RunOutcome profiled, run_passes(*engine_, inputs_, probe));
+    fill_row(row, text, *engine_, *outcome, profiled.last, (before + after) / 2);
+    if (cold && request.warm_up > 0) {  // the weights come for the first time, past the page cache
+      const double bytes = static_cast<double>(outcome->first_disk_bytes), seconds = outcome->first_pass_ms / 1e3;
+      row["first_pass"] = json::object{{"ms", outcome->first_pass_ms}, {"disk_bytes", bytes}, {"over_disk_limit", bytes > 0 ? seconds * before * 1e9 / bytes : 0}};
+    }
     add_gpu(row, text, std::move(gpu));
     return row;
   }
@@ -266,6 +283,7 @@ class Bench {
   std::vector<NamedTensor> inputs_;
   std::optional<Generation> generation_;
   GpuSampler sampler_;
+  std::optional<Engine> engine_;
   std::vector<std::unique_ptr<File>> files_;
   Limits limits_;
 };
