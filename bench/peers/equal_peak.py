@@ -36,18 +36,21 @@ def main():
             peer = json.loads(line)
             if "ms_per_token" not in peer or not peer.get("peak_device_bytes") or (args.only and peer["peer"] not in args.only):
                 continue
-            for _ in range(3):
+            for _ in range(4):
                 budget = peer["peak_device_bytes"] - beside
                 report, peak = bench(args, budget, folder)
                 row = report["rows"][0]
                 if row.get("refused"):
                     break
-                beside = peak - row["peak_arena_bytes"]
-                if peak <= peer["peak_device_bytes"]:
+                beside = peak - row["peak_arena_bytes"] + (8 << 20)
+                left = peer["peak_device_bytes"] - peak
+                if 0 <= left <= 64 << 20 or (left > 0 and row["peak_arena_bytes"] + (64 << 20) < row["budget_bytes"]):  # the second: the model is in whole
                     break
-                beside += 8 << 20
             if row.get("refused"):
                 print(json.dumps({"beside": peer["peer"], "refused": row["refused"]}), flush=True)
+                continue
+            if peak > peer["peak_device_bytes"]:
+                print(json.dumps({"beside": peer["peer"], "no_figure": f"the peak {peak} stays above the peer's {peer['peak_device_bytes']}"}), flush=True)
                 continue
             ours = row["pass_ms"]["p50"]
             print(json.dumps({"beside": peer["peer"], "budget_bytes": budget, "peak_device_bytes": peak, "peer_peak_device_bytes": peer["peak_device_bytes"],
