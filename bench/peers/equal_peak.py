@@ -21,6 +21,15 @@ def bench(args, budget, folder):
     return json.load(open(report, encoding="utf-8")), json.load(open(peak, encoding="utf-8"))["peak_device_bytes"]
 
 
+def prefill(args, budget, tokens, folder):
+    """Milliseconds of a prompt of `tokens` at this budget."""
+    report = os.path.join(folder, "prefill.json")
+    subprocess.run([args.forebay, "bench", args.plan, "--weights", args.weights, "--device", "cuda", "--budget", str(budget), "--prompt", str(tokens), "--iterations",
+                    "3", "--quick", "--direct", "off", f"--json={report}"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    row = json.load(open(report, encoding="utf-8"))["rows"][0]
+    return None if row.get("refused") else row["prefill"]["pass_ms"]["p50"]
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--forebay", default=os.path.join(HERE, "../../build/release/tools/forebay"))
@@ -53,10 +62,14 @@ def main():
                 print(json.dumps({"beside": peer["peer"], "no_figure": f"the peak {peak} stays above the peer's {peer['peak_device_bytes']}"}), flush=True)
                 continue
             ours = row["pass_ms"]["p50"]
+            prompt = {}
+            if peer.get("prefill_ms"):
+                prompt_ms = prefill(args, budget, peer["prefill_tokens"], folder)
+                prompt = {"prefill_ms": prompt_ms, "peer_prefill_ms": peer["prefill_ms"], "prefill_times_faster": prompt_ms and peer["prefill_ms"] / prompt_ms}
             print(json.dumps({"beside": peer["peer"], "budget_bytes": budget, "peak_device_bytes": peak, "peer_peak_device_bytes": peer["peak_device_bytes"],
                               "beside_arena_bytes": peak - row["peak_arena_bytes"], "ms_per_token": ours, "peer_ms_per_token": peer["ms_per_token"],
                               "times_faster": peer["ms_per_token"] / ours, "link_share": row["link_share"],
-                              "link_limit_gbps": report["limits"]["link_gbps"]}), flush=True)
+                              "link_limit_gbps": report["limits"]["link_gbps"], **prompt}), flush=True)
 
 
 if __name__ == "__main__":
