@@ -115,6 +115,7 @@ class Bench {
     EngineOptions options = setup_.options;
     options.budget = budget;
     FB_ASSIGN(engine_, Engine::create(setup_.plan, setup_.sources, options));
+    session_.result["device"] = engine_->device_name();
     return {};
   }
 
