@@ -14,7 +14,9 @@ namespace forebay::tools {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-double since_ms(Clock::time_point start) { return std::chrono::duration<double, std::milli>(Clock::now() - start).count(); }
+double since_ms(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
 
 Status no_decoder(const std::string& why) {
   Problem problem;
@@ -24,15 +26,21 @@ Status no_decoder(const std::string& why) {
   return Status(Code::invalid_argument, std::move(problem));
 }
 
-bool is_token_dtype(DType dtype) { return dtype == DType::i64 || dtype == DType::i32; }
+bool is_token_dtype(DType dtype) {
+  return dtype == DType::i64 || dtype == DType::i32;
+}
 
 float real_at(const HostTensor& tensor, std::int64_t i) {
   const std::size_t at = static_cast<std::size_t>(i);
   switch (tensor.dtype()) {
-    case DType::f32: return tensor.as<float>()[at];
-    case DType::f16: return f16_to_f32(tensor.as<std::uint16_t>()[at]);
-    case DType::bf16: return bf16_to_f32(tensor.as<std::uint16_t>()[at]);
-    default: return 0;
+    case DType::f32:
+      return tensor.as<float>()[at];
+    case DType::f16:
+      return f16_to_f32(tensor.as<std::uint16_t>()[at]);
+    case DType::bf16:
+      return bf16_to_f32(tensor.as<std::uint16_t>()[at]);
+    default:
+      return 0;
   }
 }
 
@@ -64,7 +72,9 @@ Status measure_pass(ExecutionContext& context, const std::vector<NamedTensor>& i
 
 }  // namespace
 
-double PhaseOutcome::total_ms() const { return std::accumulate(pass_ms.begin(), pass_ms.end(), 0.0); }
+double PhaseOutcome::total_ms() const {
+  return std::accumulate(pass_ms.begin(), pass_ms.end(), 0.0);
+}
 
 Result<DecodeInputs> DecodeInputs::of(std::vector<TensorInfo> inputs, const std::vector<TensorInfo>& outputs,
                                       const std::vector<std::pair<std::string, std::string>>& state_pairs) {
@@ -103,7 +113,8 @@ Result<DecodeInputs> DecodeInputs::of(std::vector<TensorInfo> inputs, const std:
   return out;
 }
 
-std::vector<NamedTensor> DecodeInputs::make(std::span<const std::int64_t> tokens, std::int64_t batch, std::int64_t past, std::uint64_t seed) const {
+std::vector<NamedTensor> DecodeInputs::make(std::span<const std::int64_t> tokens, std::int64_t batch, std::int64_t past,
+                                            std::uint64_t seed) const {
   const std::int64_t count = static_cast<std::int64_t>(tokens.size()) / batch;
   std::vector<NamedTensor> made;
   for (std::size_t t = 0; t < infos_.size(); ++t) {
@@ -122,8 +133,10 @@ std::vector<NamedTensor> DecodeInputs::make(std::span<const std::int64_t> tokens
     NamedTensor one{info.name, HostTensor(info.dtype, shape)};
     const std::int64_t elements = shape.elements();
     const auto put = [&](std::int64_t i, std::int64_t value) {
-      if (info.dtype == DType::i64) one.tensor.as<std::int64_t>()[static_cast<std::size_t>(i)] = value;
-      else one.tensor.as<std::int32_t>()[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(value);
+      if (info.dtype == DType::i64)
+        one.tensor.as<std::int64_t>()[static_cast<std::size_t>(i)] = value;
+      else
+        one.tensor.as<std::int32_t>()[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(value);
     };
     if (!is_token_dtype(info.dtype)) {
       fill_from_seed(one.tensor, seed, info.name);

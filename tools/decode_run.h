@@ -1,4 +1,5 @@
-// A stateful decoder as it is used: a prompt in one pass, then a pass a token, each token the likeliest of the last logits, the cache on the device.
+// A stateful decoder as it is used: a prompt in one pass, then a pass a token, each token the likeliest of the last logits, the cache on
+// the device.
 #pragma once
 
 #include <cstdint>
@@ -24,13 +25,14 @@ struct PhaseOutcome {
   double total_ms() const;
 };
 struct DecodeOutcome {
-  std::vector<double> first_token_ms;     // the prompt's pass and the choice of the token
+  std::vector<double> first_token_ms;  // the prompt's pass and the choice of the token
   PhaseOutcome prefill, decode;
-  std::vector<std::int64_t> tokens;       // chosen by the last generation, of the first row of the batch
-  MemoryReport memory;                    // with the cache at its largest
+  std::vector<std::int64_t> tokens;  // chosen by the last generation, of the first row of the batch
+  MemoryReport memory;               // with the cache at its largest
 };
 
-// Which inputs are tokens, mask and positions, by name and shape. invalid_argument, with the reason, for a plan that is no decoder with state pairs.
+// Which inputs are tokens, mask and positions, by name and shape. invalid_argument, with the reason, for a plan that is no decoder with
+// state pairs.
 class DecodeInputs {
  public:
   static Result<DecodeInputs> of(std::vector<TensorInfo> inputs, const std::vector<TensorInfo>& outputs,
@@ -44,7 +46,7 @@ class DecodeInputs {
  private:
   std::vector<TensorInfo> infos_;  // inputs that are no state
   std::size_t tokens_ = 0;
-  std::string sequence_, total_;   // names of dimensions
+  std::string sequence_, total_;  // names of dimensions
   std::string logits_;
 };
 

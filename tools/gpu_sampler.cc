@@ -17,7 +17,10 @@ struct Reason {
   const char* name;
 };
 // nvmlClocksEventReason*: idle, application clocks, sync boost and display clocks are no throttling.
-constexpr std::array<Reason, 5> kReasons{{{0x4, "software_power_cap"}, {0x8, "hardware_slowdown"}, {0x20, "software_thermal"}, {0x40, "hardware_thermal"},
+constexpr std::array<Reason, 5> kReasons{{{0x4, "software_power_cap"},
+                                          {0x8, "hardware_slowdown"},
+                                          {0x20, "software_thermal"},
+                                          {0x40, "hardware_thermal"},
                                           {0x80, "hardware_power_brake"}}};
 
 }  // namespace

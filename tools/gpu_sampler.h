@@ -1,5 +1,5 @@
-// What the GPU does while a row is measured: clocks, power and reasons for lower clocks, through NVML, which comes with the driver and is opened when
-// asked for. Without it nothing is sampled, and the answer says why.
+// What the GPU does while a row is measured: clocks, power and reasons for lower clocks, through NVML, which comes with the driver and is
+// opened when asked for. Without it nothing is sampled, and the answer says why.
 #pragma once
 
 #include <atomic>
@@ -21,7 +21,8 @@ class GpuSampler {
 
   bool works() const { return nvml_ != nullptr; }
   void start();
-  // {sm_mhz, memory_mhz, watts: {min, mean, max}, celsius, samples, reasons: {NAME: share of the samples}, throttled}; null when nothing was sampled.
+  // {sm_mhz, memory_mhz, watts: {min, mean, max}, celsius, samples, reasons: {NAME: share of the samples}, throttled}; null when nothing
+  // was sampled.
   boost::json::value stop();
   // The names of the reasons in a bit mask of NVML's that mean lower clocks than the load asks for.
   static std::vector<std::string> throttle_names(std::uint64_t reasons);

@@ -30,7 +30,11 @@ double percentile(const std::vector<double>& sorted, double p) {  // nearest ran
 }
 
 json::object spread_json(const std::vector<double>& sorted) {
-  return {{"min", sorted.front()}, {"p50", percentile(sorted, 50)}, {"p90", percentile(sorted, 90)}, {"p99", percentile(sorted, 99)}, {"max", sorted.back()}};
+  return {{"min", sorted.front()},
+          {"p50", percentile(sorted, 50)},
+          {"p90", percentile(sorted, 90)},
+          {"p99", percentile(sorted, 99)},
+          {"max", sorted.back()}};
 }
 
 std::vector<double> sorted_times(std::vector<double> times) {
@@ -47,7 +51,11 @@ struct Generation {
 class Bench {
  public:
   Bench(Session& session, EngineSetup setup, std::vector<NamedTensor> inputs, std::optional<Generation> generation)
-      : session_(session), setup_(std::move(setup)), inputs_(std::move(inputs)), generation_(std::move(generation)), sampler_(setup_.options.device) {}
+      : session_(session),
+        setup_(std::move(setup)),
+        inputs_(std::move(inputs)),
+        generation_(std::move(generation)),
+        sampler_(setup_.options.device) {}
 
   Status run() {
     const std::vector<std::string> given = session_.options.list("budget");
@@ -63,11 +71,11 @@ class Bench {
     }
     FB_TRY(measure_disk().status());
     if (generation_) {
-      session_.print("{:>10} {:>12} {:>13} {:>14} {:>10} {:>10} {:>12} {:>12} {}\n", "budget", "bytes", "first token", "prompt tok/s", "p50 ms", "p99 ms",
-                     "tokens/s", "cache", "bound by");
+      session_.print("{:>10} {:>12} {:>13} {:>14} {:>10} {:>10} {:>12} {:>12} {}\n", "budget", "bytes", "first token", "prompt tok/s",
+                     "p50 ms", "p99 ms", "tokens/s", "cache", "bound by");
     } else {
-      session_.print("{:>10} {:>12} {:>10} {:>10} {:>10} {:>10} {:>10} {:>12} {:>7} {:>7} {}\n", "budget", "bytes", "min ms", "p50 ms", "p90 ms", "p99 ms",
-                     "max ms", "disk/pass", "disk", "link", "bound by");
+      session_.print("{:>10} {:>12} {:>10} {:>10} {:>10} {:>10} {:>10} {:>12} {:>7} {:>7} {}\n", "budget", "bytes", "min ms", "p50 ms",
+                     "p90 ms", "p99 ms", "max ms", "disk/pass", "disk", "link", "bound by");
     }
     json::array rows;
     for (const std::string& text : budgets) {
@@ -77,12 +85,13 @@ class Bench {
       rows.push_back(std::move(row));
     }
     session_.result["machine"] = machine_json();
-    session_.result["limits"] = json::object{{"disk_gbps", limits_.disk}, {"link_gbps", limits_.link}, {"memory_gbps", limits_.memory},
-                                             {"device_memory_gbps", limits_.device_memory},
+    session_.result["limits"] = json::object{{"disk_gbps", limits_.disk},          {"link_gbps", limits_.link},
+                                             {"memory_gbps", limits_.memory},      {"device_memory_gbps", limits_.device_memory},
                                              {"disk_engine", limits_.disk_engine}, {"disk_direct", limits_.disk_direct}};
     session_.result["rows"] = std::move(rows);
-    session_.print("limits of this machine, same run: disk {:.2f} GB/s ({}{}), copy {:.2f} GB/s, memory {:.2f} GB/s\n", limits_.disk, limits_.disk_engine,
-                   limits_.disk_direct ? ", direct" : ", buffered: this may be the page cache", limits_.link, limits_.memory);
+    session_.print("limits of this machine, same run: disk {:.2f} GB/s ({}{}), copy {:.2f} GB/s, memory {:.2f} GB/s\n", limits_.disk,
+                   limits_.disk_engine, limits_.disk_direct ? ", direct" : ", buffered: this may be the page cache", limits_.link,
+                   limits_.memory);
     return {};
   }
 
@@ -104,7 +113,8 @@ class Bench {
     return read.gbps;
   }
 
-  // The engine of the row before serves on where the budget grows: its host cache is full already. Its peak would be wrong for a smaller budget.
+  // The engine of the row before serves on where the budget grows: its host cache is full already. Its peak would be wrong for a smaller
+  // budget.
   Status open_engine(const Budget& budget) {
     if (engine_) {
       const std::uint64_t before = engine_->memory().budget;
@@ -144,7 +154,8 @@ class Bench {
     fill_row(row, text, *engine_, *outcome, profiled.last, (before + after) / 2);
     if (cold && request.warm_up > 0) {  // the weights come for the first time, past the page cache
       const double bytes = static_cast<double>(outcome->first_disk_bytes), seconds = outcome->first_pass_ms / 1e3;
-      row["first_pass"] = json::object{{"ms", outcome->first_pass_ms}, {"disk_bytes", bytes}, {"over_disk_limit", bytes > 0 ? seconds * before * 1e9 / bytes : 0}};
+      row["first_pass"] = json::object{
+          {"ms", outcome->first_pass_ms}, {"disk_bytes", bytes}, {"over_disk_limit", bytes > 0 ? seconds * before * 1e9 / bytes : 0}};
     }
     add_gpu(row, text, std::move(gpu));
     return row;
@@ -187,9 +198,9 @@ class Bench {
     row["tokens"] = std::move(tokens);
     row["refused"] = nullptr;
     const auto& last = row[outcome->decode.pass_ms.empty() ? "prefill" : "decode"].as_object();
-    session_.print("{:>10} {:>12} {:>10.2f} ms {:>14.1f} {:>10.3f} {:>10.3f} {:>12.2f} {:>12} {}\n", text, outcome->memory.budget, percentile(first, 50),
-                   prompt_rate, percentile(times, 50), percentile(times, 99), token_rate, format_size(outcome->memory.state),
-                   std::string(last.at("bound_by").as_string()));
+    session_.print("{:>10} {:>12} {:>10.2f} ms {:>14.1f} {:>10.3f} {:>10.3f} {:>12.2f} {:>12} {}\n", text, outcome->memory.budget,
+                   percentile(first, 50), prompt_rate, percentile(times, 50), percentile(times, 99), token_rate,
+                   format_size(outcome->memory.state), std::string(last.at("bound_by").as_string()));
     add_gpu(row, text, std::move(gpu));
     return row;
   }
@@ -201,8 +212,11 @@ class Bench {
     const double link_share = limits_.link > 0 ? link * passes / seconds / 1e9 / limits_.link : 0;
     const double disk_share = limits_.disk > 0 ? disk * passes / seconds / 1e9 / limits_.disk : 0;
     const bool waits = link_share > 0.5 || disk_share > 0.5;
-    return {{"pass_ms", spread_json(sorted)}, {"streamed_bytes", json::object{{"disk", disk}, {"link", link}}}, {"disk_share", disk_share},
-            {"link_share", link_share}, {"bound_by", bound_by(disk, link, disk_share, link_share, waits ? 1 : 0, 0)}};
+    return {{"pass_ms", spread_json(sorted)},
+            {"streamed_bytes", json::object{{"disk", disk}, {"link", link}}},
+            {"disk_share", disk_share},
+            {"link_share", link_share},
+            {"bound_by", bound_by(disk, link, disk_share, link_share, waits ? 1 : 0, 0)}};
   }
 
   static void add_memory(json::object& row, const MemoryReport& memory) {
@@ -220,7 +234,8 @@ class Bench {
     return row;
   }
 
-  void fill_row(json::object& row, const std::string& text, const Engine& engine, const RunOutcome& outcome, const PassProfile& profile, double disk_limit) {
+  void fill_row(json::object& row, const std::string& text, const Engine& engine, const RunOutcome& outcome, const PassProfile& profile,
+                double disk_limit) {
     const MemoryReport& memory = outcome.memory;
     const std::vector<double> sorted = sorted_times(outcome.pass_ms);
     const double passes = static_cast<double>(sorted.size());
@@ -241,7 +256,8 @@ class Bench {
     json::array times;
     for (const double ms : outcome.pass_ms) times.push_back(ms);
     add_memory(row, memory);
-    row["arena"] = json::object{{"state", memory.state}, {"activations", memory.activations}, {"ring", memory.ring}, {"resident", memory.resident_weights}};
+    row["arena"] = json::object{
+        {"state", memory.state}, {"activations", memory.activations}, {"ring", memory.ring}, {"resident", memory.resident_weights}};
     row["pass_ms"] = spread_json(sorted);
     row["passes"] = std::move(times);
     row["streamed_bytes"] = json::object{{"disk", disk}, {"link", link}};  // per pass
@@ -255,13 +271,13 @@ class Bench {
     row["refused"] = nullptr;
     const Engine::IoInfo io = engine.io();
     row["io"] = json::object{{"engine", io.engine}, {"direct", io.direct}, {"registered", io.registered}, {"queue_depth", io.queue_depth}};
-    session_.print("{:>10} {:>12} {:>10.3f} {:>10.3f} {:>10.3f} {:>10.3f} {:>10.3f} {:>12} {:>6.0f}% {:>6.1f}% {}\n", text, memory.budget, sorted.front(),
-                   percentile(sorted, 50), percentile(sorted, 90), percentile(sorted, 99), sorted.back(),
+    session_.print("{:>10} {:>12} {:>10.3f} {:>10.3f} {:>10.3f} {:>10.3f} {:>10.3f} {:>12} {:>6.0f}% {:>6.1f}% {}\n", text, memory.budget,
+                   sorted.front(), percentile(sorted, 50), percentile(sorted, 90), percentile(sorted, 99), sorted.back(),
                    format_size(static_cast<std::uint64_t>(disk)), disk_share * 100, link_share * 100, bound);
   }
 
-  // Waiting under a fifth of the pass is compute, or memory where weights are read at over 70 % of its rate. Else the tier that gave the bytes; a disk
-  // far below its limit behind coded chunks is decode.
+  // Waiting under a fifth of the pass is compute, or memory where weights are read at over 70 % of its rate. Else the tier that gave the
+  // bytes; a disk far below its limit behind coded chunks is decode.
   std::string bound_by(double disk, double link, double disk_share, double link_share, double waited, double memory_share) const {
     // What a device's queue waited is not in its kernels' times.
     if (link > 0 && link_share > 0.8) return "link";
@@ -301,8 +317,10 @@ Result<std::optional<Generation>> generation_of(const Session& session, const Pl
   request.tokens = given.integer("decode");
   request.iterations = given.has("iterations") ? static_cast<int>(given.integer("iterations")) : 3;
   request.seed = wanted.seed;
-  if (const auto shape = wanted.shapes.find(inputs.token_input()); shape != wanted.shapes.end() && !shape->second.empty()) request.batch = shape->second[0];
-  if (request.batch < 1) return Status(Code::invalid_argument, fmt::format("--shapes: \"{}\" needs a batch of 1 or more", inputs.token_input()));
+  if (const auto shape = wanted.shapes.find(inputs.token_input()); shape != wanted.shapes.end() && !shape->second.empty())
+    request.batch = shape->second[0];
+  if (request.batch < 1)
+    return Status(Code::invalid_argument, fmt::format("--shapes: \"{}\" needs a batch of 1 or more", inputs.token_input()));
   return std::optional<Generation>(Generation{std::move(inputs), request});
 }
 

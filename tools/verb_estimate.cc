@@ -163,7 +163,8 @@ Status run_estimate(Session& session) {
   session.result["minimum"] = json::object{{"activation_bytes", demand.arena.activation_bytes}, {"state_bytes", demand.arena.state_bytes},
                                            {"ring_bytes", demand.arena.source.min_ring_bytes}};
   session.result["shapes"] = std::move(made);
-  session.result["rates"] = json::object{{"disk_gbps", rates.disk}, {"link_gbps", rates.link}, {"memory_gbps", rates.memory}, {"measured", rates.measured}};
+  session.result["rates"] =
+      json::object{{"disk_gbps", rates.disk}, {"link_gbps", rates.link}, {"memory_gbps", rates.memory}, {"measured", rates.measured}};
   session.print("minimum   {:>12}  (activations {}, state {}, ring {})\nno stream {:>12}\nfull      {:>12}\n", format_size(sizes.min),
                 format_size(demand.arena.activation_bytes), format_size(demand.arena.state_bytes), format_size(demand.arena.source.min_ring_bytes),
                 format_size(sizes.no_stream), format_size(sizes.full));

@@ -156,15 +156,16 @@ TEST_F(Command, BenchRowsAndLimits) {
 }
 
 TEST_F(Command, BenchOfGenerations) {
-  const CommandResult bench = run_command({"bench", plan(), "--weights", model(), "--budget", "60%,unlimited", "--prompt", "8", "--decode", "3", "--iterations", "2",
-                                           "--quick", "--json"});
+  const CommandResult bench = run_command({"bench", plan(), "--weights", model(), "--budget", "60%,unlimited", "--prompt", "8", "--decode",
+                                           "3", "--iterations", "2", "--quick", "--json"});
   ASSERT_EQ(bench.exit, 0) << bench.out;
   const boost::json::object result = bench.json();
   const boost::json::array& rows = result.at("rows").as_array();
   ASSERT_EQ(rows.size(), 2u);
   for (const auto& value : rows) {
     const boost::json::object& row = value.as_object();
-    expect_keys(row, {"budget", "budget_bytes", "peak_arena_bytes", "state_bytes", "first_token_ms", "prefill", "decode", "tokens", "throttled", "gpu"});
+    expect_keys(row, {"budget", "budget_bytes", "peak_arena_bytes", "state_bytes", "first_token_ms", "prefill", "decode", "tokens",
+                      "throttled", "gpu"});
     for (const char* phase : {"prefill", "decode"}) {
       expect_keys(row.at(phase).as_object(), {"pass_ms", "tokens_per_second", "streamed_bytes", "link_share", "disk_share", "bound_by"});
     }

@@ -124,8 +124,10 @@ TensorInfo info(const std::string& name, DType dtype, std::vector<std::int64_t> 
 TEST(DecodeInputs, MaskAndPositionsFollowTheCache) {
   const auto inputs = DecodeInputs::of(
       {info("position_ids", DType::i64, {-1, -1}, {"batch", "sequence"}), info("input_ids", DType::i64, {-1, -1}, {"batch", "sequence"}),
-       info("attention_mask", DType::i64, {-1, -1}, {"batch", "past + sequence"}), info("past.0", DType::f32, {-1, 2, -1, 4}, {"batch", "", "past", ""})},
-      {info("logits", DType::f32, {-1, -1, 7}, {"batch", "sequence", ""}), info("present.0", DType::f32, {-1, 2, -1, 4}, {"batch", "", "past + sequence", ""})},
+       info("attention_mask", DType::i64, {-1, -1}, {"batch", "past + sequence"}),
+       info("past.0", DType::f32, {-1, 2, -1, 4}, {"batch", "", "past", ""})},
+      {info("logits", DType::f32, {-1, -1, 7}, {"batch", "sequence", ""}),
+       info("present.0", DType::f32, {-1, 2, -1, 4}, {"batch", "", "past + sequence", ""})},
       {{"present.0", "past.0"}});
   ASSERT_TRUE(inputs.ok()) << inputs.status().to_string();
   EXPECT_EQ(inputs->token_input(), "input_ids");
