@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Figures of a GPU machine for a model larger than the budget: link use at several budgets, the budget curve beside the limit and `estimate`, batch 64,
+# Figures of a GPU machine for a model larger than the budget: link use at several budgets, the budget curve beside the limit and
+# `estimate`, batch 64,
 # a card that another process holds, the first pass from a cold disk. Prints one table; JSON files stay in FOLDER.
-# gpu_figures.sh FOLDER [PARAMS] [STEP...]: PARAMS of `forebay synth llama` (default 24B: 47 GB of disk); steps: budgets batch held curve disk
+# gpu_figures.sh FOLDER [PARAMS] [STEP...]: PARAMS of `forebay synth llama` (default 24B: 47 GB of disk); steps: budgets batch held curve
+# disk
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 forebay=${FOREBAY:-$here/build/release/tools/forebay}

@@ -1,4 +1,6 @@
-"""A Llama checkpoint in safetensors (as `forebay synth llama` writes it, or Hugging Face's own): its sizes and its tensors as [outputs, inputs]."""
+"""A Llama checkpoint in safetensors (as `forebay synth llama` writes it, or Hugging Face's own): its sizes and its tensors as [outputs,
+inputs]."""
+
 import glob
 import json
 import os
@@ -42,8 +44,17 @@ class Checkpoint:
 
     def layer_names(self, layer):
         base = f"model.layers.{layer}."
-        names = ["input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "post_attention_layernorm",
-                 "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+        names = [
+            "input_layernorm",
+            "self_attn.q_proj",
+            "self_attn.k_proj",
+            "self_attn.v_proj",
+            "self_attn.o_proj",
+            "post_attention_layernorm",
+            "mlp.gate_proj",
+            "mlp.up_proj",
+            "mlp.down_proj",
+        ]
         return [base + name + ".weight" for name in names]
 
 

@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """transformers' LlamaForCausalLM with its own cache, greedy. hf_decode.py FOLDER [--max-memory 6GiB]
 
-Without --max-memory everything lies on the device (eager). With it accelerate places modules: that much on the device, the rest in host memory."""
+Without --max-memory everything lies on the device (eager). With it accelerate places modules: that much on the device, the rest in host
+memory.
+"""
+
 import argparse
 import json
 import statistics
@@ -22,15 +25,25 @@ parser.add_argument("--prompt", type=int, default=16)
 args = parser.parse_args()
 checkpoint = Checkpoint(args.folder)
 tokens = args.tokens or (3 if args.max_memory else 32)
-config = LlamaConfig(vocab_size=checkpoint.vocab, hidden_size=checkpoint.hidden, intermediate_size=checkpoint.ffn, num_hidden_layers=checkpoint.layers,
-                     num_attention_heads=checkpoint.heads, num_key_value_heads=checkpoint.kv_heads, head_dim=checkpoint.head_dim, rms_norm_eps=1e-5,
-                     tie_word_embeddings=False, attn_implementation="sdpa")
+config = LlamaConfig(
+    vocab_size=checkpoint.vocab,
+    hidden_size=checkpoint.hidden,
+    intermediate_size=checkpoint.ffn,
+    num_hidden_layers=checkpoint.layers,
+    num_attention_heads=checkpoint.heads,
+    num_key_value_heads=checkpoint.kv_heads,
+    head_dim=checkpoint.head_dim,
+    rms_norm_eps=1e-5,
+    tie_word_embeddings=False,
+    attn_implementation="sdpa",
+)
 with init_empty_weights():
     model = LlamaForCausalLM(config).to(torch.bfloat16)
 places = {"": 0}
 if args.max_memory:
-    places = infer_auto_device_map(model, max_memory={0: args.max_memory, "cpu": "200GiB"}, no_split_module_classes=["LlamaDecoderLayer"],
-                                   dtype=torch.bfloat16)
+    places = infer_auto_device_map(
+        model, max_memory={0: args.max_memory, "cpu": "200GiB"}, no_split_module_classes=["LlamaDecoderLayer"], dtype=torch.bfloat16
+    )
 
 
 def place_of(name):
@@ -62,6 +75,18 @@ with torch.inference_mode():
         times.append(1e3 * (time.perf_counter() - begin))
 import accelerate
 import transformers
-print(json.dumps({"peer": "accelerate_max_memory" if args.max_memory else "transformers_eager", "max_memory": args.max_memory, "torch": torch.__version__,
-                  "transformers": transformers.__version__, "accelerate": accelerate.__version__, "ms_per_token": statistics.median(times),
-                  "min_ms": min(times), "torch_peak_bytes": torch.cuda.max_memory_allocated()}))
+
+print(
+    json.dumps(
+        {
+            "peer": "accelerate_max_memory" if args.max_memory else "transformers_eager",
+            "max_memory": args.max_memory,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "accelerate": accelerate.__version__,
+            "ms_per_token": statistics.median(times),
+            "min_ms": min(times),
+            "torch_peak_bytes": torch.cuda.max_memory_allocated(),
+        }
+    )
+)

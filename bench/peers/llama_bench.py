@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """llama.cpp's own llama-bench as one line of JSON: prefill of 512 and decode. llama_bench.py LLAMA-BENCH MODEL.gguf LAYERS-ON-THE-GPU"""
+
 import json
 import os
 import subprocess
@@ -7,8 +8,13 @@ import sys
 
 binary, model, layers = sys.argv[1:4]
 threads = str(min(16, os.cpu_count() or 16))
-rows = json.loads(subprocess.run([binary, "-m", model, "-ngl", layers, "-p", "512", "-n", "32", "-r", "3", "-t", threads, "-o", "json"], check=True,
-                                 stdout=subprocess.PIPE).stdout)
+rows = json.loads(
+    subprocess.run(
+        [binary, "-m", model, "-ngl", layers, "-p", "512", "-n", "32", "-r", "3", "-t", threads, "-o", "json"],
+        check=True,
+        stdout=subprocess.PIPE,
+    ).stdout
+)
 out = {"peer": "llama.cpp_" + ("all" if int(layers) > 33 else layers), "threads": int(threads), "build": rows[0].get("build_commit")}
 for row in rows:
     if row["n_gen"]:

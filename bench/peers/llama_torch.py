@@ -1,11 +1,17 @@
 """The decoder in plain PyTorch: one layer as a function over its weights and a static key/value cache, batch 1."""
+
 import torch
 import torch.nn.functional as F
 
 
 class Shape:
     def __init__(self, checkpoint):
-        self.heads, self.kv_heads, self.head_dim, self.hidden = checkpoint.heads, checkpoint.kv_heads, checkpoint.head_dim, checkpoint.hidden
+        self.heads, self.kv_heads, self.head_dim, self.hidden = (
+            checkpoint.heads,
+            checkpoint.kv_heads,
+            checkpoint.head_dim,
+            checkpoint.hidden,
+        )
 
 
 def rms(x, gain):

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Runs a command and reports the most device memory the driver showed in use meanwhile, above what was in use before: the CUDA context counts.
+"""Runs a command and reports the most device memory the driver showed in use meanwhile, above what was in use before: the CUDA context
+counts.
 
-  peak_memory.py [--json FILE] -- COMMAND...
+peak_memory.py [--json FILE] -- COMMAND...
 """
+
 import argparse
 import ctypes
 import json

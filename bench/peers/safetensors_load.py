@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """safetensors' own load_file of every shard into the device, page cache warm. safetensors_load.py FOLDER"""
+
 import json
 import sys
 import time
@@ -20,4 +21,6 @@ begin = time.perf_counter()
 tensors = [load_file(path, device="cuda") for path in checkpoint.files]
 torch.cuda.synchronize()
 seconds = time.perf_counter() - begin
-print(json.dumps({"peer": "safetensors_load_file", "seconds": seconds, "bytes": checkpoint.bytes, "gbps": checkpoint.bytes / seconds / 1e9}))
+print(
+    json.dumps({"peer": "safetensors_load_file", "seconds": seconds, "bytes": checkpoint.bytes, "gbps": checkpoint.bytes / seconds / 1e9})
+)

@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
-"""PyTorch, fully resident: torch.compile over a layer, a static cache, the whole token as one CUDA graph. torch_compiled.py FOLDER [--tokens 64]
+"""PyTorch, fully resident: torch.compile over a layer, a static cache, the whole token as one CUDA graph. torch_compiled.py FOLDER
+[--tokens 64]
 
-Tuned: inductor's coordinate descent over its matrix-vector kernels, one compiled layer serves all (its weights are arguments), greedy sampling
+Tuned: inductor's coordinate descent over its matrix-vector kernels, one compiled layer serves all (its weights are arguments), greedy
+sampling
 inside the graph, so that nothing but a replay is left on the host."""
+
 import argparse
 import json
 import statistics
@@ -72,6 +75,18 @@ with torch.inference_mode():
         graph.replay()
         torch.cuda.synchronize()
         times.append(1e3 * (time.perf_counter() - begin))
-print(json.dumps({"peer": "pytorch_compiled", "torch": torch.__version__, "tuned": not args.no_tune, "ms_per_token": statistics.median(times),
-                  "min_ms": min(times), "prefill_tokens": args.prompt, "prefill_ms": 1e3 * statistics.median(prefill[1:]),
-                  "compile_seconds": round(compile_seconds, 1), "torch_peak_bytes": torch.cuda.max_memory_allocated()}))
+print(
+    json.dumps(
+        {
+            "peer": "pytorch_compiled",
+            "torch": torch.__version__,
+            "tuned": not args.no_tune,
+            "ms_per_token": statistics.median(times),
+            "min_ms": min(times),
+            "prefill_tokens": args.prompt,
+            "prefill_ms": 1e3 * statistics.median(prefill[1:]),
+            "compile_seconds": round(compile_seconds, 1),
+            "torch_peak_bytes": torch.cuda.max_memory_allocated(),
+        }
+    )
+)

@@ -1,8 +1,12 @@
 #!/usr/bin/env python3
-"""Hand-written streaming in PyTorch: layers in page-locked memory, two layer buffers on the device, a copy stream; embedding and head resident.
+"""Hand-written streaming in PyTorch: layers in page-locked memory, two layer buffers on the device, a copy stream; embedding and head
+resident.
 torch_double_buffer.py FOLDER [--tokens 8]
 
-Tuned: one flat page-locked buffer a layer, so that a layer is one copy; the next layer is copied while this one computes; across tokens too."""
+Tuned: one flat page-locked buffer a layer, so that a layer is one copy; the next layer is copied while this one computes; across tokens
+too.
+"""
+
 import argparse
 import json
 import statistics
@@ -27,7 +31,7 @@ def flat_layer(n):
     flat = torch.empty(sum(p.numel() for p in parts), dtype=parts[0].dtype, pin_memory=True)
     at = 0
     for part in parts:
-        flat[at:at + part.numel()].copy_(part.reshape(-1))
+        flat[at : at + part.numel()].copy_(part.reshape(-1))
         at += part.numel()
     return flat, [p.shape for p in parts]
 
@@ -35,7 +39,7 @@ def flat_layer(n):
 def views(flat, shapes):
     out, at = [], 0
     for s in shapes:
-        out.append(flat[at:at + s.numel()].view(s))
+        out.append(flat[at : at + s.numel()].view(s))
         at += s.numel()
     return out
 
@@ -90,5 +94,15 @@ with torch.inference_mode():
         token.tolist()
         times.append(1e3 * (time.perf_counter() - begin))
     torch.cuda.synchronize()
-print(json.dumps({"peer": "pytorch_double_buffer", "torch": torch.__version__, "ms_per_token": statistics.median(times), "min_ms": min(times),
-                  "streamed_bytes": sum(h.numel() * h.element_size() for h in host), "torch_peak_bytes": torch.cuda.max_memory_allocated()}))
+print(
+    json.dumps(
+        {
+            "peer": "pytorch_double_buffer",
+            "torch": torch.__version__,
+            "ms_per_token": statistics.median(times),
+            "min_ms": min(times),
+            "streamed_bytes": sum(h.numel() * h.element_size() for h in host),
+            "torch_peak_bytes": torch.cuda.max_memory_allocated(),
+        }
+    )
+)
