@@ -93,7 +93,7 @@ def main():
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--passes", type=int, default=5)
     args = parser.parse_args()
-    beside = 800 << 20  # device memory beside the arena, the context included: a guess, replaced by what is seen
+    beside = 560 << 20  # device memory beside the arena, the context included: a guess, replaced by what is seen
     with tempfile.TemporaryDirectory() as folder:
         for line in open(args.peers, encoding="utf-8"):
             peer = json.loads(line)

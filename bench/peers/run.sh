@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the peers on one model folder and writes a line of JSON each, with the device memory the driver showed. See README.md.
-# run.sh FOLDER OUT.jsonl [compiled] [eager] [accelerate] [double_buffer] [load] [llama] [deepspeed] [deepspeed_nvme]
+# run.sh FOLDER OUT.jsonl [compiled] [eager] [accelerate] [double_buffer] [load] [llama]
 # llama.cpp: LLAMA_BENCH=path of llama-bench; GGUF=where the converted model goes (16 GB for the 8B; default FOLDER/model.gguf).
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -45,8 +45,6 @@ for peer in "$@"; do
     double_buffer) measured $peer "$python" "$here/torch_double_buffer.py" "$folder" ;;
     load) measured $peer "$python" "$here/safetensors_load.py" "$folder" ;;
     llama) llama ;;
-    deepspeed) measured $peer "$python" "$here/deepspeed_decode.py" "$folder" ;;
-    deepspeed_nvme) mkdir -p "$folder/nvme" && measured $peer "$python" "$here/deepspeed_decode.py" "$folder" --nvme "$folder/nvme"; rm -rf "$folder/nvme" ;;
     *) echo "unknown peer $peer" >&2; exit 2 ;;
   esac
 done
