@@ -22,5 +22,5 @@ tensors = [load_file(path, device="cuda") for path in checkpoint.files]
 torch.cuda.synchronize()
 seconds = time.perf_counter() - begin
 print(
-    json.dumps({"peer": "safetensors_load_file", "seconds": seconds, "bytes": checkpoint.bytes, "gbps": checkpoint.bytes / seconds / 1e9})
+    json.dumps({"peer": "safetensors_load_file", "load_seconds": seconds, "bytes": checkpoint.bytes, "gbps": checkpoint.bytes / seconds / 1e9})
 )
