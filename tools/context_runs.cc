@@ -1,5 +1,7 @@
 #include "context_runs.h"
 
+#include <sys/resource.h>
+
 #include <barrier>
 #include <cctype>
 #include <chrono>
@@ -12,6 +14,13 @@ namespace forebay::tools {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+double process_cpu_ms() {
+  struct rusage usage {};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto ms = [](const timeval& time) { return static_cast<double>(time.tv_sec) * 1e3 + static_cast<double>(time.tv_usec) / 1e3; };
+  return ms(usage.ru_utime) + ms(usage.ru_stime);
+}
 
 Result<std::vector<NamedTensor>> outputs_of(const Engine& engine, const ExecutionContext& context) {
   std::vector<NamedTensor> outputs;
@@ -73,13 +82,21 @@ Result<RunOutcome> run_passes(Engine& engine, const std::vector<NamedTensor>& in
   std::vector<Status> failures(count);
   std::barrier ready(static_cast<std::ptrdiff_t>(count));
   Clock::time_point start;
+  double cpu = 0;
   const auto work = [&](std::size_t c) {
     for (int i = 0; i < request.warm_up && failures[c].ok(); ++i) {
       failures[c] = check_interrupted();
+      const auto begin = Clock::now();
       if (failures[c].ok()) failures[c] = contexts[c].execute();
+      if (i > 0) continue;
+      outcomes[c].first_pass_ms = std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+      outcomes[c].first_disk_bytes = contexts[c].profile().disk_bytes;
     }
     ready.arrive_and_wait();
-    if (c == 0) start = Clock::now();
+    if (c == 0) {
+      start = Clock::now();
+      cpu = process_cpu_ms();
+    }
     if (failures[c].ok()) failures[c] = measure(contexts[c], request, outcomes[c]);
   };
   std::vector<std::thread> threads;
@@ -90,6 +107,7 @@ Result<RunOutcome> run_passes(Engine& engine, const std::vector<NamedTensor>& in
   for (Status& failure : failures) FB_TRY(std::move(failure));
   RunOutcome outcome = std::move(outcomes[0]);
   outcome.wall_ms = wall;
+  outcome.cpu_ms = process_cpu_ms() - cpu;
   outcome.memory = engine.memory();
   FB_ASSIGN(outcome.outputs, outputs_of(engine, contexts[0]));
   for (std::size_t c = 1; c < count; ++c) {

@@ -12,18 +12,20 @@ namespace forebay::tools {
 
 struct RunRequest {
   int iterations = 1, contexts = 1, warm_up = 0;
-  bool stateful = false;   // bind the plan's state pairs
-  bool profile = false;    // times per node of the last pass of context 0
-  DebugCallback debug;     // context 0 only
+  bool stateful = false;  // bind the plan's state pairs
+  bool profile = false;   // times per node of the last pass of context 0
+  DebugCallback debug;    // context 0 only
   std::vector<std::string> debug_names;
 };
 struct RunOutcome {
-  std::vector<double> pass_ms;              // all contexts, warm-up left out
+  std::vector<double> pass_ms;                                                   // all contexts, warm-up left out
   std::uint64_t disk_bytes = 0, link_bytes = 0, gathered_bytes = 0, stalls = 0;  // sums over those passes
-  double wall_ms = 0;
-  std::vector<NamedTensor> outputs;         // of context 0's last pass
+  double wall_ms = 0, cpu_ms = 0;                                                // of those passes; the processor time of the whole process
+  double first_pass_ms = 0;                                                      // of context 0's first warm-up
+  std::uint64_t first_disk_bytes = 0;
+  std::vector<NamedTensor> outputs;  // of context 0's last pass
   PassProfile last;
-  MemoryReport memory;                      // while the contexts were open: their state and activations are part of every size
+  MemoryReport memory;  // while the contexts were open: their state and activations are part of every size
 };
 // cancelled on SIGINT, between passes. Contexts get the same inputs; if their outputs differ that is Code::internal.
 Result<RunOutcome> run_passes(Engine& engine, const std::vector<NamedTensor>& inputs, const RunRequest& request);

@@ -22,7 +22,9 @@ namespace forebay::tools {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 }  // namespace
 
@@ -75,7 +77,9 @@ Result<double> device_link_gbps(const std::string& kind, double seconds) {
   FB_ASSIGN(auto device, load_device(kind));
   FB_ASSIGN(auto arena, device->reserve_arena(kCopy * kCopies));
   FB_TRY(arena->commit(0, kCopy * kCopies));
-  FB_ASSIGN(auto queue, device->create_queue("link", 256));
+  // Long rounds: between two the link is idle, and a limit that waits would be below what a stream reaches.
+  constexpr std::uint64_t kRound = 24 * kCopies;
+  FB_ASSIGN(auto queue, device->create_queue("link", kRound + 8));
   std::vector<std::byte> from(kCopy * kCopies, std::byte{1});
   FB_TRY(device->register_host(from));
   std::uint64_t bytes = 0;
@@ -83,18 +87,34 @@ Result<double> device_link_gbps(const std::string& kind, double seconds) {
   Status status;
   for (int round = 0; status.ok() && (round < 3 || since(start) < seconds); ++round) {
     if (round == 1) start = Clock::now();  // the first one warms up
-    // Long rounds: between two the link is idle.
-    for (std::uint64_t c = 0; c < 8 * kCopies; ++c) {
+    for (std::uint64_t c = 0; c < kRound; ++c) {
       const std::uint64_t at = c % kCopies * kCopy;
       queue->copy(arena->base() + at, from.data() + at, kCopy);
     }
     status = queue->synchronize();
-    if (round > 0) bytes += 8 * kCopy * kCopies;
+    if (round > 0) bytes += kRound * kCopy;
   }
   const double gbps = static_cast<double>(bytes) / since(start) / 1e9;
   device->unregister_host(from);
   FB_TRY(std::move(status));
   return gbps;
+}
+
+Result<double> device_memory_gbps(const std::string& kind, double seconds) {
+  constexpr std::uint64_t kCopy = 256ull << 20;  // far above a cache on the device
+  FB_ASSIGN(auto device, load_device(kind));
+  FB_ASSIGN(auto arena, device->reserve_arena(2 * kCopy));
+  FB_TRY(arena->commit(0, 2 * kCopy));
+  FB_ASSIGN(auto queue, device->create_queue("memory", 256));
+  std::uint64_t bytes = 0;
+  Clock::time_point start;
+  for (int round = 0; round < 3 || since(start) < seconds; ++round) {
+    if (round == 1) start = Clock::now();  // the first one warms up
+    for (int c = 0; c < 32; ++c) queue->copy(arena->base() + kCopy, arena->base(), kCopy);
+    FB_TRY(queue->synchronize());
+    if (round > 0) bytes += 2 * 32 * kCopy;
+  }
+  return static_cast<double>(bytes) / since(start) / 1e9;
 }
 
 double zstd_decode_gbps(double seconds) {

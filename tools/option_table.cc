@@ -33,7 +33,8 @@ constexpr OptionSpec kOptions[] = {
     {"threads", 0, K::integer, false, "N", "", "0", "compute threads; 0: all. Part of numerics_id", 0},
     {"weights", 'w', K::path, true, "SRC...", "", "",
      "MODEL.onnx, *.safetensors, model.safetensors.index.json, a shard folder, or a folder holding one of them"},
-    {"codec", 0, K::choice, false, "CODEC", "auto|raw|zstd|huffman", "auto", "how chunks are stored; auto: zstd only where it halves a chunk"},
+    {"codec", 0, K::choice, false, "CODEC", "auto|raw|zstd|huffman", "auto",
+     "how chunks are stored; auto: zstd only where it halves a chunk"},
     {"map", 0, K::path, false, "FILE", "", "", "renames: lines \"plan_name = source_name [transpose]\""},
     {"strict", 0, K::flag, false, "", "", "", "refuse tensors that the plan does not use"},
     {"finite", 0, K::flag, false, "", "", "", "refuse weights that are not finite"},
@@ -53,10 +54,12 @@ constexpr OptionSpec kOptions[] = {
     {"output-dir", 0, K::path, false, "DIR", "", "", "write the outputs there as NAME.npy"},
     {"profile", 0, K::path, false, "FILE", "", "", "write times per node as JSON"},
     {"trace", 0, K::path, false, "FILE", "", "", "write a Chrome trace (chrome://tracing, Perfetto)"},
-    {"debug-tensors", 0, K::text, true, "NAMES", "", "", "write these values to --output-dir at every write, Loop iterations too; \"all\": every value"},
+    {"debug-tensors", 0, K::text, true, "NAMES", "", "",
+     "write these values to --output-dir at every write, Loop iterations too; \"all\": every value"},
     {"warm-up", 0, K::integer, false, "N", "", "1", "passes before measuring", 0},
     {"reference", 0, K::path, false, "DIR", "", "", "folder of NAME.npy to compare the outputs with"},
-    {"against", 0, K::choice, false, "DEVICE", "cpu", "", "compare with this device, fully resident and without fusion where a model is given"},
+    {"against", 0, K::choice, false, "DEVICE", "cpu", "",
+     "compare with this device, fully resident and without fusion where a model is given"},
     {"atol", 0, K::real, false, "A", "", "1e-5", "absolute tolerance"},
     {"rtol", 0, K::real, false, "R", "", "1e-3", "relative tolerance"},
     {"layers", 0, K::flag, false, "", "", "", "compare every value and name the first node that diverges"},
@@ -67,6 +70,8 @@ constexpr OptionSpec kOptions[] = {
     {"all-logits", 0, K::flag, false, "", "", "", "the head computes every position, not only the last"},
     {"shard-size", 0, K::size, false, "SIZE", "", "4GiB", "largest safetensors shard", 1 << 20},
     {"path", 0, K::path, true, "DIR", "", ".", "folders to test for O_DIRECT and speed"},
+    {"prompt", 0, K::integer, false, "N", "", "1", "measure generations of a stateful decoder: a prompt of N tokens in one pass", 1},
+    {"decode", 0, K::integer, false, "T", "", "0", "then T tokens, a pass each; the cache stays on the device, inside the budget", 0},
     {"quick", 0, K::flag, false, "", "", "", "skip the measurements of rates"},
     {"keep", 0, K::path, false, "DIR", "", "", "work in DIR and keep the files"},
 };
@@ -94,8 +99,8 @@ constexpr VerbSpec kVerbs[] = {
      FB_ENGINE_OPTIONS " output-dir profile trace debug-tensors", run_run},
     {"bench", "PLAN", 1, 1, "measure passes over a grid of budgets, beside the machine's own limits",
      "forebay bench model.plan --weights model.onnx --budget 5%,10%,25%,50%,100%\n"
-     "forebay bench model.plan --weights shards/ --budget 10% --io threads --json",
-     FB_ENGINE_OPTIONS " warm-up quick", run_bench},
+     "forebay bench model.plan --weights shards/ --prompt 512 --decode 64 --budget 25%,100% --json",
+     FB_ENGINE_OPTIONS " warm-up quick prompt decode", run_bench},
 #ifndef FOREBAY_RUNTIME_ONLY
     {"compare", "PLAN", 1, 1, "compare the outputs with a reference",
      "forebay compare model.plan --weights model.onnx --input x=x.npy --reference expected/\n"
@@ -117,7 +122,7 @@ constexpr VerbSpec kVerbs[] = {
     {"estimate", "PLAN|MODEL.onnx", 1, 1, "budgets and predicted pass times, from headers only",
      "forebay estimate model.plan\n"
      "forebay estimate model.onnx --shapes input_ids=1x128 --json",
-     "shapes budget threads quick path", run_estimate},
+     "shapes budget device threads quick path", run_estimate},
 #ifndef FOREBAY_RUNTIME_ONLY
     {"check", "MODEL.onnx", 1, 1, "list every node that cannot be built",
      "forebay check model.onnx\n"

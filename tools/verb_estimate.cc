@@ -25,6 +25,7 @@ namespace forebay::tools {
 namespace {
 
 constexpr double kAssumedDiskGbps = 2.0, kAssumedMemoryGbps = 10.0;  // --quick
+constexpr double kAssumedLinkGbps = 50.0, kAssumedDeviceMemoryGbps = 3000.0;
 constexpr std::uint64_t kProbeBytes = 256ull << 20;
 
 #ifdef FOREBAY_RUNTIME_ONLY
@@ -43,16 +44,29 @@ Result<std::shared_ptr<const plan::Plan>> open_structure(Session& session) {
 #endif
 
 struct Rates {
-  double disk = kAssumedDiskGbps, memory = kAssumedMemoryGbps;
+  double disk = kAssumedDiskGbps, memory = kAssumedMemoryGbps;  // memory: of the device
+  double link = 0;                                              // from the host cache to the device; 0: the device reads host memory
   bool measured = false;
+  const char* streamed_by() const { return link > 0 ? "link" : "disk"; }
+  double streamed_gbps() const { return link > 0 ? link : disk; }
 };
 
 // Writes a file of random-looking bytes into the folder that holds the plan, and reads it past the page cache.
 Result<Rates> measure(Session& session) {
   Rates rates;
+  const std::string device = session.options.text("device");
+  const bool cpu = device.empty() || device == "cpu";
+  if (!cpu) {
+    rates.link = kAssumedLinkGbps;
+    rates.memory = kAssumedDeviceMemoryGbps;
+  }
   if (session.options.flag("quick")) return rates;
+  if (!cpu) {
+    FB_ASSIGN(rates.link, device_link_gbps(device, 0.3));
+    FB_ASSIGN(rates.memory, device_memory_gbps(device, 0.2));
+  }
   const int threads = session.options.integer("threads") > 0 ? static_cast<int>(session.options.integer("threads")) : default_threads();
-  rates.memory = memory_read_gbps(threads, 0.3);
+  if (cpu) rates.memory = memory_read_gbps(threads, 0.3);
   const std::vector<std::string> paths = session.options.list("path");
   const std::string folder = paths.empty() ? folder_of(session.operand()) : paths.front();
   auto work = TemporaryFolder::create(folder, false);
@@ -120,12 +134,13 @@ json::object row_of(Session& session, const Demand& demand, const BudgetBytes& s
     const stream::ChunkTraits& chunk = demand.traits[demand.order.order[i]];
     streamed += chunk.raw_bytes * chunk.uses;
   }
-  const double disk_ms = static_cast<double>(streamed) / rates.disk / 1e6, memory_ms = static_cast<double>(demand.used_bytes) / rates.memory / 1e6;
-  const double predicted = std::max(disk_ms, memory_ms);
+  const double streamed_ms = static_cast<double>(streamed) / rates.streamed_gbps() / 1e6;
+  const double memory_ms = static_cast<double>(demand.used_bytes) / rates.memory / 1e6, predicted = std::max(streamed_ms, memory_ms);
+  const char* bound = streamed_ms > memory_ms ? rates.streamed_by() : "compute";
   row["predicted_ms"] = predicted;
   row["streamed_bytes"] = streamed;
-  row["bound_by"] = disk_ms > memory_ms ? "disk" : "compute";
-  session.print("{:>14}  {:>10.2f} ms  {:>12} streamed  {}\n", format_size(bytes), predicted, format_size(streamed), disk_ms > memory_ms ? "disk" : "compute");
+  row["bound_by"] = bound;
+  session.print("{:>14}  {:>10.2f} ms  {:>12} streamed  {}\n", format_size(bytes), predicted, format_size(streamed), bound);
   return row;
 }
 
@@ -148,11 +163,13 @@ Status run_estimate(Session& session) {
   session.result["minimum"] = json::object{{"activation_bytes", demand.arena.activation_bytes}, {"state_bytes", demand.arena.state_bytes},
                                            {"ring_bytes", demand.arena.source.min_ring_bytes}};
   session.result["shapes"] = std::move(made);
-  session.result["rates"] = json::object{{"disk_gbps", rates.disk}, {"memory_gbps", rates.memory}, {"measured", rates.measured}};
+  session.result["rates"] =
+      json::object{{"disk_gbps", rates.disk}, {"link_gbps", rates.link}, {"memory_gbps", rates.memory}, {"measured", rates.measured}};
   session.print("minimum   {:>12}  (activations {}, state {}, ring {})\nno stream {:>12}\nfull      {:>12}\n", format_size(sizes.min),
                 format_size(demand.arena.activation_bytes), format_size(demand.arena.state_bytes), format_size(demand.arena.source.min_ring_bytes),
                 format_size(sizes.no_stream), format_size(sizes.full));
-  session.print("at disk {:.2f} GB/s and memory {:.2f} GB/s ({}), for inputs", rates.disk, rates.memory, rates.measured ? "measured" : "assumed");
+  session.print("at {} {:.2f} GB/s and memory {:.2f} GB/s ({}), for inputs", rates.streamed_by(), rates.streamed_gbps(), rates.memory,
+                rates.measured ? "measured" : "assumed");
   for (const auto& [name, shape] : shapes) session.print(" {}={}", name, shape.to_string());
   session.print("\n");
   std::vector<std::string> budgets = session.options.list("budget");

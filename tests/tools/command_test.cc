@@ -163,6 +163,27 @@ TEST_F(Command, BenchRowsAndLimits) {
   EXPECT_TRUE(rows[2].as_object().at("refused").is_null());
 }
 
+TEST_F(Command, BenchOfGenerations) {
+  const CommandResult bench = run_command({"bench", plan(), "--weights", model(), "--budget", "60%,unlimited", "--prompt", "8", "--decode",
+                                           "3", "--iterations", "2", "--quick", "--json"});
+  ASSERT_EQ(bench.exit, 0) << bench.out;
+  const boost::json::object result = bench.json();
+  const boost::json::array& rows = result.at("rows").as_array();
+  ASSERT_EQ(rows.size(), 2u);
+  for (const auto& value : rows) {
+    const boost::json::object& row = value.as_object();
+    expect_keys(row, {"budget", "budget_bytes", "peak_arena_bytes", "state_bytes", "first_token_ms", "prefill", "decode", "tokens",
+                      "throttled", "gpu"});
+    for (const char* phase : {"prefill", "decode"}) {
+      expect_keys(row.at(phase).as_object(), {"pass_ms", "tokens_per_second", "streamed_bytes", "link_share", "disk_share", "bound_by"});
+    }
+    EXPECT_EQ(row.at("tokens").as_array().size(), 4u);
+    EXPECT_EQ(row.at("tokens"), rows[0].as_object().at("tokens"));
+  }
+  expect_error(run_command({"bench", plan(), "--weights", model(), "--prompt", "8", "--input", "input_ids=x.npy", "--quick", "--json"}), 2);
+  expect_error(run_command({"bench", plan(), "--weights", model(), "--prompt", "8", "--contexts", "2", "--quick", "--json"}), 2);
+}
+
 TEST_F(Command, CompareWithTheCpuAndWithAFolder) {
   const CommandResult layers = run_command({"compare", plan(), "--weights", model(), "--budget", "60%", "--against", "cpu", "--layers", "--json"});
   ASSERT_EQ(layers.exit, 0) << layers.out;

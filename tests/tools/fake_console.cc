@@ -4,5 +4,8 @@
 namespace forebay::tools {
 
 bool interrupted() { return false; }
+Status check_interrupted() {
+  return {};
+}
 
 }  // namespace forebay::tools
