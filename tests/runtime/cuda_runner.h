@@ -6,13 +6,16 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/check.h"
+#include "runtime/choosing_kernel.h"
 #include "runtime/device_library.h"
 #include "runtime/kernels_harness.h"
 #include "runtime/merged_kernel.h"
+#include "runtime/run_timer.h"
 
 namespace forebay::testing {
 
@@ -51,6 +54,7 @@ class CudaRunner {
     PrepareContext prepare{node, in, known, out, &pool, run.sliced, plan::Consumption::whole, run.slab_rows};
     if (run.sliced != plan::kNone) prepare.consumption = spec->consume(node, run.sliced, in);
     FB_TRY(kernel->prepare(prepare));
+    if (auto* const choosing = dynamic_cast<ChoosingKernel*>(kernel.get()); way && choosing != nullptr) FB_TRY(choosing->take(*way));
     id = kernel->id();
     return launch(run, cut, merge, out);
   }
@@ -60,6 +64,8 @@ class CudaRunner {
   std::unique_ptr<Kernel> kernel;  // of the last run
   std::string id;                  // of its kernel
   bool merged = false;             // whether its slabs shared a launch
+  std::optional<KernelWay> way;    // to be taken; then its first call is timed
+  double microseconds = 0;
   ThreadPool pool{2};
 
  private:
@@ -84,6 +90,18 @@ class CudaRunner {
       const Launch& launch = *static_cast<Launch*>(argument);
       if (launch.merged != nullptr) return launch.merged->run_merged(launch.calls);
       for (const KernelCall& one : launch.calls) FB_TRY(launch.kernel->run(one));
+      return {};
+    }
+  };
+
+  struct Timed {
+    RunTimer* timer;
+    Kernel* kernel;
+    const KernelCall* first;
+    Result<double> time;
+    static Status call(void* argument) {
+      Timed& timed = *static_cast<Timed*>(argument);
+      timed.time = timed.timer->time_calls([&timed] { return timed.kernel->run(*timed.first); });
       return {};
     }
   };
@@ -139,6 +157,12 @@ class CudaRunner {
       Launch one{kernel.get(), merged ? merging : nullptr, std::span<const KernelCall>(calls).subspan(first, std::min(kMostMerged, calls.size() - first))};
       queue_->launch(Launch::call, &one);
       FB_TRY(queue_->synchronize());
+    }
+    if (way) {
+      Timed timed{dynamic_cast<RunTimer*>(device.get()), kernel.get(), &calls[0], Result<double>(0.0)};
+      queue_->launch(Timed::call, &timed);
+      FB_TRY(queue_->synchronize());
+      FB_ASSIGN(microseconds, timed.time);
     }
     for (std::size_t o = 0; o < made.size(); ++o) queue_->copy(made[o].data(), results[o].data, made[o].bytes());
     FB_TRY(queue_->synchronize());

@@ -9,7 +9,10 @@
 #include "runtime/cuda/cuda_arena.h"
 #include "runtime/cuda/cuda_kernels.h"
 #include "runtime/cuda/cuda_queue.h"
+#include "runtime/cuda/lt_product.h"
+#include "runtime/cuda/run_timer_cuda.h"
 #include "runtime/device_library.h"
+#include "runtime/run_timer.h"
 
 namespace forebay::cuda {
 namespace {
@@ -17,7 +20,7 @@ namespace {
 constexpr int kOldest =
     FOREBAY_CUDA_OLDEST;  // compute capability, ten times: what the library has machine code for
 
-class CudaDevice final : public Device {
+class CudaDevice final : public Device, public RunTimer {
  public:
   static Result<std::unique_ptr<Device>> open() {
     auto state = std::make_shared<CudaState>();
@@ -81,6 +84,7 @@ class CudaDevice final : public Device {
                                 "copying " + std::to_string(bytes) + " bytes"));
     return state_->errors.check(cudaStreamSynchronize(stream), "work of the device");
   }
+  Result<double> time_calls(const std::function<Status()>& enqueue) override { return time_on_stream(enqueue, *state_); }
 
  private:
   CudaDevice(std::shared_ptr<CudaState> state, const cudaDeviceProp& facts)
@@ -92,6 +96,7 @@ class CudaDevice final : public Device {
     info_.arena_host_addressable = false;
     info_.numerics.emplace_back("sm", std::to_string(facts.major * 10 + facts.minor));
     info_.numerics.emplace_back("cuda", std::to_string(CUDART_VERSION));
+    info_.numerics.emplace_back("cublaslt", lt_version());
   }
 
   const std::shared_ptr<CudaState> state_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "runtime/choosing_kernel.h"
 #include "runtime/cuda/cuda_kernels.h"
 #include "runtime/cuda/kernel_base.h"
 #include "runtime/cuda/packed_launch.h"
@@ -35,7 +36,7 @@ PackedWeight weight_of(const cpu::QuantView& view, bool scale_cut, bool zero_cut
   return weight;
 }
 
-class PackedProduct final : public MergedKernel {
+class PackedProduct final : public MergedKernel, public ChoosingKernel {
  public:
   PackedProduct(const NodeView& node, StatePtr state) : state_(std::move(state)) {
     spec_.packed = true;
@@ -73,6 +74,22 @@ class PackedProduct final : public MergedKernel {
   Status run(const KernelCall& call) override {
     if (!few_) return run_inner(call);
     return spec_.trans_b ? row_dot({&call, 1}) : check(launch_packed_axpy(task_of(call), weight_of_call(call), slabs_of({&call, 1}), queue_stream()));
+  }
+  // Many rows: the ways of the float product.
+  std::string problem() const override {
+    const ChoosingKernel* inner = inner_choice();
+    return inner == nullptr ? std::string() : "packed " + std::string(dtype_name(packed_.code)) + " " + inner->problem();
+  }
+  std::vector<KernelWay> ways() const override {
+    const ChoosingKernel* inner = inner_choice();
+    return inner == nullptr ? std::vector<KernelWay>() : inner->ways();
+  }
+  Status take(const KernelWay& way) override {
+    ChoosingKernel* inner = inner_choice();
+    if (inner == nullptr) return Status(Code::unsupported, "there is one way");
+    FB_TRY(inner->take(way));
+    settle_inner();
+    return {};
   }
   bool merges() const override { return few_ && spec_.trans_b && even_slabs_; }
   Status run_merged(std::span<const KernelCall> calls) override { return row_dot(calls); }
@@ -114,13 +131,18 @@ class PackedProduct final : public MergedKernel {
     inner.inputs = inner_inputs_;
     inner.values = values;
     FB_TRY(inner_->prepare(inner));
-    inner_id_ = "cuda.packed+" + std::string(inner_->id());
     std::int64_t rows = consumption_ == plan::Consumption::whole ? packed_.rows : 0;
     for (const std::int64_t slab : context.slab_rows) rows = std::max(rows, slab);
-    values_at_ = ops::padded_bytes(inner_->workspace_bytes());
-    bytes_ = values_at_ + ops::padded_bytes(static_cast<std::uint64_t>(rows * packed_.columns) * static_cast<std::uint64_t>(dtype_bits(whole_[0].dtype) / 8));
+    values_bytes_ = ops::padded_bytes(static_cast<std::uint64_t>(rows * packed_.columns) * static_cast<std::uint64_t>(dtype_bits(whole_[0].dtype) / 8));
+    settle_inner();
     return {};
   }
+  void settle_inner() {
+    inner_id_ = "cuda.packed+" + std::string(inner_->id());
+    values_at_ = ops::padded_bytes(inner_->workspace_bytes());
+    bytes_ = values_at_ + values_bytes_;
+  }
+  ChoosingKernel* inner_choice() const { return few_ ? nullptr : dynamic_cast<ChoosingKernel*>(inner_.get()); }
 
   Status run_inner(const KernelCall& call) {
     UnpackTask values;
@@ -192,7 +214,7 @@ class PackedProduct final : public MergedKernel {
   KernelPtr inner_;
   std::string inner_id_;
   bool few_ = false, even_slabs_ = false, has_c_ = false;
-  std::uint64_t bytes_ = 0, values_at_ = 0;
+  std::uint64_t bytes_ = 0, values_at_ = 0, values_bytes_ = 0;
 };
 
 KernelPtr make_packed(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs, const StatePtr& state) {

@@ -4,7 +4,7 @@
 #include <cuda_fp8.h>
 
 #include "runtime/cuda/packed_launch.h"
-#include "runtime/cuda/product_finish.cuh"
+#include "runtime/cuda/product_parts.cuh"
 
 namespace forebay::cuda {
 
@@ -53,6 +53,19 @@ __device__ inline float round_value(DType type, float value) {
   if (type == DType::f16) return widen(narrow<__half>(value));
   if (type == DType::bf16) return widen(narrow<__nv_bfloat16>(value));
   return value;
+}
+
+__device__ inline void write_number(DType type, void* data, std::int64_t at, float value) {
+  if (type == DType::f32) {
+    static_cast<float*>(data)[at] = value;
+  } else if (type == DType::f16) {
+    static_cast<__half*>(data)[at] = narrow<__half>(value);
+  } else {
+    static_cast<__nv_bfloat16*>(data)[at] = narrow<__nv_bfloat16>(value);
+  }
+}
+__device__ inline float sum_so_far(const ProductTask& task, std::int64_t m, std::int64_t n) {
+  return task.first ? 0.0f : task.sums[m * task.y_row + n];
 }
 
 // One row of a slab with its scales and zero points.

@@ -1,78 +1,112 @@
 // Products by a packed [n,k] matrix for few rows: values are made in registers, from codes read once.
+#include <type_traits>
+
 #include "runtime/cuda/packed_numbers.cuh"
 
 namespace forebay::cuda {
 namespace {
 
 constexpr int kRowWarps = 8;
-constexpr float kMagic = 8388608.0f;  // 2^23: an integer below 256 added to its bits is added to its value
-
 enum class Codes { nibble, byte, e4m3, e5m2 };
 
-// Eight neighbouring codes, and what `bias` must be for value = float(i) - bias to be the code less its zero point.
+// Eight neighbouring codes of a row, and their values: (code - zero) * scale. `exact`: the scale has at most 11 bits and the zero point is a
+// code, so that the value has a place in f32 and may be made by one FMA, without being rounded before (scales below 2^116).
 template <Codes kCodes>
 struct Eight;
+
 template <>
 struct Eight<Codes::nibble> {
-  static constexpr int kAhead = 8;
-  static constexpr bool kInteger = true;
   std::uint32_t word;
   __device__ void load(const std::uint8_t* codes, std::int64_t k) { word = __ldcs(reinterpret_cast<const std::uint32_t*>(codes + k / 2)); }
-  __device__ void flip(bool is_signed) { word ^= is_signed ? 0x88888888u : 0u; }
-  __device__ static float middle() { return 8.0f; }
-  __device__ float operator()(int i) const { return __uint_as_float(((word >> (4 * i)) & 0xfu) | 0x4B000000u); }
+  __device__ void values(bool is_signed, bool exact, float scale, float zero, float (&w)[8]) const {
+    const std::uint32_t bits = word ^ (is_signed ? 0x88888888u : 0u);
+    const float from = zero + (is_signed ? 8.0f : 0.0f);
+    if (exact) {
+      // Behind a leading one at bits 12 to 15 or 16 to 19 a code counts 2^-11 or 2^-7.
+      const float low = scale * 2048.0f, high = scale * 128.0f, low_from = -(2048.0f + from) * scale, high_from = -(128.0f + from) * scale;
+      const std::uint32_t turned[4] = {(bits << 16) | (bits >> 16), bits << 8, bits, bits >> 8};
+      constexpr int kLow[4] = {7, 1, 3, 5}, kHigh[4] = {0, 2, 4, 6};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        w[kLow[i]] = __fmaf_rn(__uint_as_float((turned[i] & 0xf000u) | 0x3f800000u), low, low_from);
+        w[kHigh[i]] = __fmaf_rn(__uint_as_float((turned[i] & 0xf0000u) | 0x3f800000u), high, high_from);
+      }
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float code = __uint_as_float(((bits >> (4 * i)) & 0xfu) | 0x4B000000u) - (is_signed ? 8388616.0f : 8388608.0f);
+      w[i] = (code - zero) * scale;
+    }
+  }
 };
 template <>
 struct Eight<Codes::byte> {
-  static constexpr int kAhead = 4;
-  static constexpr bool kInteger = true;
   uint2 words;
   __device__ void load(const std::uint8_t* codes, std::int64_t k) { words = __ldcs(reinterpret_cast<const uint2*>(codes + k)); }
-  __device__ void flip(bool is_signed) {
-    words.x ^= is_signed ? 0x80808080u : 0u;
-    words.y ^= is_signed ? 0x80808080u : 0u;
+  __device__ void values(bool is_signed, bool exact, float scale, float zero, float (&w)[8]) const {
+    const std::uint32_t flip = is_signed ? 0x80808080u : 0u, low = words.x ^ flip, high = words.y ^ flip;
+    const float base = is_signed ? 8388736.0f : 8388608.0f, from = exact ? base + zero : base, rest = exact ? 0.0f : zero;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float code = __uint_as_float(__byte_perm(i < 4 ? low : high, 0x4B000000u, 0x7440u | static_cast<unsigned>(i % 4))) - from;
+      w[i] = (exact ? code : code - rest) * scale;
+    }
   }
-  __device__ static float middle() { return 128.0f; }
-  __device__ float operator()(int i) const { return __uint_as_float(__byte_perm(i < 4 ? words.x : words.y, 0x4B000000u, 0x7440u | static_cast<unsigned>(i % 4))); }
 };
 template <__nv_fp8_interpretation_t kFormat>
 struct EightFloats {
-  static constexpr int kAhead = 4;
-  static constexpr bool kInteger = false;
   uint2 words;
   __device__ void load(const std::uint8_t* codes, std::int64_t k) { words = __ldcs(reinterpret_cast<const uint2*>(codes + k)); }
-  __device__ void flip(bool) {}
-  __device__ static float middle() { return 0.0f; }
-  __device__ float operator()(int i) const { return fp8_value(((i < 4 ? words.x : words.y) >> (8 * (i % 4))) & 0xffu, kFormat); }
+  __device__ void values(bool, bool, float scale, float zero, float (&w)[8]) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const auto pair = static_cast<__nv_fp8x2_storage_t>((i < 2 ? words.x : words.y) >> (16 * (i % 2)));
+      const float2 both = __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2(pair, kFormat)));
+      w[2 * i] = (both.x - zero) * scale;
+      w[2 * i + 1] = (both.y - zero) * scale;
+    }
+  }
 };
 template <>
 struct Eight<Codes::e4m3> : EightFloats<__NV_E4M3> {};
 template <>
 struct Eight<Codes::e5m2> : EightFloats<__NV_E5M2> {};
 
-__device__ inline void load_x(DType type, const void* x, std::int64_t at, float (&out)[8]) {
-  if (type == DType::f32) {
+// Eight elements of A: their bits are loaded early and widened late.
+template <typename T>
+struct EightX {
+  uint4 bits;
+  __device__ void load(const void* x, std::int64_t at) { bits = __ldg(reinterpret_cast<const uint4*>(static_cast<const T*>(x) + at)); }
+  __device__ void values(float (&out)[8]) const {
+    const std::uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+        out[2 * i] = __uint_as_float(words[i] << 16);
+        out[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+      } else {
+        const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&words[i]));
+        out[2 * i] = pair.x;
+        out[2 * i + 1] = pair.y;
+      }
+    }
+  }
+};
+template <>
+struct EightX<float> {
+  float4 low, high;
+  __device__ void load(const void* x, std::int64_t at) {
     const auto* from = reinterpret_cast<const float4*>(static_cast<const float*>(x) + at);
-    const float4 low = __ldg(from), high = __ldg(from + 1);
+    low = __ldg(from);
+    high = __ldg(from + 1);
+  }
+  __device__ void values(float (&out)[8]) const {
     const float all[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
     for (int i = 0; i < 8; ++i) out[i] = all[i];
-    return;
   }
-  const uint4 bits = __ldg(reinterpret_cast<const uint4*>(static_cast<const std::uint16_t*>(x) + at));
-  const std::uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (type == DType::bf16) {
-      out[2 * i] = __uint_as_float(words[i] << 16);
-      out[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
-    } else {
-      const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&words[i]));
-      out[2 * i] = pair.x;
-      out[2 * i + 1] = pair.y;
-    }
-  }
-}
+};
 
 __device__ inline void round_eight(DType type, float (&w)[8]) {
   if (type == DType::f32) return;
@@ -101,63 +135,98 @@ __device__ inline void fold_and_put(const ProductTask& task, const float (&sums)
     float run = ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
 #pragma unroll
     for (int half = 16; half > 0; half /= 2) run = run + __shfl_down_sync(0xffffffffu, run, half);
-    if (lane == 0 && m < task.m) put(task, 0, m, n, run);
+    if (lane == 0 && m < task.m && n < task.n) put(task, 0, m, n, run);
   }
 }
 
 struct Blocks {
   int shift = 0;  // of the columns to their block; below 0: blocks are no power of two
+  bool wide_scale = false, has_zero = false, exact = false;
+  __device__ std::int64_t of(std::int64_t k, std::int64_t block) const {
+    return shift >= 0 ? k >> shift : static_cast<std::int64_t>(static_cast<std::uint32_t>(k) / static_cast<std::uint32_t>(block));
+  }
 };
 
-// A warp a row. Sum i takes elements i, i + 256, ...; eight neighbours have one scale and one zero point.
-template <Codes kCodes, int M>
+// A warp kRows rows. Sum i of a row takes elements i, i + 256, ...; eight neighbours have one scale and one zero point. All loads of kAhead x 256
+// columns are under way before the first is used.
+template <Codes kCodes, typename T, int kRows, int M>
 __global__ void __launch_bounds__(kRowWarps * 32) packed_rows(const __grid_constant__ ProductTask task, const __grid_constant__ PackedWeight weight,
-                                                             const __grid_constant__ PackedSlabs slabs, Blocks blocks) {
-  using Codes8 = Eight<kCodes>;
-  const std::int64_t n = static_cast<std::int64_t>(blockIdx.x) * kRowWarps + threadIdx.x / 32;
-  if (n >= task.n) return;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const PackedRow row(weight, slabs, n);
+                                                             const __grid_constant__ PackedSlabs slabs, const Blocks blocks) {
+  constexpr int kAhead = kCodes == Codes::nibble ? 4 : 2;
+  const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kRowWarps + threadIdx.x / 32) * kRows;
+  if (first >= task.n) return;
   const bool is_signed = weight.code == DType::i4 || weight.code == DType::i8;
-  const bool whole_zero = weight.zero.type != DType::f32 && weight.zero.type != DType::f16 && weight.zero.type != DType::bf16;
-  const float base = Codes8::kInteger ? kMagic + (is_signed ? Codes8::middle() : 0.0f) : 0.0f;
-  float sums[M][8] = {};
-  const auto take = [&](Codes8 codes, std::int64_t k) {
-    const std::int64_t block = blocks.shift >= 0 ? k >> blocks.shift : static_cast<std::int64_t>(static_cast<std::uint32_t>(k) / static_cast<std::uint32_t>(weight.col_block));
-    const float scale = row.scale(weight, block), zero = row.zero(weight, block);
-    float w[8];
-    codes.flip(is_signed);
-    if (Codes8::kInteger && whole_zero) {  // one exact subtraction
-      const float bias = base + zero;
+  const std::uint8_t* codes_of[kRows];
+  const std::uint8_t *scales_of[kRows];
+  std::int64_t zero_at[kRows];
+  const void* zeros_of[kRows];
+  const int scale_bytes = blocks.wide_scale ? 4 : 2;
 #pragma unroll
-      for (int i = 0; i < 8; ++i) w[i] = (codes(i) - bias) * scale;
-    } else {
+  for (int r = 0; r < kRows; ++r) {
+    const PackedRow row(weight, slabs, first + r < task.n ? first + r : task.n - 1);
+    codes_of[r] = row.codes;
+    scales_of[r] = static_cast<const std::uint8_t*>(row.scales) + row.scale_at * scale_bytes;
+    zeros_of[r] = row.zeros;
+    zero_at[r] = row.zero_at;
+  }
+  float sums[kRows][M][8] = {};
+  const auto scale_bits = [&](int r, std::int64_t block) {
+    const std::uint8_t* at = scales_of[r] + block * weight.scale.col * scale_bytes;
+    return blocks.wide_scale ? __ldg(reinterpret_cast<const std::uint32_t*>(at)) : __ldg(reinterpret_cast<const std::uint16_t*>(at));
+  };
+  const auto scale_value = [&](std::uint32_t bits) {
+    if (weight.scale.type == DType::f32) return __uint_as_float(bits);
+    if (weight.scale.type == DType::bf16) return __uint_as_float(bits << 16);
+    return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+  };
+  const auto zero_value = [&](int r, std::int64_t block) {
+    if (!blocks.has_zero) return weight.zero_default;
+    const std::int64_t at = zero_at[r] + block * weight.zero.col;
+    const bool number = weight.zero.type == DType::f32 || weight.zero.type == DType::f16 || weight.zero.type == DType::bf16;
+    return number ? read_number(weight.zero.type, zeros_of[r], at) : code_value(weight.zero.type, zeros_of[r], at);
+  };
+  const auto step = [&](auto ahead, std::int64_t k) {
+    constexpr int kSteps = decltype(ahead)::value;
+    Eight<kCodes> codes[kSteps][kRows];
+    std::uint32_t scale[kSteps][kRows];
+    EightX<T> x[kSteps];
 #pragma unroll
-      for (int i = 0; i < 8; ++i) w[i] = ((codes(i) - base) - zero) * scale;
+    for (int u = 0; u < kSteps; ++u) {
+      const std::int64_t at = k + u * 256, block = blocks.of(at, weight.col_block);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        codes[u][r].load(codes_of[r], at);
+        scale[u][r] = scale_bits(r, block);
+      }
+      if (M == 1) x[u].load(task.a, at);
     }
-    round_eight(weight.value, w);
 #pragma unroll
-    for (int m = 0; m < M; ++m) {
-      float x[8];
-      load_x(task.a_type, task.a, (m < task.m ? m : 0) * task.a_row + k, x);
+    for (int u = 0; u < kSteps; ++u) {
+      const std::int64_t at = k + u * 256, block = blocks.of(at, weight.col_block);
+      float w[kRows][8];
 #pragma unroll
-      for (int i = 0; i < 8; ++i) sums[m][i] = __fmaf_rn(w[i], x[i], sums[m][i]);
+      for (int r = 0; r < kRows; ++r) {
+        codes[u][r].values(is_signed, blocks.exact, scale_value(scale[u][r]), zero_value(r, block), w[r]);
+        round_eight(weight.value, w[r]);
+      }
+#pragma unroll
+      for (int m = 0; m < M; ++m) {
+        float values[8];
+        if (M > 1) x[u].load(task.a, (m < task.m ? m : 0) * task.a_row + at);
+        x[u].values(values);
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+          for (int i = 0; i < 8; ++i) sums[r][m][i] = __fmaf_rn(w[r][i], values[i], sums[r][m][i]);
+        }
+      }
     }
   };
-  std::int64_t k = lane * 8;
-  for (; k + (Codes8::kAhead - 1) * 256 < task.k; k += Codes8::kAhead * 256) {
-    Codes8 codes[Codes8::kAhead];
+  std::int64_t k = static_cast<std::int64_t>(threadIdx.x) % 32 * 8;
+  for (; k + (kAhead - 1) * 256 < task.k; k += kAhead * 256) step(std::integral_constant<int, kAhead>(), k);
+  for (; k < task.k; k += 256) step(std::integral_constant<int, 1>(), k);
 #pragma unroll
-    for (int u = 0; u < Codes8::kAhead; ++u) codes[u].load(row.codes, k + u * 256);
-#pragma unroll
-    for (int u = 0; u < Codes8::kAhead; ++u) take(codes[u], k + u * 256);
-  }
-  for (; k < task.k; k += 256) {
-    Codes8 codes;
-    codes.load(row.codes, k);
-    take(codes, k);
-  }
-  fold_and_put<M>(task, sums, n);
+  for (int r = 0; r < kRows; ++r) fold_and_put<M>(task, sums[r], first + r);
 }
 
 // Every other code type, block and size: element by element, the same order.
@@ -182,18 +251,22 @@ __global__ void __launch_bounds__(kRowWarps * 32) any_rows(const __grid_constant
   fold_and_put<M>(task, sums, n);
 }
 
-unsigned grid_of(const ProductTask& task) { return static_cast<unsigned>((task.n + kRowWarps - 1) / kRowWarps); }
+unsigned grid_of(const ProductTask& task, int rows) { return static_cast<unsigned>((task.n + kRowWarps * rows - 1) / (kRowWarps * rows)); }
 
-template <Codes kCodes>
+template <Codes kCodes, typename T>
 cudaError_t start(const ProductTask& task, const PackedWeight& weight, const PackedSlabs& slabs, Blocks blocks, cudaStream_t stream) {
   if (task.m <= 1) {
-    packed_rows<kCodes, 1><<<grid_of(task), kRowWarps * 32, 0, stream>>>(task, weight, slabs, blocks);
-  } else if (task.m <= 4) {
-    packed_rows<kCodes, 4><<<grid_of(task), kRowWarps * 32, 0, stream>>>(task, weight, slabs, blocks);
+    packed_rows<kCodes, T, 2, 1><<<grid_of(task, 2), kRowWarps * 32, 0, stream>>>(task, weight, slabs, blocks);
   } else {
-    packed_rows<kCodes, 8><<<grid_of(task), kRowWarps * 32, 0, stream>>>(task, weight, slabs, blocks);
+    packed_rows<kCodes, T, 1, 8><<<grid_of(task, 1), kRowWarps * 32, 0, stream>>>(task, weight, slabs, blocks);
   }
   return cudaGetLastError();
+}
+template <Codes kCodes>
+cudaError_t by_x(const ProductTask& task, const PackedWeight& weight, const PackedSlabs& slabs, Blocks blocks, cudaStream_t stream) {
+  if (task.a_type == DType::f32) return start<kCodes, float>(task, weight, slabs, blocks, stream);
+  if (task.a_type == DType::f16) return start<kCodes, __half>(task, weight, slabs, blocks, stream);
+  return start<kCodes, __nv_bfloat16>(task, weight, slabs, blocks, stream);
 }
 
 // Rows of A and of codes are read eight elements at a time; slabs begin at multiples of 64 bytes.
@@ -202,6 +275,10 @@ bool serves(const ProductTask& task, const PackedWeight& weight, Blocks* blocks)
   if (task.k % 8 != 0 || weight.stride % 8 != 0 || (blocked && weight.col_block % 8 != 0) || task.k > 0x7fffffff) return false;
   const std::int64_t size = task.a_type == DType::f32 ? 4 : 2;
   if (reinterpret_cast<std::uintptr_t>(task.a) % 16 != 0 || task.a_row * size % 16 != 0) return false;
+  const auto number = [](DType type) { return type == DType::f32 || type == DType::f16 || type == DType::bf16; };
+  blocks->wide_scale = weight.scale.type == DType::f32;
+  blocks->has_zero = weight.zero.type != DType::none;
+  blocks->exact = !blocks->wide_scale && !(blocks->has_zero && number(weight.zero.type));
   blocks->shift = 62;
   if (blocked) {
     blocks->shift = -1;
@@ -219,17 +296,17 @@ cudaError_t launch_packed_row_dot(const ProductTask& task, const PackedWeight& w
   Blocks blocks;
   if (serves(task, weight, &blocks)) {
     switch (weight.code) {
-      case DType::i4: case DType::u4: return start<Codes::nibble>(task, weight, slabs, blocks, stream);
-      case DType::i8: case DType::u8: return start<Codes::byte>(task, weight, slabs, blocks, stream);
-      case DType::f8e4m3fn: return start<Codes::e4m3>(task, weight, slabs, blocks, stream);
-      case DType::f8e5m2: return start<Codes::e5m2>(task, weight, slabs, blocks, stream);
+      case DType::i4: case DType::u4: return by_x<Codes::nibble>(task, weight, slabs, blocks, stream);
+      case DType::i8: case DType::u8: return by_x<Codes::byte>(task, weight, slabs, blocks, stream);
+      case DType::f8e4m3fn: return by_x<Codes::e4m3>(task, weight, slabs, blocks, stream);
+      case DType::f8e5m2: return by_x<Codes::e5m2>(task, weight, slabs, blocks, stream);
       default: break;
     }
   }
   if (task.m <= 1) {
-    any_rows<1><<<grid_of(task), kRowWarps * 32, 0, stream>>>(task, weight, slabs);
+    any_rows<1><<<grid_of(task, 1), kRowWarps * 32, 0, stream>>>(task, weight, slabs);
   } else {
-    any_rows<8><<<grid_of(task), kRowWarps * 32, 0, stream>>>(task, weight, slabs);
+    any_rows<8><<<grid_of(task, 1), kRowWarps * 32, 0, stream>>>(task, weight, slabs);
   }
   return cudaGetLastError();
 }

@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(kColumns) packed_axpy(const __grid_constant__ 
   if (n >= task.n) return;
   float sums[M];
 #pragma unroll
-  for (int m = 0; m < M; ++m) sums[m] = m < task.m ? carried(task, 0, m, n) : 0.0f;
+  for (int m = 0; m < M; ++m) sums[m] = m < task.m ? sum_so_far(task, m, n) : 0.0f;
   constexpr int kUnder = 8;
   std::int64_t k = 0;
   for (; k + kUnder <= task.k; k += kUnder) {

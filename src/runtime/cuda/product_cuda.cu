@@ -1,7 +1,12 @@
-#include "runtime/cuda/product_finish.cuh"
+#include "runtime/cuda/product_parts.cuh"
 
 namespace forebay::cuda {
 namespace {
+
+__device__ inline float carried(const ProductTask& task, std::int64_t batch, std::int64_t m,
+                                std::int64_t n) {
+  return task.first ? 0.0f : task.sums[batch * task.y_batch + m * task.y_row + n];
+}
 
 // Eight neighbours of a row as f32. The bits of 16-bit numbers are loaded as they are and widened
 // when they are used.
