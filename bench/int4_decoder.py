@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The int4 twin of a decoder that `forebay synth llama` wrote: every Gemm becomes MatMulNBits. For speed only: codes and scales are random, and all
-weights share two files from their start, so that the twin of an 8B model takes 1.3 GB of disk. Usage: int4_decoder.py MODEL_DIR OUT_DIR [BLOCK]"""
+weights share two files, so that the twin of an 8B model takes 1.3 GB of disk. Usage: int4_decoder.py MODEL_DIR OUT_DIR [BLOCK]"""
 import os
 import sys
 
@@ -9,9 +9,9 @@ import onnx
 from onnx import TensorProto, helper
 
 
-def external(name, dtype, dims, location, bytes_):
+def external(name, dtype, dims, location, bytes_, offset=0):
     tensor = TensorProto(name=name, data_type=dtype, dims=dims, data_location=TensorProto.EXTERNAL)
-    for key, value in (("location", location), ("offset", "0"), ("length", str(bytes_))):
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(bytes_))):
         entry = tensor.external_data.add()
         entry.key, entry.value = key, value
     return tensor
@@ -23,7 +23,7 @@ def main():
     model = onnx.load(os.path.join(source, "model.onnx"), load_external_data=False)
     graph = model.graph
     weights = {t.name: t for t in graph.initializer}
-    packed, codes_most, scales_most = {}, 0, 0
+    packed, codes_most, scales_most, shift = {}, 0, 0, 0
     for node in graph.node:
         if node.op_type != "Gemm" or node.input[1] not in weights:
             continue
@@ -31,10 +31,11 @@ def main():
         n, k = weight.dims
         blocks = k // block
         codes, scales = n * blocks * block // 2, n * blocks * 2
-        codes_most, scales_most = max(codes_most, codes), max(scales_most, scales)
+        shift += 4096  # two extents that are the same would be one weight
+        codes_most, scales_most = max(codes_most, codes + shift), max(scales_most, scales + shift)
         packed[weight.name] = (
-            external(weight.name + ".codes", TensorProto.UINT8, [n, blocks, block // 2], "codes.bin", codes),
-            external(weight.name + ".scales", weight.data_type, [n * blocks], "scales.bin", scales))
+            external(weight.name + ".codes", TensorProto.UINT8, [n, blocks, block // 2], "codes.bin", codes, shift),
+            external(weight.name + ".scales", weight.data_type, [n * blocks], "scales.bin", scales, shift))
         new = helper.make_node("MatMulNBits", [node.input[0], weight.name + ".codes", weight.name + ".scales"], list(node.output), node.name,
                                domain="com.microsoft", K=k, N=n, bits=4, block_size=block)
         node.CopyFrom(new)

@@ -146,5 +146,44 @@ TEST_F(CudaPacked, ManyRowsAreCloseAndTheSameForEachCut) {
   }
 }
 
+HostTensor indices(const std::vector<std::int64_t>& values) {
+  HostTensor t(DType::i64, Shape{static_cast<std::int64_t>(values.size())});
+  std::copy(values.begin(), values.end(), t.as<std::int64_t>().begin());
+  return t;
+}
+
+TEST_F(CudaPacked, RowsOfTablesAreTheCpus) {
+  const HostTensor picked = indices({3, -1, 0, 99, 50, 3, -100});
+  for (const DType code : {DType::u4, DType::i4, DType::u8}) {
+    for (const DType value : {DType::f32, DType::f16, DType::bf16}) {
+      const HostTensor data = codes(code, Shape{100, 96}), s = scales(value, Shape{100, code == DType::u8 ? 6 : 3}), z = codes(code, Shape{100, 3});
+      NodeRun run{"com.microsoft", "GatherBlockQuantized", 1, {{"block_size", std::int64_t{32}}}, {&data, &picked, &s, code == DType::u8 ? nullptr : &z}, 1, plan::kNone, {}};
+      auto cpu = run_node(run, device_->pool);
+      ASSERT_TRUE(cpu.ok()) << cpu.status().to_string();
+      expect_close(run, (*cpu)[0], device_->run(run), 0, std::string(dtype_name(code)));
+      EXPECT_EQ(device_->id, "host.indices+cuda.packed.rows");
+    }
+  }
+}
+
+TEST_F(CudaPacked, GatherTakesRowsFromSlabs) {
+  const HostTensor picked = indices({3, -1, 0, 99, 50, 3, -100}), outside = indices({3, 100});
+  for (const std::int64_t columns : {1, 3, 24, 128}) {
+    const HostTensor table = random_tensor(random_, DType::bf16, Shape{100, columns});
+    NodeRun run{"", "Gather", 13, {}, {&table, &picked}, 1, plan::kNone, {}};
+    auto cpu = run_node(run, device_->pool);
+    ASSERT_TRUE(cpu.ok()) << cpu.status().to_string();
+    expect_close(run, (*cpu)[0], device_->run(run), 0, "whole");
+    run.sliced = 0;
+    run.slab_rows = {40, 40, 20};
+    expect_close(run, (*cpu)[0], device_->run(run), 0, "slabs");
+    EXPECT_EQ(device_->id, "host.indices+cuda.gather");
+    run.inputs[1] = &outside;
+    const auto refused = device_->run(run);
+    ASSERT_FALSE(refused.ok());
+    EXPECT_NE(refused.status().to_string().find("index 100 at position 1"), std::string::npos) << refused.status().to_string();
+  }
+}
+
 }  // namespace
 }  // namespace forebay::testing

@@ -156,7 +156,10 @@ class CudaRunner {
     for (std::size_t first = 0; first < calls.size(); first += kMostMerged) {
       Launch one{kernel.get(), merged ? merging : nullptr, std::span<const KernelCall>(calls).subspan(first, std::min(kMostMerged, calls.size() - first))};
       queue_->launch(Launch::call, &one);
-      FB_TRY(queue_->synchronize());
+      if (Status status = queue_->synchronize(); !status.ok()) {
+        queue_->clear_error();
+        return status;
+      }
     }
     if (way) {
       Timed timed{dynamic_cast<RunTimer*>(device.get()), kernel.get(), &calls[0], Result<double>(0.0)};
