@@ -185,5 +185,66 @@ TEST_F(CudaPacked, GatherTakesRowsFromSlabs) {
   }
 }
 
+TEST_F(CudaPacked, IntegerProductsAreExact) {
+  for (const DType a_type : {DType::i8, DType::u8}) {
+    for (const DType b_type : {DType::i8, DType::u8}) {
+      for (const std::int64_t m : {1, 70}) {
+        const std::int64_t k = 203, n = 90;
+        const HostTensor a = codes(a_type, Shape{m, k}), b = codes(b_type, Shape{k, n}), az = codes(a_type, Shape{}), bz = codes(b_type, Shape{n});
+        const std::string what = std::string(dtype_name(a_type)) + " by " + std::string(dtype_name(b_type)) + ", rows " + std::to_string(m);
+        NodeRun run{"", "MatMulInteger", 10, {}, {&a, &b, &az, &bz}, 1, plan::kNone, {}};
+        auto cpu = run_node(run, device_->pool);
+        ASSERT_TRUE(cpu.ok()) << cpu.status().to_string();
+        expect_close(run, (*cpu)[0], device_->run(run), 0, what);
+        run.sliced = 1;
+        run.slab_rows = {80, 80, 43};
+        expect_close(run, (*cpu)[0], device_->run(run), 0, what + " in slabs");
+        const HostTensor as = scales(DType::f32, Shape{}), bs = scales(DType::f32, Shape{n}), ys = scales(DType::f32, Shape{}), yz = codes(DType::u8, Shape{});
+        run = {"", "QLinearMatMul", 10, {}, {&a, &as, &az, &b, &bs, &bz, &ys, &yz}, 1, plan::kNone, {}};
+        cpu = run_node(run, device_->pool);
+        ASSERT_TRUE(cpu.ok()) << cpu.status().to_string();
+        expect_close(run, (*cpu)[0], device_->run(run), 0, what + " scaled");
+        run.sliced = 3;
+        run.slab_rows = {80, 80, 43};
+        expect_close(run, (*cpu)[0], device_->run(run), 0, what + " scaled, in slabs");
+        EXPECT_EQ(device_->id, "cuda.product.i8");
+      }
+    }
+  }
+}
+
+TEST_F(CudaPacked, ConversionsAreTheCpus) {
+  for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
+    const HostTensor x = random_tensor(random_, type, Shape{6, 64, 10}), one = scales(type, Shape{}), each = scales(type, Shape{64}), blocked = scales(type, Shape{6, 4, 10});
+    for (const DType code : {DType::i8, DType::u8, DType::i16, DType::u16}) {
+      const std::string what = std::string(dtype_name(type)) + " and " + std::string(dtype_name(code));
+      const HostTensor z = codes(code, Shape{}), zs = codes(code, Shape{64}), zb = codes(code, Shape{6, 4, 10}), q = codes(code, Shape{6, 64, 10});
+      for (const char* op : {"QuantizeLinear", "DequantizeLinear"}) {
+        const HostTensor* in = op[0] == 'Q' ? &x : &q;
+        NodeRun run{"", op, 21, {}, {in, &one, &z}, 1, plan::kNone, {}};
+        const auto compare_one = [&](const std::string& how) {
+          auto cpu = run_node(run, device_->pool);
+          ASSERT_TRUE(cpu.ok()) << what << ": " << cpu.status().to_string();
+          expect_close(run, (*cpu)[0], device_->run(run), 0, what + how);
+        };
+        compare_one(" one scale");
+        run.inputs = {in, &each, &zs};
+        compare_one(" a scale each");
+        run.inputs = {in, &blocked, &zb};
+        run.attributes = {{"axis", std::int64_t{1}}, {"block_size", std::int64_t{16}}};
+        compare_one(" blocks");
+      }
+    }
+  }
+  for (const std::int64_t count : {1, 1000, 300000}) {
+    const HostTensor x = random_tensor(random_, DType::f32, Shape{count});
+    NodeRun run{"", "DynamicQuantizeLinear", 11, {}, {&x}, 3, plan::kNone, {}};
+    auto cpu = run_node(run, device_->pool);
+    auto got = device_->run(run);
+    ASSERT_TRUE(cpu.ok() && got.ok());
+    for (std::size_t o = 0; o < 3; ++o) EXPECT_TRUE(same_bytes((*cpu)[o], (*got)[o])) << count << " output " << o;
+  }
+}
+
 }  // namespace
 }  // namespace forebay::testing
