@@ -49,13 +49,15 @@ Status add_device_kernels(plan::Plan& plan, const BuildOptions& options, ThreadP
   std::string excluded;
   for (const std::string& name : options.exclude_kernels) excluded += (excluded.empty() ? "" : ",") + name;
   if (!excluded.empty()) plan.numerics.emplace_back(std::string(kExcludeKey), excluded);
+  if (!options.timing_cache.empty()) FB_TRY(TimingCache::read(posix_file_system(), options.timing_cache).status());  // said with or without the device
   ChoiceOutcome outcome;
   outcome.section = {options.device, "heuristic", {}};
   if (auto device = load_device(options.device); device.ok()) {
     FB_ASSIGN(outcome, api::choose_on_device(std::make_shared<const plan::Plan>(plan), declared_shapes(plan), **device, pool,
                                              {options.build_budget_bytes, 0, options.timing_cache}, logger));
   } else {
-    logger.log(LogLevel::warning, "kernels for " + options.device + " are not timed, heuristics choose when the plan is loaded (forebay run --retime times them there): " + device.status().to_string());
+    logger.log(LogLevel::warning, "kernels for " + options.device + " are not timed, heuristics choose when the plan is loaded (forebay run --retime times them there): " +
+                                      device.status().to_string());
   }
   report->kernel_problems = outcome.problems;
   report->kernels_timed = outcome.timed;
