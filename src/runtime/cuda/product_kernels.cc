@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "runtime/choosing_kernel.h"
+#include "runtime/cuda/gemm_mma.h"
 #include "runtime/cuda/kernel_base.h"
 #include "runtime/cuda/lt_product.h"
 #include "runtime/merged_kernel.h"
@@ -77,8 +78,10 @@ class ProductKernel final : public MergedKernel, public ChoosingKernel {
     way_ = !few ? Way::tiles : spec_.trans_b ? Way::row_dot : Way::axpy;
     library_.clear();
     library_shapes_.clear();
+    mma_serves_ = way_ == Way::tiles && serves_mma(context);
     if (way_ == Way::tiles) find_library_shapes(context);
-    if (!library_shapes_.empty()) use_library({});
+    if (!library_shapes_.empty() && use_library({})) return {};
+    if (mma_serves_) way_ = Way::mma;
     return {};
   }
 
@@ -95,18 +98,22 @@ class ProductKernel final : public MergedKernel, public ChoosingKernel {
   std::vector<KernelWay> ways() const override {
     constexpr int kMostAlgorithms = 8;
     std::vector<KernelWay> all;
-    if (way_ != Way::tiles && way_ != Way::library) return all;
+    if (way_ == Way::row_dot || way_ == Way::axpy) return all;
     if (!library_shapes_.empty()) {
       for (std::string& config : lt_configs(library_shapes_.front(), state_, kMostAlgorithms)) all.push_back({std::string(name_of(Way::library)), std::move(config)});
     }
+    if (mma_serves_) all.push_back({std::string(name_of(Way::mma)), ""});
     all.push_back({std::string(name_of(Way::tiles)), ""});
     return all;
   }
   Status take(const KernelWay& way) override {
-    if (way.kernel == name_of(Way::tiles) && (way_ == Way::tiles || way_ == Way::library)) {
-      library_.clear();
-      way_ = Way::tiles;
-      return {};
+    if (way_ != Way::row_dot && way_ != Way::axpy) {
+      for (const Way own : {Way::mma, Way::tiles}) {
+        if (way.kernel != name_of(own) || (own == Way::mma && !mma_serves_)) continue;
+        library_.clear();
+        way_ = own;
+        return {};
+      }
     }
     if (way.kernel == name_of(Way::library) && !library_shapes_.empty() && use_library(way.config)) return {};
     return Status(Code::unsupported, "'" + way.kernel + " " + way.config + "' is not to be had here");
@@ -124,6 +131,7 @@ class ProductKernel final : public MergedKernel, public ChoosingKernel {
       case Way::row_dot: return check(launch_row_dot(task, queue_stream()));
       case Way::axpy: return check(launch_axpy(task, queue_stream()));
       case Way::tiles: return check(launch_tiles(task, queue_stream()));
+      case Way::mma: return check(launch_mma(task, queue_stream()));
       case Way::library: return run_library(call, task);
     }
     return {};
@@ -143,9 +151,9 @@ class ProductKernel final : public MergedKernel, public ChoosingKernel {
   }
 
  private:
-  enum class Way : std::uint8_t { row_dot, axpy, tiles, library };
+  enum class Way : std::uint8_t { row_dot, axpy, tiles, mma, library };
   static std::string_view name_of(Way way) {
-    constexpr std::string_view kNames[] = {"cuda.gemv256", "cuda.gemv_axpy", "cuda.gemm_tiles", "cuda.cublaslt"};
+    constexpr std::string_view kNames[] = {"cuda.gemv256", "cuda.gemv_axpy", "cuda.gemm_tiles", "cuda.gemm_mma", "cuda.cublaslt"};
     return kNames[static_cast<int>(way)];
   }
 
@@ -182,6 +190,17 @@ class ProductKernel final : public MergedKernel, public ChoosingKernel {
   // f32 sums first where the library's own output would not do: C, or sums over slabs.
   bool with_sums() const {
     return task_.c_type != DType::none || task_.activation != Activation::none || consumption_ == plan::Consumption::by_reduction;
+  }
+
+  bool serves_mma(const PrepareContext& context) const {
+    const bool rows = layout_.b_row == 1 && layout_.b_col == layout_.k, columns = layout_.b_col == 1 && layout_.b_row == layout_.n;
+    bool aligned = layout_.a_row % 8 == 0 && (rows ? layout_.k : layout_.n) % 8 == 0 && layout_.a_offsets[0] % 8 == 0 && layout_.b_offsets[0] % 8 == 0;
+    std::int64_t begin = 0;
+    for (const std::int64_t slab : context.slab_rows) {  // the part of A that meets the slab
+      aligned = aligned && (consumption_ != plan::Consumption::by_reduction || begin % 8 == 0);
+      begin += slab;
+    }
+    return (type_ == DType::f16 || type_ == DType::bf16) && task_.batches == 1 && layout_.a_col == 1 && (rows || columns) && aligned && layout_.m <= 65535 * 128;
   }
 
   // A constant matrix of even strides: a shape for each size of slab, the largest first.
@@ -267,7 +286,7 @@ class ProductKernel final : public MergedKernel, public ChoosingKernel {
   Way way_ = Way::tiles;
   std::vector<LtShape> library_shapes_;
   std::vector<std::unique_ptr<LtProduct>> library_;
-  bool even_slabs_ = false;
+  bool even_slabs_ = false, mma_serves_ = false;
 };
 static_assert(SlabTable::kMost >= kMostMerged);
 
