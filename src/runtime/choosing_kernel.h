@@ -18,7 +18,8 @@ struct KernelWay {
 class ChoosingKernel {  // beside Kernel
  public:
   virtual ~ChoosingKernel() = default;
-  // All of these after prepare. The work in words without " | ", apart from the node's name: operator, shapes, types, slabs.
+  // All of these after prepare. The work in words without " | ", apart from the node's name: operator, shapes, types, slabs. Empty where
+  // there is nothing to choose.
   virtual std::string problem() const = 0;
   // The first is the heuristics' choice, which prepare takes. Empty, or one: there is nothing to choose.
   virtual std::vector<KernelWay> ways() const = 0;

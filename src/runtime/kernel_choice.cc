@@ -156,8 +156,9 @@ bool kernel_excluded(const plan::Plan& plan, std::string_view kernel) {
 }
 
 Status take_choice(const plan::Plan& plan, std::string_view device_kind, ChoosingKernel& kernel) {
-  if (const plan::KernelSection* section = section_for(plan, device_kind)) {
-    const std::vector<TimedWay> recorded = recorded_ways(*section, kernel.problem());
+  const std::string problem = kernel.problem();
+  if (const plan::KernelSection* section = problem.empty() ? nullptr : section_for(plan, device_kind)) {
+    const std::vector<TimedWay> recorded = recorded_ways(*section, problem);
     const TimedWay* best = best_way(recorded);
     if (best != nullptr && kernel.take(best->way).ok()) return {};
   }
@@ -167,7 +168,7 @@ Status take_choice(const plan::Plan& plan, std::string_view device_kind, Choosin
   for (const KernelWay& way : ways) {
     if (!kernel_excluded(plan, way.kernel)) return way == ways.front() ? Status() : kernel.take(way);
   }
-  return ways.empty() ? Status() : Status(Code::unsupported, "every kernel for '" + kernel.problem() + "' is excluded");
+  return ways.empty() ? Status() : Status(Code::unsupported, "every kernel for '" + problem + "' is excluded");
 }
 
 std::string choice_identity(const plan::KernelChoice& choice) {

@@ -87,6 +87,7 @@ class ProductKernel final : public MergedKernel, public ChoosingKernel {
 
   // Few rows have one way: the bits of the CPU.
   std::string problem() const override {
+    if (way_ == Way::row_dot || way_ == Way::axpy) return {};
     std::string text = "product m=" + std::to_string(layout_.m) + " n=" + std::to_string(layout_.n) + " k=" + std::to_string(layout_.k);
     if (consumption_ != plan::Consumption::whole && !library_shapes_.empty()) {
       const LtShape& first = library_shapes_.front();
