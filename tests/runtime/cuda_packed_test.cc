@@ -129,6 +129,15 @@ TEST_F(CudaPacked, MatMulNBitsHasTheBitsOfTheCpu) {
   }
 }
 
+TEST_F(CudaPacked, TallWeightsHaveTheBitsOfTheCpu) {
+  for (const DType code : {DType::i4, DType::u8}) {
+    const std::int64_t n = 16384 + 5, k = 96;
+    const HostTensor a = random_tensor(random_, DType::bf16, Shape{1, k}), w = codes(code, Shape{n, k}), s = scales(DType::bf16, Shape{n, k / 32});
+    NodeRun run{"forebay", "QuantLinear", 1, {{"transB", std::int64_t{1}}, {"axis", std::int64_t{1}}, {"block_size", std::int64_t{32}}}, {&a, &w, &s}, 1, plan::kNone, {}};
+    compare(run, n, 0, std::string(dtype_name(code)));
+  }
+}
+
 TEST_F(CudaPacked, ManyRowsAreCloseAndTheSameForEachCut) {
   for (const DType code : {DType::i4, DType::u8, DType::f8e4m3fn}) {
     for (const DType value : {DType::f32, DType::f16, DType::bf16}) {

@@ -17,11 +17,13 @@ struct Eight;
 template <>
 struct Eight<Codes::nibble> {
   std::uint32_t word;
-  __device__ void load(const std::uint8_t* codes, std::int64_t k) { word = __ldcs(reinterpret_cast<const std::uint32_t*>(codes + k / 2)); }
-  __device__ void values(bool is_signed, bool exact, float scale, float zero, float (&w)[8]) const {
+  static constexpr unsigned kBytes = 4;
+  __device__ void load(const std::uint8_t* codes) { word = __ldcs(reinterpret_cast<const std::uint32_t*>(codes)); }
+  template <bool exact>
+  __device__ void values(bool is_signed, float scale, float zero, float (&w)[8]) const {
     const std::uint32_t bits = word ^ (is_signed ? 0x88888888u : 0u);
     const float from = zero + (is_signed ? 8.0f : 0.0f);
-    if (exact) {
+    if constexpr (exact) {
       // Behind a leading one at bits 12 to 15 or 16 to 19 a code counts 2^-11 or 2^-7.
       const float low = scale * 2048.0f, high = scale * 128.0f, low_from = -(2048.0f + from) * scale, high_from = -(128.0f + from) * scale;
       const std::uint32_t turned[4] = {(bits << 16) | (bits >> 16), bits << 8, bits, bits >> 8};
@@ -31,20 +33,22 @@ struct Eight<Codes::nibble> {
         w[kLow[i]] = __fmaf_rn(__uint_as_float((turned[i] & 0xf000u) | 0x3f800000u), low, low_from);
         w[kHigh[i]] = __fmaf_rn(__uint_as_float((turned[i] & 0xf0000u) | 0x3f800000u), high, high_from);
       }
-      return;
-    }
+    } else {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const float code = __uint_as_float(((bits >> (4 * i)) & 0xfu) | 0x4B000000u) - (is_signed ? 8388616.0f : 8388608.0f);
-      w[i] = (code - zero) * scale;
+      for (int i = 0; i < 8; ++i) {
+        const float code = __uint_as_float(((bits >> (4 * i)) & 0xfu) | 0x4B000000u) - (is_signed ? 8388616.0f : 8388608.0f);
+        w[i] = (code - zero) * scale;
+      }
     }
   }
 };
 template <>
 struct Eight<Codes::byte> {
   uint2 words;
-  __device__ void load(const std::uint8_t* codes, std::int64_t k) { words = __ldcs(reinterpret_cast<const uint2*>(codes + k)); }
-  __device__ void values(bool is_signed, bool exact, float scale, float zero, float (&w)[8]) const {
+  static constexpr unsigned kBytes = 8;
+  __device__ void load(const std::uint8_t* codes) { words = __ldcs(reinterpret_cast<const uint2*>(codes)); }
+  template <bool exact>
+  __device__ void values(bool is_signed, float scale, float zero, float (&w)[8]) const {
     const std::uint32_t flip = is_signed ? 0x80808080u : 0u, low = words.x ^ flip, high = words.y ^ flip;
     const float base = is_signed ? 8388736.0f : 8388608.0f, from = exact ? base + zero : base, rest = exact ? 0.0f : zero;
 #pragma unroll
@@ -57,8 +61,10 @@ struct Eight<Codes::byte> {
 template <__nv_fp8_interpretation_t kFormat>
 struct EightFloats {
   uint2 words;
-  __device__ void load(const std::uint8_t* codes, std::int64_t k) { words = __ldcs(reinterpret_cast<const uint2*>(codes + k)); }
-  __device__ void values(bool, bool, float scale, float zero, float (&w)[8]) const {
+  static constexpr unsigned kBytes = 8;
+  __device__ void load(const std::uint8_t* codes) { words = __ldcs(reinterpret_cast<const uint2*>(codes)); }
+  template <bool exact>
+  __device__ void values(bool, float scale, float zero, float (&w)[8]) const {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const auto pair = static_cast<__nv_fp8x2_storage_t>((i < 2 ? words.x : words.y) >> (16 * (i % 2)));
@@ -77,7 +83,7 @@ struct Eight<Codes::e5m2> : EightFloats<__NV_E5M2> {};
 template <typename T>
 struct EightX {
   uint4 bits;
-  __device__ void load(const void* x, std::int64_t at) { bits = __ldg(reinterpret_cast<const uint4*>(static_cast<const T*>(x) + at)); }
+  __device__ void load(const T* x) { bits = __ldg(reinterpret_cast<const uint4*>(x)); }
   __device__ void values(float (&out)[8]) const {
     const std::uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
 #pragma unroll
@@ -96,8 +102,8 @@ struct EightX {
 template <>
 struct EightX<float> {
   float4 low, high;
-  __device__ void load(const void* x, std::int64_t at) {
-    const auto* from = reinterpret_cast<const float4*>(static_cast<const float*>(x) + at);
+  __device__ void load(const float* x) {
+    const auto* from = reinterpret_cast<const float4*>(x);
     low = __ldg(from);
     high = __ldg(from + 1);
   }
@@ -142,78 +148,80 @@ __device__ inline void fold_and_put(const ProductTask& task, const float (&sums)
 struct Blocks {
   int shift = 0;  // of the columns to their block; below 0: blocks are no power of two
   bool wide_scale = false, has_zero = false, exact = false;
-  __device__ std::int64_t of(std::int64_t k, std::int64_t block) const {
-    return shift >= 0 ? k >> shift : static_cast<std::int64_t>(static_cast<std::uint32_t>(k) / static_cast<std::uint32_t>(block));
-  }
+  __device__ std::uint32_t of(std::uint32_t k, std::uint32_t block) const { return shift >= 0 ? k >> shift : k / block; }
 };
 
-// A warp kRows rows. Sum i of a row takes elements i, i + 256, ...; eight neighbours have one scale and one zero point. All loads of kAhead x 256
-// columns are under way before the first is used.
+// A warp's rows, and their sums: sum i of a row takes elements i, i + 256, ...; eight neighbours have one scale and one zero point.
 template <Codes kCodes, typename T, int kRows, int M>
-__global__ void __launch_bounds__(kRowWarps * 32) packed_rows(const __grid_constant__ ProductTask task, const __grid_constant__ PackedWeight weight,
-                                                             const __grid_constant__ PackedSlabs slabs, const Blocks blocks) {
-  constexpr int kAhead = kCodes == Codes::nibble ? 4 : 2;
-  const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kRowWarps + threadIdx.x / 32) * kRows;
-  if (first >= task.n) return;
-  const bool is_signed = weight.code == DType::i4 || weight.code == DType::i8;
-  const std::uint8_t* codes_of[kRows];
-  const std::uint8_t *scales_of[kRows];
+struct RowSums {
+  const ProductTask& task;
+  const PackedWeight& weight;
+  const Blocks& blocks;
+  const std::uint8_t *codes[kRows], *scales[kRows];
+  const T* x;
+  const void* zeros[kRows];
   std::int64_t zero_at[kRows];
-  const void* zeros_of[kRows];
-  const int scale_bytes = blocks.wide_scale ? 4 : 2;
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const PackedRow row(weight, slabs, first + r < task.n ? first + r : task.n - 1);
-    codes_of[r] = row.codes;
-    scales_of[r] = static_cast<const std::uint8_t*>(row.scales) + row.scale_at * scale_bytes;
-    zeros_of[r] = row.zeros;
-    zero_at[r] = row.zero_at;
-  }
   float sums[kRows][M][8] = {};
-  const auto scale_bits = [&](int r, std::int64_t block) {
-    const std::uint8_t* at = scales_of[r] + block * weight.scale.col * scale_bytes;
-    return blocks.wide_scale ? __ldg(reinterpret_cast<const std::uint32_t*>(at)) : __ldg(reinterpret_cast<const std::uint16_t*>(at));
-  };
-  const auto scale_value = [&](std::uint32_t bits) {
+
+  __device__ RowSums(const ProductTask& t, const PackedWeight& w, const PackedSlabs& slabs, const Blocks& b, std::int64_t first, unsigned lane)
+      : task(t), weight(w), blocks(b), x(static_cast<const T*>(t.a) + lane * 8) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const PackedRow row(weight, slabs, first + r < task.n ? first + r : task.n - 1);
+      codes[r] = row.codes + lane * Eight<kCodes>::kBytes;
+      scales[r] = static_cast<const std::uint8_t*>(row.scales) + row.scale_at * (blocks.wide_scale ? 4 : 2);
+      zeros[r] = row.zeros;
+      zero_at[r] = row.zero_at;
+    }
+  }
+
+  __device__ std::uint32_t scale_bits(int r, std::uint32_t block) const {
+    const std::uint32_t at = block * static_cast<std::uint32_t>(weight.scale.col);
+    return blocks.wide_scale ? __ldg(reinterpret_cast<const std::uint32_t*>(scales[r]) + at) : __ldg(reinterpret_cast<const std::uint16_t*>(scales[r]) + at);
+  }
+  __device__ float scale_value(std::uint32_t bits) const {
     if (weight.scale.type == DType::f32) return __uint_as_float(bits);
     if (weight.scale.type == DType::bf16) return __uint_as_float(bits << 16);
     return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
-  };
-  const auto zero_value = [&](int r, std::int64_t block) {
+  }
+  __device__ float zero_value(int r, std::uint32_t block) const {
     if (!blocks.has_zero) return weight.zero_default;
     const std::int64_t at = zero_at[r] + block * weight.zero.col;
     const bool number = weight.zero.type == DType::f32 || weight.zero.type == DType::f16 || weight.zero.type == DType::bf16;
-    return number ? read_number(weight.zero.type, zeros_of[r], at) : code_value(weight.zero.type, zeros_of[r], at);
-  };
-  const auto step = [&](auto ahead, std::int64_t k) {
-    constexpr int kSteps = decltype(ahead)::value;
-    Eight<kCodes> codes[kSteps][kRows];
+    return number ? read_number(weight.zero.type, zeros[r], at) : code_value(weight.zero.type, zeros[r], at);
+  }
+
+  // kSteps x 256 columns: all loads are under way before the first is used. The pointers move on.
+  template <int kSteps, bool kExact>
+  __device__ void step(std::uint32_t k) {
+    const bool is_signed = weight.code == DType::i4 || weight.code == DType::i8;
+    Eight<kCodes> eight[kSteps][kRows];
     std::uint32_t scale[kSteps][kRows];
-    EightX<T> x[kSteps];
+    EightX<T> xs[kSteps];
 #pragma unroll
     for (int u = 0; u < kSteps; ++u) {
-      const std::int64_t at = k + u * 256, block = blocks.of(at, weight.col_block);
+      const std::uint32_t block = blocks.of(k + u * 256, static_cast<std::uint32_t>(weight.col_block));
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        codes[u][r].load(codes_of[r], at);
+        eight[u][r].load(codes[r] + u * 32 * Eight<kCodes>::kBytes);
         scale[u][r] = scale_bits(r, block);
       }
-      if (M == 1) x[u].load(task.a, at);
+      if (M == 1) xs[u].load(x + u * 256);
     }
 #pragma unroll
     for (int u = 0; u < kSteps; ++u) {
-      const std::int64_t at = k + u * 256, block = blocks.of(at, weight.col_block);
+      const std::uint32_t block = blocks.of(k + u * 256, static_cast<std::uint32_t>(weight.col_block));
       float w[kRows][8];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        codes[u][r].values(is_signed, blocks.exact, scale_value(scale[u][r]), zero_value(r, block), w[r]);
+        eight[u][r].template values<kExact>(is_signed, scale_value(scale[u][r]), zero_value(r, block), w[r]);
         round_eight(weight.value, w[r]);
       }
 #pragma unroll
       for (int m = 0; m < M; ++m) {
         float values[8];
-        if (M > 1) x[u].load(task.a, (m < task.m ? m : 0) * task.a_row + at);
-        x[u].values(values);
+        if (M > 1) xs[u].load(x + (m < task.m ? m : 0) * task.a_row + u * 256);
+        xs[u].values(values);
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
 #pragma unroll
@@ -221,12 +229,34 @@ __global__ void __launch_bounds__(kRowWarps * 32) packed_rows(const __grid_const
         }
       }
     }
-  };
-  std::int64_t k = static_cast<std::int64_t>(threadIdx.x) % 32 * 8;
-  for (; k + (kAhead - 1) * 256 < task.k; k += kAhead * 256) step(std::integral_constant<int, kAhead>(), k);
-  for (; k < task.k; k += 256) step(std::integral_constant<int, 1>(), k);
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) fold_and_put<M>(task, sums[r], first + r);
+    for (int r = 0; r < kRows; ++r) codes[r] += kSteps * 32 * Eight<kCodes>::kBytes;
+    x += kSteps * 256;
+  }
+  template <bool kExact>
+  __device__ void all(std::uint32_t k) {
+    constexpr std::uint32_t kAhead = kCodes == Codes::nibble ? 4 : 2;
+    const auto end = static_cast<std::uint32_t>(task.k);
+    for (; k + (kAhead - 1) * 256 < end; k += kAhead * 256) step<kAhead, kExact>(k);
+    for (; k < end; k += 256) step<1, kExact>(k);
+  }
+};
+
+template <Codes kCodes, typename T, int kRows, int M>
+__global__ void __launch_bounds__(kRowWarps * 32, M == 1 ? 3 : 1)
+    packed_rows(const __grid_constant__ ProductTask task, const __grid_constant__ PackedWeight weight, const __grid_constant__ PackedSlabs slabs,
+                const __grid_constant__ Blocks blocks) {
+  const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kRowWarps + threadIdx.x / 32) * kRows;
+  if (first >= task.n) return;
+  const unsigned lane = threadIdx.x % 32;
+  RowSums<kCodes, T, kRows, M> rows(task, weight, slabs, blocks, first, lane);
+  if (blocks.exact) {
+    rows.template all<true>(lane * 8);
+  } else {
+    rows.template all<false>(lane * 8);
+  }
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) fold_and_put<M>(task, rows.sums[r], first + r);
 }
 
 // Every other code type, block and size: element by element, the same order.
@@ -255,8 +285,11 @@ unsigned grid_of(const ProductTask& task, int rows) { return static_cast<unsigne
 
 template <Codes kCodes, typename T>
 cudaError_t start(const ProductTask& task, const PackedWeight& weight, const PackedSlabs& slabs, Blocks blocks, cudaStream_t stream) {
-  if (task.m <= 1) {
+  constexpr std::int64_t kManyRows = 16384;  // where two rows a warp still fill the device; a row's sum is the same either way
+  if (task.m <= 1 && task.n >= kManyRows) {
     packed_rows<kCodes, T, 2, 1><<<grid_of(task, 2), kRowWarps * 32, 0, stream>>>(task, weight, slabs, blocks);
+  } else if (task.m <= 1) {
+    packed_rows<kCodes, T, 1, 1><<<grid_of(task, 1), kRowWarps * 32, 0, stream>>>(task, weight, slabs, blocks);
   } else {
     packed_rows<kCodes, T, 1, 8><<<grid_of(task, 1), kRowWarps * 32, 0, stream>>>(task, weight, slabs, blocks);
   }
@@ -279,7 +312,7 @@ bool serves(const ProductTask& task, const PackedWeight& weight, Blocks* blocks)
   blocks->wide_scale = weight.scale.type == DType::f32;
   blocks->has_zero = weight.zero.type != DType::none;
   blocks->exact = !blocks->wide_scale && !(blocks->has_zero && number(weight.zero.type));
-  blocks->shift = 62;
+  blocks->shift = 31;
   if (blocked) {
     blocks->shift = -1;
     for (int shift = 3; shift < 31; ++shift) {
