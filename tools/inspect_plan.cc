@@ -97,7 +97,8 @@ json::array kernel_times(Session& session, const plan::KernelSection& section) {
     json::array list;
     for (const TimedWay& way : ways) {
       const std::string time = way.microseconds < 0 ? "failed" : fmt::format("{:.3f} us", way.microseconds);
-      session.print("    {} {:>12}  {} {}\n", &way == best ? "*" : " ", time, way.way.kernel, way.way.config.substr(0, way.way.config.find(" word=")));
+      session.print("    {} {:>12}  {} {}\n", &way == best ? "*" : " ", time, way.way.kernel,
+                    way.way.config.substr(0, way.way.config.find(" word=")));
       json::object one{{"kernel", way.way.kernel}, {"config", way.way.config}, {"chosen", &way == best}};
       if (way.microseconds >= 0) one["us"] = way.microseconds;
       list.push_back(std::move(one));

@@ -23,8 +23,10 @@ constexpr OptionSpec kOptions[] = {
     {"device", 0, K::text, false, "DEVICE", "cpu|cuda", "cpu", "device to build for or run on"},
     {"build-budget", 0, K::size, false, "SIZE", "", "1GiB", "device memory that timing kernels may use", 1 << 20},
     {"timing-cache", 0, K::path, false, "FILE", "", "", "kernel times, read and added to: a text file, a line a kernel"},
-    {"exclude-kernels", 0, K::text, true, "NAMES", "", "", "kernels of the device that are never used: an id, or its last word (cublaslt, cudnn)"},
-    {"kernels", 0, K::choice, false, "WHICH", "auto|own", "auto", "own: no library's kernels on the device, so that bits outlive its upgrades"},
+    {"exclude-kernels", 0, K::text, true, "NAMES", "", "",
+     "kernels of the device that are never used: an id, or its last word (cublaslt, cudnn)"},
+    {"kernels", 0, K::choice, false, "WHICH", "auto|own", "auto",
+     "own: no library's kernels on the device, so that bits outlive its upgrades"},
     {"retime", 0, K::flag, false, "", "", "", "choose the device's kernels again by timing them, in at most 10 s"},
     {"slab", 0, K::size, false, "SIZE", "auto", "auto", "unit of residency and of kernel calls"},
     {"min-shapes", 0, K::text, true, "NAME=1x3x..", "", "", "smallest shape of an input"},
@@ -76,14 +78,17 @@ constexpr OptionSpec kOptions[] = {
     {"keep", 0, K::path, false, "DIR", "", "", "work in DIR and keep the files"},
 };
 
-#define FB_ENGINE_OPTIONS \
-  "weights map strict finite allow-inexact budget host-cache device retime timing-cache input shapes seed iterations contexts threads io direct stateful"
+#define FB_ENGINE_OPTIONS                                                                                                                  \
+  "weights map strict finite allow-inexact budget host-cache device retime timing-cache input shapes seed iterations contexts threads io " \
+  "direct stateful"
 constexpr VerbSpec kVerbs[] = {
 #ifndef FOREBAY_RUNTIME_ONLY
     {"build", "MODEL.onnx", 1, 1, "make a plan from an ONNX model",
      "forebay build model.onnx -o model.plan --strip\n"
      "forebay build model.onnx -o model.plan --max-shapes input=8x3x224x224",
-     "output strip refit device build-budget timing-cache exclude-kernels kernels slab min-shapes opt-shapes max-shapes bound inputs outputs no-fuse compatible-with threads", run_build},
+     "output strip refit device build-budget timing-cache exclude-kernels kernels slab min-shapes opt-shapes max-shapes bound inputs "
+     "outputs no-fuse compatible-with threads",
+     run_build},
 #endif
     {"pack", "PLAN", 1, 1, "write weights as shards in execution order, compressed where it pays",
      "forebay pack model.plan --weights model.onnx -o shards/\n"

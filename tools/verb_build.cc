@@ -54,8 +54,9 @@ void print_table(Session& session, const BuildReport& report, const std::string&
   session.print("{:<18} {:>14} {:>14}\n", "  stripped plan", "", format_size(report.stripped_bytes));
   session.print("{:<18} {:>14} {:>14}\n", "  kept in the plan", "", format_size(report.kept_bytes));
   if (!report.kernels_by.empty()) {
-    session.print("kernels: {}; {} problems, {} ways timed, {} known, {} failed, {:.2f} s; {} nodes run on the host\n", report.kernels_by, report.kernel_problems,
-                  report.kernels_timed, report.kernels_cached, report.kernels_failed, report.choice_seconds, report.host_nodes);
+    session.print("kernels: {}; {} problems, {} ways timed, {} known, {} failed, {:.2f} s; {} nodes run on the host\n", report.kernels_by,
+                  report.kernel_problems, report.kernels_timed, report.kernels_cached, report.kernels_failed, report.choice_seconds,
+                  report.host_nodes);
   }
   session.print("wrote {}\n", output);
 }
@@ -75,8 +76,10 @@ Status run_build(Session& session) {
   session.result["nodes"] = json::object{{"model", report.model_nodes}, {"plan", report.plan_nodes}, {"fused", report.fused_nodes},
                                          {"folded", report.folded_nodes}, {"removed", report.removed_nodes}};
   if (!report.kernels_by.empty()) {
-    session.result["kernel_choice"] = json::object{{"by", report.kernels_by}, {"problems", report.kernel_problems}, {"timed", report.kernels_timed}, {"cached", report.kernels_cached},
-                                                   {"failed", report.kernels_failed}, {"host_nodes", report.host_nodes}, {"seconds", report.choice_seconds}};
+    session.result["kernel_choice"] =
+        json::object{{"by", report.kernels_by},         {"problems", report.kernel_problems}, {"timed", report.kernels_timed},
+                     {"cached", report.kernels_cached}, {"failed", report.kernels_failed},    {"host_nodes", report.host_nodes},
+                     {"seconds", report.choice_seconds}};
   }
   std::uint64_t model_bytes = 0;
   if (auto file = posix_file_system().open_read(session.operand(), DirectIo::off); file.ok()) {

@@ -25,9 +25,9 @@ namespace forebay {
 
 // Kernels are chosen again for the device at hand, by timing: for plans that were built without it. A new numerics_id.
 struct Retiming {
-  double seconds = 10;                   // timing stops behind so many; what is not timed by then is chosen by heuristics
+  double seconds = 10;  // timing stops behind so many; what is not timed by then is chosen by heuristics
   std::uint64_t budget_bytes = 1ull << 30;
-  std::string timing_cache;              // a file of kernel times, read and added to; empty: none
+  std::string timing_cache;                           // a file of kernel times, read and added to; empty: none
   std::vector<std::pair<std::string, Shape>> shapes;  // of the inputs, in the plan's order; empty: those the plan declares
 };
 

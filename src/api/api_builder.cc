@@ -19,12 +19,15 @@ Result<builder::Options> builder_options(const BuildOptions& options) {
   if (options.strip && options.refit == Refit::none) {
     return Status(Code::invalid_argument, "--strip and --refit none exclude each other: a stripped plan must take its weights back");
   }
-  if (options.device != "cpu" && options.device != "cuda") return Status(Code::invalid_argument, "there is no device '" + options.device + "': it is cpu or cuda");
+  if (options.device != "cpu" && options.device != "cuda")
+    return Status(Code::invalid_argument, "there is no device '" + options.device + "': it is cpu or cuda");
   if (options.device == "cpu" && (!options.exclude_kernels.empty() || !options.timing_cache.empty())) {
-    return Status(Code::invalid_argument, "kernels are chosen, and excluded, for a device: the CPU's follow from its instruction set; give --device cuda");
+    return Status(Code::invalid_argument,
+                  "kernels are chosen, and excluded, for a device: the CPU's follow from its instruction set; give --device cuda");
   }
   for (const std::string& name : options.exclude_kernels) {
-    if (name.empty() || name.find_first_of(",\n") != std::string::npos) return Status(Code::invalid_argument, "'" + name + "' names no kernel");
+    if (name.empty() || name.find_first_of(",\n") != std::string::npos)
+      return Status(Code::invalid_argument, "'" + name + "' names no kernel");
   }
   out.refit = options.refit == Refit::all ? plan::RefitMode::all : options.refit == Refit::identical ? plan::RefitMode::identical : plan::RefitMode::none;
   out.slab_bytes = options.slab_bytes;
@@ -43,21 +46,25 @@ Result<builder::Options> builder_options(const BuildOptions& options) {
   return out;
 }
 
-// A section for the device's kernels beside the CPU's: timed where the device is there, else empty, and heuristics choose when it is loaded.
+// A section for the device's kernels beside the CPU's: timed where the device is there, else empty, and heuristics choose when it is
+// loaded.
 Status add_device_kernels(plan::Plan& plan, const BuildOptions& options, ThreadPool& pool, Logger& logger, BuildReport* report) {
   const auto start = std::chrono::steady_clock::now();
   std::string excluded;
   for (const std::string& name : options.exclude_kernels) excluded += (excluded.empty() ? "" : ",") + name;
   if (!excluded.empty()) plan.numerics.emplace_back(std::string(kExcludeKey), excluded);
-  if (!options.timing_cache.empty()) FB_TRY(TimingCache::read(posix_file_system(), options.timing_cache).status());  // said with or without the device
+  if (!options.timing_cache.empty())
+    FB_TRY(TimingCache::read(posix_file_system(), options.timing_cache).status());  // said with or without the device
   ChoiceOutcome outcome;
   outcome.section = {options.device, "heuristic", {}};
   if (auto device = load_device(options.device); device.ok()) {
     FB_ASSIGN(outcome, api::choose_on_device(std::make_shared<const plan::Plan>(plan), declared_shapes(plan), **device, pool,
                                              {options.build_budget_bytes, 0, options.timing_cache}, logger));
   } else {
-    logger.log(LogLevel::warning, "kernels for " + options.device + " are not timed, heuristics choose when the plan is loaded (forebay run --retime times them there): " +
-                                      device.status().to_string());
+    logger.log(LogLevel::warning,
+               "kernels for " + options.device +
+                   " are not timed, heuristics choose when the plan is loaded (forebay run --retime times them there): " +
+                   device.status().to_string());
   }
   report->kernel_problems = outcome.problems;
   report->kernels_timed = outcome.timed;

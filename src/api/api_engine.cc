@@ -81,21 +81,26 @@ Result<plan::GenerationPtr> bind_generation(Engine::State& state, const WeightSo
 }
 
 // The plan as this device runs it: with the choices it came with, or chosen again by timing.
-Result<std::shared_ptr<const plan::Plan>> plan_for(const Plan& plan, const EngineOptions& options, Device& device, ThreadPool& pool, Logger& logger) {
+Result<std::shared_ptr<const plan::Plan>> plan_for(const Plan& plan, const EngineOptions& options, Device& device, ThreadPool& pool,
+                                                   Logger& logger) {
   if (device.info().kind == "cpu") {
-    if (options.retime) return Status(Code::invalid_argument, "the CPU's kernels follow from its instruction set: there is nothing to time");
+    if (options.retime)
+      return Status(Code::invalid_argument, "the CPU's kernels follow from its instruction set: there is nothing to time");
     return plan.share();
   }
   if (!options.retime) {
     if (!api::timed_here(plan.data(), device.info()))
-      logger.log(LogLevel::info, "kernels were not timed on this device: heuristics choose (forebay run --retime times them, in at most 10 s)");
+      logger.log(LogLevel::info,
+                 "kernels were not timed on this device: heuristics choose (forebay run --retime times them, in at most 10 s)");
     return plan.share();
   }
   std::vector<ShapeSet> shapes = declared_shapes(plan.data());
   if (!options.retime->shapes.empty()) shapes.insert(shapes.begin(), options.retime->shapes);
-  FB_ASSIGN(ChoiceOutcome outcome, api::choose_on_device(plan.share(), std::move(shapes), device, pool,
-                                                         {options.retime->budget_bytes, options.retime->seconds, options.retime->timing_cache}, logger));
-  logger.log(LogLevel::info, std::to_string(outcome.timed) + " kernels timed, " + std::to_string(outcome.cached) + " known, for " + std::to_string(outcome.problems) + " problems");
+  FB_ASSIGN(ChoiceOutcome outcome,
+            api::choose_on_device(plan.share(), std::move(shapes), device, pool,
+                                  {options.retime->budget_bytes, options.retime->seconds, options.retime->timing_cache}, logger));
+  logger.log(LogLevel::info, std::to_string(outcome.timed) + " kernels timed, " + std::to_string(outcome.cached) + " known, for " +
+                                 std::to_string(outcome.problems) + " problems");
   return with_kernels(plan.data(), std::move(outcome.section));
 }
 

@@ -4,8 +4,8 @@
 
 namespace forebay::api {
 
-Result<ChoiceOutcome> choose_on_device(std::shared_ptr<const plan::Plan> plan, std::vector<ShapeSet> shapes, Device& device, ThreadPool& pool,
-                                       const TimingLimits& limits, Logger& logger) {
+Result<ChoiceOutcome> choose_on_device(std::shared_ptr<const plan::Plan> plan, std::vector<ShapeSet> shapes, Device& device,
+                                       ThreadPool& pool, const TimingLimits& limits, Logger& logger) {
   TimingCache cache;
   if (!limits.cache_path.empty()) {
     FB_ASSIGN(cache, TimingCache::read(posix_file_system(), limits.cache_path));

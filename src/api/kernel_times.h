@@ -14,8 +14,8 @@ struct TimingLimits {
   std::string cache_path;
 };
 // Reads the cache, times what it lacks, writes it when something was. Device memory is given back before this returns.
-Result<ChoiceOutcome> choose_on_device(std::shared_ptr<const plan::Plan> plan, std::vector<ShapeSet> shapes, Device& device, ThreadPool& pool,
-                                       const TimingLimits& limits, Logger& logger);
+Result<ChoiceOutcome> choose_on_device(std::shared_ptr<const plan::Plan> plan, std::vector<ShapeSet> shapes, Device& device,
+                                       ThreadPool& pool, const TimingLimits& limits, Logger& logger);
 // Whether the plan's choices for this device were timed on it.
 bool timed_here(const plan::Plan& plan, const DeviceInfo& device);
 

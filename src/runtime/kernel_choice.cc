@@ -34,7 +34,10 @@ std::vector<TimedWay> recorded_ways(const plan::KernelSection& section, std::str
 class Chooser {
  public:
   explicit Chooser(const ChoiceRequest& request)
-      : request_(request), plan_(*request.compiled->plan), device_(device_key(request.device->info())), start_(std::chrono::steady_clock::now()) {}
+      : request_(request),
+        plan_(*request.compiled->plan),
+        device_(device_key(request.device->info())),
+        start_(std::chrono::steady_clock::now()) {}
 
   Result<ChoiceOutcome> run() {
     out_.section.device_kind = request_.device->info().kind;
@@ -85,7 +88,9 @@ class Chooser {
   std::uint32_t graph_of(const plan::Node& node) const {
     const std::less<> before;
     std::uint32_t graph = 0;
-    while (before(&node, plan_.graphs[graph].nodes.data()) || !before(&node, plan_.graphs[graph].nodes.data() + plan_.graphs[graph].nodes.size())) ++graph;
+    while (before(&node, plan_.graphs[graph].nodes.data()) ||
+           !before(&node, plan_.graphs[graph].nodes.data() + plan_.graphs[graph].nodes.size()))
+      ++graph;
     return graph;
   }
 
@@ -149,7 +154,8 @@ bool kernel_excluded(const plan::Plan& plan, std::string_view kernel) {
     while (!rest.empty()) {
       const std::string_view name = rest.substr(0, rest.find(','));
       rest.remove_prefix(std::min(rest.size(), name.size() + 1));
-      if (kernel == name || (kernel.size() > name.size() && kernel.ends_with(name) && kernel[kernel.size() - name.size() - 1] == '.')) return true;
+      if (kernel == name || (kernel.size() > name.size() && kernel.ends_with(name) && kernel[kernel.size() - name.size() - 1] == '.'))
+        return true;
     }
   }
   return false;
@@ -162,7 +168,8 @@ Status take_choice(const plan::Plan& plan, std::string_view device_kind, Choosin
     const TimedWay* best = best_way(recorded);
     if (best != nullptr && kernel.take(best->way).ok()) return {};
   }
-  const bool excludes = std::any_of(plan.numerics.begin(), plan.numerics.end(), [](const auto& entry) { return entry.first == kExcludeKey; });
+  const bool excludes =
+      std::any_of(plan.numerics.begin(), plan.numerics.end(), [](const auto& entry) { return entry.first == kExcludeKey; });
   if (!excludes) return {};  // as prepare has it
   const std::vector<KernelWay> ways = kernel.ways();
   for (const KernelWay& way : ways) {
@@ -177,7 +184,8 @@ std::string choice_identity(const plan::KernelChoice& choice) {
   for (std::size_t begin = 0, end = 0; begin < lines.size(); begin = end) {
     std::vector<TimedWay> ways;
     for (; end < lines.size() && lines[end].problem == lines[begin].problem; ++end) ways.push_back(lines[end].timed);
-    if (const TimedWay* best = best_way(ways)) text += std::string(lines[begin].problem) + ":" + best->way.kernel + ":" + best->way.config + ",";
+    if (const TimedWay* best = best_way(ways))
+      text += std::string(lines[begin].problem) + ":" + best->way.kernel + ":" + best->way.config + ",";
   }
   return text + ")";
 }
@@ -209,7 +217,9 @@ std::vector<ShapeSet> declared_shapes(const plan::Plan& plan) {
   return sets;
 }
 
-Result<ChoiceOutcome> choose_kernels(const ChoiceRequest& request) { return Chooser(request).run(); }
+Result<ChoiceOutcome> choose_kernels(const ChoiceRequest& request) {
+  return Chooser(request).run();
+}
 
 std::shared_ptr<const plan::Plan> with_kernels(const plan::Plan& plan, plan::KernelSection section) {
   auto changed = std::make_shared<plan::Plan>(plan);

@@ -46,7 +46,7 @@ std::vector<ShapeSet> declared_shapes(const plan::Plan& plan);
 
 struct ChoiceRequest {
   std::shared_ptr<const CompiledPlan> compiled;
-  std::vector<ShapeSet> shapes;   // the first is what the section's entries name
+  std::vector<ShapeSet> shapes;  // the first is what the section's entries name
   ThreadPool* pool = nullptr;
   Device* device = nullptr;
   KernelProber* prober = nullptr;  // null: only times that the cache has

@@ -40,11 +40,13 @@ class DeviceProber final : public KernelProber {
     KernelCall call = step.kernel_calls.at(0);
     std::uint64_t bytes = place(step, call, nullptr);
     if (bytes > budget_)
-      return Status(Code::resource_exhausted, "node '" + step.name + "' needs " + std::to_string(bytes) + " bytes to be timed, the budget has " + std::to_string(budget_));
+      return Status(Code::resource_exhausted, "node '" + step.name + "' needs " + std::to_string(bytes) +
+                                                  " bytes to be timed, the budget has " + std::to_string(budget_));
     const std::uint64_t wanted = align_up(bytes, device_.info().granule);
     if (wanted > committed_) {
       FB_TRY(arena_->commit(0, wanted));
-      for (std::uint64_t at = committed_; at < wanted; at += kPattern) queue_->copy(arena_->base() + at, pattern_.data(), std::min<std::uint64_t>(kPattern, wanted - at));
+      for (std::uint64_t at = committed_; at < wanted; at += kPattern)
+        queue_->copy(arena_->base() + at, pattern_.data(), std::min<std::uint64_t>(kPattern, wanted - at));
       committed_ = wanted;
     }
     place(step, call, arena_->base());
@@ -83,8 +85,10 @@ class DeviceProber final : public KernelProber {
     };
     inputs_.assign(call.inputs.begin(), call.inputs.end());
     outputs_.assign(step.outputs.begin(), step.outputs.end());
-    for (ConstTensorView& view : inputs_) view.data = view.present() ? next(dtype_bytes(view.dtype, view.shape.elements()).value_or(kTooMany)) : nullptr;
-    for (TensorView& view : outputs_) view.data = view.present() ? next(dtype_bytes(view.dtype, view.shape.elements()).value_or(kTooMany)) : nullptr;
+    for (ConstTensorView& view : inputs_)
+      view.data = view.present() ? next(dtype_bytes(view.dtype, view.shape.elements()).value_or(kTooMany)) : nullptr;
+    for (TensorView& view : outputs_)
+      view.data = view.present() ? next(dtype_bytes(view.dtype, view.shape.elements()).value_or(kTooMany)) : nullptr;
     call.workspace_bytes = step.kernel->workspace_bytes();
     call.workspace = next(call.workspace_bytes);
     return at;

@@ -64,7 +64,8 @@ Result<std::vector<HostTensor>> run_on_host(const NodeView& view, const Step& st
 }
 
 // The device's own kernel, prepared; where it has none for these types, shapes or slabs, the CPU's.
-Result<std::unique_ptr<Kernel>> make_kernel(const plan::Plan& plan, const Step& step, const Operands& o, const PrepareContext& context, Device* device) {
+Result<std::unique_ptr<Kernel>> make_kernel(const plan::Plan& plan, const Step& step, const Operands& o, const PrepareContext& context,
+                                            Device* device) {
   if (device != nullptr) {
     // Shape inference tells of outputs that the node does not have, too: a device that cannot make those need not.
     std::vector<TypeShape> outputs = o.outputs;

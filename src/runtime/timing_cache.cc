@@ -53,7 +53,9 @@ void each_line(std::string_view text, const F& line) {
 
 }  // namespace
 
-double rounded_time(double microseconds) { return std::min(kMostMicroseconds, std::round(microseconds * 1000) / 1000); }
+double rounded_time(double microseconds) {
+  return std::min(kMostMicroseconds, std::round(microseconds * 1000) / 1000);
+}
 
 Result<TimingCache> TimingCache::parse(std::string_view text, const std::string& name) {
   TimingCache cache;

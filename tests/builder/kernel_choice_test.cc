@@ -54,11 +54,14 @@ class FakeDevice final : public Device {
   Result<std::uint64_t> free_bytes() override { return cpu_->free_bytes(); }
   Result<std::unique_ptr<Arena>> reserve_arena(std::uint64_t bytes) override { return cpu_->reserve_arena(bytes); }
   Result<std::unique_ptr<Arena>> wrap_arena(std::span<std::byte> memory) override { return cpu_->wrap_arena(memory); }
-  Result<std::unique_ptr<Queue>> create_queue(const std::string& name, std::uint32_t capacity) override { return cpu_->create_queue(name, capacity); }
+  Result<std::unique_ptr<Queue>> create_queue(const std::string& name, std::uint32_t capacity) override {
+    return cpu_->create_queue(name, capacity);
+  }
   Result<std::unique_ptr<Timeline>> create_timeline() override { return cpu_->create_timeline(); }
   Status register_host(std::span<std::byte> memory) override { return cpu_->register_host(memory); }
   void unregister_host(std::span<std::byte> memory) override { cpu_->unregister_host(memory); }
-  Result<std::unique_ptr<Kernel>> create_kernel(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs) override {
+  Result<std::unique_ptr<Kernel>> create_kernel(const NodeView& node, std::span<const TypeShape> inputs,
+                                                std::span<const TypeShape> outputs) override {
     if (node.op() != "MatMul") return std::unique_ptr<Kernel>();
     auto kernel = OpRegistry::builtin().find("", "MatMul", node.version())->create(node, inputs, outputs);
     if (!kernel.ok()) return kernel.status();
@@ -88,8 +91,15 @@ const std::map<std::string, Result<double>> kTimes = {{"fake.librarya", 30.0}, {
 // Two products of one problem, one of another, and a sum.
 plan::Plan small_plan(const std::string& excluded = "") {
   GraphMaker graph;
-  graph.input("x", DType::f32, {"N", "8"}).initializer("w1", floats({8, 8}, 1)).initializer("w2", floats({8, 8}, 2)).initializer("w3", floats({8, 4}, 3));
-  graph.node("MatMul", {"x", "w1"}, {"a"}).node("MatMul", {"a", "w2"}, {"b"}).node("MatMul", {"b", "w3"}, {"c"}).node("Abs", {"c"}, {"y"}).output("y");
+  graph.input("x", DType::f32, {"N", "8"})
+      .initializer("w1", floats({8, 8}, 1))
+      .initializer("w2", floats({8, 8}, 2))
+      .initializer("w3", floats({8, 4}, 3));
+  graph.node("MatMul", {"x", "w1"}, {"a"})
+      .node("MatMul", {"a", "w2"}, {"b"})
+      .node("MatMul", {"b", "w3"}, {"c"})
+      .node("Abs", {"c"}, {"y"})
+      .output("y");
   Options options;
   options.fuse = false;
   options.input_shapes["x"] = {{2, 8}, {16, 8}, {32, 8}};
@@ -125,7 +135,8 @@ Chosen choose(plan::Plan plan, KernelProber* prober, TimingCache* cache, double 
 std::vector<std::string> kernels_of(const plan::Plan& plan, std::int64_t rows) {
   FakeDevice device;
   ThreadPool pool(1);
-  const auto pass = prepare_pass(compile_plan(std::make_shared<const plan::Plan>(plan)).value(), {{"x", Shape{rows, 8}}}, pool, {}, &device);
+  const auto pass =
+      prepare_pass(compile_plan(std::make_shared<const plan::Plan>(plan)).value(), {{"x", Shape{rows, 8}}}, pool, {}, &device);
   EXPECT_TRUE(pass.ok()) << pass.status().to_string();
   std::vector<std::string> ids;
   for (const PreparedStep& step : (*pass)->main.steps) {
@@ -144,10 +155,12 @@ TEST(KernelChoice, TheFastestWayIsRecordedAndTakenAgain) {
   EXPECT_EQ(chosen.outcome.section.made_by, "timed on Fake 1; library=7");
   ASSERT_EQ(chosen.outcome.section.entries.size(), 4u);
   EXPECT_EQ(chosen.outcome.section.entries[0].kernel, "fake.library");
-  EXPECT_TRUE(chosen.outcome.section.entries[0].parameters.starts_with("product 16 8\nproduct 16 8 | fake.library | a | 30.000\nproduct 16 8 | fake.library | b | 12.346\n"));
+  EXPECT_TRUE(chosen.outcome.section.entries[0].parameters.starts_with(
+      "product 16 8\nproduct 16 8 | fake.library | a | 30.000\nproduct 16 8 | fake.library | b | 12.346\n"));
   EXPECT_EQ(chosen.outcome.section.entries[1].parameters, "product 16 8");  // its times are the first node's
   EXPECT_EQ(chosen.outcome.section.entries[3].parameters, "");
-  for (const std::int64_t rows : {2, 16, 32}) EXPECT_EQ(kernels_of(chosen.plan, rows), (std::vector<std::string>(3, "fake.libraryb"))) << rows;
+  for (const std::int64_t rows : {2, 16, 32})
+    EXPECT_EQ(kernels_of(chosen.plan, rows), (std::vector<std::string>(3, "fake.libraryb"))) << rows;
   EXPECT_EQ(kernels_of(chosen.plan, 17), (std::vector<std::string>(3, "fake.librarya")));  // not timed: the heuristics' choice
 }
 
@@ -241,7 +254,8 @@ TEST(KernelChoice, ExcludedKernelsAreNeitherTimedNorUsed) {
 
 TEST(KernelChoice, ARecordedWayThatIsRefusedHereIsChosenAgain) {
   plan::Plan plan = small_plan();
-  plan.kernels.push_back({"fake", "timed on another", {{0, 0, "fake.library", "product 16 8\nproduct 16 8 | fake.library | of another version | 1.000"}}});
+  plan.kernels.push_back(
+      {"fake", "timed on another", {{0, 0, "fake.library", "product 16 8\nproduct 16 8 | fake.library | of another version | 1.000"}}});
   EXPECT_EQ(kernels_of(plan, 16), (std::vector<std::string>(3, "fake.librarya")));
 }
 
@@ -253,8 +267,9 @@ TEST(KernelChoice, IdentityIsTheChoiceNotItsTimes) {
 }
 
 TEST(TimingCache, WhatIsNoLineOfItIsRefusedByNumber) {
-  for (const char* line : {"nonsense", "d | p | k | c", "d | p | k | c | ", "d | p | k | c | -1", "d | p | k | c | 1 us", "d | p | k | c | nan", "d | p | k | c | 1e99",
-                           "d | p | k | c | 1 | 2", " | p | k | c | 1", "d |  | k | c | 1", "\x01\xff"}) {
+  for (const char* line :
+       {"nonsense", "d | p | k | c", "d | p | k | c | ", "d | p | k | c | -1", "d | p | k | c | 1 us", "d | p | k | c | nan",
+        "d | p | k | c | 1e99", "d | p | k | c | 1 | 2", " | p | k | c | 1", "d |  | k | c | 1", "\x01\xff"}) {
     const auto cache = TimingCache::parse("# times\n\n" + std::string(line) + "\n", "times.txt");
     ASSERT_FALSE(cache.ok()) << line;
     EXPECT_EQ(cache.status().code(), Code::invalid_argument);

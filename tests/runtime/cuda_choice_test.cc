@@ -23,7 +23,8 @@ class CudaChoice : public ::testing::Test {
 
 double worst_error(const HostTensor& want, const HostTensor& got) {
   double worst = 0;
-  for (std::int64_t i = 0; i < want.shape().elements(); ++i) worst = std::max(worst, std::abs(number(want, i) - number(got, i)) / std::max(1.0, std::abs(number(want, i))));
+  for (std::int64_t i = 0; i < want.shape().elements(); ++i)
+    worst = std::max(worst, std::abs(number(want, i) - number(got, i)) / std::max(1.0, std::abs(number(want, i))));
   return worst;
 }
 
@@ -35,10 +36,12 @@ TEST_F(CudaChoice, EveryWayIsRightAndComesAgain) {
     std::vector<std::int64_t> slabs;
   };
   std::set<std::string> seen;
-  for (const Case& c : {Case{DType::f32, 64, 768, 512, true, false, {256, 256, 256}}, Case{DType::bf16, 64, 768, 512, true, false, {256, 256, 256}},
-                        Case{DType::f16, 200, 328, 520, true, true, {160, 160, 8}}, Case{DType::bf16, 130, 392, 264, false, false, {}},
-                        Case{DType::bf16, 77, 264, 600, false, true, {256, 256, 88}}, Case{DType::f16, 33, 136, 40, false, false, {}}}) {
-    const HostTensor a = random_tensor(random_, c.type, Shape{c.m, c.k}), b = random_tensor(random_, c.type, c.turned ? Shape{c.n, c.k} : Shape{c.k, c.n}),
+  for (const Case& c :
+       {Case{DType::f32, 64, 768, 512, true, false, {256, 256, 256}}, Case{DType::bf16, 64, 768, 512, true, false, {256, 256, 256}},
+        Case{DType::f16, 200, 328, 520, true, true, {160, 160, 8}}, Case{DType::bf16, 130, 392, 264, false, false, {}},
+        Case{DType::bf16, 77, 264, 600, false, true, {256, 256, 88}}, Case{DType::f16, 33, 136, 40, false, false, {}}}) {
+    const HostTensor a = random_tensor(random_, c.type, Shape{c.m, c.k}),
+                     b = random_tensor(random_, c.type, c.turned ? Shape{c.n, c.k} : Shape{c.k, c.n}),
                      bias = random_tensor(random_, c.type, Shape{c.n});
     NodeRun run{"forebay", "Linear", 1, {{"transB", std::int64_t{c.turned}}}, {&a, &b}, 1, c.slabs.empty() ? plan::kNone : 1, c.slabs};
     if (c.finished) {
@@ -64,7 +67,10 @@ TEST_F(CudaChoice, EveryWayIsRightAndComesAgain) {
         auto got = device_->run(run);
         ASSERT_TRUE(got.ok()) << way.config << ": " << got.status().to_string();
         EXPECT_EQ(device_->id, way.kernel);
-        EXPECT_LE(worst_error((*want)[0], (*got)[0]), c.type == DType::f32 ? 1e-4 : c.type == DType::f16 ? 0.02 : 0.06) << problem << ", " << way.kernel << " " << way.config;
+        EXPECT_LE(worst_error((*want)[0], (*got)[0]), c.type == DType::f32   ? 1e-4
+                                                      : c.type == DType::f16 ? 0.02
+                                                                             : 0.06)
+            << problem << ", " << way.kernel << " " << way.config;
         made.push_back(std::move((*got)[0]));
       }
       EXPECT_TRUE(same_bytes(made[0], made[1])) << problem << ", " << way.kernel << " " << way.config;
@@ -82,7 +88,8 @@ TEST_F(CudaChoice, WhatIsNotOfThisLibraryIsRefusedAndChangesNothing) {
   auto* const choosing = dynamic_cast<ChoosingKernel*>(device_->kernel.get());
   ASSERT_NE(choosing, nullptr);
   const std::string before(device_->kernel->id());
-  for (const KernelWay& way : {KernelWay{"cuda.cublaslt", "v1 algo=0 word=0.0.0.0.0.0.0.0"}, KernelWay{"cuda.cublaslt", "nonsense"}, KernelWay{"cuda.nobody", ""}}) {
+  for (const KernelWay& way : {KernelWay{"cuda.cublaslt", "v1 algo=0 word=0.0.0.0.0.0.0.0"}, KernelWay{"cuda.cublaslt", "nonsense"},
+                               KernelWay{"cuda.nobody", ""}}) {
     EXPECT_EQ(choosing->take(way).code(), Code::unsupported) << way.config;
     EXPECT_EQ(device_->kernel->id(), before);
   }

@@ -20,7 +20,8 @@ class CudaPacked : public ::testing::Test {
   // Codes of 8-bit floats without NaN.
   HostTensor codes(DType type, const Shape& shape) {
     HostTensor t = test::random_tensor(type, shape, static_cast<std::uint64_t>(random_()));
-    for (std::uint64_t i = 0; dtype_name(type).starts_with("f8") && i < t.bytes(); ++i) t.data()[i] = (t.data()[i] & std::byte{0xbb}) | std::byte{1};
+    for (std::uint64_t i = 0; dtype_name(type).starts_with("f8") && i < t.bytes(); ++i)
+      t.data()[i] = (t.data()[i] & std::byte{0xbb}) | std::byte{1};
     return t;
   }
   HostTensor scales(DType type, const Shape& shape) {
@@ -35,7 +36,8 @@ class CudaPacked : public ::testing::Test {
   }
 
   // `tolerance` 0: the same bytes; else relative to the largest output.
-  void expect_close(const NodeRun& run, const HostTensor& want, const Result<std::vector<HostTensor>>& got, double tolerance, const std::string& what) {
+  void expect_close(const NodeRun& run, const HostTensor& want, const Result<std::vector<HostTensor>>& got, double tolerance,
+                    const std::string& what) {
     ASSERT_TRUE(got.ok()) << what << ": " << got.status().to_string();
     ++compared_;
     if (tolerance == 0) {
@@ -85,13 +87,15 @@ struct Case {
   bool turned, zero;
 };
 std::string name_of(const Case& c) {
-  return std::string(dtype_name(c.code)) + " as " + std::string(dtype_name(c.value)) + " " + std::to_string(c.m) + "x" + std::to_string(c.n) + "x" + std::to_string(c.k) + " block " +
-         std::to_string(c.block) + (c.turned ? " [N,K]" : " [K,N]") + (c.zero ? " with zero points" : "");
+  return std::string(dtype_name(c.code)) + " as " + std::string(dtype_name(c.value)) + " " + std::to_string(c.m) + "x" +
+         std::to_string(c.n) + "x" + std::to_string(c.k) + " block " + std::to_string(c.block) + (c.turned ? " [N,K]" : " [K,N]") +
+         (c.zero ? " with zero points" : "");
 }
 
 TEST_F(CudaPacked, FewRowsHaveTheBitsOfTheCpu) {
   int round = 0;
-  for (const DType code : {DType::i4, DType::u4, DType::i8, DType::u8, DType::f8e4m3fn, DType::f8e5m2, DType::f8e4m3fnuz, DType::f4e2m1, DType::i2}) {
+  for (const DType code :
+       {DType::i4, DType::u4, DType::i8, DType::u8, DType::f8e4m3fn, DType::f8e5m2, DType::f8e4m3fnuz, DType::f4e2m1, DType::i2}) {
     for (const DType value : {DType::f32, DType::f16, DType::bf16}) {
       for (const std::int64_t block : {0, 32, 48, 128}) {
         for (const bool turned : {true, false}) {
@@ -101,7 +105,8 @@ TEST_F(CudaPacked, FewRowsHaveTheBitsOfTheCpu) {
           const std::int64_t blocks = block == 0 ? 1 : ((turned ? columns : rows) + block - 1) / block;
           // Without blocks: a scale for each output.
           const Shape each = block == 0 ? Shape{c.n} : turned ? Shape{rows, blocks} : Shape{blocks, columns};
-          const HostTensor a = random_tensor(random_, value, Shape{c.m, c.k}), w = codes(code, Shape{rows, columns}), s = scales(value, each), z = codes(code, each);
+          const HostTensor a = random_tensor(random_, value, Shape{c.m, c.k}), w = codes(code, Shape{rows, columns}),
+                           s = scales(value, each), z = codes(code, each);
           NodeRun run{"forebay", "QuantLinear", 1, {}, {&a, &w, &s, c.zero ? &z : nullptr}, 1, plan::kNone, {}};
           run.attributes = {{"transB", std::int64_t{turned}}, {"axis", block == 0 ? 1 - axis : axis}, {"block_size", block}};
           compare(run, rows, 0, name_of(c));
@@ -118,10 +123,21 @@ TEST_F(CudaPacked, MatMulNBitsHasTheBitsOfTheCpu) {
     for (const DType value : {DType::f32, DType::f16, DType::bf16}) {
       for (const int zeros : {0, 1, 2}) {  // none, packed, floats
         const std::int64_t block = 32, k = 1000, n = 160, blocks = (k + block - 1) / block;
-        const HostTensor a = random_tensor(random_, value, Shape{3, k}), w = codes(DType::u8, Shape{n, blocks, block * bits / 8}), s = scales(value, Shape{n * blocks}),
-                         packed = codes(DType::u8, Shape{n * ((blocks * bits + 7) / 8)}), floats = random_tensor(random_, value, Shape{n * blocks}),
-                         bias = random_tensor(random_, value, Shape{n});
-        NodeRun run{"com.microsoft", "MatMulNBits", 1, {}, {&a, &w, &s, zeros == 0 ? nullptr : zeros == 1 ? &packed : &floats, nullptr, &bias}, 1, plan::kNone, {}};
+        const HostTensor a = random_tensor(random_, value, Shape{3, k}), w = codes(DType::u8, Shape{n, blocks, block * bits / 8}),
+                         s = scales(value, Shape{n * blocks}), packed = codes(DType::u8, Shape{n * ((blocks * bits + 7) / 8)}),
+                         floats = random_tensor(random_, value, Shape{n * blocks}), bias = random_tensor(random_, value, Shape{n});
+        NodeRun run{"com.microsoft",
+                    "MatMulNBits",
+                    1,
+                    {},
+                    {&a, &w, &s,
+                     zeros == 0   ? nullptr
+                     : zeros == 1 ? &packed
+                                  : &floats,
+                     nullptr, &bias},
+                    1,
+                    plan::kNone,
+                    {}};
         run.attributes = {{"K", k}, {"N", n}, {"bits", bits}, {"block_size", block}};
         compare(run, n, 0, std::to_string(bits) + " bits as " + std::string(dtype_name(value)) + ", zero points " + std::to_string(zeros));
       }
@@ -132,8 +148,16 @@ TEST_F(CudaPacked, MatMulNBitsHasTheBitsOfTheCpu) {
 TEST_F(CudaPacked, TallWeightsHaveTheBitsOfTheCpu) {
   for (const DType code : {DType::i4, DType::u8}) {
     const std::int64_t n = 16384 + 5, k = 96;
-    const HostTensor a = random_tensor(random_, DType::bf16, Shape{1, k}), w = codes(code, Shape{n, k}), s = scales(DType::bf16, Shape{n, k / 32});
-    NodeRun run{"forebay", "QuantLinear", 1, {{"transB", std::int64_t{1}}, {"axis", std::int64_t{1}}, {"block_size", std::int64_t{32}}}, {&a, &w, &s}, 1, plan::kNone, {}};
+    const HostTensor a = random_tensor(random_, DType::bf16, Shape{1, k}), w = codes(code, Shape{n, k}),
+                     s = scales(DType::bf16, Shape{n, k / 32});
+    NodeRun run{"forebay",
+                "QuantLinear",
+                1,
+                {{"transB", std::int64_t{1}}, {"axis", std::int64_t{1}}, {"block_size", std::int64_t{32}}},
+                {&a, &w, &s},
+                1,
+                plan::kNone,
+                {}};
     compare(run, n, 0, std::string(dtype_name(code)));
   }
 }
@@ -165,8 +189,16 @@ TEST_F(CudaPacked, RowsOfTablesAreTheCpus) {
   const HostTensor picked = indices({3, -1, 0, 99, 50, 3, -100});
   for (const DType code : {DType::u4, DType::i4, DType::u8}) {
     for (const DType value : {DType::f32, DType::f16, DType::bf16}) {
-      const HostTensor data = codes(code, Shape{100, 96}), s = scales(value, Shape{100, code == DType::u8 ? 6 : 3}), z = codes(code, Shape{100, 3});
-      NodeRun run{"com.microsoft", "GatherBlockQuantized", 1, {{"block_size", std::int64_t{32}}}, {&data, &picked, &s, code == DType::u8 ? nullptr : &z}, 1, plan::kNone, {}};
+      const HostTensor data = codes(code, Shape{100, 96}), s = scales(value, Shape{100, code == DType::u8 ? 6 : 3}),
+                       z = codes(code, Shape{100, 3});
+      NodeRun run{"com.microsoft",
+                  "GatherBlockQuantized",
+                  1,
+                  {{"block_size", std::int64_t{32}}},
+                  {&data, &picked, &s, code == DType::u8 ? nullptr : &z},
+                  1,
+                  plan::kNone,
+                  {}};
       auto cpu = run_node(run, device_->pool);
       ASSERT_TRUE(cpu.ok()) << cpu.status().to_string();
       expect_close(run, (*cpu)[0], device_->run(run), 0, std::string(dtype_name(code)));
@@ -199,7 +231,8 @@ TEST_F(CudaPacked, IntegerProductsAreExact) {
     for (const DType b_type : {DType::i8, DType::u8}) {
       for (const std::int64_t m : {1, 70}) {
         const std::int64_t k = 203, n = 90;
-        const HostTensor a = codes(a_type, Shape{m, k}), b = codes(b_type, Shape{k, n}), az = codes(a_type, Shape{}), bz = codes(b_type, Shape{n});
+        const HostTensor a = codes(a_type, Shape{m, k}), b = codes(b_type, Shape{k, n}), az = codes(a_type, Shape{}),
+                         bz = codes(b_type, Shape{n});
         const std::string what = std::string(dtype_name(a_type)) + " by " + std::string(dtype_name(b_type)) + ", rows " + std::to_string(m);
         NodeRun run{"", "MatMulInteger", 10, {}, {&a, &b, &az, &bz}, 1, plan::kNone, {}};
         auto cpu = run_node(run, device_->pool);
@@ -208,7 +241,8 @@ TEST_F(CudaPacked, IntegerProductsAreExact) {
         run.sliced = 1;
         run.slab_rows = {80, 80, 43};
         expect_close(run, (*cpu)[0], device_->run(run), 0, what + " in slabs");
-        const HostTensor as = scales(DType::f32, Shape{}), bs = scales(DType::f32, Shape{n}), ys = scales(DType::f32, Shape{}), yz = codes(DType::u8, Shape{});
+        const HostTensor as = scales(DType::f32, Shape{}), bs = scales(DType::f32, Shape{n}), ys = scales(DType::f32, Shape{}),
+                         yz = codes(DType::u8, Shape{});
         run = {"", "QLinearMatMul", 10, {}, {&a, &as, &az, &b, &bs, &bz, &ys, &yz}, 1, plan::kNone, {}};
         cpu = run_node(run, device_->pool);
         ASSERT_TRUE(cpu.ok()) << cpu.status().to_string();
@@ -224,10 +258,12 @@ TEST_F(CudaPacked, IntegerProductsAreExact) {
 
 TEST_F(CudaPacked, ConversionsAreTheCpus) {
   for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
-    const HostTensor x = random_tensor(random_, type, Shape{6, 64, 10}), one = scales(type, Shape{}), each = scales(type, Shape{64}), blocked = scales(type, Shape{6, 4, 10});
+    const HostTensor x = random_tensor(random_, type, Shape{6, 64, 10}), one = scales(type, Shape{}), each = scales(type, Shape{64}),
+                     blocked = scales(type, Shape{6, 4, 10});
     for (const DType code : {DType::i8, DType::u8, DType::i16, DType::u16}) {
       const std::string what = std::string(dtype_name(type)) + " and " + std::string(dtype_name(code));
-      const HostTensor z = codes(code, Shape{}), zs = codes(code, Shape{64}), zb = codes(code, Shape{6, 4, 10}), q = codes(code, Shape{6, 64, 10});
+      const HostTensor z = codes(code, Shape{}), zs = codes(code, Shape{64}), zb = codes(code, Shape{6, 4, 10}),
+                       q = codes(code, Shape{6, 64, 10});
       for (const char* op : {"QuantizeLinear", "DequantizeLinear"}) {
         const HostTensor* in = op[0] == 'Q' ? &x : &q;
         NodeRun run{"", op, 21, {}, {in, &one, &z}, 1, plan::kNone, {}};

@@ -1,4 +1,5 @@
-// Runs one node's kernel on the CUDA device the way the executor does: whole, slab by slab at addresses of their own, or slabs in one launch.
+// Runs one node's kernel on the CUDA device the way the executor does: whole, slab by slab at addresses of their own, or slabs in one
+// launch.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -116,7 +117,8 @@ class CudaRunner {
     return view;
   }
 
-  Result<std::vector<HostTensor>> launch(const NodeRun& run, const std::vector<std::size_t>& cut, bool merge, const std::vector<TypeShape>& out) {
+  Result<std::vector<HostTensor>> launch(const NodeRun& run, const std::vector<std::size_t>& cut, bool merge,
+                                         const std::vector<TypeShape>& out) {
     const bool sliced = run.sliced != plan::kNone;
     std::vector<ConstTensorView> whole;
     for (const HostTensor* t : run.inputs) {
@@ -154,7 +156,8 @@ class CudaRunner {
     auto* merging = merge ? dynamic_cast<MergedKernel*>(kernel.get()) : nullptr;
     merged = merging != nullptr && merging->merges();
     for (std::size_t first = 0; first < calls.size(); first += kMostMerged) {
-      Launch one{kernel.get(), merged ? merging : nullptr, std::span<const KernelCall>(calls).subspan(first, std::min(kMostMerged, calls.size() - first))};
+      Launch one{kernel.get(), merged ? merging : nullptr,
+                 std::span<const KernelCall>(calls).subspan(first, std::min(kMostMerged, calls.size() - first))};
       queue_->launch(Launch::call, &one);
       if (Status status = queue_->synchronize(); !status.ok()) {
         queue_->clear_error();

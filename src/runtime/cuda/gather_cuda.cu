@@ -18,7 +18,8 @@ __global__ void gather(const __grid_constant__ GatherTask task, T* y, const T* a
 }
 template <typename T>
 cudaError_t start(const GatherTask& task, void* y, const void* a, const void* indices, cudaStream_t stream) {
-  gather<T><<<blocks_for(task.outer * task.count * task.inner, kThreads), kThreads, 0, stream>>>(task, static_cast<T*>(y), static_cast<const T*>(a), indices);
+  gather<T><<<blocks_for(task.outer * task.count * task.inner, kThreads), kThreads, 0, stream>>>(task, static_cast<T*>(y),
+                                                                                                 static_cast<const T*>(a), indices);
   return cudaGetLastError();
 }
 
@@ -27,12 +28,18 @@ cudaError_t start(const GatherTask& task, void* y, const void* a, const void* in
 cudaError_t launch_gather(int element_bytes, const GatherTask& task, void* y, const void* a, const void* indices, cudaStream_t stream) {
   if (task.outer * task.count * task.inner == 0) return cudaSuccess;
   switch (element_bytes) {
-    case 1: return start<std::uint8_t>(task, y, a, indices, stream);
-    case 2: return start<std::uint16_t>(task, y, a, indices, stream);
-    case 4: return start<std::uint32_t>(task, y, a, indices, stream);
-    case 8: return start<std::uint64_t>(task, y, a, indices, stream);
-    case 16: return start<uint4>(task, y, a, indices, stream);
-    default: return cudaErrorInvalidValue;
+    case 1:
+      return start<std::uint8_t>(task, y, a, indices, stream);
+    case 2:
+      return start<std::uint16_t>(task, y, a, indices, stream);
+    case 4:
+      return start<std::uint32_t>(task, y, a, indices, stream);
+    case 8:
+      return start<std::uint64_t>(task, y, a, indices, stream);
+    case 16:
+      return start<uint4>(task, y, a, indices, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
 }
 

@@ -29,13 +29,15 @@ class CheckedIndices {
       return {};
     }
     const ConstTensorView view(*context.values[input]);
-    return ops::check_indices(label_, ops::IndexReader(view), count_, table_).ok() ? Status() : context.node.unsupported("an index outside");
+    return ops::check_indices(label_, ops::IndexReader(view), count_, table_).ok() ? Status()
+                                                                                   : context.node.unsupported("an index outside");
   }
   // Waits for the device, once a pass, where the indices were computed.
   Status check(const KernelCall& call, CudaState& state) {
     if (known_ || call.slab > 0 || count_ == 0) return {};
     const cudaStream_t stream = queue_stream();
-    FB_TRY(state.errors.check(cudaMemcpyAsync(host_.data(), call.inputs[input_].data, host_.bytes(), cudaMemcpyDefault, stream), "reading indices"));
+    FB_TRY(state.errors.check(cudaMemcpyAsync(host_.data(), call.inputs[input_].data, host_.bytes(), cudaMemcpyDefault, stream),
+                              "reading indices"));
     FB_TRY(state.errors.check(cudaStreamSynchronize(stream), "work of the device"));
     const ConstTensorView view(host_);
     return ops::check_indices(label_, ops::IndexReader(view), count_, table_);
@@ -87,7 +89,8 @@ class GatherKernel final : public Kernel {
       task.first = call.row_begin;
       task.rows = call.inputs[0].shape[0];
     }
-    const cudaError_t error = launch_gather(element_bytes_, task, call.outputs[0].data, call.inputs[0].data, call.inputs[1].data, queue_stream());
+    const cudaError_t error =
+        launch_gather(element_bytes_, task, call.outputs[0].data, call.inputs[0].data, call.inputs[1].data, queue_stream());
     return error == cudaSuccess ? Status() : state_->errors.check(error, id_);
   }
 
@@ -127,7 +130,8 @@ class PackedRows final : public CudaKernel {
     weight_.stride = rows_.columns;
     weight_.col_block = rows_.block;
     weight_.scale = {context.inputs[rows_.scale].dtype, rows_.blocks, 1, false};
-    if (rows_.zero < context.inputs.size() && context.inputs[rows_.zero].present()) weight_.zero = {rows_.code, rows_.zero_stride, 1, false};
+    if (rows_.zero < context.inputs.size() && context.inputs[rows_.zero].present())
+      weight_.zero = {rows_.code, rows_.zero_stride, 1, false};
     weight_.zero_default = rows_.zero_default;
     if (rows_.gathers) FB_TRY(indices_.prepare(context, 1, rows_.table));
     task_.rows = (rows_.gathers ? indices_.count() : rows_.table) * rows_.each;
@@ -159,8 +163,9 @@ KernelPtr make_packed_rows(const NodeView&, std::span<const TypeShape>, std::spa
 }  // namespace
 
 std::span<const TableEntry> gather_table() {
-  static constexpr TableEntry kTable[] = {
-      {"", "Gather", make_gather}, {"com.microsoft", "GatherBlockQuantized", make_packed_rows}, {"forebay", "DequantRows", make_packed_rows}};
+  static constexpr TableEntry kTable[] = {{"", "Gather", make_gather},
+                                          {"com.microsoft", "GatherBlockQuantized", make_packed_rows},
+                                          {"forebay", "DequantRows", make_packed_rows}};
   return kTable;
 }
 

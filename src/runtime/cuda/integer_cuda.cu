@@ -6,33 +6,46 @@ namespace {
 
 __device__ inline int integer_at(DType type, const void* data, std::int64_t i) {
   switch (type) {
-    case DType::i8: return static_cast<const std::int8_t*>(data)[i];
-    case DType::u8: return static_cast<const std::uint8_t*>(data)[i];
-    case DType::i16: return static_cast<const std::int16_t*>(data)[i];
-    case DType::u16: return static_cast<const std::uint16_t*>(data)[i];
-    default: return static_cast<const std::int32_t*>(data)[i];
+    case DType::i8:
+      return static_cast<const std::int8_t*>(data)[i];
+    case DType::u8:
+      return static_cast<const std::uint8_t*>(data)[i];
+    case DType::i16:
+      return static_cast<const std::int16_t*>(data)[i];
+    case DType::u16:
+      return static_cast<const std::uint16_t*>(data)[i];
+    default:
+      return static_cast<const std::int32_t*>(data)[i];
   }
 }
-__device__ inline int zero_of(const Parameter& p, std::int64_t i) { return p.data == nullptr ? 0 : integer_at(p.type, p.data, p.each ? i : 0); }
-__device__ inline float scale_of(const Parameter& p, std::int64_t i) { return read_number(p.type, p.data, p.each ? i : 0); }
+__device__ inline int zero_of(const Parameter& p, std::int64_t i) {
+  return p.data == nullptr ? 0 : integer_at(p.type, p.data, p.each ? i : 0);
+}
+__device__ inline float scale_of(const Parameter& p, std::int64_t i) {
+  return read_number(p.type, p.data, p.each ? i : 0);
+}
 
 // NaN becomes the smallest, as on the CPU.
-__device__ inline float limited(float value, float low, float high) { return value > low ? (value < high ? value : high) : low; }
+__device__ inline float limited(float value, float low, float high) {
+  return value > low ? (value < high ? value : high) : low;
+}
 
 __device__ inline void requantize(const IntegerProduct& task, std::int64_t row, std::int64_t n, std::int32_t sum) {
   const float scale = scale_of(task.a_scale, row) * scale_of(task.b_scale, n) / scale_of(task.y_scale, row);
   const float value = rintf(static_cast<float>(sum) * scale + 0.0f) + static_cast<float>(zero_of(task.y_zero, row));
   const bool is_signed = task.y_type == DType::i8;
-  static_cast<std::uint8_t*>(task.y)[row * task.n + n] = static_cast<std::uint8_t>(static_cast<int>(limited(value, is_signed ? -128.0f : 0.0f, is_signed ? 127.0f : 255.0f)));
+  static_cast<std::uint8_t*>(task.y)[row * task.n + n] =
+      static_cast<std::uint8_t>(static_cast<int>(limited(value, is_signed ? -128.0f : 0.0f, is_signed ? 127.0f : 255.0f)));
 }
 
 constexpr int kTile = 64, kWords = 16;  // of k: words of four codes
 
-// Codes are taken as signed (u8 less 128), four at a time; their zero points come off at the end: sum(a b) - za sum(b) - zb sum(a) + k za zb, which
-// wraps as the plain sum would.
+// Codes are taken as signed (u8 less 128), four at a time; their zero points come off at the end: sum(a b) - za sum(b) - zb sum(a) + k za
+// zb, which wraps as the plain sum would.
 __global__ void __launch_bounds__(256) integer_tiles(const __grid_constant__ IntegerProduct task) {
   __shared__ std::uint32_t as[kWords][kTile + 1], bs[kWords][kTile + 1];
-  const std::int64_t m0 = static_cast<std::int64_t>(blockIdx.y) * kTile, n0 = static_cast<std::int64_t>(blockIdx.x) * kTile, batch = blockIdx.z;
+  const std::int64_t m0 = static_cast<std::int64_t>(blockIdx.y) * kTile, n0 = static_cast<std::int64_t>(blockIdx.x) * kTile,
+                     batch = blockIdx.z;
   const auto* a = static_cast<const std::uint8_t*>(task.a) + batch * task.a_batch;
   const auto* b = static_cast<const std::uint8_t*>(task.b) + batch * task.b_batch;
   const std::uint32_t a_flip = task.a_type == DType::u8 ? 0x80u : 0u, b_flip = task.b_type == DType::u8 ? 0x80u : 0u;
@@ -75,9 +88,10 @@ __global__ void __launch_bounds__(256) integer_tiles(const __grid_constant__ Int
       const std::int64_t m = m0 + tm + i, n = n0 + tn + j;
       if (m >= task.m || n >= task.n) continue;
       const std::int64_t row = batch * task.m + m;
-      const auto za = static_cast<std::uint32_t>(zero_of(task.a_zero, row) - static_cast<int>(a_flip)), zb = static_cast<std::uint32_t>(zero_of(task.b_zero, n) - static_cast<int>(b_flip));
-      const std::uint32_t own = static_cast<std::uint32_t>(sums[i][j]) - za * static_cast<std::uint32_t>(b_sums[j]) - zb * static_cast<std::uint32_t>(a_sums[i]) +
-                                static_cast<std::uint32_t>(task.k) * za * zb;
+      const auto za = static_cast<std::uint32_t>(zero_of(task.a_zero, row) - static_cast<int>(a_flip)),
+                 zb = static_cast<std::uint32_t>(zero_of(task.b_zero, n) - static_cast<int>(b_flip));
+      const std::uint32_t own = static_cast<std::uint32_t>(sums[i][j]) - za * static_cast<std::uint32_t>(b_sums[j]) -
+                                zb * static_cast<std::uint32_t>(a_sums[i]) + static_cast<std::uint32_t>(task.k) * za * zb;
       const std::uint32_t before = task.first ? 0u : static_cast<std::uint32_t>(task.sums[row * task.n + n]);
       const auto sum = static_cast<std::int32_t>(before + own);
       if (task.y != nullptr && task.last) {
@@ -107,10 +121,18 @@ __global__ void quantize(const __grid_constant__ LinearQuantTask task) {
     const float divided = read_number(task.x_type, task.x, i) / read_number(task.scale_type, task.scale, at);
     const float value = rintf(divided) + (task.zero != nullptr ? static_cast<float>(integer_at(task.zero_type, task.zero, at)) : 0.0f);
     switch (task.y_type) {
-      case DType::i8: put_integer<std::int8_t>(task.y, i, value, -128.0f, 127.0f); break;
-      case DType::u8: put_integer<std::uint8_t>(task.y, i, value, 0.0f, 255.0f); break;
-      case DType::i16: put_integer<std::int16_t>(task.y, i, value, -32768.0f, 32767.0f); break;
-      default: put_integer<std::uint16_t>(task.y, i, value, 0.0f, 65535.0f); break;
+      case DType::i8:
+        put_integer<std::int8_t>(task.y, i, value, -128.0f, 127.0f);
+        break;
+      case DType::u8:
+        put_integer<std::uint8_t>(task.y, i, value, 0.0f, 255.0f);
+        break;
+      case DType::i16:
+        put_integer<std::int16_t>(task.y, i, value, -32768.0f, 32767.0f);
+        break;
+      default:
+        put_integer<std::uint16_t>(task.y, i, value, 0.0f, 65535.0f);
+        break;
     }
   }
 }
@@ -134,7 +156,8 @@ __global__ void dequantize(const __grid_constant__ LinearQuantTask task) {
 constexpr int kThreads = 256;
 
 // The smallest and largest of `count` values, and 0, over a block; the same in every thread.
-__device__ inline void block_range(const float* lows, const float* highs, std::int64_t from, std::int64_t count, std::int64_t step, float* low, float* high) {
+__device__ inline void block_range(const float* lows, const float* highs, std::int64_t from, std::int64_t count, std::int64_t step,
+                                   float* low, float* high) {
   __shared__ float l[kThreads], h[kThreads];
   float my_low = 0, my_high = 0;
   for (std::int64_t i = from; i < count; i += step) {
@@ -157,13 +180,15 @@ __device__ inline void block_range(const float* lows, const float* highs, std::i
 
 __global__ void __launch_bounds__(kThreads) find_range(const float* x, std::int64_t count, float* partial) {
   float low, high;
-  block_range(x, x, static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x, count, static_cast<std::int64_t>(kRangeBlocks) * kThreads, &low, &high);
+  block_range(x, x, static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x, count,
+              static_cast<std::int64_t>(kRangeBlocks) * kThreads, &low, &high);
   if (threadIdx.x == 0) {
     partial[blockIdx.x] = low;
     partial[kRangeBlocks + blockIdx.x] = high;
   }
 }
-__global__ void __launch_bounds__(kThreads) quantize_range(const float* x, std::int64_t count, std::uint8_t* y, float* y_scale, std::uint8_t* y_zero, const float* partial) {
+__global__ void __launch_bounds__(kThreads)
+    quantize_range(const float* x, std::int64_t count, std::uint8_t* y, float* y_scale, std::uint8_t* y_zero, const float* partial) {
   float low, high;
   block_range(partial, partial + kRangeBlocks, threadIdx.x, kRangeBlocks, kThreads, &low, &high);
   const float range = (high - low) / 255.0f, scale = range == 0.0f ? 1.0f : range;
@@ -181,18 +206,30 @@ __global__ void __launch_bounds__(kThreads) quantize_range(const float* x, std::
 
 cudaError_t launch_integer_product(const IntegerProduct& task, cudaStream_t stream) {
   if (task.m == 0 || task.n == 0 || task.batches == 0) return cudaSuccess;
-  const dim3 grid(static_cast<unsigned>((task.n + kTile - 1) / kTile), static_cast<unsigned>((task.m + kTile - 1) / kTile), static_cast<unsigned>(task.batches));
+  const dim3 grid(static_cast<unsigned>((task.n + kTile - 1) / kTile), static_cast<unsigned>((task.m + kTile - 1) / kTile),
+                  static_cast<unsigned>(task.batches));
   integer_tiles<<<grid, 256, 0, stream>>>(task);
   return cudaGetLastError();
 }
 
-bool quantizes_to(DType type) { return type == DType::i8 || type == DType::u8 || type == DType::i16 || type == DType::u16; }
+bool quantizes_to(DType type) {
+  return type == DType::i8 || type == DType::u8 || type == DType::i16 || type == DType::u16;
+}
 bool dequantizes_from(DType type) {
   switch (type) {
-    case DType::i32: case DType::i4: case DType::u4: case DType::i2: case DType::u2: case DType::f4e2m1: case DType::f8e4m3fn: case DType::f8e5m2: case DType::f8e4m3fnuz:
+    case DType::i32:
+    case DType::i4:
+    case DType::u4:
+    case DType::i2:
+    case DType::u2:
+    case DType::f4e2m1:
+    case DType::f8e4m3fn:
+    case DType::f8e5m2:
+    case DType::f8e4m3fnuz:
     case DType::f8e5m2fnuz:
       return true;
-    default: return quantizes_to(type);
+    default:
+      return quantizes_to(type);
   }
 }
 cudaError_t launch_quantize(const LinearQuantTask& task, cudaStream_t stream) {
@@ -205,10 +242,11 @@ cudaError_t launch_dequantize(const LinearQuantTask& task, cudaStream_t stream) 
   dequantize<<<blocks_for(task.count, kThreads), kThreads, 0, stream>>>(task);
   return cudaGetLastError();
 }
-cudaError_t launch_dynamic_quantize(const float* x, std::int64_t count, std::uint8_t* y, float* scale, std::uint8_t* zero, float* partial, cudaStream_t stream) {
+cudaError_t launch_dynamic_quantize(const float* x, std::int64_t count, std::uint8_t* y, float* scale, std::uint8_t* zero, float* partial,
+                                    cudaStream_t stream) {
   find_range<<<kRangeBlocks, kThreads, 0, stream>>>(x, count, partial);
-  const unsigned blocks = blocks_for(count, kThreads);
-  quantize_range<<<blocks < 1024 ? blocks : 1024, kThreads, 0, stream>>>(x, count, y, scale, zero, partial);
+  const unsigned wanted = blocks_for(count, kThreads), blocks = wanted < 1024 ? wanted : 1024;
+  quantize_range<<<blocks, kThreads, 0, stream>>>(x, count, y, scale, zero, partial);
   return cudaGetLastError();
 }
 

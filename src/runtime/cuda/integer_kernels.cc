@@ -16,9 +16,13 @@ struct Roles {  // among the inputs
   std::size_t a = 0, a_scale = kAbsent, a_zero = 2, b = 1, b_scale = kAbsent, b_zero = 3, y_scale = kAbsent, y_zero = kAbsent;
 };
 
-bool there(std::span<const TypeShape> inputs, std::size_t i) { return i < inputs.size() && inputs[i].present(); }
+bool there(std::span<const TypeShape> inputs, std::size_t i) {
+  return i < inputs.size() && inputs[i].present();
+}
 // Integers as the kernels read them: whole bytes.
-bool byte_code(DType type) { return type == DType::i8 || type == DType::u8; }
+bool byte_code(DType type) {
+  return type == DType::i8 || type == DType::u8;
+}
 
 class IntegerMatmul final : public Kernel {
  public:
@@ -35,7 +39,8 @@ class IntegerMatmul final : public Kernel {
     task_.m = layout_.m;
     task_.n = layout_.n;
     task_.batches = static_cast<std::int64_t>(layout_.a_offsets.size());
-    if (layout_.a_col != 1 || layout_.b_col != 1 || task_.batches > 65535 || task_.m > 65535 * 64) return context.node.unsupported("operands that lie otherwise");
+    if (layout_.a_col != 1 || layout_.b_col != 1 || task_.batches > 65535 || task_.m > 65535 * 64)
+      return context.node.unsupported("operands that lie otherwise");
     const auto a_step = step_of(layout_.a_offsets), b_step = step_of(layout_.b_offsets);
     if (!a_step || !b_step) return context.node.unsupported("uneven batches");
     task_.a_batch = *a_step;
@@ -45,7 +50,8 @@ class IntegerMatmul final : public Kernel {
     task_.a_type = context.inputs[roles_.a].dtype;
     task_.b_type = context.inputs[roles_.b].dtype;
     task_.y_type = context.outputs[0].dtype;
-    for (const std::size_t i : {roles_.a_zero, roles_.a_scale, roles_.y_scale, roles_.y_zero}) FB_TRY(fits(context, i, task_.batches * task_.m));
+    for (const std::size_t i : {roles_.a_zero, roles_.a_scale, roles_.y_scale, roles_.y_zero})
+      FB_TRY(fits(context, i, task_.batches * task_.m));
     for (const std::size_t i : {roles_.b_zero, roles_.b_scale}) FB_TRY(fits(context, i, task_.n));
     return {};
   }
@@ -85,7 +91,9 @@ class IntegerMatmul final : public Kernel {
   static Status fits(const PrepareContext& context, std::size_t i, std::int64_t whole) {
     if (!there(context.inputs, i)) return {};
     const std::int64_t count = context.inputs[i].shape().elements();
-    return count == 1 || count == whole ? Status() : context.node.invalid("input " + std::to_string(i) + " has neither one value nor one for each row or column");
+    return count == 1 || count == whole
+               ? Status()
+               : context.node.invalid("input " + std::to_string(i) + " has neither one value nor one for each row or column");
   }
 
   const Roles roles_;
@@ -97,7 +105,8 @@ class IntegerMatmul final : public Kernel {
 
 KernelPtr make_matmul(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape>, const StatePtr& state) {
   const Roles roles = node.op() == "QLinearMatMul" ? Roles{0, 1, 2, 3, 4, 5, 6, 7} : Roles();
-  if (!there(inputs, roles.a) || !there(inputs, roles.b) || !byte_code(inputs[roles.a].dtype) || !byte_code(inputs[roles.b].dtype)) return nullptr;
+  if (!there(inputs, roles.a) || !there(inputs, roles.b) || !byte_code(inputs[roles.a].dtype) || !byte_code(inputs[roles.b].dtype))
+    return nullptr;
   for (const std::size_t i : {roles.a_scale, roles.b_scale, roles.y_scale}) {
     if (i != kAbsent && (!there(inputs, i) || !float_type(inputs[i].dtype))) return nullptr;
   }
@@ -113,8 +122,10 @@ class LinearQuant final : public Kernel {
     const Shape x = context.inputs[0].shape(), scale = context.inputs[1].shape();
     // The CPU's kernel says what does not fit.
     FB_TRY(set_places(context.node, x, scale));
-    if (there(context.inputs, 2) && context.inputs[2].shape().elements() != scale.elements()) return context.node.unsupported("zero points of another size");
-    if (context.sliced_input != plan::kNone && (quantizes_ || context.sliced_input != 0)) return context.node.unsupported("this operand in slabs");
+    if (there(context.inputs, 2) && context.inputs[2].shape().elements() != scale.elements())
+      return context.node.unsupported("zero points of another size");
+    if (context.sliced_input != plan::kNone && (quantizes_ || context.sliced_input != 0))
+      return context.node.unsupported("this operand in slabs");
     per_row_ = x.rank() > 0 && x[0] > 0 ? x.elements() / x[0] : x.elements();
     return {};
   }
@@ -147,7 +158,8 @@ class LinearQuant final : public Kernel {
     places_.axis = x[axis];
     places_.inner = x.elements(axis + 1, x.rank());
     places_.block = block;
-    bool fits = block >= 0 && block <= (std::int64_t{1} << 30) && (block == 0 ? scale.rank() == 1 && scale[0] == x[axis] : scale.rank() == x.rank());
+    bool fits = block >= 0 && block <= (std::int64_t{1} << 30) &&
+                (block == 0 ? scale.rank() == 1 && scale[0] == x[axis] : scale.rank() == x.rank());
     for (int i = 0; fits && block > 0 && i < x.rank(); ++i) fits = scale[i] == (i == axis ? (x[i] + block - 1) / block : x[i]);
     if (!fits) return node.unsupported("a scale of another shape");
     if (block > 0) places_.scale_axis = scale[axis];
@@ -165,7 +177,8 @@ KernelPtr make_quantize(const NodeView&, std::span<const TypeShape> inputs, std:
   return std::make_unique<LinearQuant>(true, state);
 }
 KernelPtr make_dequantize(const NodeView&, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs, const StatePtr& state) {
-  if (inputs.size() < 2 || !dequantizes_from(inputs[0].dtype) || !float_type(inputs[1].dtype) || !float_type(outputs[0].dtype)) return nullptr;
+  if (inputs.size() < 2 || !dequantizes_from(inputs[0].dtype) || !float_type(inputs[1].dtype) || !float_type(outputs[0].dtype))
+    return nullptr;
   return std::make_unique<LinearQuant>(false, state);
 }
 
@@ -175,12 +188,16 @@ class DynamicQuant final : public CudaKernel {
   std::uint64_t workspace_bytes() const override { return 2 * kRangeBlocks * sizeof(float); }
   Status run(const KernelCall& call) override {
     const auto place = [&](std::size_t i) { return i < call.outputs.size() && call.outputs[i].present() ? call.outputs[i].data : nullptr; };
-    return check(launch_dynamic_quantize(reinterpret_cast<const float*>(call.inputs[0].data), call.inputs[0].shape.elements(), reinterpret_cast<std::uint8_t*>(call.outputs[0].data),
-                                         reinterpret_cast<float*>(place(1)), reinterpret_cast<std::uint8_t*>(place(2)), reinterpret_cast<float*>(call.workspace), queue_stream()));
+    return check(launch_dynamic_quantize(reinterpret_cast<const float*>(call.inputs[0].data), call.inputs[0].shape.elements(),
+                                         reinterpret_cast<std::uint8_t*>(call.outputs[0].data), reinterpret_cast<float*>(place(1)),
+                                         reinterpret_cast<std::uint8_t*>(place(2)), reinterpret_cast<float*>(call.workspace),
+                                         queue_stream()));
   }
 
  private:
-  Status setup(const PrepareContext& context) override { return context.outputs[0].present() ? Status() : context.node.unsupported("the scale alone"); }
+  Status setup(const PrepareContext& context) override {
+    return context.outputs[0].present() ? Status() : context.node.unsupported("the scale alone");
+  }
 };
 KernelPtr make_dynamic(const NodeView&, std::span<const TypeShape> inputs, std::span<const TypeShape>, const StatePtr& state) {
   return inputs[0].dtype == DType::f32 ? std::make_unique<DynamicQuant>(state) : nullptr;
@@ -189,8 +206,11 @@ KernelPtr make_dynamic(const NodeView&, std::span<const TypeShape> inputs, std::
 }  // namespace
 
 std::span<const TableEntry> integer_table() {
-  static constexpr TableEntry kTable[] = {{"", "MatMulInteger", make_matmul},      {"", "QLinearMatMul", make_matmul},         {"", "QuantizeLinear", make_quantize},
-                                          {"", "DequantizeLinear", make_dequantize}, {"", "DynamicQuantizeLinear", make_dynamic}};
+  static constexpr TableEntry kTable[] = {{"", "MatMulInteger", make_matmul},
+                                          {"", "QLinearMatMul", make_matmul},
+                                          {"", "QuantizeLinear", make_quantize},
+                                          {"", "DequantizeLinear", make_dequantize},
+                                          {"", "DynamicQuantizeLinear", make_dynamic}};
   return kTable;
 }
 

@@ -5,7 +5,7 @@
 
 namespace forebay::cuda {
 
-struct Parameter {  // one value, or one for each of something
+struct Parameter {             // one value, or one for each of something
   const void* data = nullptr;  // null: `otherwise`
   DType type = DType::none;
   bool each = false;
@@ -36,13 +36,14 @@ struct LinearQuantTask {
   void* y = nullptr;
   std::int64_t first = 0, count = 0;  // elements; x begins at the first
 };
-bool quantizes_to(DType type);       // i8, u8, i16, u16
-bool dequantizes_from(DType type);   // these, i32, and what packed weights have
+bool quantizes_to(DType type);      // i8, u8, i16, u16
+bool dequantizes_from(DType type);  // these, i32, and what packed weights have
 cudaError_t launch_quantize(const LinearQuantTask& task, cudaStream_t stream);
 cudaError_t launch_dequantize(const LinearQuantTask& task, cudaStream_t stream);
 
 // DynamicQuantizeLinear; `partial` holds 2 * kRangeBlocks floats.
 constexpr int kRangeBlocks = 256;
-cudaError_t launch_dynamic_quantize(const float* x, std::int64_t count, std::uint8_t* y, float* scale, std::uint8_t* zero, float* partial, cudaStream_t stream);
+cudaError_t launch_dynamic_quantize(const float* x, std::int64_t count, std::uint8_t* y, float* scale, std::uint8_t* zero, float* partial,
+                                    cudaStream_t stream);
 
 }  // namespace forebay::cuda

@@ -46,20 +46,16 @@ const LtCalls* lt() {
       if (library == nullptr) library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
     }
     if (library == nullptr) return nullptr;
-    const bool all = find(library, "cublasLtCreate", &c.create) &&
-                     find(library, "cublasLtGetVersion", &c.version) &&
-                     find(library, "cublasLtMatmul", &c.matmul) &&
-                     find(library, "cublasLtMatmulDescCreate", &c.desc_create) &&
-                     find(library, "cublasLtMatmulDescDestroy", &c.desc_destroy) &&
-                     find(library, "cublasLtMatmulDescSetAttribute", &c.desc_set) &&
-                     find(library, "cublasLtMatrixLayoutCreate", &c.layout_create) &&
-                     find(library, "cublasLtMatrixLayoutDestroy", &c.layout_destroy) &&
-                     find(library, "cublasLtMatmulPreferenceCreate", &c.preference_create) &&
-                     find(library, "cublasLtMatmulPreferenceDestroy", &c.preference_destroy) &&
-                     find(library, "cublasLtMatmulPreferenceSetAttribute", &c.preference_set) &&
-                     find(library, "cublasLtMatmulAlgoGetHeuristic", &c.heuristic) &&
-                     find(library, "cublasLtMatmulAlgoConfigGetAttribute", &c.algo_get) &&
-                     find(library, "cublasLtMatmulAlgoCheck", &c.algo_check);
+    const bool all =
+        find(library, "cublasLtCreate", &c.create) && find(library, "cublasLtGetVersion", &c.version) &&
+        find(library, "cublasLtMatmul", &c.matmul) && find(library, "cublasLtMatmulDescCreate", &c.desc_create) &&
+        find(library, "cublasLtMatmulDescDestroy", &c.desc_destroy) && find(library, "cublasLtMatmulDescSetAttribute", &c.desc_set) &&
+        find(library, "cublasLtMatrixLayoutCreate", &c.layout_create) && find(library, "cublasLtMatrixLayoutDestroy", &c.layout_destroy) &&
+        find(library, "cublasLtMatmulPreferenceCreate", &c.preference_create) &&
+        find(library, "cublasLtMatmulPreferenceDestroy", &c.preference_destroy) &&
+        find(library, "cublasLtMatmulPreferenceSetAttribute", &c.preference_set) &&
+        find(library, "cublasLtMatmulAlgoGetHeuristic", &c.heuristic) &&
+        find(library, "cublasLtMatmulAlgoConfigGetAttribute", &c.algo_get) && find(library, "cublasLtMatmulAlgoCheck", &c.algo_check);
     return all && c.create(&c.handle) == CUBLAS_STATUS_SUCCESS ? &c : nullptr;
   }();
   return calls;
@@ -74,12 +70,16 @@ constexpr std::size_t kAlgoWords = sizeof(cublasLtMatmulAlgo_t::data) / sizeof(s
 
 std::string config_text(const cublasLtMatmulAlgo_t& algorithm) {
   static constexpr std::pair<const char*, cublasLtMatmulAlgoConfigAttributes_t> kShown[] = {
-      {" algo=", CUBLASLT_ALGO_CONFIG_ID}, {" tile=", CUBLASLT_ALGO_CONFIG_TILE_ID}, {" stages=", CUBLASLT_ALGO_CONFIG_STAGES_ID}, {" swizzle=", CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING}};
+      {" algo=", CUBLASLT_ALGO_CONFIG_ID},
+      {" tile=", CUBLASLT_ALGO_CONFIG_TILE_ID},
+      {" stages=", CUBLASLT_ALGO_CONFIG_STAGES_ID},
+      {" swizzle=", CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING}};
   std::string text = "v" + std::to_string(lt()->version());
   for (const auto& [name, attribute] : kShown) {
     std::int32_t value = 0;
     std::size_t written = 0;
-    if (lt()->algo_get(&algorithm, attribute, &value, sizeof value, &written) == CUBLAS_STATUS_SUCCESS) text += name + std::to_string(value);
+    if (lt()->algo_get(&algorithm, attribute, &value, sizeof value, &written) == CUBLAS_STATUS_SUCCESS)
+      text += name + std::to_string(value);
   }
   text += " word=";
   for (std::size_t i = 0; i < kAlgoWords; ++i) {
@@ -133,7 +133,8 @@ class Product final : public LtProduct {
       return true;
     }
     cublasLtMatmulHeuristicResult_t checked{};
-    return read_config(config, &algorithm_) && lt()->algo_check(lt()->handle, desc_, b_, a_, d_, d_, &algorithm_, &checked) == CUBLAS_STATUS_SUCCESS &&
+    return read_config(config, &algorithm_) &&
+           lt()->algo_check(lt()->handle, desc_, b_, a_, d_, d_, &algorithm_, &checked) == CUBLAS_STATUS_SUCCESS &&
            checked.state == CUBLAS_STATUS_SUCCESS && checked.workspaceSize == 0;
   }
 
@@ -213,9 +214,7 @@ bool lt_serves(const LtShape& shape) {
 }
 }  // namespace
 
-std::unique_ptr<LtProduct> make_lt_product(const LtShape& shape,
-                                           const std::shared_ptr<CudaState>& state,
-                                           std::string_view config) {
+std::unique_ptr<LtProduct> make_lt_product(const LtShape& shape, const std::shared_ptr<CudaState>& state, std::string_view config) {
   if (!lt_serves(shape)) return nullptr;
   auto product = std::make_unique<Product>(shape, state);
   return product->choose(config) ? std::move(product) : nullptr;

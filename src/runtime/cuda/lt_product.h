@@ -38,9 +38,7 @@ class LtProduct {
 
 // Null: no library, or it has no algorithm for the shape. With a config: that algorithm, null where the
 // library here is another or refuses it.
-std::unique_ptr<LtProduct> make_lt_product(const LtShape& shape,
-                                           const std::shared_ptr<CudaState>& state,
-                                           std::string_view config = {});
+std::unique_ptr<LtProduct> make_lt_product(const LtShape& shape, const std::shared_ptr<CudaState>& state, std::string_view config = {});
 // Configs of at most `most` algorithms, as the library's heuristics order them.
 std::vector<std::string> lt_configs(const LtShape& shape, const std::shared_ptr<CudaState>& state, int most);
 std::string lt_version();  // "" without the library

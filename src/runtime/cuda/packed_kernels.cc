@@ -18,10 +18,14 @@ namespace {
 constexpr std::int64_t kFewRows = 8;
 static_assert(PackedSlabs::kMost >= kMostMerged);
 
-bool there(std::span<const TypeShape> inputs, std::size_t i) { return i < inputs.size() && inputs[i].present(); }
+bool there(std::span<const TypeShape> inputs, std::size_t i) {
+  return i < inputs.size() && inputs[i].present();
+}
 
 // The views that the CPU's kernels take, one a slab, as the device's kernels take them.
-PackedScales scales_of(const cpu::QuantScales& from, bool cut) { return {from.data == nullptr ? DType::none : from.dtype, from.row_stride, from.col_stride, cut}; }
+PackedScales scales_of(const cpu::QuantScales& from, bool cut) {
+  return {from.data == nullptr ? DType::none : from.dtype, from.row_stride, from.col_stride, cut};
+}
 PackedWeight weight_of(const cpu::QuantView& view, bool scale_cut, bool zero_cut) {
   PackedWeight weight;
   weight.code = view.dtype;
@@ -51,12 +55,14 @@ class PackedProduct final : public MergedKernel, public ChoosingKernel {
     FB_ASSIGN(packed_, ops::quant_layout(context.node, whole_));
     const TypeShape* c = there(whole_, spec_.c_input) ? &whole_[spec_.c_input] : nullptr;
     FB_ASSIGN(layout_, product_layout(context.node, whole_[0], packed_.matrix(), c, spec_));
-    if (context.sliced_input != plan::kNone && context.sliced_input != 1) return context.node.unsupported("only the weight may come in slabs");
+    if (context.sliced_input != plan::kNone && context.sliced_input != 1)
+      return context.node.unsupported("only the weight may come in slabs");
     consumption_ = context.sliced_input == plan::kNone ? plan::Consumption::whole : context.consumption;
     if (consumption_ != plan::Consumption::whole && (consumption_ == plan::Consumption::by_output) != spec_.trans_b)
       return context.node.unsupported("slabs of another form");
     even_slabs_ = consumption_ == plan::Consumption::by_output;
-    for (std::size_t i = 0; i + 1 < context.slab_rows.size(); ++i) even_slabs_ = even_slabs_ && context.slab_rows[i] == context.slab_rows[0];
+    for (std::size_t i = 0; i + 1 < context.slab_rows.size(); ++i)
+      even_slabs_ = even_slabs_ && context.slab_rows[i] == context.slab_rows[0];
     even_slabs_ = even_slabs_ && context.slab_rows.back() <= context.slab_rows[0];
     set_task(context, c);
     few_ = layout_.m <= kFewRows && layout_.a_col == 1 && layout_.a_offsets.size() == 1;
@@ -69,11 +75,14 @@ class PackedProduct final : public MergedKernel, public ChoosingKernel {
   }
 
   std::uint64_t workspace_bytes() const override { return bytes_; }
-  std::string_view id() const override { return !few_ ? std::string_view(inner_id_) : spec_.trans_b ? "cuda.packed.gemv256" : "cuda.packed.gemv_axpy"; }
+  std::string_view id() const override {
+    return !few_ ? std::string_view(inner_id_) : spec_.trans_b ? "cuda.packed.gemv256" : "cuda.packed.gemv_axpy";
+  }
 
   Status run(const KernelCall& call) override {
     if (!few_) return run_inner(call);
-    return spec_.trans_b ? row_dot({&call, 1}) : check(launch_packed_axpy(task_of(call), weight_of_call(call), slabs_of({&call, 1}), queue_stream()));
+    return spec_.trans_b ? row_dot({&call, 1})
+                         : check(launch_packed_axpy(task_of(call), weight_of_call(call), slabs_of({&call, 1}), queue_stream()));
   }
   // Many rows: the ways of the float product.
   std::string problem() const override {
@@ -133,7 +142,8 @@ class PackedProduct final : public MergedKernel, public ChoosingKernel {
     FB_TRY(inner_->prepare(inner));
     std::int64_t rows = consumption_ == plan::Consumption::whole ? packed_.rows : 0;
     for (const std::int64_t slab : context.slab_rows) rows = std::max(rows, slab);
-    values_bytes_ = ops::padded_bytes(static_cast<std::uint64_t>(rows * packed_.columns) * static_cast<std::uint64_t>(dtype_bits(whole_[0].dtype) / 8));
+    values_bytes_ =
+        ops::padded_bytes(static_cast<std::uint64_t>(rows * packed_.columns) * static_cast<std::uint64_t>(dtype_bits(whole_[0].dtype) / 8));
     settle_inner();
     return {};
   }
@@ -152,7 +162,8 @@ class PackedProduct final : public MergedKernel, public ChoosingKernel {
     values.y_type = whole_[0].dtype;
     FB_TRY(check(launch_unpack(values, weight_of_call(call), slabs_of({&call, 1}), queue_stream())));
     Shape shape{values.rows, values.columns};
-    const ConstTensorView inputs[3] = {call.inputs[0], ConstTensorView(call.workspace + values_at_, values.y_type, shape), has_c_ ? call.inputs[spec_.c_input] : ConstTensorView()};
+    const ConstTensorView inputs[3] = {call.inputs[0], ConstTensorView(call.workspace + values_at_, values.y_type, shape),
+                                       has_c_ ? call.inputs[spec_.c_input] : ConstTensorView()};
     KernelCall inner = call;
     inner.inputs = std::span(inputs).first(inner_inputs_.size());
     inner.workspace_bytes = inner_->workspace_bytes();

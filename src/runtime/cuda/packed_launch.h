@@ -1,5 +1,5 @@
-// The seam between the kernels of packed weights and what prepares them. A packed weight is a matrix of codes with scales and zero points, as
-// runtime/cpu/quant_rows.h has it: value = round((code - zero point) * scale), in f32 and rounded to the graph's dtype.
+// The seam between the kernels of packed weights and what prepares them. A packed weight is a matrix of codes with scales and zero points,
+// as runtime/cpu/quant_rows.h has it: value = round((code - zero point) * scale), in f32 and rounded to the graph's dtype.
 #pragma once
 
 #include "runtime/cuda/cuda_launch.h"

@@ -10,9 +10,15 @@ namespace forebay::cuda {
 
 __device__ inline int code_bits(DType code) {
   switch (code) {
-    case DType::i4: case DType::u4: case DType::f4e2m1: return 4;
-    case DType::i2: case DType::u2: return 2;
-    default: return 8;
+    case DType::i4:
+    case DType::u4:
+    case DType::f4e2m1:
+      return 4;
+    case DType::i2:
+    case DType::u2:
+      return 2;
+    default:
+      return 8;
   }
 }
 
@@ -35,17 +41,25 @@ __device__ inline float code_value(DType code, const void* data, std::int64_t in
   const unsigned byte = static_cast<const std::uint8_t*>(data)[index / per];
   const unsigned c = (byte >> (static_cast<int>(index % per) * bits)) & ((1u << bits) - 1u);
   switch (code) {
-    case DType::u8: case DType::u4: case DType::u2: return static_cast<float>(c);
+    case DType::u8:
+    case DType::u4:
+    case DType::u2:
+      return static_cast<float>(c);
     case DType::f4e2m1: {
       const unsigned m = c & 7u;
       const float magnitude = m < 5u ? static_cast<float>(m) * 0.5f : m == 5u ? 3.0f : m == 6u ? 4.0f : 6.0f;
       return (c & 8u) != 0 ? -magnitude : magnitude;
     }
-    case DType::f8e4m3fn: return fp8_value(c, __NV_E4M3);
-    case DType::f8e5m2: return fp8_value(c, __NV_E5M2);
-    case DType::f8e4m3fnuz: return fnuz_value(c, 3, 8);
-    case DType::f8e5m2fnuz: return fnuz_value(c, 2, 16);
-    default: return static_cast<float>(static_cast<int>(c << (32 - bits)) >> (32 - bits));
+    case DType::f8e4m3fn:
+      return fp8_value(c, __NV_E4M3);
+    case DType::f8e5m2:
+      return fp8_value(c, __NV_E5M2);
+    case DType::f8e4m3fnuz:
+      return fnuz_value(c, 3, 8);
+    case DType::f8e5m2fnuz:
+      return fnuz_value(c, 2, 16);
+    default:
+      return static_cast<float>(static_cast<int>(c << (32 - bits)) >> (32 - bits));
   }
 }
 
@@ -85,7 +99,9 @@ struct PackedRow {
     scale_at = (w.scale.cut ? own : whole) * w.scale.row;
     zero_at = (w.zero.cut ? own : whole) * w.zero.row;
   }
-  __device__ float scale(const PackedWeight& w, std::int64_t block) const { return read_number(w.scale.type, scales, scale_at + block * w.scale.col); }
+  __device__ float scale(const PackedWeight& w, std::int64_t block) const {
+    return read_number(w.scale.type, scales, scale_at + block * w.scale.col);
+  }
   __device__ float zero(const PackedWeight& w, std::int64_t block) const {
     if (zeros == nullptr) return w.zero_default;
     const std::int64_t at = zero_at + block * w.zero.col;

@@ -9,8 +9,8 @@ namespace {
 constexpr int kRowWarps = 8;
 enum class Codes { nibble, byte, e4m3, e5m2 };
 
-// Eight neighbouring codes of a row, and their values: (code - zero) * scale. `exact`: the scale has at most 11 bits and the zero point is a
-// code, so that the value has a place in f32 and may be made by one FMA, without being rounded before (scales below 2^116).
+// Eight neighbouring codes of a row, and their values: (code - zero) * scale. `exact`: the scale has at most 11 bits and the zero point is
+// a code, so that the value has a place in f32 and may be made by one FMA, without being rounded before (scales below 2^116).
 template <Codes kCodes>
 struct Eight;
 
@@ -163,7 +163,8 @@ struct RowSums {
   std::int64_t zero_at[kRows];
   float sums[kRows][M][8] = {};
 
-  __device__ RowSums(const ProductTask& t, const PackedWeight& w, const PackedSlabs& slabs, const Blocks& b, std::int64_t first, unsigned lane)
+  __device__ RowSums(const ProductTask& t, const PackedWeight& w, const PackedSlabs& slabs, const Blocks& b, std::int64_t first,
+                     unsigned lane)
       : task(t), weight(w), blocks(b), x(static_cast<const T*>(t.a) + lane * 8) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
@@ -177,7 +178,8 @@ struct RowSums {
 
   __device__ std::uint32_t scale_bits(int r, std::uint32_t block) const {
     const std::uint32_t at = block * static_cast<std::uint32_t>(weight.scale.col);
-    return blocks.wide_scale ? __ldg(reinterpret_cast<const std::uint32_t*>(scales[r]) + at) : __ldg(reinterpret_cast<const std::uint16_t*>(scales[r]) + at);
+    return blocks.wide_scale ? __ldg(reinterpret_cast<const std::uint32_t*>(scales[r]) + at)
+                             : __ldg(reinterpret_cast<const std::uint16_t*>(scales[r]) + at);
   }
   __device__ float scale_value(std::uint32_t bits) const {
     if (weight.scale.type == DType::f32) return __uint_as_float(bits);
@@ -244,8 +246,8 @@ struct RowSums {
 
 template <Codes kCodes, typename T, int kRows, int M>
 __global__ void __launch_bounds__(kRowWarps * 32, M == 1 ? 3 : 1)
-    packed_rows(const __grid_constant__ ProductTask task, const __grid_constant__ PackedWeight weight, const __grid_constant__ PackedSlabs slabs,
-                const __grid_constant__ Blocks blocks) {
+    packed_rows(const __grid_constant__ ProductTask task, const __grid_constant__ PackedWeight weight,
+                const __grid_constant__ PackedSlabs slabs, const __grid_constant__ Blocks blocks) {
   const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kRowWarps + threadIdx.x / 32) * kRows;
   if (first >= task.n) return;
   const unsigned lane = threadIdx.x % 32;
@@ -261,8 +263,9 @@ __global__ void __launch_bounds__(kRowWarps * 32, M == 1 ? 3 : 1)
 
 // Every other code type, block and size: element by element, the same order.
 template <int M>
-__global__ void __launch_bounds__(kRowWarps * 32) any_rows(const __grid_constant__ ProductTask task, const __grid_constant__ PackedWeight weight,
-                                                          const __grid_constant__ PackedSlabs slabs) {
+__global__ void __launch_bounds__(kRowWarps * 32)
+    any_rows(const __grid_constant__ ProductTask task, const __grid_constant__ PackedWeight weight,
+             const __grid_constant__ PackedSlabs slabs) {
   const std::int64_t n = static_cast<std::int64_t>(blockIdx.x) * kRowWarps + threadIdx.x / 32;
   if (n >= task.n) return;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -275,13 +278,16 @@ __global__ void __launch_bounds__(kRowWarps * 32) any_rows(const __grid_constant
       if (k >= task.k) continue;
       const float w = row.value(weight, k);
 #pragma unroll
-      for (int m = 0; m < M; ++m) sums[m][i] = __fmaf_rn(w, read_number(task.a_type, task.a, (m < task.m ? m : 0) * task.a_row + k), sums[m][i]);
+      for (int m = 0; m < M; ++m)
+        sums[m][i] = __fmaf_rn(w, read_number(task.a_type, task.a, (m < task.m ? m : 0) * task.a_row + k), sums[m][i]);
     }
   }
   fold_and_put<M>(task, sums, n);
 }
 
-unsigned grid_of(const ProductTask& task, int rows) { return static_cast<unsigned>((task.n + kRowWarps * rows - 1) / (kRowWarps * rows)); }
+unsigned grid_of(const ProductTask& task, int rows) {
+  return static_cast<unsigned>((task.n + kRowWarps * rows - 1) / (kRowWarps * rows));
+}
 
 template <Codes kCodes, typename T>
 cudaError_t start(const ProductTask& task, const PackedWeight& weight, const PackedSlabs& slabs, Blocks blocks, cudaStream_t stream) {
@@ -329,11 +335,18 @@ cudaError_t launch_packed_row_dot(const ProductTask& task, const PackedWeight& w
   Blocks blocks;
   if (serves(task, weight, &blocks)) {
     switch (weight.code) {
-      case DType::i4: case DType::u4: return by_x<Codes::nibble>(task, weight, slabs, blocks, stream);
-      case DType::i8: case DType::u8: return by_x<Codes::byte>(task, weight, slabs, blocks, stream);
-      case DType::f8e4m3fn: return by_x<Codes::e4m3>(task, weight, slabs, blocks, stream);
-      case DType::f8e5m2: return by_x<Codes::e5m2>(task, weight, slabs, blocks, stream);
-      default: break;
+      case DType::i4:
+      case DType::u4:
+        return by_x<Codes::nibble>(task, weight, slabs, blocks, stream);
+      case DType::i8:
+      case DType::u8:
+        return by_x<Codes::byte>(task, weight, slabs, blocks, stream);
+      case DType::f8e4m3fn:
+        return by_x<Codes::e4m3>(task, weight, slabs, blocks, stream);
+      case DType::f8e5m2:
+        return by_x<Codes::e5m2>(task, weight, slabs, blocks, stream);
+      default:
+        break;
     }
   }
   if (task.m <= 1) {

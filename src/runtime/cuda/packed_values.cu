@@ -7,8 +7,9 @@ namespace {
 constexpr int kColumns = 64;  // threads of a block, a column each
 
 template <int M>
-__global__ void __launch_bounds__(kColumns) packed_axpy(const __grid_constant__ ProductTask task, const __grid_constant__ PackedWeight weight,
-                                                       const __grid_constant__ PackedSlabs slabs) {
+__global__ void __launch_bounds__(kColumns)
+    packed_axpy(const __grid_constant__ ProductTask task, const __grid_constant__ PackedWeight weight,
+                const __grid_constant__ PackedSlabs slabs) {
   const std::int64_t n = static_cast<std::int64_t>(blockIdx.x) * kColumns + threadIdx.x;
   if (n >= task.n) return;
   float sums[M];
@@ -23,7 +24,8 @@ __global__ void __launch_bounds__(kColumns) packed_axpy(const __grid_constant__ 
 #pragma unroll
     for (int u = 0; u < kUnder; ++u) {
 #pragma unroll
-      for (int m = 0; m < M; ++m) sums[m] = __fmaf_rn(w[u], read_number(task.a_type, task.a, (m < task.m ? m : 0) * task.a_row + k + u), sums[m]);
+      for (int m = 0; m < M; ++m)
+        sums[m] = __fmaf_rn(w[u], read_number(task.a_type, task.a, (m < task.m ? m : 0) * task.a_row + k + u), sums[m]);
     }
   }
   for (; k < task.k; ++k) {
@@ -37,13 +39,15 @@ __global__ void __launch_bounds__(kColumns) packed_axpy(const __grid_constant__ 
   }
 }
 
-__global__ void unpack(const __grid_constant__ UnpackTask task, const __grid_constant__ PackedWeight weight, const __grid_constant__ PackedSlabs slabs) {
+__global__ void unpack(const __grid_constant__ UnpackTask task, const __grid_constant__ PackedWeight weight,
+                       const __grid_constant__ PackedSlabs slabs) {
   const std::int64_t row = blockIdx.y + static_cast<std::int64_t>(blockIdx.z) * 32768;
   if (row >= task.rows) return;
   std::int64_t from = row;
   if (task.indices != nullptr) {
     const std::int64_t place = row / task.each;
-    std::int64_t index = task.wide ? static_cast<const std::int64_t*>(task.indices)[place] : static_cast<const std::int32_t*>(task.indices)[place];
+    std::int64_t index =
+        task.wide ? static_cast<const std::int64_t*>(task.indices)[place] : static_cast<const std::int32_t*>(task.indices)[place];
     if (index < 0) index += task.table;
     from = index * task.each + row % task.each;
   }

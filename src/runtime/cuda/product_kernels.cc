@@ -93,15 +93,17 @@ class ProductKernel final : public MergedKernel, public ChoosingKernel {
       const LtShape& first = library_shapes_.front();
       text += consumption_ == plan::Consumption::by_output ? " slab_n=" + std::to_string(first.n) : " slab_k=" + std::to_string(first.k);
     }
-    return text + " " + std::string(dtype_name(type_)) + "->" + std::string(dtype_name(y_type_)) + (layout_.b_row == 1 ? " [n,k]" : " [k,n]") +
-           (task_.c_type != DType::none ? " +c" : "") + (task_.activation != Activation::none ? " +activation" : "");
+    return text + " " + std::string(dtype_name(type_)) + "->" + std::string(dtype_name(y_type_)) +
+           (layout_.b_row == 1 ? " [n,k]" : " [k,n]") + (task_.c_type != DType::none ? " +c" : "") +
+           (task_.activation != Activation::none ? " +activation" : "");
   }
   std::vector<KernelWay> ways() const override {
     constexpr int kMostAlgorithms = 8;
     std::vector<KernelWay> all;
     if (way_ == Way::row_dot || way_ == Way::axpy) return all;
     if (!library_shapes_.empty()) {
-      for (std::string& config : lt_configs(library_shapes_.front(), state_, kMostAlgorithms)) all.push_back({std::string(name_of(Way::library)), std::move(config)});
+      for (std::string& config : lt_configs(library_shapes_.front(), state_, kMostAlgorithms))
+        all.push_back({std::string(name_of(Way::library)), std::move(config)});
     }
     if (mma_serves_) all.push_back({std::string(name_of(Way::mma)), ""});
     all.push_back({std::string(name_of(Way::tiles)), ""});
@@ -132,7 +134,8 @@ class ProductKernel final : public MergedKernel, public ChoosingKernel {
       case Way::row_dot: return check(launch_row_dot(task, queue_stream()));
       case Way::axpy: return check(launch_axpy(task, queue_stream()));
       case Way::tiles: return check(launch_tiles(task, queue_stream()));
-      case Way::mma: return check(launch_mma(task, queue_stream()));
+      case Way::mma:
+        return check(launch_mma(task, queue_stream()));
       case Way::library: return run_library(call, task);
     }
     return {};
@@ -195,13 +198,15 @@ class ProductKernel final : public MergedKernel, public ChoosingKernel {
 
   bool serves_mma(const PrepareContext& context) const {
     const bool rows = layout_.b_row == 1 && layout_.b_col == layout_.k, columns = layout_.b_col == 1 && layout_.b_row == layout_.n;
-    bool aligned = layout_.a_row % 8 == 0 && (rows ? layout_.k : layout_.n) % 8 == 0 && layout_.a_offsets[0] % 8 == 0 && layout_.b_offsets[0] % 8 == 0;
+    bool aligned =
+        layout_.a_row % 8 == 0 && (rows ? layout_.k : layout_.n) % 8 == 0 && layout_.a_offsets[0] % 8 == 0 && layout_.b_offsets[0] % 8 == 0;
     std::int64_t begin = 0;
     for (const std::int64_t slab : context.slab_rows) {  // the part of A that meets the slab
       aligned = aligned && (consumption_ != plan::Consumption::by_reduction || begin % 8 == 0);
       begin += slab;
     }
-    return (type_ == DType::f16 || type_ == DType::bf16) && task_.batches == 1 && layout_.a_col == 1 && (rows || columns) && aligned && layout_.m <= 65535 * 128;
+    return (type_ == DType::f16 || type_ == DType::bf16) && task_.batches == 1 && layout_.a_col == 1 && (rows || columns) && aligned &&
+           layout_.m <= 65535 * 128;
   }
 
   // A constant matrix of even strides: a shape for each size of slab, the largest first.

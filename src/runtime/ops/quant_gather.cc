@@ -36,8 +36,7 @@ std::optional<DType> code_of(const NodeView& node, DType data) {
   return bits == 4 ? std::optional(DType::u4) : bits == 8 ? std::optional(DType::u8) : std::nullopt;
 }
 
-Result<PackedTable> rows_of(const NodeView& node, const TypeShape& data, const TypeShape& scale,
-                            const TypeShape& zero) {
+Result<PackedTable> rows_of(const NodeView& node, const TypeShape& data, const TypeShape& scale, const TypeShape& zero) {
   PackedTable rows = places_of(node);
   const auto code = code_of(node, data.dtype);
   if (!code)
@@ -122,15 +121,13 @@ class DequantRows final : public NamedKernel {
     if (call.inputs.size() > rows_.zero && call.inputs[rows_.zero].present())
       view.zero = {call.inputs[rows_.zero].data, rows_.code, rows_.zero_stride, 1, 0};
     const TensorView& y = call.outputs[0];
-    const std::int64_t size = dtype_bits(y.dtype) / 8,
-                       count = rows_.gathers ? call.inputs[1].shape.elements() : rows_.table;
+    const std::int64_t size = dtype_bits(y.dtype) / 8, count = rows_.gathers ? call.inputs[1].shape.elements() : rows_.table;
     if (rows_.gathers) FB_TRY(check_indices(label_, IndexReader(call.inputs[1]), count, rows_.table));
     const cpu::InstructionSet set = cpu::cpu_instruction_set();
     call.pool->parallel_for(count * rows_.each, 4, [&](std::int64_t begin, std::int64_t end) {
       float values[kPiece];
       for (std::int64_t i = begin; i < end; ++i) {
-        const std::int64_t from =
-            rows_.gathers ? IndexReader(call.inputs[1]).at(i / rows_.each, rows_.table) : i / rows_.each;
+        const std::int64_t from = rows_.gathers ? IndexReader(call.inputs[1]).at(i / rows_.each, rows_.table) : i / rows_.each;
         for (std::int64_t at = 0; at < rows_.columns; at += kPiece) {
           const std::int64_t n = std::min(kPiece, rows_.columns - at);
           cpu::dequant_row(set, view, from * rows_.each + i % rows_.each, at, n, values);
@@ -146,8 +143,7 @@ class DequantRows final : public NamedKernel {
   std::string label_;
 };
 
-Result<std::unique_ptr<Kernel>> create_rows(const NodeView&, std::span<const TypeShape>,
-                                            std::span<const TypeShape>) {
+Result<std::unique_ptr<Kernel>> create_rows(const NodeView&, std::span<const TypeShape>, std::span<const TypeShape>) {
   return std::unique_ptr<Kernel>(std::make_unique<DequantRows>());
 }
 
@@ -174,7 +170,8 @@ Result<PackedTable> packed_table(const NodeView& node, std::span<const TypeShape
   const std::int64_t wanted = rows.table * rows.each * rows.blocks, have = inputs[at.scale].shape().elements();
   if (have != wanted) return node.invalid(std::to_string(have) + " scales for " + std::to_string(wanted) + " blocks");
   const std::int64_t zeros = zero.present() ? zero.shape().elements() * dtype_bits(zero.dtype) / dtype_bits(rows.code) : -1;
-  if (zeros >= 0 && zeros != rows.table * rows.each * rows.zero_stride) return node.invalid("zero points " + dims_text(zero.dims) + " do not fit the data");
+  if (zeros >= 0 && zeros != rows.table * rows.each * rows.zero_stride)
+    return node.invalid("zero points " + dims_text(zero.dims) + " do not fit the data");
   return rows;
 }
 
