@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "codec/shard_format.h"
+#include "input_maker.h"
 #include "refit/catalog.h"
 #include "refit/shard_reader.h"
 #include "refit_setup.h"
@@ -31,6 +32,12 @@ Result<EngineSetup> engine_setup(Session& session) {
   setup.options.threads = static_cast<int>(given.integer("threads"));
   setup.options.concurrent_passes = static_cast<int>(given.integer("contexts"));
   setup.options.logger = &session.console;
+  if (given.flag("retime") || !given.text("timing-cache").empty()) {
+    setup.options.retime.emplace();
+    setup.options.retime->timing_cache = given.text("timing-cache");
+    FB_ASSIGN(const InputRequest wanted, input_request(session));
+    FB_ASSIGN(setup.options.retime->shapes, input_shapes(setup.plan.data(), wanted));
+  }
   return setup;
 }
 

@@ -5,6 +5,7 @@
 #include "forebay/plan.h"
 #include "json_out.h"
 #include "plan/plan_io.h"
+#include "runtime/timing_cache.h"
 
 namespace forebay::tools {
 namespace {
@@ -66,6 +67,47 @@ void add_kept(Session& session, const plan::Plan& data) {
   session.result["kept"] = std::move(kept);
 }
 
+// Nodes that the device has no kernel for.
+json::array host_nodes(Session& session, const plan::Plan& data, const plan::KernelSection& section) {
+  json::array nodes;
+  for (const plan::KernelChoice& choice : section.entries) {
+    if (!choice.kernel.starts_with("host.")) continue;
+    const plan::Node& node = data.graphs[choice.graph].nodes[choice.node];
+    session.print("  on the host: {} ({}) by {}\n", node.name, node.op, choice.kernel);
+    nodes.push_back(json::object{{"node", node.name}, {"op", node.op}, {"kernel", choice.kernel}});
+  }
+  return nodes;
+}
+
+// What was timed: each problem with its ways, the chosen one marked.
+json::array kernel_times(Session& session, const plan::KernelSection& section) {
+  std::map<std::string, std::size_t> nodes;
+  std::vector<std::pair<std::string, std::vector<TimedWay>>> problems;
+  for (const plan::KernelChoice& choice : section.entries) {
+    ++nodes[choice.parameters.substr(0, choice.parameters.find('\n'))];
+    for (ChoiceLine& line : choice_lines(choice.parameters)) {
+      if (problems.empty() || problems.back().first != line.problem) problems.push_back({std::string(line.problem), {}});
+      problems.back().second.push_back(std::move(line.timed));
+    }
+  }
+  json::array out;
+  for (const auto& [problem, ways] : problems) {
+    const TimedWay* const best = best_way(ways);
+    session.print("  {} ({} nodes)\n", problem, nodes[problem]);
+    json::array list;
+    for (const TimedWay& way : ways) {
+      const std::string time = way.microseconds < 0 ? "failed" : fmt::format("{:.3f} us", way.microseconds);
+      session.print("    {} {:>12}  {} {}\n", &way == best ? "*" : " ", time, way.way.kernel,
+                    way.way.config.substr(0, way.way.config.find(" word=")));
+      json::object one{{"kernel", way.way.kernel}, {"config", way.way.config}, {"chosen", &way == best}};
+      if (way.microseconds >= 0) one["us"] = way.microseconds;
+      list.push_back(std::move(one));
+    }
+    out.push_back(json::object{{"problem", problem}, {"nodes", nodes[problem]}, {"ways", std::move(list)}});
+  }
+  return out;
+}
+
 void add_kernels(Session& session, const plan::Plan& data) {
   json::array sections, fusions;
   for (const plan::KernelSection& section : data.kernels) {
@@ -73,9 +115,12 @@ void add_kernels(Session& session, const plan::Plan& data) {
     std::map<std::string, std::size_t> kernels;
     for (const plan::KernelChoice& choice : section.entries) ++kernels[choice.kernel];
     for (const auto& [kernel, count] : kernels) counts[kernel] = count;
-    sections.push_back(json::object{{"device", section.device_kind}, {"made_by", section.made_by}, {"kernels", std::move(counts)}});
     session.print("kernels for {} ({}):\n", section.device_kind, section.made_by);
     for (const auto& [kernel, count] : kernels) session.print("  {:<24} {}\n", kernel, count);
+    json::object one{{"device", section.device_kind}, {"made_by", section.made_by}, {"kernels", std::move(counts)}};
+    one["host_nodes"] = host_nodes(session, data, section);
+    one["problems"] = kernel_times(session, section);
+    sections.push_back(std::move(one));
   }
   for (const plan::Graph& graph : data.graphs) {
     for (const plan::Node& node : graph.nodes) {

@@ -21,6 +21,13 @@ constexpr OptionSpec kOptions[] = {
     {"refit", 0, K::choice, false, "MODE", "all|identical|none", "all",
      "which weights the plan takes later: any of the same shapes, the model's own only (proved by SHA-256), or none"},
     {"device", 0, K::text, false, "DEVICE", "cpu|cuda", "cpu", "device to build for or run on"},
+    {"build-budget", 0, K::size, false, "SIZE", "", "1GiB", "device memory that timing kernels may use", 1 << 20},
+    {"timing-cache", 0, K::path, false, "FILE", "", "", "kernel times, read and added to: a text file, a line a kernel"},
+    {"exclude-kernels", 0, K::text, true, "NAMES", "", "",
+     "kernels of the device that are never used: an id, or its last word (cublaslt, cudnn)"},
+    {"kernels", 0, K::choice, false, "WHICH", "auto|own", "auto",
+     "own: no library's kernels on the device, so that bits outlive its upgrades"},
+    {"retime", 0, K::flag, false, "", "", "", "choose the device's kernels again by timing them, in at most 10 s"},
     {"slab", 0, K::size, false, "SIZE", "auto", "auto", "unit of residency and of kernel calls"},
     {"min-shapes", 0, K::text, true, "NAME=1x3x..", "", "", "smallest shape of an input"},
     {"opt-shapes", 0, K::text, true, "NAME=1x3x..", "", "", "usual shape of an input"},
@@ -76,14 +83,17 @@ constexpr OptionSpec kOptions[] = {
     {"keep", 0, K::path, false, "DIR", "", "", "work in DIR and keep the files"},
 };
 
-#define FB_ENGINE_OPTIONS \
-  "weights map strict finite allow-inexact budget host-cache device input shapes seed iterations contexts threads io direct stateful"
+#define FB_ENGINE_OPTIONS                                                                                                                  \
+  "weights map strict finite allow-inexact budget host-cache device retime timing-cache input shapes seed iterations contexts threads io " \
+  "direct stateful"
 constexpr VerbSpec kVerbs[] = {
 #ifndef FOREBAY_RUNTIME_ONLY
     {"build", "MODEL.onnx", 1, 1, "make a plan from an ONNX model",
      "forebay build model.onnx -o model.plan --strip\n"
      "forebay build model.onnx -o model.plan --max-shapes input=8x3x224x224",
-     "output strip refit device slab min-shapes opt-shapes max-shapes bound inputs outputs no-fuse compatible-with threads", run_build},
+     "output strip refit device build-budget timing-cache exclude-kernels kernels slab min-shapes opt-shapes max-shapes bound inputs "
+     "outputs no-fuse compatible-with threads",
+     run_build},
 #endif
     {"pack", "PLAN", 1, 1, "write weights as shards in execution order, compressed where it pays",
      "forebay pack model.plan --weights model.onnx -o shards/\n"
@@ -158,6 +168,7 @@ constexpr AliasSpec kAliases[] = {
     {"refitFromOnnx", "refit run bench", "--weights="},
     {"dryRun", "refit", "--dry-run"},
     {"exportProfile", "run", "--profile="},
+    {"timingCacheFile", "build", "--timing-cache="},
 };
 
 }  // namespace

@@ -24,6 +24,10 @@ Result<BuildOptions> build_options(Session& session) {
     return Status(Code::invalid_argument, std::move(problem));
   }
   options.device = given.text("device");
+  options.build_budget_bytes = given.size("build-budget").value_or(options.build_budget_bytes);
+  options.timing_cache = given.text("timing-cache");
+  options.exclude_kernels = given.list("exclude-kernels");
+  if (given.text("kernels") == "own") options.exclude_kernels.insert(options.exclude_kernels.end(), {"cublaslt", "cudnn"});
   options.slab_bytes = given.size("slab").value_or(0);
   FB_ASSIGN(const auto bounds, parse_shapes(given.list("bound"), "bound"));
   options.bounds.assign(bounds.begin(), bounds.end());
@@ -49,6 +53,11 @@ void print_table(Session& session, const BuildReport& report, const std::string&
   session.print("{:<18} {:>14} {:>14}\n", "weights", format_size(report.model_weight_bytes), format_size(inside));
   session.print("{:<18} {:>14} {:>14}\n", "  stripped plan", "", format_size(report.stripped_bytes));
   session.print("{:<18} {:>14} {:>14}\n", "  kept in the plan", "", format_size(report.kept_bytes));
+  if (!report.kernels_by.empty()) {
+    session.print("kernels: {}; {} problems, {} ways timed, {} known, {} failed, {:.2f} s; {} nodes run on the host\n", report.kernels_by,
+                  report.kernel_problems, report.kernels_timed, report.kernels_cached, report.kernels_failed, report.choice_seconds,
+                  report.host_nodes);
+  }
   session.print("wrote {}\n", output);
 }
 
@@ -66,6 +75,12 @@ Status run_build(Session& session) {
   session.result["kept_bytes"] = report.kept_bytes;
   session.result["nodes"] = json::object{{"model", report.model_nodes}, {"plan", report.plan_nodes}, {"fused", report.fused_nodes},
                                          {"folded", report.folded_nodes}, {"removed", report.removed_nodes}};
+  if (!report.kernels_by.empty()) {
+    session.result["kernel_choice"] =
+        json::object{{"by", report.kernels_by},         {"problems", report.kernel_problems}, {"timed", report.kernels_timed},
+                     {"cached", report.kernels_cached}, {"failed", report.kernels_failed},    {"host_nodes", report.host_nodes},
+                     {"seconds", report.choice_seconds}};
+  }
   std::uint64_t model_bytes = 0;
   if (auto file = posix_file_system().open_read(session.operand(), DirectIo::off); file.ok()) {
     if (const auto identity = (*file)->identity(); identity.ok()) model_bytes = identity->bytes;

@@ -106,6 +106,7 @@ Status run_compare(Session& session) {
   } else {
     EngineOptions options = setup.options;
     options.device = against;
+    options.retime.reset();
     options.budget = Budget::unlimited();
     options.io = "threads";
     options.direct = "off";

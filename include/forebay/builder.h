@@ -30,7 +30,12 @@ using ProgressFunction = std::function<bool(const char* stage, std::uint64_t don
 struct BuildOptions {
   bool strip = false;           // leave the weights out
   Refit refit = Refit::all;
+  // "cpu", or a kind whose kernels are chosen too ("cuda"): the plan then holds choices for both. Where the device is there they are timed,
+  // else heuristics choose when the plan is loaded, and the log says so.
   std::string device = "cpu";
+  std::uint64_t build_budget_bytes = 1ull << 30;  // device memory that timing may use; what needs more is not timed
+  std::string timing_cache;                       // a file of kernel times, read and added to; empty: none
+  std::vector<std::string> exclude_kernels;       // ids, or their last words ("cublaslt"): never used by this plan, on devices but the CPU
   std::uint64_t slab_bytes = 0;  // 0: auto
   std::vector<ShapeRange> shapes;
   // Largest shapes of tensors whose shape depends on data (by name): memory is reserved for them, a pass that exceeds one is refused. One
@@ -48,6 +53,10 @@ struct BuildOptions {
 struct BuildReport {
   std::uint64_t plan_bytes = 0, stripped_bytes = 0, model_weight_bytes = 0, kept_bytes = 0;
   std::uint64_t model_nodes = 0, plan_nodes = 0, fused_nodes = 0, folded_nodes = 0, removed_nodes = 0;
+  // Of the device's kernels: problems that had a choice, ways timed now, known from the cache, and failed; seconds that choosing took.
+  std::uint64_t kernel_problems = 0, kernels_timed = 0, kernels_cached = 0, kernels_failed = 0, host_nodes = 0;
+  double choice_seconds = 0;
+  std::string kernels_by;  // "timed on NVIDIA H200; ...", "heuristic"; empty: for the CPU alone
 };
 
 // Builds `model_path` into `plan_path` (written durably: the old file or the whole new one). Blocks. Thread-safe.

@@ -23,8 +23,17 @@
 
 namespace forebay {
 
+// Kernels are chosen again for the device at hand, by timing: for plans that were built without it. A new numerics_id.
+struct Retiming {
+  double seconds = 10;  // timing stops behind so many; what is not timed by then is chosen by heuristics
+  std::uint64_t budget_bytes = 1ull << 30;
+  std::string timing_cache;                           // a file of kernel times, read and added to; empty: none
+  std::vector<std::pair<std::string, Shape>> shapes;  // of the inputs, in the plan's order; empty: those the plan declares
+};
+
 struct EngineOptions {
   std::string device = "cpu";            // "cpu"; others are unavailable
+  std::optional<Retiming> retime;        // not on the CPU
   Budget budget;
   std::optional<std::uint64_t> host_cache_bytes;  // default: what recipes need and no more
   std::string io = "auto";               // "auto", "uring", "threads"

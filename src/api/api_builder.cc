@@ -1,3 +1,6 @@
+#include <chrono>
+
+#include "api/kernel_times.h"
 #include "api/weight_catalog.h"
 #include "base/check.h"
 #include "builder/build.h"
@@ -5,6 +8,7 @@
 #include "onnx/onnx_model.h"
 #include "plan/plan_io.h"
 #include "refit/refit.h"
+#include "runtime/device_library.h"
 #include "runtime/thread_pool.h"
 
 namespace forebay {
@@ -15,9 +19,17 @@ Result<builder::Options> builder_options(const BuildOptions& options) {
   if (options.strip && options.refit == Refit::none) {
     return Status(Code::invalid_argument, "--strip and --refit none exclude each other: a stripped plan must take its weights back");
   }
-  if (options.device != "cpu") return Status(Code::unavailable, "this build has no device '" + options.device + "'; use cpu");
+  if (options.device != "cpu" && options.device != "cuda")
+    return Status(Code::invalid_argument, "there is no device '" + options.device + "': it is cpu or cuda");
+  if (options.device == "cpu" && (!options.exclude_kernels.empty() || !options.timing_cache.empty())) {
+    return Status(Code::invalid_argument,
+                  "kernels are chosen, and excluded, for a device: the CPU's follow from its instruction set; give --device cuda");
+  }
+  for (const std::string& name : options.exclude_kernels) {
+    if (name.empty() || name.find_first_of(",\n") != std::string::npos)
+      return Status(Code::invalid_argument, "'" + name + "' names no kernel");
+  }
   out.refit = options.refit == Refit::all ? plan::RefitMode::all : options.refit == Refit::identical ? plan::RefitMode::identical : plan::RefitMode::none;
-  out.device = options.device;
   out.slab_bytes = options.slab_bytes;
   for (const ShapeRange& range : options.shapes) {
     if (range.min.size() != range.max.size() || range.opt.size() != range.max.size()) {
@@ -32,6 +44,37 @@ Result<builder::Options> builder_options(const BuildOptions& options) {
   out.bounds = options.bounds;
   out.progress = options.progress;
   return out;
+}
+
+// A section for the device's kernels beside the CPU's: timed where the device is there, else empty, and heuristics choose when it is
+// loaded.
+Status add_device_kernels(plan::Plan& plan, const BuildOptions& options, ThreadPool& pool, Logger& logger, BuildReport* report) {
+  const auto start = std::chrono::steady_clock::now();
+  std::string excluded;
+  for (const std::string& name : options.exclude_kernels) excluded += (excluded.empty() ? "" : ",") + name;
+  if (!excluded.empty()) plan.numerics.emplace_back(std::string(kExcludeKey), excluded);
+  if (!options.timing_cache.empty())
+    FB_TRY(TimingCache::read(posix_file_system(), options.timing_cache).status());  // said with or without the device
+  ChoiceOutcome outcome;
+  outcome.section = {options.device, "heuristic", {}};
+  if (auto device = load_device(options.device); device.ok()) {
+    FB_ASSIGN(outcome, api::choose_on_device(std::make_shared<const plan::Plan>(plan), declared_shapes(plan), **device, pool,
+                                             {options.build_budget_bytes, 0, options.timing_cache}, logger));
+  } else {
+    logger.log(LogLevel::warning,
+               "kernels for " + options.device +
+                   " are not timed, heuristics choose when the plan is loaded (forebay run --retime times them there): " +
+                   device.status().to_string());
+  }
+  report->kernel_problems = outcome.problems;
+  report->kernels_timed = outcome.timed;
+  report->kernels_cached = outcome.cached;
+  report->kernels_failed = outcome.failed;
+  for (const plan::KernelChoice& choice : outcome.section.entries) report->host_nodes += choice.kernel.starts_with("host.") ? 1 : 0;
+  report->kernels_by = outcome.section.made_by;
+  report->choice_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  plan = *with_kernels(plan, std::move(outcome.section));
+  return {};
 }
 
 Result<plan::SerializeOptions> serialize_options(const std::string& compatible_with) {
@@ -56,6 +99,7 @@ Result<BuildReport> build(const std::string& model_path, const std::string& plan
   ThreadPool pool(api::compute_threads(options.threads));
   FB_ASSIGN(builder::Output built, builder::build(std::move(model), inner, pool, logger));
   BuildReport report;
+  if (options.device != "cpu") FB_TRY(add_device_kernels(built.plan, options, pool, logger, &report));
   report.model_nodes = built.summary.model_nodes;
   report.plan_nodes = built.summary.plan_nodes;
   report.fused_nodes = built.summary.fused_nodes;

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "api/engine_state.h"
+#include "api/kernel_times.h"
 #include "api/weight_catalog.h"
 #include "base/check.h"
 #include "base/memory_info.h"
@@ -79,6 +80,30 @@ Result<plan::GenerationPtr> bind_generation(Engine::State& state, const WeightSo
   return bound;
 }
 
+// The plan as this device runs it: with the choices it came with, or chosen again by timing.
+Result<std::shared_ptr<const plan::Plan>> plan_for(const Plan& plan, const EngineOptions& options, Device& device, ThreadPool& pool,
+                                                   Logger& logger) {
+  if (device.info().kind == "cpu") {
+    if (options.retime)
+      return Status(Code::invalid_argument, "the CPU's kernels follow from its instruction set: there is nothing to time");
+    return plan.share();
+  }
+  if (!options.retime) {
+    if (!api::timed_here(plan.data(), device.info()))
+      logger.log(LogLevel::info,
+                 "kernels were not timed on this device: heuristics choose (forebay run --retime times them, in at most 10 s)");
+    return plan.share();
+  }
+  std::vector<ShapeSet> shapes = declared_shapes(plan.data());
+  if (!options.retime->shapes.empty()) shapes.insert(shapes.begin(), options.retime->shapes);
+  FB_ASSIGN(ChoiceOutcome outcome,
+            api::choose_on_device(plan.share(), std::move(shapes), device, pool,
+                                  {options.retime->budget_bytes, options.retime->seconds, options.retime->timing_cache}, logger));
+  logger.log(LogLevel::info, std::to_string(outcome.timed) + " kernels timed, " + std::to_string(outcome.cached) + " known, for " +
+                                 std::to_string(outcome.problems) + " problems");
+  return with_kernels(plan.data(), std::move(outcome.section));
+}
+
 }  // namespace
 
 Engine::Engine(std::shared_ptr<State> state) : state_(std::move(state)) {}
@@ -97,8 +122,9 @@ Result<Engine> Engine::create(const Plan& plan, const WeightSources& sources, co
   FB_ASSIGN(const stream::IoChoice io, io_choice(options.io));
   EngineParts parts;
   FB_ASSIGN(parts.device, make_device(options.device));
-  FB_ASSIGN(parts.compiled, compile_plan(plan.share()));
   parts.pool = std::make_unique<ThreadPool>(api::compute_threads(options.threads));
+  FB_ASSIGN(auto planned, plan_for(plan, options, *parts.device, *parts.pool, *state->logger));
+  FB_ASSIGN(parts.compiled, compile_plan(std::move(planned)));
   FB_ASSIGN(plan::GenerationPtr generation, bind_generation(*state, sources, 1, *parts.pool, nullptr));
   state->integrity = generation->binding.integrity;
   FB_ASSIGN(parts.arena, make_arena(*parts.device, options, plan.data()));

@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/checked.h"
 #include "base/digest.h"
+#include "runtime/kernel_choice.h"
 
 namespace forebay {
 namespace {
@@ -316,11 +317,13 @@ Result<Engine::Sizes> EngineCore::sizes_for_shapes(const std::vector<std::pair<s
 
 std::string EngineCore::numerics_id() const {
   std::string text = "threads=" + std::to_string(parts_.pool->threads()) + ";slab=" + std::to_string(plan().slab_bytes) + ";";
-  for (const auto& [key, value] : parts_.device->info().numerics) text += key + "=" + value + ";";
+  for (const auto& [key, value] : parts_.device->info().numerics) {
+    if (!kernel_excluded(plan(), key)) text += key + "=" + value + ";";  // bits outlive a library that is not used
+  }
   for (const auto& [key, value] : plan().numerics) text += "plan." + key + "=" + value + ";";
   for (const plan::KernelSection& section : plan().kernels) {
     if (section.device_kind != parts_.device->info().kind) continue;
-    for (const plan::KernelChoice& choice : section.entries) text += choice.kernel + "(" + choice.parameters + ");";
+    for (const plan::KernelChoice& choice : section.entries) text += choice_identity(choice) + ";";
   }
   const Sha256 digest = sha256(std::as_bytes(std::span(text.data(), text.size())));
   return parts_.device->info().kind + "-" + to_hex(digest).substr(0, 16);

@@ -51,7 +51,8 @@ class HostFallback final : public Kernel {
         continue;
       }
       input_views_[i].data = inputs_[i].data();
-      if (call.slab > 0 && i != sliced_) continue;  // it came with the first slab
+      // What comes whole came with the first slab; scales may be cut where their weight is.
+      if (call.slab > 0 && i != sliced_ && from.shape == inputs_[i].shape()) continue;
       const std::uint64_t bytes = dtype_bytes(from.dtype, from.shape.elements()).value_or(0);
       if (bytes > 0) FB_TRY(device_.copy_now(inputs_[i].data(), from.data, bytes));
     }

@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "runtime/host_fallback.h"
+#include "runtime/kernel_choice.h"
 #include "runtime/merged_kernel.h"
 #include "runtime/preparer.h"
 
@@ -63,7 +64,8 @@ Result<std::vector<HostTensor>> run_on_host(const NodeView& view, const Step& st
 }
 
 // The device's own kernel, prepared; where it has none for these types, shapes or slabs, the CPU's.
-Result<std::unique_ptr<Kernel>> make_kernel(const Step& step, const Operands& o, const PrepareContext& context, Device* device) {
+Result<std::unique_ptr<Kernel>> make_kernel(const plan::Plan& plan, const Step& step, const Operands& o, const PrepareContext& context,
+                                            Device* device) {
   if (device != nullptr) {
     // Shape inference tells of outputs that the node does not have, too: a device that cannot make those need not.
     std::vector<TypeShape> outputs = o.outputs;
@@ -75,6 +77,9 @@ Result<std::unique_ptr<Kernel>> make_kernel(const Step& step, const Operands& o,
       PrepareContext wanted = context;
       wanted.outputs = outputs;
       Status prepared = own->prepare(wanted);
+      auto* const choosing = prepared.ok() ? dynamic_cast<ChoosingKernel*>(own.get()) : nullptr;
+      if (choosing != nullptr) prepared = take_choice(plan, device->info().kind, *choosing);
+      if (prepared.ok() && kernel_excluded(plan, own->id())) prepared = Status(Code::unsupported, "excluded");
       if (prepared.ok()) return own;
       if (prepared.code() != Code::unsupported) return prepared;
     }
@@ -150,7 +155,7 @@ Result<PreparedStep> make_kernel_step(const plan::Plan& plan, const Step& step, 
     context.consumption = weight.consumption;
     context.slab_rows = slab_rows;
   }
-  FB_ASSIGN(prepared.kernel, make_kernel(step, o, context, device));
+  FB_ASSIGN(prepared.kernel, make_kernel(plan, step, o, context, device));
   prepared.merged = dynamic_cast<MergedKernel*>(prepared.kernel.get());
   if (prepared.merged != nullptr && !prepared.merged->merges()) prepared.merged = nullptr;
   prepared.workspace_bytes = prepared.kernel->workspace_bytes();

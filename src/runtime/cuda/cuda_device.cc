@@ -10,7 +10,10 @@
 #include "runtime/cuda/cuda_kernels.h"
 #include "runtime/cuda/cuda_queue.h"
 #include "runtime/cuda/cuda_recording.h"
+#include "runtime/cuda/lt_product.h"
+#include "runtime/cuda/run_timer_cuda.h"
 #include "runtime/device_library.h"
+#include "runtime/run_timer.h"
 
 namespace forebay::cuda {
 namespace {
@@ -18,7 +21,7 @@ namespace {
 constexpr int kOldest =
     FOREBAY_CUDA_OLDEST;  // compute capability, ten times: what the library has machine code for
 
-class CudaDevice final : public Device, public ReplayDevice {
+class CudaDevice final : public Device, public ReplayDevice, public RunTimer {
  public:
   static Result<std::unique_ptr<Device>> open() {
     auto state = std::make_shared<CudaState>();
@@ -82,6 +85,7 @@ class CudaDevice final : public Device, public ReplayDevice {
                                 "copying " + std::to_string(bytes) + " bytes"));
     return state_->errors.check(cudaStreamSynchronize(stream), "work of the device");
   }
+  Result<double> time_calls(const std::function<Status()>& enqueue) override { return time_on_stream(enqueue, *state_); }
 
   std::unique_ptr<Recording> record(Queue::HostFunction work, void* argument) override { return record_graph(work, argument, state_); }
   Status replay(Recording& recording) override { return replay_graph(recording); }
@@ -96,6 +100,7 @@ class CudaDevice final : public Device, public ReplayDevice {
     info_.arena_host_addressable = false;
     info_.numerics.emplace_back("sm", std::to_string(facts.major * 10 + facts.minor));
     info_.numerics.emplace_back("cuda", std::to_string(CUDART_VERSION));
+    info_.numerics.emplace_back("cublaslt", lt_version());
   }
 
   const std::shared_ptr<CudaState> state_;

@@ -82,14 +82,6 @@ struct CopyTask {
   Part parts[kMost];
 };
 cudaError_t launch_copies(int element_bytes, const CopyTask& task, cudaStream_t stream);
-struct GatherTask {
-  std::int64_t outer = 1, rows = 1, inner = 1,
-               count = 1;  // a is [outer, rows, inner], y [outer, count, inner]
-  bool wide = true;        // indices of 8 bytes, else 4; checked before
-};
-cudaError_t launch_gather(int element_bytes, const GatherTask& task, void* y, const void* a,
-                          const void* indices, cudaStream_t stream);
-
 cudaError_t launch_activation(Activation activation, float alpha, float beta, DType type, std::int64_t count, void* y, const void* a, cudaStream_t stream);
 
 // y = (x - mean) / sqrt(variance + epsilon) * scale + shift over rows; without `centred` the mean is 0. With skip, x + skip (+ bias) takes the

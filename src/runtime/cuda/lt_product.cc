@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 
 #include <array>
+#include <charconv>
 #include <utility>
 
 namespace forebay::cuda {
@@ -22,6 +23,8 @@ struct LtCalls {
   decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy = nullptr;
   decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set = nullptr;
   decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic = nullptr;
+  decltype(&cublasLtMatmulAlgoConfigGetAttribute) algo_get = nullptr;
+  decltype(&cublasLtMatmulAlgoCheck) algo_check = nullptr;
   cublasLtHandle_t handle = nullptr;  // holds no device memory; thread-safe
 };
 
@@ -43,18 +46,16 @@ const LtCalls* lt() {
       if (library == nullptr) library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
     }
     if (library == nullptr) return nullptr;
-    const bool all = find(library, "cublasLtCreate", &c.create) &&
-                     find(library, "cublasLtGetVersion", &c.version) &&
-                     find(library, "cublasLtMatmul", &c.matmul) &&
-                     find(library, "cublasLtMatmulDescCreate", &c.desc_create) &&
-                     find(library, "cublasLtMatmulDescDestroy", &c.desc_destroy) &&
-                     find(library, "cublasLtMatmulDescSetAttribute", &c.desc_set) &&
-                     find(library, "cublasLtMatrixLayoutCreate", &c.layout_create) &&
-                     find(library, "cublasLtMatrixLayoutDestroy", &c.layout_destroy) &&
-                     find(library, "cublasLtMatmulPreferenceCreate", &c.preference_create) &&
-                     find(library, "cublasLtMatmulPreferenceDestroy", &c.preference_destroy) &&
-                     find(library, "cublasLtMatmulPreferenceSetAttribute", &c.preference_set) &&
-                     find(library, "cublasLtMatmulAlgoGetHeuristic", &c.heuristic);
+    const bool all =
+        find(library, "cublasLtCreate", &c.create) && find(library, "cublasLtGetVersion", &c.version) &&
+        find(library, "cublasLtMatmul", &c.matmul) && find(library, "cublasLtMatmulDescCreate", &c.desc_create) &&
+        find(library, "cublasLtMatmulDescDestroy", &c.desc_destroy) && find(library, "cublasLtMatmulDescSetAttribute", &c.desc_set) &&
+        find(library, "cublasLtMatrixLayoutCreate", &c.layout_create) && find(library, "cublasLtMatrixLayoutDestroy", &c.layout_destroy) &&
+        find(library, "cublasLtMatmulPreferenceCreate", &c.preference_create) &&
+        find(library, "cublasLtMatmulPreferenceDestroy", &c.preference_destroy) &&
+        find(library, "cublasLtMatmulPreferenceSetAttribute", &c.preference_set) &&
+        find(library, "cublasLtMatmulAlgoGetHeuristic", &c.heuristic) &&
+        find(library, "cublasLtMatmulAlgoConfigGetAttribute", &c.algo_get) && find(library, "cublasLtMatmulAlgoCheck", &c.algo_check);
     return all && c.create(&c.handle) == CUBLAS_STATUS_SUCCESS ? &c : nullptr;
   }();
   return calls;
@@ -62,6 +63,46 @@ const LtCalls* lt() {
 
 cudaDataType_t cuda_type(DType type) {
   return type == DType::f32 ? CUDA_R_32F : type == DType::f16 ? CUDA_R_16F : CUDA_R_16BF;
+}
+
+// The library says that an algorithm may be written down as it is and read again by the same version; id and settings are for people.
+constexpr std::size_t kAlgoWords = sizeof(cublasLtMatmulAlgo_t::data) / sizeof(std::uint64_t);
+
+std::string config_text(const cublasLtMatmulAlgo_t& algorithm) {
+  static constexpr std::pair<const char*, cublasLtMatmulAlgoConfigAttributes_t> kShown[] = {
+      {" algo=", CUBLASLT_ALGO_CONFIG_ID},
+      {" tile=", CUBLASLT_ALGO_CONFIG_TILE_ID},
+      {" stages=", CUBLASLT_ALGO_CONFIG_STAGES_ID},
+      {" swizzle=", CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING}};
+  std::string text = "v" + std::to_string(lt()->version());
+  for (const auto& [name, attribute] : kShown) {
+    std::int32_t value = 0;
+    std::size_t written = 0;
+    if (lt()->algo_get(&algorithm, attribute, &value, sizeof value, &written) == CUBLAS_STATUS_SUCCESS)
+      text += name + std::to_string(value);
+  }
+  text += " word=";
+  for (std::size_t i = 0; i < kAlgoWords; ++i) {
+    std::array<char, 20> word{};
+    const auto end = std::to_chars(word.data(), word.data() + word.size(), algorithm.data[i], 16);
+    text += (i > 0 ? "." : "") + std::string(word.data(), end.ptr);
+  }
+  return text;
+}
+
+bool read_config(std::string_view text, cublasLtMatmulAlgo_t* algorithm) {
+  const std::string version = "v" + std::to_string(lt()->version()) + " ";
+  const std::size_t at = text.find(" word=");
+  if (!text.starts_with(version) || at == std::string_view::npos) return false;
+  text.remove_prefix(at + 6);
+  for (std::size_t i = 0; i < kAlgoWords; ++i) {
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), algorithm->data[i], 16);
+    if (error != std::errc()) return false;
+    text.remove_prefix(static_cast<std::size_t>(end - text.data()));
+    if (i + 1 < kAlgoWords ? !text.starts_with('.') : !text.empty()) return false;
+    if (i + 1 < kAlgoWords) text.remove_prefix(1);
+  }
+  return true;
 }
 
 // Row-major D = A * B is column-major D^T = B^T * A^T: the library's first matrix is B.
@@ -80,7 +121,24 @@ class Product final : public LtProduct {
   Product& operator=(const Product&) = delete;
   const LtShape& shape() const override { return shape_; }
 
-  bool choose() {
+  std::string config() const override { return config_text(algorithm_); }
+
+  // The heuristics' first, or what `config` names.
+  bool choose(std::string_view config) {
+    if (!describe()) return false;
+    if (config.empty()) {
+      const auto found = heuristics(1);
+      if (found.empty()) return false;
+      algorithm_ = found.front();
+      return true;
+    }
+    cublasLtMatmulHeuristicResult_t checked{};
+    return read_config(config, &algorithm_) &&
+           lt()->algo_check(lt()->handle, desc_, b_, a_, d_, d_, &algorithm_, &checked) == CUBLAS_STATUS_SUCCESS &&
+           checked.state == CUBLAS_STATUS_SUCCESS && checked.workspaceSize == 0;
+  }
+
+  bool describe() {
     const LtCalls& c = *lt();
     const auto n = static_cast<std::uint64_t>(shape_.n), m = static_cast<std::uint64_t>(shape_.m),
                k = static_cast<std::uint64_t>(shape_.k);
@@ -94,7 +152,7 @@ class Product final : public LtProduct {
     ok = ok && c.layout_create(&a_, type, k, m, shape_.a_row) == CUBLAS_STATUS_SUCCESS;
     ok = ok && c.layout_create(&d_, cuda_type(shape_.d_type), n, m, shape_.d_row) ==
                    CUBLAS_STATUS_SUCCESS;
-    return ok && choose_algorithm();
+    return ok;
   }
 
   Status run(const void* a, const void* b, void* d, float alpha,
@@ -108,11 +166,10 @@ class Product final : public LtProduct {
         "cuBLASLt refused a product (status " + std::to_string(static_cast<int>(status)) + ")");
   }
 
- private:
-  bool choose_algorithm() {
+  std::vector<cublasLtMatmulAlgo_t> heuristics(int most) const {
     const LtCalls& c = *lt();
     cublasLtMatmulPreference_t preference = nullptr;
-    if (c.preference_create(&preference) != CUBLAS_STATUS_SUCCESS) return false;
+    if (c.preference_create(&preference) != CUBLAS_STATUS_SUCCESS) return {};
     const std::uint64_t workspace = 0;
     const std::uint32_t no_scheme = CUBLASLT_REDUCTION_SCHEME_NONE, operands = 16;
     const auto set = [&](cublasLtMatmulPreferenceAttributes_t what, const auto& value) {
@@ -124,17 +181,18 @@ class Product final : public LtProduct {
               set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, operands) &&
               set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, shape_.d_alignment) &&
               set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, shape_.d_alignment);
-    cublasLtMatmulHeuristicResult_t found{};
+    std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<std::size_t>(most));
     int count = 0;
-    ok = ok &&
-         c.heuristic(c.handle, desc_, b_, a_, d_, d_, preference, 1, &found, &count) ==
-             CUBLAS_STATUS_SUCCESS &&
-         count == 1 && found.state == CUBLAS_STATUS_SUCCESS;
+    ok = ok && c.heuristic(c.handle, desc_, b_, a_, d_, d_, preference, most, found.data(), &count) == CUBLAS_STATUS_SUCCESS;
     c.preference_destroy(preference);
-    algorithm_ = found.algo;
-    return ok;
+    std::vector<cublasLtMatmulAlgo_t> algorithms;
+    for (int i = 0; ok && i < count; ++i) {
+      if (found[static_cast<std::size_t>(i)].state == CUBLAS_STATUS_SUCCESS) algorithms.push_back(found[static_cast<std::size_t>(i)].algo);
+    }
+    return algorithms;
   }
 
+ private:
   const LtShape shape_;
   const std::shared_ptr<CudaState> state_;
   cublasLtMatmulDesc_t desc_ = nullptr;
@@ -148,15 +206,26 @@ std::string lt_version() {
   return lt() == nullptr ? std::string() : std::to_string(lt()->version());
 }
 
-std::unique_ptr<LtProduct> make_lt_product(const LtShape& shape,
-                                           const std::shared_ptr<CudaState>& state) {
-  if (lt() == nullptr) return nullptr;
-  // Operands must be aligned as promised to the library.
+namespace {
+// Operands must be aligned as promised to the library.
+bool lt_serves(const LtShape& shape) {
   const std::int64_t size = dtype_bits(shape.type) / 8;
-  if (shape.a_row * size % 16 != 0 || (shape.b_rows ? shape.k : shape.n) * size % 16 != 0)
-    return nullptr;
+  return lt() != nullptr && shape.a_row * size % 16 == 0 && (shape.b_rows ? shape.k : shape.n) * size % 16 == 0;
+}
+}  // namespace
+
+std::unique_ptr<LtProduct> make_lt_product(const LtShape& shape, const std::shared_ptr<CudaState>& state, std::string_view config) {
+  if (!lt_serves(shape)) return nullptr;
   auto product = std::make_unique<Product>(shape, state);
-  return product->choose() ? std::move(product) : nullptr;
+  return product->choose(config) ? std::move(product) : nullptr;
+}
+
+std::vector<std::string> lt_configs(const LtShape& shape, const std::shared_ptr<CudaState>& state, int most) {
+  std::vector<std::string> configs;
+  Product product(shape, state);
+  if (!lt_serves(shape) || !product.describe()) return configs;
+  for (const cublasLtMatmulAlgo_t& algorithm : product.heuristics(most)) configs.push_back(config_text(algorithm));
+  return configs;
 }
 
 }  // namespace forebay::cuda

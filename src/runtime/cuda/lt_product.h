@@ -1,11 +1,14 @@
 // Large products through cuBLASLt, looked up at run time: absent, our own kernel does them.
 //
 // The algorithm is chosen once for a slab's fixed shape, without split-K and reduction schemes and
-// for a fixed alignment, so a slab has the same bits wherever it lies.
+// for a fixed alignment, so a slab has the same bits wherever it lies. A config names one: the library's
+// version, the algorithm's id and settings, and the library's own words for it.
 #pragma once
 
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "runtime/cuda/cuda_launch.h"
 #include "runtime/cuda/cuda_status.h"
@@ -28,13 +31,16 @@ class LtProduct {
  public:
   virtual ~LtProduct() = default;
   virtual const LtShape& shape() const = 0;
+  virtual std::string config() const = 0;
   virtual Status run(const void* a, const void* b, void* d, float alpha,
                      cudaStream_t stream) const = 0;
 };
 
-// Null: no library, or it has no algorithm for the shape.
-std::unique_ptr<LtProduct> make_lt_product(const LtShape& shape,
-                                           const std::shared_ptr<CudaState>& state);
+// Null: no library, or it has no algorithm for the shape. With a config: that algorithm, null where the
+// library here is another or refuses it.
+std::unique_ptr<LtProduct> make_lt_product(const LtShape& shape, const std::shared_ptr<CudaState>& state, std::string_view config = {});
+// Configs of at most `most` algorithms, as the library's heuristics order them.
+std::vector<std::string> lt_configs(const LtShape& shape, const std::shared_ptr<CudaState>& state, int most);
 std::string lt_version();  // "" without the library
 
 }  // namespace forebay::cuda

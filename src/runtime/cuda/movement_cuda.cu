@@ -27,27 +27,6 @@ cudaError_t start_copies(const CopyTask& task, cudaStream_t stream) {
   return launch_after(copy_walks<T>, dim3(blocks_for(most, kThreads), static_cast<unsigned>(task.count)), kThreads, 0, stream, task);
 }
 
-template <typename T>
-__global__ void gather(GatherTask task, T* y, const T* a, const void* indices) {
-  const std::int64_t total = task.outer * task.count * task.inner,
-                     step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total;
-       i += step) {
-    const std::int64_t column = i % task.inner, which = i / task.inner % task.count,
-                       outer = i / task.inner / task.count;
-    std::int64_t row = task.wide ? static_cast<const std::int64_t*>(indices)[which]
-                                 : static_cast<const std::int32_t*>(indices)[which];
-    if (row < 0) row += task.rows;
-    y[i] = a[(outer * task.rows + row) * task.inner + column];
-  }
-}
-template <typename T>
-void start_gather(const GatherTask& task, void* y, const void* a, const void* indices,
-                  cudaStream_t stream) {
-  gather<<<blocks_for(task.outer * task.count * task.inner, kThreads), kThreads, 0, stream>>>(
-      task, static_cast<T*>(y), static_cast<const T*>(a), indices);
-}
-
 }  // namespace
 
 cudaError_t launch_copies(int element_bytes, const CopyTask& task, cudaStream_t stream) {
@@ -67,28 +46,6 @@ cudaError_t launch_copy(int element_bytes, const Walk& walk, void* y, const void
   task.count = walk.total > 0 ? 1 : 0;
   task.parts[0] = {walk, y, a};
   return launch_copies(element_bytes, task, stream);
-}
-
-cudaError_t launch_gather(int element_bytes, const GatherTask& task, void* y, const void* a,
-                          const void* indices, cudaStream_t stream) {
-  if (task.outer * task.count * task.inner == 0) return cudaSuccess;
-  switch (element_bytes) {
-    case 1:
-      start_gather<std::uint8_t>(task, y, a, indices, stream);
-      break;
-    case 2:
-      start_gather<std::uint16_t>(task, y, a, indices, stream);
-      break;
-    case 4:
-      start_gather<std::uint32_t>(task, y, a, indices, stream);
-      break;
-    case 8:
-      start_gather<std::uint64_t>(task, y, a, indices, stream);
-      break;
-    default:
-      return cudaErrorInvalidValue;
-  }
-  return cudaGetLastError();
 }
 
 }  // namespace forebay::cuda

@@ -203,42 +203,6 @@ class SliceKernel final : public MoveKernel {
   }
 };
 
-class GatherKernel final : public CudaKernel {
- public:
-  using CudaKernel::CudaKernel;
-  Status setup(const PrepareContext& context) override {
-    const HostTensor* indices = context.values[1];
-    if (indices == nullptr)
-      return context.node.unsupported(
-          "indices that are computed");  // they must be checked: the host does it
-    const Ints& in = context.inputs[0].dims;
-    FB_ASSIGN(const int axis, normalize_axis(context.node, context.node.integer("axis", 0),
-                                             static_cast<int>(in.size())));
-    const auto d = static_cast<std::size_t>(axis);
-    task_ = GatherTask();
-    task_.rows = in[d];
-    for (std::size_t i = 0; i < in.size(); ++i)
-      (i < d ? task_.outer : task_.inner) *= i == d ? 1 : in[i];
-    task_.wide = indices->dtype() == DType::i64;
-    const Ints list = ops::host_integers(*indices);
-    task_.count = static_cast<std::int64_t>(list.size());
-    for (const std::int64_t index : list) {
-      if (index < -task_.rows || index >= task_.rows)
-        return context.node.unsupported("an index outside");  // the CPU's kernel names it
-    }
-    element_bytes_ = dtype_bits(context.inputs[0].dtype) / 8;
-    return {};
-  }
-  Status run(const KernelCall& call) override {
-    return check(launch_gather(element_bytes_, task_, call.outputs[0].data, call.inputs[0].data,
-                               call.inputs[1].data, queue_stream()));
-  }
-
- private:
-  GatherTask task_;
-  int element_bytes_ = 0;
-};
-
 template <typename K>
 KernelPtr make_move(const NodeView& node, std::span<const TypeShape> inputs,
                     std::span<const TypeShape>, const StatePtr& state) {
@@ -257,7 +221,7 @@ std::span<const TableEntry> movement_table() {
   static constexpr TableEntry kTable[] = {
       {"", "Transpose", make_move<TransposeKernel>}, {"", "Expand", make_move<ExpandKernel>},
       {"", "Concat", make_move<ConcatKernel>},       {"", "Split", make_move<SplitKernel>},
-      {"", "Slice", make_move<SliceKernel>},         {"", "Gather", make_move<GatherKernel>},
+      {"", "Slice", make_move<SliceKernel>},
   };
   return kTable;
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <optional>
 
+#include "runtime/choosing_kernel.h"
+#include "runtime/cuda/gemm_mma.h"
 #include "runtime/cuda/kernel_base.h"
 #include "runtime/cuda/lt_product.h"
 #include "runtime/merged_kernel.h"
@@ -22,7 +24,7 @@ std::optional<std::int64_t> even_step(std::span<const std::int64_t> offsets) {
   return step;
 }
 
-class ProductKernel final : public MergedKernel, public PairedKernel {
+class ProductKernel final : public MergedKernel, public PairedKernel, public ChoosingKernel {
  public:
   struct Finish {
     Activation activation = Activation::none;
@@ -76,21 +78,56 @@ class ProductKernel final : public MergedKernel, public PairedKernel {
     const bool few = layout_.m <= kFewRows && layout_.a_col == 1;
     way_ = !few ? Way::tiles : spec_.trans_b ? Way::row_dot : Way::axpy;
     library_.clear();
-    if (way_ == Way::tiles) choose_library(context);
-    const bool sums =
-        consumption_ == plan::Consumption::by_reduction || (way_ == Way::library && with_sums());
-    sums_bytes_ =
-        sums ? static_cast<std::uint64_t>(task_.batches * layout_.m * layout_.n) * sizeof(float)
-             : 0;
+    library_shapes_.clear();
+    mma_serves_ = way_ == Way::tiles && serves_mma(context);
+    if (way_ == Way::tiles) find_library_shapes(context);
+    if (!library_shapes_.empty() && use_library({})) return {};
+    if (mma_serves_) way_ = Way::mma;
     return {};
   }
 
-  std::uint64_t workspace_bytes() const override { return sums_bytes_; }
-  std::string_view id() const override {
-    constexpr std::string_view kNames[] = {"cuda.gemv256", "cuda.gemv_axpy", "cuda.gemm_tiles",
-                                           "cuda.cublaslt"};
-    return kNames[static_cast<int>(way_)];
+  // Few rows have one way: the bits of the CPU.
+  std::string problem() const override {
+    if (way_ == Way::row_dot || way_ == Way::axpy) return {};
+    std::string text = "product m=" + std::to_string(layout_.m) + " n=" + std::to_string(layout_.n) + " k=" + std::to_string(layout_.k);
+    if (consumption_ != plan::Consumption::whole && !library_shapes_.empty()) {
+      const LtShape& first = library_shapes_.front();
+      text += consumption_ == plan::Consumption::by_output ? " slab_n=" + std::to_string(first.n) : " slab_k=" + std::to_string(first.k);
+    }
+    return text + " " + std::string(dtype_name(type_)) + "->" + std::string(dtype_name(y_type_)) +
+           (layout_.b_row == 1 ? " [n,k]" : " [k,n]") + (task_.c_type != DType::none ? " +c" : "") +
+           (task_.activation != Activation::none ? " +activation" : "");
   }
+  std::vector<KernelWay> ways() const override {
+    constexpr int kMostAlgorithms = 8;
+    std::vector<KernelWay> all;
+    if (way_ == Way::row_dot || way_ == Way::axpy) return all;
+    if (!library_shapes_.empty()) {
+      for (std::string& config : lt_configs(library_shapes_.front(), state_, kMostAlgorithms))
+        all.push_back({std::string(name_of(Way::library)), std::move(config)});
+    }
+    if (mma_serves_) all.push_back({std::string(name_of(Way::mma)), ""});
+    all.push_back({std::string(name_of(Way::tiles)), ""});
+    return all;
+  }
+  Status take(const KernelWay& way) override {
+    if (way_ != Way::row_dot && way_ != Way::axpy) {
+      for (const Way own : {Way::mma, Way::tiles}) {
+        if (way.kernel != name_of(own) || (own == Way::mma && !mma_serves_)) continue;
+        library_.clear();
+        way_ = own;
+        return {};
+      }
+    }
+    if (way.kernel == name_of(Way::library) && !library_shapes_.empty() && use_library(way.config)) return {};
+    return Status(Code::unsupported, "'" + way.kernel + " " + way.config + "' is not to be had here");
+  }
+
+  std::uint64_t workspace_bytes() const override {
+    const bool sums = consumption_ == plan::Consumption::by_reduction || (way_ == Way::library && with_sums());
+    return sums ? static_cast<std::uint64_t>(task_.batches * layout_.m * layout_.n) * sizeof(float) : 0;
+  }
+  std::string_view id() const override { return name_of(way_); }
 
   Status run(const KernelCall& call) override {
     const ProductTask task = task_of(call);
@@ -98,6 +135,8 @@ class ProductKernel final : public MergedKernel, public PairedKernel {
       case Way::row_dot: return check(launch_row_dot(task, queue_stream()));
       case Way::axpy: return check(launch_axpy(task, queue_stream()));
       case Way::tiles: return check(launch_tiles(task, queue_stream()));
+      case Way::mma:
+        return check(launch_mma(task, queue_stream()));
       case Way::library: return run_library(call, task);
     }
     return {};
@@ -127,7 +166,11 @@ class ProductKernel final : public MergedKernel, public PairedKernel {
   }
 
  private:
-  enum class Way : std::uint8_t { row_dot, axpy, tiles, library };
+  enum class Way : std::uint8_t { row_dot, axpy, tiles, mma, library };
+  static std::string_view name_of(Way way) {
+    constexpr std::string_view kNames[] = {"cuda.gemv256", "cuda.gemv_axpy", "cuda.gemm_tiles", "cuda.gemm_mma", "cuda.cublaslt"};
+    return kNames[static_cast<int>(way)];
+  }
 
   bool pairs() const { return way_ == Way::row_dot && consumption_ == plan::Consumption::by_output && even_slabs_ && task_.batches == 1; }
 
@@ -180,9 +223,21 @@ class ProductKernel final : public MergedKernel, public PairedKernel {
     return task_.c_type != DType::none || task_.activation != Activation::none || consumption_ == plan::Consumption::by_reduction;
   }
 
-  // A constant matrix of even strides: one product for each size of slab. Leaves library_ empty,
-  // and the way as it is, when one is missing.
-  void choose_library(const PrepareContext& context) {
+  bool serves_mma(const PrepareContext& context) const {
+    const bool rows = layout_.b_row == 1 && layout_.b_col == layout_.k, columns = layout_.b_col == 1 && layout_.b_row == layout_.n;
+    bool aligned =
+        layout_.a_row % 8 == 0 && (rows ? layout_.k : layout_.n) % 8 == 0 && layout_.a_offsets[0] % 8 == 0 && layout_.b_offsets[0] % 8 == 0;
+    std::int64_t begin = 0;
+    for (const std::int64_t slab : context.slab_rows) {  // the part of A that meets the slab
+      aligned = aligned && (consumption_ != plan::Consumption::by_reduction || begin % 8 == 0);
+      begin += slab;
+    }
+    return (type_ == DType::f16 || type_ == DType::bf16) && task_.batches == 1 && layout_.a_col == 1 && (rows || columns) && aligned &&
+           layout_.m <= 65535 * 128;
+  }
+
+  // A constant matrix of even strides: a shape for each size of slab, the largest first.
+  void find_library_shapes(const PrepareContext& context) {
     const bool b_rows = layout_.b_row == 1 && layout_.b_col == layout_.k,
                b_columns = layout_.b_col == 1 && layout_.b_row == layout_.n;
     if (task_.batches != 1 || layout_.a_col != 1 || (!b_rows && !b_columns) || layout_.k == 0)
@@ -216,15 +271,22 @@ class ProductKernel final : public MergedKernel, public PairedKernel {
       shape.d_type = d_type;
       shape.add = reduction && i > 0;
       shape.d_alignment = static_cast<std::uint32_t>(alignment);
-      if (find(shape) != nullptr) continue;
-      auto product = make_lt_product(shape, state_);
-      if (product == nullptr) {
-        library_.clear();
-        return;
-      }
-      library_.push_back(std::move(product));
+      if (std::find(library_shapes_.begin(), library_shapes_.end(), shape) == library_shapes_.end()) library_shapes_.push_back(shape);
     }
+  }
+  // One product for each shape, by the algorithm named; the smaller slabs, where it does not serve them, by the heuristics' own. False, and
+  // nothing has changed, when one is missing.
+  bool use_library(std::string_view config) {
+    std::vector<std::unique_ptr<LtProduct>> products;
+    for (const LtShape& shape : library_shapes_) {
+      auto product = make_lt_product(shape, state_, config);
+      if (product == nullptr && !products.empty()) product = make_lt_product(shape, state_);
+      if (product == nullptr) return false;
+      products.push_back(std::move(product));
+    }
+    library_ = std::move(products);
     way_ = Way::library;
+    return true;
   }
   const LtProduct* find(const LtShape& shape) const {
     for (const auto& product : library_) {
@@ -255,9 +317,9 @@ class ProductKernel final : public MergedKernel, public PairedKernel {
   DType type_ = DType::none, y_type_ = DType::none;
   ProductTask task_;
   Way way_ = Way::tiles;
+  std::vector<LtShape> library_shapes_;
   std::vector<std::unique_ptr<LtProduct>> library_;
-  std::uint64_t sums_bytes_ = 0;
-  bool even_slabs_ = false;
+  bool even_slabs_ = false, mma_serves_ = false;
 };
 static_assert(SlabTable::kMost >= kMostMerged);
 

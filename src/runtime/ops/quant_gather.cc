@@ -12,17 +12,20 @@
 #include "runtime/ops/indices.h"
 #include "runtime/ops/infer.h"
 #include "runtime/ops/nn_support.h"
+#include "runtime/ops/quant_gather.h"
 #include "runtime/ops/quant_values.h"
 
 namespace forebay::ops {
 namespace {
 
-struct Places {
-  bool gathers = true;
-  std::size_t scale = 2, zero = 3;
-};
-Places places_of(const NodeView& node) {
-  return node.op() == "DequantRows" ? Places{false, 1, 2} : Places{};
+PackedTable places_of(const NodeView& node) {
+  PackedTable places;
+  if (node.op() == "DequantRows") {
+    places.gathers = false;
+    places.scale = 1;
+    places.zero = 2;
+  }
+  return places;
 }
 
 // What u8 data holds.
@@ -33,15 +36,8 @@ std::optional<DType> code_of(const NodeView& node, DType data) {
   return bits == 4 ? std::optional(DType::u4) : bits == 8 ? std::optional(DType::u8) : std::nullopt;
 }
 
-struct Rows {
-  DType code = DType::none;
-  std::int64_t columns = 0, blocks = 0, block = 0, zero_stride = 0;
-  float zero_default = 0.0f;
-};
-
-Result<Rows> rows_of(const NodeView& node, const TypeShape& data, const TypeShape& scale,
-                     const TypeShape& zero) {
-  Rows rows;
+Result<PackedTable> rows_of(const NodeView& node, const TypeShape& data, const TypeShape& scale, const TypeShape& zero) {
+  PackedTable rows = places_of(node);
   const auto code = code_of(node, data.dtype);
   if (!code)
     return node.unsupported("data of type " + std::string(dtype_name(data.dtype)) + " with bits " +
@@ -74,7 +70,7 @@ Result<Rows> rows_of(const NodeView& node, const TypeShape& data, const TypeShap
 
 Status infer_rows(InferContext& context) {
   const NodeView& node = context.node();
-  const Places at = places_of(node);
+  const PackedTable at = places_of(node);
   const TypeShape &data = context.input(0), &scale = context.input(at.scale),
                   &zero = context.input(at.zero);
   if (!data.present() || !scale.present()) return node.invalid("data and scales are needed");
@@ -96,7 +92,7 @@ Status infer_rows(InferContext& context) {
         std::to_string(quantised) +
         "; rows gathered on axis 0 and quantised along the last axis are served");
   }
-  FB_ASSIGN(const Rows rows, rows_of(node, data, scale, zero));
+  FB_ASSIGN(const PackedTable rows, rows_of(node, data, scale, zero));
   std::vector<std::int64_t> dims =
       at.gathers ? context.input(1).dims : std::vector<std::int64_t>{data.dims[0]};
   dims.insert(dims.end(), data.dims.begin() + 1, data.dims.end() - 1);
@@ -107,25 +103,9 @@ Status infer_rows(InferContext& context) {
 
 class DequantRows final : public NamedKernel {
  public:
-  explicit DequantRows(const Places& at) : NamedKernel("cpu.packed.rows"), at_(at) {}
+  DequantRows() : NamedKernel("cpu.packed.rows") {}
   Status prepare(const PrepareContext& context) override {
-    const TypeShape zero =
-        context.inputs.size() > at_.zero ? context.inputs[at_.zero] : TypeShape();
-    FB_ASSIGN(rows_, rows_of(context.node, context.inputs[0], context.inputs[at_.scale], zero));
-    const std::vector<std::int64_t>& dims = context.inputs[0].dims;
-    each_ = 1;
-    for (std::size_t i = 1; i + 1 < dims.size(); ++i) each_ *= dims[i];
-    table_ = dims[0];
-    const std::int64_t wanted = table_ * each_ * rows_.blocks,
-                       have = context.inputs[at_.scale].shape().elements();
-    if (have != wanted)
-      return context.node.invalid(std::to_string(have) + " scales for " + std::to_string(wanted) +
-                                  " blocks");
-    const std::int64_t zeros =
-        zero.present() ? zero.shape().elements() * dtype_bits(zero.dtype) / dtype_bits(rows_.code)
-                       : -1;
-    if (zeros >= 0 && zeros != table_ * each_ * rows_.zero_stride)
-      return context.node.invalid("zero points " + dims_text(zero.dims) + " do not fit the data");
+    FB_ASSIGN(rows_, packed_table(context.node, context.inputs));
     label_ = node_label(context.node);
     return {};
   }
@@ -136,23 +116,21 @@ class DequantRows final : public NamedKernel {
     view.dtype = rows_.code;
     view.stride = rows_.columns;
     view.col_block = rows_.block;
-    view.scale = {call.inputs[at_.scale].data, call.inputs[at_.scale].dtype, rows_.blocks, 1, 0};
+    view.scale = {call.inputs[rows_.scale].data, call.inputs[rows_.scale].dtype, rows_.blocks, 1, 0};
     view.zero_default = rows_.zero_default;
-    if (call.inputs.size() > at_.zero && call.inputs[at_.zero].present())
-      view.zero = {call.inputs[at_.zero].data, rows_.code, rows_.zero_stride, 1, 0};
+    if (call.inputs.size() > rows_.zero && call.inputs[rows_.zero].present())
+      view.zero = {call.inputs[rows_.zero].data, rows_.code, rows_.zero_stride, 1, 0};
     const TensorView& y = call.outputs[0];
-    const std::int64_t size = dtype_bits(y.dtype) / 8,
-                       count = at_.gathers ? call.inputs[1].shape.elements() : table_;
-    if (at_.gathers) FB_TRY(check_indices(label_, IndexReader(call.inputs[1]), count, table_));
+    const std::int64_t size = dtype_bits(y.dtype) / 8, count = rows_.gathers ? call.inputs[1].shape.elements() : rows_.table;
+    if (rows_.gathers) FB_TRY(check_indices(label_, IndexReader(call.inputs[1]), count, rows_.table));
     const cpu::InstructionSet set = cpu::cpu_instruction_set();
-    call.pool->parallel_for(count * each_, 4, [&](std::int64_t begin, std::int64_t end) {
+    call.pool->parallel_for(count * rows_.each, 4, [&](std::int64_t begin, std::int64_t end) {
       float values[kPiece];
       for (std::int64_t i = begin; i < end; ++i) {
-        const std::int64_t from =
-            at_.gathers ? IndexReader(call.inputs[1]).at(i / each_, table_) : i / each_;
+        const std::int64_t from = rows_.gathers ? IndexReader(call.inputs[1]).at(i / rows_.each, rows_.table) : i / rows_.each;
         for (std::int64_t at = 0; at < rows_.columns; at += kPiece) {
           const std::int64_t n = std::min(kPiece, rows_.columns - at);
-          cpu::dequant_row(set, view, from * each_ + i % each_, at, n, values);
+          cpu::dequant_row(set, view, from * rows_.each + i % rows_.each, at, n, values);
           cpu::from_f32(y.dtype, values, n, y.data + (i * rows_.columns + at) * size, set);
         }
       }
@@ -161,15 +139,12 @@ class DequantRows final : public NamedKernel {
   }
 
  private:
-  Places at_;
-  Rows rows_;
-  std::int64_t each_ = 1, table_ = 0;
+  PackedTable rows_;
   std::string label_;
 };
 
-Result<std::unique_ptr<Kernel>> create_rows(const NodeView& node, std::span<const TypeShape>,
-                                            std::span<const TypeShape>) {
-  return std::unique_ptr<Kernel>(std::make_unique<DequantRows>(places_of(node)));
+Result<std::unique_ptr<Kernel>> create_rows(const NodeView&, std::span<const TypeShape>, std::span<const TypeShape>) {
+  return std::unique_ptr<Kernel>(std::make_unique<DequantRows>());
 }
 
 constexpr OpSpec kSpecs[] = {
@@ -185,6 +160,20 @@ constexpr OpSpec kSpecs[] = {
 };
 
 }  // namespace
+
+Result<PackedTable> packed_table(const NodeView& node, std::span<const TypeShape> inputs) {
+  const PackedTable at = places_of(node);
+  const TypeShape &data = inputs[0], zero = inputs.size() > at.zero ? inputs[at.zero] : TypeShape();
+  FB_ASSIGN(PackedTable rows, rows_of(node, data, inputs[at.scale], zero));
+  for (std::size_t i = 1; i + 1 < data.dims.size(); ++i) rows.each *= data.dims[i];
+  rows.table = data.dims[0];
+  const std::int64_t wanted = rows.table * rows.each * rows.blocks, have = inputs[at.scale].shape().elements();
+  if (have != wanted) return node.invalid(std::to_string(have) + " scales for " + std::to_string(wanted) + " blocks");
+  const std::int64_t zeros = zero.present() ? zero.shape().elements() * dtype_bits(zero.dtype) / dtype_bits(rows.code) : -1;
+  if (zeros >= 0 && zeros != rows.table * rows.each * rows.zero_stride)
+    return node.invalid("zero points " + dims_text(zero.dims) + " do not fit the data");
+  return rows;
+}
 
 std::span<const OpSpec> quant_gather_ops() {
   return kSpecs;

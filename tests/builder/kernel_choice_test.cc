@@ -1,0 +1,288 @@
+// Choosing kernels without a device: a fake one whose products have three ways, and a prober that tells the times it was told.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+
+#include "builder/model_maker.h"
+#include "plan/plan_io.h"
+#include "runtime/cpu/cpu_device.h"
+#include "runtime/kernel_choice.h"
+#include "runtime/prepared_pass.h"
+#include "support/temp_folder.h"
+
+namespace forebay::builder::test {
+namespace {
+
+// The CPU's kernel under another name; what it computes is the same by every way.
+class FakeProduct final : public Kernel, public ChoosingKernel {
+ public:
+  explicit FakeProduct(std::unique_ptr<Kernel> kernel) : kernel_(std::move(kernel)) {}
+  Status prepare(const PrepareContext& context) override {
+    problem_ = "product";
+    for (const std::int64_t dim : context.outputs[0].dims) problem_ += " " + std::to_string(dim);
+    return kernel_->prepare(context);
+  }
+  std::uint64_t workspace_bytes() const override { return kernel_->workspace_bytes(); }
+  Status run(const KernelCall& call) override { return kernel_->run(call); }
+  std::string_view id() const override { return way_.kernel; }
+  std::string problem() const override { return problem_; }
+  std::vector<KernelWay> ways() const override { return {{"fake.library", "a"}, {"fake.library", "b"}, {"fake.own", ""}}; }
+  Status take(const KernelWay& way) override {
+    const auto all = ways();
+    if (std::find(all.begin(), all.end(), way) == all.end()) return Status(Code::unsupported, "no such way");
+    way_ = way;
+    return {};
+  }
+  const KernelWay& way() const { return way_; }
+
+ private:
+  std::unique_ptr<Kernel> kernel_;
+  std::string problem_;
+  KernelWay way_{"fake.library", "a"};
+};
+
+class FakeDevice final : public Device {
+ public:
+  FakeDevice() : cpu_(create_cpu_device().value()) {
+    info_ = cpu_->info();
+    info_.kind = "fake";
+    info_.name = "Fake 1";
+    info_.numerics = {{"library", "7"}};
+  }
+  const DeviceInfo& info() const override { return info_; }
+  Result<std::uint64_t> free_bytes() override { return cpu_->free_bytes(); }
+  Result<std::unique_ptr<Arena>> reserve_arena(std::uint64_t bytes) override { return cpu_->reserve_arena(bytes); }
+  Result<std::unique_ptr<Arena>> wrap_arena(std::span<std::byte> memory) override { return cpu_->wrap_arena(memory); }
+  Result<std::unique_ptr<Queue>> create_queue(const std::string& name, std::uint32_t capacity) override {
+    return cpu_->create_queue(name, capacity);
+  }
+  Result<std::unique_ptr<Timeline>> create_timeline() override { return cpu_->create_timeline(); }
+  Status register_host(std::span<std::byte> memory) override { return cpu_->register_host(memory); }
+  void unregister_host(std::span<std::byte> memory) override { cpu_->unregister_host(memory); }
+  Result<std::unique_ptr<Kernel>> create_kernel(const NodeView& node, std::span<const TypeShape> inputs,
+                                                std::span<const TypeShape> outputs) override {
+    if (node.op() != "MatMul") return std::unique_ptr<Kernel>();
+    auto kernel = OpRegistry::builtin().find("", "MatMul", node.version())->create(node, inputs, outputs);
+    if (!kernel.ok()) return kernel.status();
+    return std::unique_ptr<Kernel>(std::make_unique<FakeProduct>(std::move(kernel).value()));
+  }
+
+ private:
+  std::unique_ptr<Device> cpu_;
+  DeviceInfo info_;
+};
+
+class FakeProber final : public KernelProber {
+ public:
+  explicit FakeProber(std::map<std::string, Result<double>> times) : times_(std::move(times)) {}
+  Result<double> microseconds(PreparedStep& step) override {
+    ++probes;
+    const auto& way = dynamic_cast<FakeProduct&>(*step.kernel).way();
+    return times_.at(way.kernel + way.config);
+  }
+  int probes = 0;
+
+ private:
+  std::map<std::string, Result<double>> times_;
+};
+const std::map<std::string, Result<double>> kTimes = {{"fake.librarya", 30.0}, {"fake.libraryb", 12.34567}, {"fake.own", 20.0}};
+
+// Two products of one problem, one of another, and a sum.
+plan::Plan small_plan(const std::string& excluded = "") {
+  GraphMaker graph;
+  graph.input("x", DType::f32, {"N", "8"})
+      .initializer("w1", floats({8, 8}, 1))
+      .initializer("w2", floats({8, 8}, 2))
+      .initializer("w3", floats({8, 4}, 3));
+  graph.node("MatMul", {"x", "w1"}, {"a"})
+      .node("MatMul", {"a", "w2"}, {"b"})
+      .node("MatMul", {"b", "w3"}, {"c"})
+      .node("Abs", {"c"}, {"y"})
+      .output("y");
+  Options options;
+  options.fuse = false;
+  options.input_shapes["x"] = {{2, 8}, {16, 8}, {32, 8}};
+  auto built = build_model(graph.model(), options);
+  EXPECT_TRUE(built.ok()) << built.status().to_string();
+  plan::Plan plan = std::move(built).value().plan;
+  if (!excluded.empty()) plan.numerics.emplace_back(std::string(kExcludeKey), excluded);
+  return plan;
+}
+
+struct Chosen {
+  plan::Plan plan;
+  ChoiceOutcome outcome;
+};
+Chosen choose(plan::Plan plan, KernelProber* prober, TimingCache* cache, double seconds = 0) {
+  FakeDevice device;
+  ThreadPool pool(1);
+  ChoiceRequest request;
+  request.compiled = compile_plan(std::make_shared<const plan::Plan>(plan)).value();
+  request.shapes = declared_shapes(plan);
+  request.pool = &pool;
+  request.device = &device;
+  request.prober = prober;
+  request.cache = cache;
+  request.seconds = seconds;
+  auto outcome = choose_kernels(request);
+  EXPECT_TRUE(outcome.ok()) << outcome.status().to_string();
+  Chosen chosen{*with_kernels(plan, outcome->section), std::move(outcome).value()};
+  return chosen;
+}
+
+// Ids of the kernels that a pass of `rows` rows runs.
+std::vector<std::string> kernels_of(const plan::Plan& plan, std::int64_t rows) {
+  FakeDevice device;
+  ThreadPool pool(1);
+  const auto pass =
+      prepare_pass(compile_plan(std::make_shared<const plan::Plan>(plan)).value(), {{"x", Shape{rows, 8}}}, pool, {}, &device);
+  EXPECT_TRUE(pass.ok()) << pass.status().to_string();
+  std::vector<std::string> ids;
+  for (const PreparedStep& step : (*pass)->main.steps) {
+    if (auto* product = dynamic_cast<FakeProduct*>(step.kernel.get())) ids.push_back(product->way().kernel + product->way().config);
+  }
+  return ids;
+}
+
+TEST(KernelChoice, TheFastestWayIsRecordedAndTakenAgain) {
+  FakeProber prober(kTimes);
+  TimingCache cache;
+  const Chosen chosen = choose(small_plan(), &prober, &cache);
+  EXPECT_EQ(chosen.outcome.problems, 6u);  // two for each of three sets of shapes
+  EXPECT_EQ(chosen.outcome.timed, 18u);
+  EXPECT_EQ(prober.probes, 18);
+  EXPECT_EQ(chosen.outcome.section.made_by, "timed on Fake 1; library=7");
+  ASSERT_EQ(chosen.outcome.section.entries.size(), 4u);
+  EXPECT_EQ(chosen.outcome.section.entries[0].kernel, "fake.library");
+  EXPECT_TRUE(chosen.outcome.section.entries[0].parameters.starts_with(
+      "product 16 8\nproduct 16 8 | fake.library | a | 30.000\nproduct 16 8 | fake.library | b | 12.346\n"));
+  EXPECT_EQ(chosen.outcome.section.entries[1].parameters, "product 16 8");  // its times are the first node's
+  EXPECT_EQ(chosen.outcome.section.entries[3].parameters, "");
+  for (const std::int64_t rows : {2, 16, 32})
+    EXPECT_EQ(kernels_of(chosen.plan, rows), (std::vector<std::string>(3, "fake.libraryb"))) << rows;
+  EXPECT_EQ(kernels_of(chosen.plan, 17), (std::vector<std::string>(3, "fake.librarya")));  // not timed: the heuristics' choice
+}
+
+TEST(KernelChoice, APlanKeepsItsTimesInItsFile) {
+  FakeProber prober(kTimes);
+  TimingCache cache;
+  Chosen chosen = choose(small_plan(), &prober, &cache);
+  forebay::test::TempFolder folder;
+  ASSERT_TRUE(plan::write_stripped_plan(posix_file_system(), folder / "p.plan", chosen.plan, {}).ok());
+  const auto back = plan::read_plan(posix_file_system(), folder / "p.plan", nullptr);
+  ASSERT_TRUE(back.ok()) << back.status().to_string();
+  EXPECT_EQ(kernels_of(**back, 16), (std::vector<std::string>(3, "fake.libraryb")));
+}
+
+TEST(KernelChoice, TheCacheSavesTimingAndGivesTheSamePlan) {
+  forebay::test::TempFolder folder;
+  FakeProber prober(kTimes), idle({});
+  TimingCache cache;
+  Chosen first = choose(small_plan(), &prober, &cache);
+  ASSERT_TRUE(cache.write(posix_file_system(), folder / "times").ok());
+  auto read = TimingCache::read(posix_file_system(), folder / "times");
+  ASSERT_TRUE(read.ok()) << read.status().to_string();
+  EXPECT_EQ(read->text(), cache.text());
+  Chosen second = choose(small_plan(), &idle, &*read);
+  EXPECT_EQ(second.outcome.timed, 0u);
+  EXPECT_EQ(second.outcome.cached, 18u);
+  EXPECT_EQ(idle.probes, 0);
+  EXPECT_EQ(plan::serialize_plan(first.plan, {}).value(), plan::serialize_plan(second.plan, {}).value());
+}
+
+TEST(KernelChoice, AnEditedCacheDecides) {
+  FakeProber prober(kTimes);
+  TimingCache cache;
+  choose(small_plan(), &prober, &cache);
+  std::string text = cache.text();
+  for (std::size_t at = text.find("| 12.346"); at != std::string::npos; at = text.find("| 12.346")) text.replace(at, 8, "| failed");
+  auto edited = TimingCache::parse(text, "edited");
+  ASSERT_TRUE(edited.ok()) << edited.status().to_string();
+  const Chosen chosen = choose(small_plan(), nullptr, &*edited);
+  EXPECT_EQ(kernels_of(chosen.plan, 16), (std::vector<std::string>(3, "fake.own")));
+}
+
+TEST(KernelChoice, ALineTakenOutIsTimedAgain) {
+  FakeProber prober(kTimes), again(kTimes);
+  TimingCache cache;
+  choose(small_plan(), &prober, &cache);
+  std::string text = cache.text();
+  const std::size_t at = text.find('\n') + 1;
+  text.erase(at, text.find('\n', at) + 1 - at);
+  auto edited = TimingCache::parse(text, "edited");
+  ASSERT_TRUE(edited.ok());
+  EXPECT_EQ(choose(small_plan(), &again, &*edited).outcome.timed, 1u);
+  EXPECT_EQ(edited->text(), cache.text());
+}
+
+TEST(KernelChoice, AFailedProbeDropsThatWayAlone) {
+  auto times = kTimes;
+  times.at("fake.libraryb") = Status(Code::internal, "it broke");
+  FakeProber prober(times);
+  TimingCache cache;
+  const Chosen chosen = choose(small_plan(), &prober, &cache);
+  EXPECT_EQ(chosen.outcome.failed, 6u);
+  EXPECT_EQ(kernels_of(chosen.plan, 16), (std::vector<std::string>(3, "fake.own")));
+}
+
+TEST(KernelChoice, WhatDoesNotFitTheBudgetIsLeftToHeuristics) {
+  auto times = kTimes;
+  for (auto& [way, time] : times) time = Status(Code::resource_exhausted, "too large");
+  FakeProber prober(times);
+  TimingCache cache;
+  const Chosen chosen = choose(small_plan(), &prober, &cache);
+  EXPECT_EQ(chosen.outcome.section.made_by, "heuristic on Fake 1; library=7");
+  EXPECT_EQ(cache.size(), 0u);  // another budget may serve
+  EXPECT_EQ(kernels_of(chosen.plan, 16), (std::vector<std::string>(3, "fake.librarya")));
+}
+
+TEST(KernelChoice, ExcludedKernelsAreNeitherTimedNorUsed) {
+  for (const char* name : {"library", "fake.library"}) {
+    FakeProber prober(kTimes);
+    TimingCache cache;
+    const plan::Plan plan = small_plan(name);
+    EXPECT_EQ(kernels_of(plan, 16), (std::vector<std::string>(3, "fake.own")));  // without times too
+    const Chosen chosen = choose(plan, &prober, &cache);
+    EXPECT_EQ(chosen.outcome.timed, 6u);
+    EXPECT_EQ(kernels_of(chosen.plan, 16), (std::vector<std::string>(3, "fake.own")));
+    EXPECT_EQ(chosen.outcome.section.entries[0].parameters.find("fake.library"), std::string::npos);
+  }
+  // Nothing is left: the host's kernel runs.
+  EXPECT_TRUE(kernels_of(small_plan("fake.library,fake.own"), 16).empty());
+}
+
+TEST(KernelChoice, ARecordedWayThatIsRefusedHereIsChosenAgain) {
+  plan::Plan plan = small_plan();
+  plan.kernels.push_back(
+      {"fake", "timed on another", {{0, 0, "fake.library", "product 16 8\nproduct 16 8 | fake.library | of another version | 1.000"}}});
+  EXPECT_EQ(kernels_of(plan, 16), (std::vector<std::string>(3, "fake.librarya")));
+}
+
+TEST(KernelChoice, IdentityIsTheChoiceNotItsTimes) {
+  const auto identity = [](const char* parameters) { return choice_identity({0, 0, "fake.library", parameters}); };
+  EXPECT_EQ(identity("p\np | a | x | 1.000\np | b |  | 2.000"), identity("p\np | a | x | 1.500\np | b |  | 9.000"));
+  EXPECT_NE(identity("p\np | a | x | 1.000\np | b |  | 2.000"), identity("p\np | a | x | 3.000\np | b |  | 2.000"));
+  EXPECT_EQ(identity("p\np | a | x | failed"), identity("p"));
+}
+
+TEST(TimingCache, WhatIsNoLineOfItIsRefusedByNumber) {
+  for (const char* line :
+       {"nonsense", "d | p | k | c", "d | p | k | c | ", "d | p | k | c | -1", "d | p | k | c | 1 us", "d | p | k | c | nan",
+        "d | p | k | c | 1e99", "d | p | k | c | 1 | 2", " | p | k | c | 1", "d |  | k | c | 1", "\x01\xff"}) {
+    const auto cache = TimingCache::parse("# times\n\n" + std::string(line) + "\n", "times.txt");
+    ASSERT_FALSE(cache.ok()) << line;
+    EXPECT_EQ(cache.status().code(), Code::invalid_argument);
+    EXPECT_NE(cache.status().to_string().find("times.txt, line 3"), std::string::npos) << cache.status().to_string();
+  }
+  const auto good = TimingCache::parse("d | p | k |  | 1.5\r\nd | p | l | c | failed", "times.txt");
+  ASSERT_TRUE(good.ok()) << good.status().to_string();
+  EXPECT_EQ(good->find("d", "p", {"k", ""}), 1.5);
+  EXPECT_EQ(good->find("d", "p", {"l", "c"}), -1.0);
+  EXPECT_FALSE(good->find("e", "p", {"k", ""}));
+  const auto none = TimingCache::read(posix_file_system(), "/nonexistent/folder/times");
+  EXPECT_TRUE(none.ok() && none->size() == 0);
+}
+
+}  // namespace
+}  // namespace forebay::builder::test
