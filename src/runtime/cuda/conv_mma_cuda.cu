@@ -1,0 +1,220 @@
+// Convolution as a product on tensor cores: filters x (channel, tap) times (channel, tap) x (image, pixel). The second matrix is never
+// made: each thread gathers eight of its rows for one pixel, neighbouring threads neighbouring pixels. Order of additions: steps of 32 in
+// order, within a split; splits are added in order by a second kernel.
+#include "runtime/cuda/conv_task.h"
+#include "runtime/cuda/cuda_numbers.cuh"
+
+namespace forebay::cuda {
+namespace {
+
+constexpr int kPitch = kConvDepth + 8;  // halves from row to row in shared memory: rows of a matrix load meet different banks
+constexpr int kChunks = kConvDepth / 8;
+
+__device__ inline void load_matrices(unsigned (&r)[4], const void* at) {
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(at));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address));
+}
+__device__ inline void multiply(__half, float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ inline void multiply(__nv_bfloat16, float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Where a thread reads x: one pixel, a channel and tap that advance.
+struct Reader {
+  const unsigned short* x;   // of the group's first channel, at tap 0
+  unsigned long long valid;  // taps that lie inside
+};
+
+__device__ inline Reader make_reader(const ConvTask& task, int group, int n) {
+  Reader reader{nullptr, 0};
+  if (n >= task.batch * task.out_size) return reader;
+  const int image = n / task.out_size, pixel = n % task.out_size;
+  const int o[3] = {pixel / (task.out[1] * task.out[2]), pixel / task.out[2] % task.out[1], pixel % task.out[2]};
+  int at[3];
+  for (int d = 0; d < 3; ++d) at[d] = o[d] * task.stride[d] - task.pad[d];
+  for (int t = 0; t < task.taps; ++t) {
+    const int place[3] = {at[0] + t / (task.kernel[1] * task.kernel[2]) * task.dilation[0], at[1] + t / task.kernel[2] % task.kernel[1] * task.dilation[1],
+                          at[2] + t % task.kernel[2] * task.dilation[2]};
+    bool inside = true;
+    for (int d = 0; d < 3; ++d) inside = inside && place[d] >= 0 && place[d] < task.in[d];
+    reader.valid |= static_cast<unsigned long long>(inside) << t;
+  }
+  const std::int64_t channel = (static_cast<std::int64_t>(image) * task.groups + group) * task.channels;
+  reader.x = static_cast<const unsigned short*>(task.x) + channel * task.in_size + (static_cast<std::int64_t>(at[0]) * task.in[1] + at[1]) * task.in[2] + at[2];
+  return reader;
+}
+
+template <bool kOneTap>
+__device__ inline uint4 gather(const ConvTask& task, const Reader& reader, const int* taps, int channel, int tap) {
+  unsigned short v[8];
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    const bool inside = channel < task.channels && (reader.valid >> tap & 1) != 0;
+    v[j] = inside ? __ldg(reader.x + static_cast<std::int64_t>(channel) * task.in_size + (kOneTap ? 0 : taps[tap])) : 0;
+    if (kOneTap || ++tap == task.taps) {
+      tap = 0;
+      ++channel;
+    }
+  }
+  return make_uint4(v[0] | v[1] << 16, v[2] | v[3] << 16, v[4] | v[5] << 16, v[6] | v[7] << 16);
+}
+
+// Eight weights of a row from k on; zeros behind the row's end.
+__device__ inline uint4 weights(const unsigned short* row, int k, int depth) {
+  if (row == nullptr || k >= depth) return make_uint4(0, 0, 0, 0);
+  if (depth % 8 == 0) return __ldg(reinterpret_cast<const uint4*>(row + k));
+  unsigned v[8];
+#pragma unroll
+  for (int j = 0; j < 8; ++j) v[j] = k + j < depth ? __ldg(row + k + j) : 0;
+  return make_uint4(v[0] | v[1] << 16, v[2] | v[3] << 16, v[4] | v[5] << 16, v[6] | v[7] << 16);
+}
+
+template <typename T>
+__device__ inline void finish(const ConvTask& task, int group, int filter, int n, float value) {
+  const int f = task.first + group * task.filters + filter;
+  if (task.bias != nullptr) value += widen(static_cast<const T*>(task.bias)[f]);
+  const std::int64_t image = n / task.out_size, pixel = n % task.out_size;
+  static_cast<T*>(task.y)[(image * task.all_filters + f) * task.out_size + pixel] = narrow<T>(activate(task.activation, task.alpha, task.beta, value));
+}
+
+// kTile x kTile outputs, warps of kRows x 32.
+template <typename T, int kTile, int kRows, bool kOneTap>
+__global__ void __launch_bounds__(kTile / kRows * kTile, 2) conv_mma(const __grid_constant__ ConvTask task) {
+  constexpr int kThreads = kTile / kRows * kTile, kPasses = kChunks * kTile / kThreads;
+  constexpr int kAcross = kTile / 32;  // warps side by side
+  __shared__ __align__(16) unsigned short a_tile[2][kTile * kPitch], b_tile[2][kTile * kPitch];
+  __shared__ int taps[kMostMaskTaps];
+  const int group = static_cast<int>(blockIdx.z) / task.splits, split = static_cast<int>(blockIdx.z) % task.splits;
+  const int n0 = static_cast<int>(blockIdx.x) * kTile, m0 = static_cast<int>(blockIdx.y) * kTile;
+  const int depth = task.channels * task.taps, steps = (depth + kConvDepth - 1) / kConvDepth;
+  const int begin = static_cast<int>(static_cast<std::int64_t>(steps) * split / task.splits),
+            end = static_cast<int>(static_cast<std::int64_t>(steps) * (split + 1) / task.splits);
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  if (!kOneTap) {
+    for (int t = thread; t < task.taps; t += kThreads) {
+      taps[t] = (t / (task.kernel[1] * task.kernel[2]) * task.dilation[0] * task.in[1] + t / task.kernel[2] % task.kernel[1] * task.dilation[1]) * task.in[2] +
+                t % task.kernel[2] * task.dilation[2];
+    }
+    __syncthreads();
+  }
+  const int column = thread % kTile, chunk = thread / kTile;
+  const Reader reader = make_reader(task, group, n0 + column);
+  const unsigned short* rows[kPasses];
+#pragma unroll
+  for (int p = 0; p < kPasses; ++p) {
+    const int row = (thread + p * kThreads) / kChunks;
+    rows[p] = m0 + row < task.filters
+                  ? static_cast<const unsigned short*>(task.w) + (static_cast<std::int64_t>(group) * task.filters + m0 + row) * depth
+                  : nullptr;
+  }
+  uint4 a_next[kPasses], b_next[kPasses];
+  const auto fetch = [&](int step) {
+#pragma unroll
+    for (int p = 0; p < kPasses; ++p) {
+      a_next[p] = weights(rows[p], step * kConvDepth + (thread + p * kThreads) % kChunks * 8, depth);
+      const int k = step * kConvDepth + (chunk + p * (kThreads / kTile)) * 8;
+      const int channel = kOneTap ? k : k / task.taps;
+      b_next[p] = gather<kOneTap>(task, reader, taps, channel, kOneTap ? 0 : k - channel * task.taps);
+    }
+  };
+  const auto store = [&](int buffer) {
+#pragma unroll
+    for (int p = 0; p < kPasses; ++p) {
+      const int row = (thread + p * kThreads) / kChunks, part = (thread + p * kThreads) % kChunks;
+      *reinterpret_cast<uint4*>(&a_tile[buffer][row * kPitch + part * 8]) = a_next[p];
+      *reinterpret_cast<uint4*>(&b_tile[buffer][column * kPitch + (chunk + p * (kThreads / kTile)) * 8]) = b_next[p];
+    }
+  };
+  float sums[kRows / 16][4][4] = {};
+  const int row0 = warp / kAcross * kRows, column0 = warp % kAcross * 32;
+  if (begin < end) {
+    fetch(begin);
+    store(begin & 1);
+  }
+  __syncthreads();
+  for (int step = begin; step < end; ++step) {
+    const int buffer = step & 1;
+    if (step + 1 < end) fetch(step + 1);
+#pragma unroll
+    for (int k = 0; k < kConvDepth; k += 16) {
+      unsigned a[kRows / 16][4], b[2][4];
+#pragma unroll
+      for (int i = 0; i < kRows / 16; ++i) load_matrices(a[i], &a_tile[buffer][(row0 + i * 16 + lane % 16) * kPitch + k + lane / 16 * 8]);
+#pragma unroll
+      for (int j = 0; j < 2; ++j)
+        load_matrices(b[j], &b_tile[buffer][(column0 + j * 16 + lane / 16 * 8 + lane % 8) * kPitch + k + lane / 8 % 2 * 8]);
+#pragma unroll
+      for (int i = 0; i < kRows / 16; ++i) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) multiply(T(), sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+      }
+    }
+    if (step + 1 < end) store(buffer ^ 1);
+    __syncthreads();
+  }
+  const int columns = task.batch * task.out_size;
+#pragma unroll
+  for (int i = 0; i < kRows / 16; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int m = m0 + row0 + i * 16 + lane / 4 + e / 2 * 8, n = n0 + column0 + j * 8 + lane % 4 * 2 + e % 2;
+        if (m >= task.filters || n >= columns) continue;
+        if (task.splits == 1) {
+          finish<T>(task, group, m, n, sums[i][j][e]);
+        } else {
+          task.sums[((static_cast<std::int64_t>(split) * task.groups + group) * task.filters + m) * columns + n] = sums[i][j][e];
+        }
+      }
+    }
+  }
+}
+
+template <typename T>
+__global__ void conv_join(const __grid_constant__ ConvTask task) {
+  const int columns = task.batch * task.out_size;
+  const std::int64_t total = static_cast<std::int64_t>(task.groups) * task.filters * columns, step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += step) {
+    float sum = 0;
+    for (int s = 0; s < task.splits; ++s) sum += task.sums[s * total + i];
+    finish<T>(task, 0, static_cast<int>(i / columns), static_cast<int>(i % columns), sum);
+  }
+}
+
+template <typename T, int kTile, int kRows>
+cudaError_t start(const ConvTask& task, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>((task.batch * task.out_size + kTile - 1) / kTile), static_cast<unsigned>((task.filters + kTile - 1) / kTile),
+                  static_cast<unsigned>(task.groups * task.splits));
+  constexpr int kThreads = kTile / kRows * kTile;
+  if (task.taps == 1) {
+    conv_mma<T, kTile, kRows, true><<<grid, kThreads, 0, stream>>>(task);
+  } else {
+    conv_mma<T, kTile, kRows, false><<<grid, kThreads, 0, stream>>>(task);
+  }
+  if (task.splits > 1) {
+    const std::int64_t total = static_cast<std::int64_t>(task.groups) * task.filters * task.batch * task.out_size;
+    conv_join<T><<<blocks_for(total, 256), 256, 0, stream>>>(task);
+  }
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+cudaError_t launch_conv_mma(const ConvTask& task, ConvTile tile, cudaStream_t stream) {
+  if (static_cast<std::int64_t>(task.batch) * task.out_size * task.filters == 0) return cudaSuccess;
+  const bool small = tile == ConvTile::small;
+  switch (task.type) {
+    case DType::f16: return small ? start<__half, 64, 32>(task, stream) : start<__half, 128, 64>(task, stream);
+    case DType::bf16: return small ? start<__nv_bfloat16, 64, 32>(task, stream) : start<__nv_bfloat16, 128, 64>(task, stream);
+    default: return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace forebay::cuda

@@ -1,0 +1,35 @@
+// Convolutions and their transposes, as kernels see them: dense NCHW data in up to three spatial axes.
+#pragma once
+
+#include "runtime/cuda/cuda_launch.h"
+
+namespace forebay::cuda {
+
+struct ConvTask {
+  DType type = DType::f32;
+  const void *x = nullptr, *w = nullptr, *bias = nullptr;
+  void* y = nullptr;
+  float* sums = nullptr;  // [split, filter of the call, batch * pixel], where there are several splits
+  int batch = 0, groups = 1;
+  int channels = 0, filters = 0;  // of a group; a slab's filters where there is one group
+  int first = 0, all_filters = 0;  // where the call's filters begin in y, and how many y has
+  int in[3] = {1, 1, 1}, out[3] = {1, 1, 1}, kernel[3] = {1, 1, 1}, stride[3] = {1, 1, 1}, dilation[3] = {1, 1, 1}, pad[3] = {0, 0, 0};
+  int taps = 1, in_size = 1, out_size = 1;
+  int splits = 1;  // of the sum over channels and taps
+  bool transposed = false;  // W is [channel, filter, tap], and x is spread by the strides
+  Activation activation = Activation::none;
+  float alpha = 0, beta = 0;
+};
+
+// Tensor cores, f16 and bf16, up to kMostMaskTaps taps, not transposed.
+inline constexpr int kMostMaskTaps = 64;
+enum class ConvTile : int { small, large };  // 64 x 64, 128 x 128 (filters x pixels)
+inline constexpr int conv_tile_size(ConvTile tile) { return tile == ConvTile::small ? 64 : 128; }
+inline constexpr int kConvDepth = 32;  // of a step of the sum
+cudaError_t launch_conv_mma(const ConvTask& task, ConvTile tile, cudaStream_t stream);
+// One FMA chain an output, channel by channel and tap by tap.
+cudaError_t launch_conv_plain(const ConvTask& task, cudaStream_t stream);
+// One channel a group; `filters` are the call's, `channels` those of x: filter f reads channel f / (all_filters / groups).
+cudaError_t launch_conv_depthwise(const ConvTask& task, cudaStream_t stream);
+
+}  // namespace forebay::cuda
