@@ -1,9 +1,10 @@
-// Conv, forebay.Conv and ConvTranspose: which kernel does a node, and how a sum is split. Weights may come in slabs of filters.
+// Conv, forebay.Conv, ConvTranspose and pools: which kernel does a node, and how a sum is split. Weights may come in slabs of filters.
 #include <algorithm>
 
 #include "runtime/cuda/activation_names.h"
 #include "runtime/cuda/conv_task.h"
 #include "runtime/cuda/kernel_base.h"
+#include "runtime/merged_kernel.h"
 #include "runtime/ops/conv_transpose.h"
 #include "runtime/ops/window.h"
 
@@ -12,7 +13,11 @@ namespace {
 
 constexpr std::int64_t kMost = std::int64_t{1} << 30;  // elements that kernels count in 32 bits
 
-class ConvKernel final : public Kernel {
+void set_axes(const std::array<std::int64_t, 3>& from, int (&to)[3]) {
+  for (std::size_t d = 0; d < 3; ++d) to[d] = static_cast<int>(from[d]);
+}
+
+class ConvKernel final : public MergedKernel {
  public:
   ConvKernel(bool transposed, const NamedActivation& activation, StatePtr state) : state_(std::move(state)) {
     task_.transposed = transposed;
@@ -36,14 +41,12 @@ class ConvKernel final : public Kernel {
     task_.batch = static_cast<int>(x[0]);
     task_.groups = static_cast<int>(groups);
     task_.all_filters = static_cast<int>(filters);
-    for (std::size_t d = 0; d < 3; ++d) {
-      task_.in[d] = static_cast<int>(window.in[d]);
-      task_.out[d] = static_cast<int>(window.out[d]);
-      task_.kernel[d] = static_cast<int>(window.kernel[d]);
-      task_.stride[d] = static_cast<int>(window.stride[d]);
-      task_.dilation[d] = static_cast<int>(window.dilation[d]);
-      task_.pad[d] = static_cast<int>(window.pad[d]);
-    }
+    set_axes(window.in, task_.in);
+    set_axes(window.out, task_.out);
+    set_axes(window.kernel, task_.kernel);
+    set_axes(window.stride, task_.stride);
+    set_axes(window.dilation, task_.dilation);
+    set_axes(window.pad, task_.pad);
     task_.taps = static_cast<int>(window.taps());
     task_.in_size = static_cast<int>(window.in_size());
     task_.out_size = static_cast<int>(window.out_size());
@@ -55,17 +58,13 @@ class ConvKernel final : public Kernel {
     task_.channels = static_cast<int>(x[1] / groups);
     const bool tensor = task_.type != DType::f32 && !task_.transposed && task_.taps <= kMostMaskTaps;
     way_ = single ? Way::depthwise : tensor ? Way::mma : Way::plain;
-    sums_bytes_ = 0;
-    if (way_ != Way::mma) return {};
-    std::vector<std::int64_t> sizes(context.slab_rows.begin(), context.slab_rows.end());
-    if (!sliced_) sizes = {filters / groups};
-    for (const std::int64_t size : sizes) {
-      const auto rows = static_cast<int>(size);
-      const int splits = splits_of(rows);
-      if (splits == 1) continue;
-      const auto count = static_cast<std::uint64_t>(splits) * static_cast<std::uint64_t>(groups * size * task_.batch * task_.out_size);
-      sums_bytes_ = std::max(sums_bytes_, count * sizeof(float));
-    }
+    const std::span<const std::int64_t> rows = context.slab_rows;
+    even_slabs_ = !rows.empty() && rows.back() <= rows[0];
+    for (std::size_t i = 0; i + 1 < rows.size(); ++i) even_slabs_ = even_slabs_ && rows[i] == rows[0];
+    // Of the whole node: a sum must not depend on what else a call holds.
+    task_.splits = way_ == Way::mma ? splits_of(static_cast<int>(filters / groups)) : 1;
+    const auto sums = static_cast<std::uint64_t>(task_.splits) * static_cast<std::uint64_t>(filters * task_.batch * task_.out_size);
+    sums_bytes_ = task_.splits > 1 ? sums * sizeof(float) : 0;
     return {};
   }
 
@@ -75,22 +74,28 @@ class ConvKernel final : public Kernel {
     return kNames[static_cast<int>(way_)];
   }
 
-  Status run(const KernelCall& call) override {
+  Status run(const KernelCall& call) override { return run_merged({&call, 1}); }
+  bool merges() const override { return sliced_ && even_slabs_; }
+  Status run_merged(std::span<const KernelCall> calls) override {
+    const KernelCall& call = calls[0];
     ConvTask task = task_;
     task.x = call.inputs[0].data;
-    task.w = call.inputs[1].data;
     task.bias = call.inputs.size() > 2 && call.inputs[2].present() ? call.inputs[2].data : nullptr;
     task.y = call.outputs[0].data;
+    task.sums = reinterpret_cast<float*>(call.workspace);
     task.first = sliced_ ? static_cast<int>(call.row_begin) : 0;
-    const int rows = sliced_ ? static_cast<int>(call.inputs[1].shape[0]) : task_.all_filters;
-    task.filters = way_ == Way::depthwise || sliced_ ? rows : rows / task_.groups;
+    task.w.rows = sliced_ ? call.inputs[1].shape[0] : task.all_filters;
+    std::int64_t rows = sliced_ ? 0 : task.all_filters;
+    for (std::size_t i = 0; i < calls.size(); ++i) {
+      task.w.slabs[i] = calls[i].inputs[1].data;
+      if (sliced_) rows += calls[i].inputs[1].shape[0];
+    }
+    task.filters = static_cast<int>(way_ == Way::depthwise || sliced_ ? rows : rows / task.groups);
     switch (way_) {
       case Way::depthwise: return check(launch_conv_depthwise(task, queue_stream()));
       case Way::plain: return check(launch_conv_plain(task, queue_stream()));
       case Way::mma: break;
     }
-    task.splits = splits_of(task.filters);
-    task.sums = reinterpret_cast<float*>(call.workspace);
     return check(launch_conv_mma(task, tile_of(task.filters), queue_stream()));
   }
 
@@ -123,9 +128,55 @@ class ConvKernel final : public Kernel {
   const StatePtr state_;
   ConvTask task_;
   Way way_ = Way::plain;
-  bool sliced_ = false;
+  bool sliced_ = false, even_slabs_ = false;
   std::uint64_t sums_bytes_ = 0;
 };
+static_assert(SlabTable::kMost >= kMostMerged);
+
+class PoolKernel final : public CudaKernel {
+ public:
+  PoolKernel(PoolKind kind, DType type, StatePtr state) : CudaKernel("cuda.pool", std::move(state)) {
+    task_.kind = kind;
+    task_.type = type;
+  }
+  Status setup(const PrepareContext& context) override {
+    const NodeView& node = context.node;
+    const auto& x = context.inputs[0].dims;
+    FB_ASSIGN(const ops::WindowSpec spec, ops::window_spec(node, x.size() - 2, {}));
+    FB_ASSIGN(const ops::Window window, ops::resolve_window(node, spec, std::span(x).subspan(2)));
+    if (window.in_size() > kMost || window.out_size() > kMost) return node.unsupported("planes beyond 32 bits");
+    task_.planes = x[0] * x[1];
+    task_.spatial = window.spatial;
+    task_.count_pads = node.integer("count_include_pad", 0) != 0;
+    task_.column_major = node.integer("storage_order", 0) != 0;
+    task_.p = static_cast<float>(node.integer("p", 2));
+    set_axes(window.in, task_.in);
+    set_axes(window.out, task_.out);
+    set_axes(window.kernel, task_.kernel);
+    set_axes(window.stride, task_.stride);
+    set_axes(window.dilation, task_.dilation);
+    set_axes(window.pad, task_.pad);
+    set_axes(window.pad_end, task_.pad_end);
+    return {};
+  }
+  Status run(const KernelCall& call) override {
+    PoolTask task = task_;
+    task.x = call.inputs[0].data;
+    task.y = call.outputs[0].data;
+    if (call.outputs.size() > 1 && call.outputs[1].present()) task.indices = reinterpret_cast<std::int64_t*>(call.outputs[1].data);
+    return check(launch_pool(task, queue_stream()));
+  }
+
+ private:
+  PoolTask task_;
+};
+
+template <PoolKind kind>
+KernelPtr make_pool(const NodeView&, std::span<const TypeShape> inputs, std::span<const TypeShape>, const StatePtr& state) {
+  const DType type = inputs[0].dtype;
+  const bool small = kind == PoolKind::max && (type == DType::i8 || type == DType::u8);
+  return float_type(type) || small ? std::make_unique<PoolKernel>(kind, type, state) : nullptr;
+}
 
 KernelPtr make_conv(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape>, const StatePtr& state) {
   const auto activation = node_activation(node);
@@ -139,7 +190,8 @@ KernelPtr make_conv(const NodeView& node, std::span<const TypeShape> inputs, std
 }  // namespace
 
 std::span<const TableEntry> conv_table() {
-  static constexpr TableEntry kTable[] = {{"", "Conv", make_conv}, {"forebay", "Conv", make_conv}, {"", "ConvTranspose", make_conv}};
+  static constexpr TableEntry kTable[] = {{"", "Conv", make_conv}, {"forebay", "Conv", make_conv}, {"", "ConvTranspose", make_conv},
+                                          {"", "MaxPool", make_pool<PoolKind::max>}, {"", "AveragePool", make_pool<PoolKind::average>}, {"", "LpPool", make_pool<PoolKind::lp>}};
   return kTable;
 }
 

@@ -1,8 +1,7 @@
 // Convolution as a product on tensor cores: filters x (channel, tap) times (channel, tap) x (image, pixel). The second matrix is never
 // made: each thread gathers eight of its rows for one pixel, neighbouring threads neighbouring pixels. Order of additions: steps of 32 in
 // order, within a split; splits are added in order by a second kernel.
-#include "runtime/cuda/conv_task.h"
-#include "runtime/cuda/cuda_numbers.cuh"
+#include "runtime/cuda/conv_numbers.cuh"
 
 namespace forebay::cuda {
 namespace {
@@ -75,14 +74,6 @@ __device__ inline uint4 weights(const unsigned short* row, int k, int depth) {
   return make_uint4(v[0] | v[1] << 16, v[2] | v[3] << 16, v[4] | v[5] << 16, v[6] | v[7] << 16);
 }
 
-template <typename T>
-__device__ inline void finish(const ConvTask& task, int group, int filter, int n, float value) {
-  const int f = task.first + group * task.filters + filter;
-  if (task.bias != nullptr) value += widen(static_cast<const T*>(task.bias)[f]);
-  const std::int64_t image = n / task.out_size, pixel = n % task.out_size;
-  static_cast<T*>(task.y)[(image * task.all_filters + f) * task.out_size + pixel] = narrow<T>(activate(task.activation, task.alpha, task.beta, value));
-}
-
 // kTile x kTile outputs, warps of kRows x 32.
 template <typename T, int kTile, int kRows, bool kOneTap>
 __global__ void __launch_bounds__(kTile / kRows * kTile, 2) conv_mma(const __grid_constant__ ConvTask task) {
@@ -109,9 +100,7 @@ __global__ void __launch_bounds__(kTile / kRows * kTile, 2) conv_mma(const __gri
 #pragma unroll
   for (int p = 0; p < kPasses; ++p) {
     const int row = (thread + p * kThreads) / kChunks;
-    rows[p] = m0 + row < task.filters
-                  ? static_cast<const unsigned short*>(task.w) + (static_cast<std::int64_t>(group) * task.filters + m0 + row) * depth
-                  : nullptr;
+    rows[p] = m0 + row < task.filters ? weight_row<unsigned short>(task, group * task.filters + m0 + row, depth) : nullptr;
   }
   uint4 a_next[kPasses], b_next[kPasses];
   const auto fetch = [&](int step) {
@@ -168,7 +157,7 @@ __global__ void __launch_bounds__(kTile / kRows * kTile, 2) conv_mma(const __gri
         const int m = m0 + row0 + i * 16 + lane / 4 + e / 2 * 8, n = n0 + column0 + j * 8 + lane % 4 * 2 + e % 2;
         if (m >= task.filters || n >= columns) continue;
         if (task.splits == 1) {
-          finish<T>(task, group, m, n, sums[i][j][e]);
+          finish_conv<T>(task, task.first + group * task.filters + m, n, sums[i][j][e]);
         } else {
           task.sums[((static_cast<std::int64_t>(split) * task.groups + group) * task.filters + m) * columns + n] = sums[i][j][e];
         }
@@ -184,7 +173,7 @@ __global__ void conv_join(const __grid_constant__ ConvTask task) {
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += step) {
     float sum = 0;
     for (int s = 0; s < task.splits; ++s) sum += task.sums[s * total + i];
-    finish<T>(task, 0, static_cast<int>(i / columns), static_cast<int>(i % columns), sum);
+    finish_conv<T>(task, task.first + static_cast<int>(i / columns), static_cast<int>(i % columns), sum);
   }
 }
 

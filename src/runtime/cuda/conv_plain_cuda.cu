@@ -1,7 +1,6 @@
 // Convolutions in f32 for every float type: a tiled product over gathered values, for convolutions and their transposes alike, and one
 // thread an output where a group has one channel.
-#include "runtime/cuda/conv_task.h"
-#include "runtime/cuda/cuda_numbers.cuh"
+#include "runtime/cuda/conv_numbers.cuh"
 
 namespace forebay::cuda {
 namespace {
@@ -26,20 +25,12 @@ __device__ inline int place_of(const ConvTask& task, int pixel, int tap) {
 }
 
 template <typename T>
-__device__ inline void finish(const ConvTask& task, int f, int n, float value) {
-  if (task.bias != nullptr) value += widen(static_cast<const T*>(task.bias)[f]);
-  const std::int64_t image = n / task.out_size, pixel = n % task.out_size;
-  static_cast<T*>(task.y)[(image * task.all_filters + f) * task.out_size + pixel] = narrow<T>(activate(task.activation, task.alpha, task.beta, value));
-}
-
-template <typename T>
 __global__ void __launch_bounds__(kThreads) conv_plain(const __grid_constant__ ConvTask task) {
   __shared__ float a_tile[kDepth][kTile], b_tile[kDepth][kTile];
   const int group = static_cast<int>(blockIdx.z), n0 = static_cast<int>(blockIdx.x) * kTile, m0 = static_cast<int>(blockIdx.y) * kTile;
   const int columns = task.batch * task.out_size, depth = task.channels * task.taps, thread = static_cast<int>(threadIdx.x);
   const int n = n0 + thread % kTile, image = n / task.out_size, pixel = n % task.out_size;
   const T* const x = static_cast<const T*>(task.x) + (static_cast<std::int64_t>(image) * task.groups + group) * task.channels * task.in_size;
-  const T* const w = static_cast<const T*>(task.w);
   float sums[kEach][kEach] = {};
   for (int k0 = 0; k0 < depth; k0 += kDepth) {
     for (int i = thread; i < kDepth * kTile; i += kThreads) {
@@ -48,8 +39,8 @@ __global__ void __launch_bounds__(kThreads) conv_plain(const __grid_constant__ C
       float value = 0;
       if (k < depth && m < task.filters) {
         const std::int64_t channel = k / task.taps, tap = k % task.taps;
-        value = widen(task.transposed ? w[((group * task.channels + channel) * task.filters + m) * task.taps + tap]
-                                      : w[(static_cast<std::int64_t>(group) * task.filters + m) * depth + k]);
+        value = widen(task.transposed ? static_cast<const T*>(task.w.slabs[0])[((group * task.channels + channel) * task.filters + m) * task.taps + tap]
+                                      : weight_row<T>(task, group * task.filters + m, depth)[k]);
       }
       a_tile[k - k0][row] = value;
     }
@@ -82,7 +73,7 @@ __global__ void __launch_bounds__(kThreads) conv_plain(const __grid_constant__ C
   for (int i = 0; i < kEach; ++i) {
     for (int j = 0; j < kEach; ++j) {
       const int m = m0 + thread / 16 * kEach + i, at = n0 + thread % 16 + j * 16;
-      if (m < task.filters && at < columns) finish<T>(task, task.first + group * task.filters + m, at, sums[i][j]);
+      if (m < task.filters && at < columns) finish_conv<T>(task, task.first + group * task.filters + m, at, sums[i][j]);
     }
   }
 }
@@ -95,7 +86,7 @@ __global__ void __launch_bounds__(kThreads) conv_depthwise(const __grid_constant
     const int pixel = static_cast<int>(i % task.out_size), row = static_cast<int>(i / task.out_size % task.filters);
     const int image = static_cast<int>(i / task.out_size / task.filters), f = task.first + row;
     const T* const x = static_cast<const T*>(task.x) + (static_cast<std::int64_t>(image) * task.groups + f / each) * task.in_size;
-    const T* const w = static_cast<const T*>(task.w) + static_cast<std::int64_t>(row) * task.taps;
+    const T* const w = weight_row<T>(task, row, task.taps);
     const int o[3] = {pixel / (task.out[1] * task.out[2]), pixel / task.out[2] % task.out[1], pixel % task.out[2]};
     const int at[3] = {o[0] * task.stride[0] - task.pad[0], o[1] * task.stride[1] - task.pad[1], o[2] * task.stride[2] - task.pad[2]};
     float sum = 0;
@@ -112,7 +103,7 @@ __global__ void __launch_bounds__(kThreads) conv_depthwise(const __grid_constant
         }
       }
     }
-    finish<T>(task, f, image * task.out_size + pixel, sum);
+    finish_conv<T>(task, f, image * task.out_size + pixel, sum);
   }
 }
 

@@ -7,11 +7,12 @@ namespace forebay::cuda {
 
 struct ConvTask {
   DType type = DType::f32;
-  const void *x = nullptr, *w = nullptr, *bias = nullptr;
+  const void *x = nullptr, *bias = nullptr;
+  SlabTable w;  // its rows are filters; one entry where they lie together
   void* y = nullptr;
   float* sums = nullptr;  // [split, filter of the call, batch * pixel], where there are several splits
   int batch = 0, groups = 1;
-  int channels = 0, filters = 0;  // of a group; a slab's filters where there is one group
+  int channels = 0, filters = 0;  // of a group; those of the call where weights come in slabs
   int first = 0, all_filters = 0;  // where the call's filters begin in y, and how many y has
   int in[3] = {1, 1, 1}, out[3] = {1, 1, 1}, kernel[3] = {1, 1, 1}, stride[3] = {1, 1, 1}, dilation[3] = {1, 1, 1}, pad[3] = {0, 0, 0};
   int taps = 1, in_size = 1, out_size = 1;
@@ -31,5 +32,21 @@ cudaError_t launch_conv_mma(const ConvTask& task, ConvTile tile, cudaStream_t st
 cudaError_t launch_conv_plain(const ConvTask& task, cudaStream_t stream);
 // One channel a group; `filters` are the call's, `channels` those of x: filter f reads channel f / (all_filters / groups).
 cudaError_t launch_conv_depthwise(const ConvTask& task, cudaStream_t stream);
+
+
+enum class PoolKind : int { max, average, lp };
+struct PoolTask {
+  DType type = DType::f32;  // floats; i8 and u8 for max
+  PoolKind kind = PoolKind::max;
+  const void* x = nullptr;
+  void* y = nullptr;
+  std::int64_t* indices = nullptr;
+  std::int64_t planes = 0;
+  int in[3] = {1, 1, 1}, out[3] = {1, 1, 1}, kernel[3] = {1, 1, 1}, stride[3] = {1, 1, 1}, dilation[3] = {1, 1, 1}, pad[3] = {0, 0, 0}, pad_end[3] = {0, 0, 0};
+  int spatial = 2;
+  bool count_pads = false, column_major = false;
+  float p = 2;
+};
+cudaError_t launch_pool(const PoolTask& task, cudaStream_t stream);
 
 }  // namespace forebay::cuda
