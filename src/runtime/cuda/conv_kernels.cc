@@ -56,7 +56,12 @@ class ConvKernel final : public MergedKernel {
       if (!single) return context.node.unsupported("more groups or filters than a launch takes");
     }
     task_.channels = static_cast<int>(x[1] / groups);
-    const bool tensor = task_.type != DType::f32 && !task_.transposed && task_.taps <= kMostMaskTaps;
+    task_.masked = false;
+    for (std::size_t d = 0; d < 3; ++d) {
+      const std::int64_t last = (window.out[d] - 1) * window.stride[d] - window.pad[d] + (window.kernel[d] - 1) * window.dilation[d];
+      task_.masked = task_.masked || window.pad[d] > 0 || last >= window.in[d];
+    }
+    const bool tensor = task_.type != DType::f32 && !task_.transposed && task_.taps <= (task_.masked ? kMostMaskTaps : kMostTaps);
     way_ = single ? Way::depthwise : tensor ? Way::mma : Way::plain;
     const std::span<const std::int64_t> rows = context.slab_rows;
     even_slabs_ = !rows.empty() && rows.back() <= rows[0];
@@ -81,6 +86,7 @@ class ConvKernel final : public MergedKernel {
     ConvTask task = task_;
     task.x = call.inputs[0].data;
     task.bias = call.inputs.size() > 2 && call.inputs[2].present() ? call.inputs[2].data : nullptr;
+    task.sum = call.inputs.size() > 3 && call.inputs[3].present() ? call.inputs[3].data : nullptr;
     task.y = call.outputs[0].data;
     task.sums = reinterpret_cast<float*>(call.workspace);
     task.first = sliced_ ? static_cast<int>(call.row_begin) : 0;

@@ -2,27 +2,13 @@
 // made: each thread gathers eight of its rows for one pixel, neighbouring threads neighbouring pixels. Order of additions: steps of 32 in
 // order, within a split; splits are added in order by a second kernel.
 #include "runtime/cuda/conv_numbers.cuh"
+#include "runtime/cuda/mma_numbers.cuh"
 
 namespace forebay::cuda {
 namespace {
 
 constexpr int kPitch = kConvDepth + 8;  // halves from row to row in shared memory: rows of a matrix load meet different banks
 constexpr int kChunks = kConvDepth / 8;
-
-__device__ inline void load_matrices(unsigned (&r)[4], const void* at) {
-  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(at));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address));
-}
-__device__ inline void multiply(__half, float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-__device__ inline void multiply(__nv_bfloat16, float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 // Where a thread reads x: one pixel, a channel and tap that advance.
 struct Reader {
@@ -37,24 +23,25 @@ __device__ inline Reader make_reader(const ConvTask& task, int group, int n) {
   const int o[3] = {pixel / (task.out[1] * task.out[2]), pixel / task.out[2] % task.out[1], pixel % task.out[2]};
   int at[3];
   for (int d = 0; d < 3; ++d) at[d] = o[d] * task.stride[d] - task.pad[d];
-  for (int t = 0; t < task.taps; ++t) {
+  reader.valid = 1;
+  for (int t = 0; task.masked && t < task.taps; ++t) {
     const int place[3] = {at[0] + t / (task.kernel[1] * task.kernel[2]) * task.dilation[0], at[1] + t / task.kernel[2] % task.kernel[1] * task.dilation[1],
                           at[2] + t % task.kernel[2] * task.dilation[2]};
     bool inside = true;
     for (int d = 0; d < 3; ++d) inside = inside && place[d] >= 0 && place[d] < task.in[d];
-    reader.valid |= static_cast<unsigned long long>(inside) << t;
+    reader.valid = (t == 0 ? 0 : reader.valid) | static_cast<unsigned long long>(inside) << t;
   }
   const std::int64_t channel = (static_cast<std::int64_t>(image) * task.groups + group) * task.channels;
   reader.x = static_cast<const unsigned short*>(task.x) + channel * task.in_size + (static_cast<std::int64_t>(at[0]) * task.in[1] + at[1]) * task.in[2] + at[2];
   return reader;
 }
 
-template <bool kOneTap>
+template <bool kOneTap, bool kMasked>
 __device__ inline uint4 gather(const ConvTask& task, const Reader& reader, const int* taps, int channel, int tap) {
   unsigned short v[8];
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
-    const bool inside = channel < task.channels && (reader.valid >> tap & 1) != 0;
+    const bool inside = channel < task.channels && (kMasked ? reader.valid >> tap & 1 : reader.valid) != 0;
     v[j] = inside ? __ldg(reader.x + static_cast<std::int64_t>(channel) * task.in_size + (kOneTap ? 0 : taps[tap])) : 0;
     if (kOneTap || ++tap == task.taps) {
       tap = 0;
@@ -75,12 +62,12 @@ __device__ inline uint4 weights(const unsigned short* row, int k, int depth) {
 }
 
 // kTile x kTile outputs, warps of kRows x 32.
-template <typename T, int kTile, int kRows, bool kOneTap>
+template <typename T, int kTile, int kRows, bool kOneTap, bool kMasked>
 __global__ void __launch_bounds__(kTile / kRows * kTile, 2) conv_mma(const __grid_constant__ ConvTask task) {
   constexpr int kThreads = kTile / kRows * kTile, kPasses = kChunks * kTile / kThreads;
   constexpr int kAcross = kTile / 32;  // warps side by side
   __shared__ __align__(16) unsigned short a_tile[2][kTile * kPitch], b_tile[2][kTile * kPitch];
-  __shared__ int taps[kMostMaskTaps];
+  __shared__ int taps[kOneTap ? 1 : kMasked ? kMostMaskTaps : kMostTaps];
   const int group = static_cast<int>(blockIdx.z) / task.splits, split = static_cast<int>(blockIdx.z) % task.splits;
   const int n0 = static_cast<int>(blockIdx.x) * kTile, m0 = static_cast<int>(blockIdx.y) * kTile;
   const int depth = task.channels * task.taps, steps = (depth + kConvDepth - 1) / kConvDepth;
@@ -109,7 +96,7 @@ __global__ void __launch_bounds__(kTile / kRows * kTile, 2) conv_mma(const __gri
       a_next[p] = weights(rows[p], step * kConvDepth + (thread + p * kThreads) % kChunks * 8, depth);
       const int k = step * kConvDepth + (chunk + p * (kThreads / kTile)) * 8;
       const int channel = kOneTap ? k : k / task.taps;
-      b_next[p] = gather<kOneTap>(task, reader, taps, channel, kOneTap ? 0 : k - channel * task.taps);
+      b_next[p] = gather<kOneTap, kMasked>(task, reader, taps, channel, kOneTap ? 0 : k - channel * task.taps);
     }
   };
   const auto store = [&](int buffer) {
@@ -141,7 +128,7 @@ __global__ void __launch_bounds__(kTile / kRows * kTile, 2) conv_mma(const __gri
 #pragma unroll
       for (int i = 0; i < kRows / 16; ++i) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) multiply(T(), sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+        for (int j = 0; j < 4; ++j) multiply_tile(T(), sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
       }
     }
     if (step + 1 < end) store(buffer ^ 1);
@@ -183,9 +170,11 @@ cudaError_t start(const ConvTask& task, cudaStream_t stream) {
                   static_cast<unsigned>(task.groups * task.splits));
   constexpr int kThreads = kTile / kRows * kTile;
   if (task.taps == 1) {
-    conv_mma<T, kTile, kRows, true><<<grid, kThreads, 0, stream>>>(task);
+    conv_mma<T, kTile, kRows, true, true><<<grid, kThreads, 0, stream>>>(task);
+  } else if (task.masked) {
+    conv_mma<T, kTile, kRows, false, true><<<grid, kThreads, 0, stream>>>(task);
   } else {
-    conv_mma<T, kTile, kRows, false><<<grid, kThreads, 0, stream>>>(task);
+    conv_mma<T, kTile, kRows, false, false><<<grid, kThreads, 0, stream>>>(task);
   }
   if (task.splits > 1) {
     const std::int64_t total = static_cast<std::int64_t>(task.groups) * task.filters * task.batch * task.out_size;

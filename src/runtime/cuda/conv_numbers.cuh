@@ -18,7 +18,9 @@ template <typename T>
 __device__ inline void finish_conv(const ConvTask& task, int f, int n, float value) {
   if (task.bias != nullptr) value += widen(static_cast<const T*>(task.bias)[f]);
   const std::int64_t image = n / task.out_size, pixel = n % task.out_size;
-  static_cast<T*>(task.y)[(image * task.all_filters + f) * task.out_size + pixel] = narrow<T>(activate(task.activation, task.alpha, task.beta, value));
+  const std::int64_t at = (image * task.all_filters + f) * task.out_size + pixel;
+  if (task.sum != nullptr) value += widen(static_cast<const T*>(task.sum)[at]);
+  static_cast<T*>(task.y)[at] = narrow<T>(activate(task.activation, task.alpha, task.beta, value));
 }
 
 }  // namespace forebay::cuda

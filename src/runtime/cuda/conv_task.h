@@ -7,7 +7,7 @@ namespace forebay::cuda {
 
 struct ConvTask {
   DType type = DType::f32;
-  const void *x = nullptr, *bias = nullptr;
+  const void *x = nullptr, *bias = nullptr, *sum = nullptr;  // sum: of y's shape, added before the activation
   SlabTable w;  // its rows are filters; one entry where they lie together
   void* y = nullptr;
   float* sums = nullptr;  // [split, filter of the call, batch * pixel], where there are several splits
@@ -17,13 +17,14 @@ struct ConvTask {
   int in[3] = {1, 1, 1}, out[3] = {1, 1, 1}, kernel[3] = {1, 1, 1}, stride[3] = {1, 1, 1}, dilation[3] = {1, 1, 1}, pad[3] = {0, 0, 0};
   int taps = 1, in_size = 1, out_size = 1;
   int splits = 1;  // of the sum over channels and taps
+  bool masked = true;       // windows reach beyond the input
   bool transposed = false;  // W is [channel, filter, tap], and x is spread by the strides
   Activation activation = Activation::none;
   float alpha = 0, beta = 0;
 };
 
-// Tensor cores, f16 and bf16, up to kMostMaskTaps taps, not transposed.
-inline constexpr int kMostMaskTaps = 64;
+// Tensor cores, f16 and bf16, not transposed, up to kMostTaps taps, kMostMaskTaps where masked.
+inline constexpr int kMostMaskTaps = 64, kMostTaps = 1024;
 enum class ConvTile : int { small, large };  // 64 x 64, 128 x 128 (filters x pixels)
 inline constexpr int conv_tile_size(ConvTile tile) { return tile == ConvTile::small ? 64 : 128; }
 inline constexpr int kConvDepth = 32;  // of a step of the sum
