@@ -175,7 +175,7 @@ class CudaKernels : public ::testing::Test {
       }
       double worst = 0;
       for (std::int64_t i = 0; i < a.shape().elements(); ++i) {
-        if (std::isnan(number(a, i)) && std::isnan(number(b, i))) continue;
+        if (number(a, i) == number(b, i) || (std::isnan(number(a, i)) && std::isnan(number(b, i)))) continue;
         const double error =
             std::abs(number(a, i) - number(b, i)) / std::max(1.0, std::abs(number(a, i)));
         if (!(error <= worst)) worst = error;

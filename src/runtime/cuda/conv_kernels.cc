@@ -4,6 +4,7 @@
 #include "runtime/cuda/activation_names.h"
 #include "runtime/cuda/conv_task.h"
 #include "runtime/cuda/kernel_base.h"
+#include "runtime/cuda/split_sums.h"
 #include "runtime/merged_kernel.h"
 #include "runtime/ops/conv_transpose.h"
 #include "runtime/ops/window.h"
@@ -57,6 +58,8 @@ class ConvKernel final : public MergedKernel {
     }
     task_.channels = static_cast<int>(x[1] / groups);
     task_.masked = false;
+    task_.dense = window.taps() == 1 && window.stride == std::array<std::int64_t, 3>{1, 1, 1} && window.pad == std::array<std::int64_t, 3>{0, 0, 0} &&
+                  window.in == window.out;
     for (std::size_t d = 0; d < 3; ++d) {
       const std::int64_t last = (window.out[d] - 1) * window.stride[d] - window.pad[d] + (window.kernel[d] - 1) * window.dilation[d];
       task_.masked = task_.masked || window.pad[d] > 0 || last >= window.in[d];
@@ -69,7 +72,8 @@ class ConvKernel final : public MergedKernel {
     // Of the whole node: a sum must not depend on what else a call holds.
     task_.splits = way_ == Way::mma ? splits_of(static_cast<int>(filters / groups)) : 1;
     const auto sums = static_cast<std::uint64_t>(task_.splits) * static_cast<std::uint64_t>(filters * task_.batch * task_.out_size);
-    sums_bytes_ = task_.splits > 1 ? sums * sizeof(float) : 0;
+    task_.clusters = task_.splits > 1 && has_clusters(state_->ordinal);
+    sums_bytes_ = task_.splits > 1 && !task_.clusters ? sums * sizeof(float) : 0;
     return {};
   }
 
@@ -107,8 +111,6 @@ class ConvKernel final : public MergedKernel {
 
  private:
   enum class Way : std::uint8_t { mma, plain, depthwise };
-  // A full turn of a large device. Fixed: what depends on the device would give other bits on another.
-  static constexpr std::int64_t kBlocks = 128;
 
   Status check(cudaError_t error) const { return error == cudaSuccess ? Status() : state_->errors.check(error, id()); }
 
@@ -122,13 +124,10 @@ class ConvKernel final : public MergedKernel {
     const std::int64_t size = conv_tile_size(tile), columns = static_cast<std::int64_t>(task_.batch) * task_.out_size;
     return (columns + size - 1) / size * ((filters + size - 1) / size) * task_.groups;
   }
-  ConvTile tile_of(int filters) const { return filters > 64 && tiles(filters, ConvTile::large) >= kBlocks ? ConvTile::large : ConvTile::small; }
-  // Few outputs and long sums: several blocks share a sum, each with four steps or more.
+  ConvTile tile_of(int filters) const { return filters > 64 && tiles(filters, ConvTile::large) >= kFullBlocks ? ConvTile::large : ConvTile::small; }
   int splits_of(int filters) const {
-    const std::int64_t blocks = std::max<std::int64_t>(1, tiles(filters, tile_of(filters)));
     const std::int64_t steps = (static_cast<std::int64_t>(task_.channels) * task_.taps + kConvDepth - 1) / kConvDepth;
-    if (blocks >= kBlocks) return 1;
-    return static_cast<int>(std::clamp<std::int64_t>(std::min(2 * kBlocks / blocks, steps / 4), 1, 16));
+    return split_count(std::max<std::int64_t>(1, tiles(filters, tile_of(filters))), steps);
   }
 
   const StatePtr state_;

@@ -1,8 +1,7 @@
 // Convolution as a product on tensor cores: filters x (channel, tap) times (channel, tap) x (image, pixel). The second matrix is never
 // made: each thread gathers eight of its rows for one pixel, neighbouring threads neighbouring pixels. Order of additions: steps of 32 in
 // order, within a split; splits are added in order by a second kernel.
-#include "runtime/cuda/conv_numbers.cuh"
-#include "runtime/cuda/mma_numbers.cuh"
+#include "runtime/cuda/conv_tile.cuh"
 
 namespace forebay::cuda {
 namespace {
@@ -13,7 +12,7 @@ constexpr int kChunks = kConvDepth / 8;
 // Where a thread reads x: one pixel, a channel and tap that advance.
 struct Reader {
   const unsigned short* x;   // of the group's first channel, at tap 0
-  unsigned long long valid;  // taps that lie inside
+  unsigned long long valid;  // taps that lie inside; all ones where all do
 };
 
 __device__ inline Reader make_reader(const ConvTask& task, int group, int n) {
@@ -23,29 +22,30 @@ __device__ inline Reader make_reader(const ConvTask& task, int group, int n) {
   const int o[3] = {pixel / (task.out[1] * task.out[2]), pixel / task.out[2] % task.out[1], pixel % task.out[2]};
   int at[3];
   for (int d = 0; d < 3; ++d) at[d] = o[d] * task.stride[d] - task.pad[d];
-  reader.valid = 1;
+  reader.valid = task.masked ? 0 : ~0ull;
   for (int t = 0; task.masked && t < task.taps; ++t) {
     const int place[3] = {at[0] + t / (task.kernel[1] * task.kernel[2]) * task.dilation[0], at[1] + t / task.kernel[2] % task.kernel[1] * task.dilation[1],
                           at[2] + t % task.kernel[2] * task.dilation[2]};
     bool inside = true;
     for (int d = 0; d < 3; ++d) inside = inside && place[d] >= 0 && place[d] < task.in[d];
-    reader.valid = (t == 0 ? 0 : reader.valid) | static_cast<unsigned long long>(inside) << t;
+    reader.valid |= static_cast<unsigned long long>(inside) << t;
   }
   const std::int64_t channel = (static_cast<std::int64_t>(image) * task.groups + group) * task.channels;
   reader.x = static_cast<const unsigned short*>(task.x) + channel * task.in_size + (static_cast<std::int64_t>(at[0]) * task.in[1] + at[1]) * task.in[2] + at[2];
   return reader;
 }
 
-template <bool kOneTap, bool kMasked>
+// Eight rows of the second matrix for one pixel, from a channel and tap on.
 __device__ inline uint4 gather(const ConvTask& task, const Reader& reader, const int* taps, int channel, int tap) {
   unsigned short v[8];
+  const unsigned short* plane = reader.x + static_cast<std::int64_t>(channel) * task.in_size;
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
-    const bool inside = channel < task.channels && (kMasked ? reader.valid >> tap & 1 : reader.valid) != 0;
-    v[j] = inside ? __ldg(reader.x + static_cast<std::int64_t>(channel) * task.in_size + (kOneTap ? 0 : taps[tap])) : 0;
-    if (kOneTap || ++tap == task.taps) {
+    v[j] = channel < task.channels && (reader.valid >> (tap % kMostMaskTaps) & 1) != 0 ? __ldg(plane + taps[tap]) : 0;
+    if (++tap == task.taps) {
       tap = 0;
       ++channel;
+      plane += task.in_size;
     }
   }
   return make_uint4(v[0] | v[1] << 16, v[2] | v[3] << 16, v[4] | v[5] << 16, v[6] | v[7] << 16);
@@ -62,32 +62,32 @@ __device__ inline uint4 weights(const unsigned short* row, int k, int depth) {
 }
 
 // kTile x kTile outputs, warps of kRows x 32.
-template <typename T, int kTile, int kRows, bool kOneTap, bool kMasked>
+template <typename T, int kTile, int kRows>
 __global__ void __launch_bounds__(kTile / kRows * kTile, 2) conv_mma(const __grid_constant__ ConvTask task) {
   constexpr int kThreads = kTile / kRows * kTile, kPasses = kChunks * kTile / kThreads;
   constexpr int kAcross = kTile / 32;  // warps side by side
-  __shared__ __align__(16) unsigned short a_tile[2][kTile * kPitch], b_tile[2][kTile * kPitch];
-  __shared__ int taps[kOneTap ? 1 : kMasked ? kMostMaskTaps : kMostTaps];
-  const int group = static_cast<int>(blockIdx.z) / task.splits, split = static_cast<int>(blockIdx.z) % task.splits;
-  const int n0 = static_cast<int>(blockIdx.x) * kTile, m0 = static_cast<int>(blockIdx.y) * kTile;
+  __shared__ __align__(16) unsigned short shared[4][kTile * kPitch];
+  unsigned short(*const a_tile)[kTile * kPitch] = shared;
+  unsigned short(*const b_tile)[kTile * kPitch] = shared + 2;
+  __shared__ int taps[kMostTaps];
+  const ConvPlace place{static_cast<int>(blockIdx.z) / task.splits, static_cast<int>(blockIdx.z) % task.splits, static_cast<int>(blockIdx.y) * kTile,
+                        static_cast<int>(blockIdx.x) * kTile};
   const int depth = task.channels * task.taps, steps = (depth + kConvDepth - 1) / kConvDepth;
-  const int begin = static_cast<int>(static_cast<std::int64_t>(steps) * split / task.splits),
-            end = static_cast<int>(static_cast<std::int64_t>(steps) * (split + 1) / task.splits);
+  const int begin = static_cast<int>(static_cast<std::int64_t>(steps) * place.split / task.splits),
+            end = static_cast<int>(static_cast<std::int64_t>(steps) * (place.split + 1) / task.splits);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
-  if (!kOneTap) {
-    for (int t = thread; t < task.taps; t += kThreads) {
-      taps[t] = (t / (task.kernel[1] * task.kernel[2]) * task.dilation[0] * task.in[1] + t / task.kernel[2] % task.kernel[1] * task.dilation[1]) * task.in[2] +
-                t % task.kernel[2] * task.dilation[2];
-    }
-    __syncthreads();
+  for (int t = thread; t < task.taps; t += kThreads) {
+    taps[t] = (t / (task.kernel[1] * task.kernel[2]) * task.dilation[0] * task.in[1] + t / task.kernel[2] % task.kernel[1] * task.dilation[1]) * task.in[2] +
+              t % task.kernel[2] * task.dilation[2];
   }
+  __syncthreads();
   const int column = thread % kTile, chunk = thread / kTile;
-  const Reader reader = make_reader(task, group, n0 + column);
+  const Reader reader = make_reader(task, place.group, place.n0 + column);
   const unsigned short* rows[kPasses];
 #pragma unroll
   for (int p = 0; p < kPasses; ++p) {
-    const int row = (thread + p * kThreads) / kChunks;
-    rows[p] = m0 + row < task.filters ? weight_row<unsigned short>(task, group * task.filters + m0 + row, depth) : nullptr;
+    const int m = place.m0 + (thread + p * kThreads) / kChunks;
+    rows[p] = m < task.filters ? weight_row<unsigned short>(task, place.group * task.filters + m, depth) : nullptr;
   }
   uint4 a_next[kPasses], b_next[kPasses];
   const auto fetch = [&](int step) {
@@ -95,8 +95,8 @@ __global__ void __launch_bounds__(kTile / kRows * kTile, 2) conv_mma(const __gri
     for (int p = 0; p < kPasses; ++p) {
       a_next[p] = weights(rows[p], step * kConvDepth + (thread + p * kThreads) % kChunks * 8, depth);
       const int k = step * kConvDepth + (chunk + p * (kThreads / kTile)) * 8;
-      const int channel = kOneTap ? k : k / task.taps;
-      b_next[p] = gather<kOneTap, kMasked>(task, reader, taps, channel, kOneTap ? 0 : k - channel * task.taps);
+      const int channel = k / task.taps;
+      b_next[p] = gather(task, reader, taps, channel, k - channel * task.taps);
     }
   };
   const auto store = [&](int buffer) {
@@ -134,23 +134,7 @@ __global__ void __launch_bounds__(kTile / kRows * kTile, 2) conv_mma(const __gri
     if (step + 1 < end) store(buffer ^ 1);
     __syncthreads();
   }
-  const int columns = task.batch * task.out_size;
-#pragma unroll
-  for (int i = 0; i < kRows / 16; ++i) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int m = m0 + row0 + i * 16 + lane / 4 + e / 2 * 8, n = n0 + column0 + j * 8 + lane % 4 * 2 + e % 2;
-        if (m >= task.filters || n >= columns) continue;
-        if (task.splits == 1) {
-          finish_conv<T>(task, task.first + group * task.filters + m, n, sums[i][j][e]);
-        } else {
-          task.sums[((static_cast<std::int64_t>(split) * task.groups + group) * task.filters + m) * columns + n] = sums[i][j][e];
-        }
-      }
-    }
-  }
+  finish_tile<T, kTile, kRows, kThreads>(task, place, sums, reinterpret_cast<float*>(shared));
 }
 
 template <typename T>
@@ -160,37 +144,39 @@ __global__ void conv_join(const __grid_constant__ ConvTask task) {
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += step) {
     float sum = 0;
     for (int s = 0; s < task.splits; ++s) sum += task.sums[s * total + i];
-    finish_conv<T>(task, task.first + static_cast<int>(i / columns), static_cast<int>(i % columns), sum);
+    int column;
+    const auto filter = static_cast<int>(divide(i, columns, column));
+    finish_conv<T>(task, task.first + filter, column, sum);
   }
 }
 
 template <typename T, int kTile, int kRows>
 cudaError_t start(const ConvTask& task, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>((task.batch * task.out_size + kTile - 1) / kTile), static_cast<unsigned>((task.filters + kTile - 1) / kTile),
-                  static_cast<unsigned>(task.groups * task.splits));
-  constexpr int kThreads = kTile / kRows * kTile;
-  if (task.taps == 1) {
-    conv_mma<T, kTile, kRows, true, true><<<grid, kThreads, 0, stream>>>(task);
-  } else if (task.masked) {
-    conv_mma<T, kTile, kRows, false, true><<<grid, kThreads, 0, stream>>>(task);
-  } else {
-    conv_mma<T, kTile, kRows, false, false><<<grid, kThreads, 0, stream>>>(task);
-  }
-  if (task.splits > 1) {
+  const cudaError_t error =
+      launch_split(conv_mma<T, kTile, kRows>, conv_grid(task, kTile), kTile / kRows * kTile, 0, task.clusters ? task.splits : 1, task, stream);
+  return error == cudaSuccess ? cudaGetLastError() : error;
+}
+
+template <typename T>
+cudaError_t start_tile(const ConvTask& task, ConvTile tile, cudaStream_t stream) {
+  const bool dense = task.dense && task.channels % 8 == 0 && task.out_size % 4 == 0;
+  const cudaError_t error = dense                     ? start_conv_point(task, tile, stream)
+                            : tile == ConvTile::small ? start<T, 64, 32>(task, stream)
+                                                      : start<T, 128, 64>(task, stream);
+  if (error == cudaSuccess && task.splits > 1 && !task.clusters) {
     const std::int64_t total = static_cast<std::int64_t>(task.groups) * task.filters * task.batch * task.out_size;
     conv_join<T><<<blocks_for(total, 256), 256, 0, stream>>>(task);
   }
-  return cudaGetLastError();
+  return error == cudaSuccess ? cudaGetLastError() : error;
 }
 
 }  // namespace
 
 cudaError_t launch_conv_mma(const ConvTask& task, ConvTile tile, cudaStream_t stream) {
   if (static_cast<std::int64_t>(task.batch) * task.out_size * task.filters == 0) return cudaSuccess;
-  const bool small = tile == ConvTile::small;
   switch (task.type) {
-    case DType::f16: return small ? start<__half, 64, 32>(task, stream) : start<__half, 128, 64>(task, stream);
-    case DType::bf16: return small ? start<__nv_bfloat16, 64, 32>(task, stream) : start<__nv_bfloat16, 128, 64>(task, stream);
+    case DType::f16: return start_tile<__half>(task, tile, stream);
+    case DType::bf16: return start_tile<__nv_bfloat16>(task, tile, stream);
     default: return cudaErrorInvalidValue;
   }
 }

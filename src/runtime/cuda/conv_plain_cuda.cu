@@ -83,8 +83,9 @@ __global__ void __launch_bounds__(kThreads) conv_depthwise(const __grid_constant
   const std::int64_t total = static_cast<std::int64_t>(task.batch) * task.filters * task.out_size, step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
   const int each = task.all_filters / task.groups;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += step) {
-    const int pixel = static_cast<int>(i % task.out_size), row = static_cast<int>(i / task.out_size % task.filters);
-    const int image = static_cast<int>(i / task.out_size / task.filters), f = task.first + row;
+    int pixel, row;
+    const auto image = static_cast<int>(divide(divide(i, task.out_size, pixel), task.filters, row));
+    const int f = task.first + row;
     const T* const x = static_cast<const T*>(task.x) + (static_cast<std::int64_t>(image) * task.groups + f / each) * task.in_size;
     const T* const w = weight_row<T>(task, row, task.taps);
     const int o[3] = {pixel / (task.out[1] * task.out[2]), pixel / task.out[2] % task.out[1], pixel % task.out[2]};

@@ -9,11 +9,30 @@ namespace {
 constexpr int kPitch = kLinearDepth + 8;  // elements from row to row in shared memory: rows of a matrix load meet different banks
 constexpr int kChunks = kLinearDepth / 8, kStages = 4;
 
-template <typename T>
-__device__ inline void finish(const LinearTask& task, int row, int column, float value) {
+// kWide sums of a row, from a column of the call on.
+template <typename T, int kWide>
+__device__ inline void finish(const LinearTask& task, int row, int column, const float* sums) {
+  struct alignas(sizeof(T) * kWide) Values {
+    T values[kWide];
+  };
   const int at = task.first + column;
-  if (task.bias != nullptr) value += widen(static_cast<const T*>(task.bias)[at]);
-  static_cast<T*>(task.y)[static_cast<std::int64_t>(row) * task.all_columns + at] = narrow<T>(activate(task.activation, task.alpha, task.beta, value));
+  Values bias, out;
+  if (task.bias != nullptr) bias = *reinterpret_cast<const Values*>(static_cast<const T*>(task.bias) + at);
+#pragma unroll
+  for (int i = 0; i < kWide; ++i) {
+    const float value = task.bias != nullptr ? sums[i] + widen(bias.values[i]) : sums[i];
+    out.values[i] = narrow<T>(activate(task.activation, task.alpha, task.beta, value));
+  }
+  *reinterpret_cast<Values*>(static_cast<T*>(task.y) + static_cast<std::int64_t>(row) * task.all_columns + at) = out;
+}
+
+template <typename T, int kTile, int kThreads, int kWide>
+__device__ inline void finish_rows(const LinearTask& task, const float* tile, int m0, int n0) {
+  constexpr int kEach = kTile / kWide;
+  for (int i = static_cast<int>(threadIdx.x); i < 64 * kEach; i += kThreads) {
+    const int row = i / kEach, column = i % kEach * kWide;
+    if (m0 + row < task.rows && n0 + column < task.columns) finish<T, kWide>(task, m0 + row, n0 + column, tile + row * kTile + column);
+  }
 }
 
 // kTile x kTile outputs, warps of kRows x 32.
@@ -43,8 +62,8 @@ __global__ void __launch_bounds__(kTile / kRows * kTile) linear_mma(const __grid
     for (int p = 0; p < kPasses; ++p) {
       const int row = (thread + p * kThreads) / kChunks, part = (thread + p * kThreads) % kChunks * 8, k = step * kLinearDepth + part;
       const bool inside = step < end && k < task.depth;
-      copy_async(&x_tiles[stage * kStage + row * kPitch + part], inside && x_rows[p] != nullptr ? x_rows[p] + k : nullptr);
-      copy_async(&w_tiles[stage * kStage + row * kPitch + part], inside && w_rows[p] != nullptr ? w_rows[p] + k : nullptr);
+      copy_async<16>(&x_tiles[stage * kStage + row * kPitch + part], inside && x_rows[p] != nullptr ? x_rows[p] + k : nullptr);
+      copy_async<16>(&w_tiles[stage * kStage + row * kPitch + part], inside && w_rows[p] != nullptr ? w_rows[p] + k : nullptr);
     }
     end_copies();
   };
@@ -71,20 +90,28 @@ __global__ void __launch_bounds__(kTile / kRows * kTile) linear_mma(const __grid
       }
     }
   }
+  await_copies<0>();
+  float* const tile = reinterpret_cast<float*>(shared);
 #pragma unroll
-  for (int i = 0; i < kRows / 16; ++i) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int m = m0 + row0 + i * 16 + lane / 4 + e / 2 * 8, n = n0 + column0 + j * 8 + lane % 4 * 2 + e % 2;
-        if (m >= task.rows || n >= task.columns) continue;
-        if (task.splits == 1) {
-          finish<T>(task, m, n, sums[i][j][e]);
-        } else {
-          task.sums[(static_cast<std::int64_t>(split) * task.rows + m) * task.columns + n] = sums[i][j][e];
-        }
+  for (int first = 0; first < kTile; first += 64) {
+    __syncthreads();
+    stage_sums<kTile, kRows>(sums, tile, first);
+    if (kTile == 64 && task.clusters) {
+      join_cluster<kTile, kThreads>(tile, split, task.splits, [&](int row, int column, float sum) {
+        if (m0 + row < task.rows && n0 + column < task.columns) finish<T, 1>(task, m0 + row, n0 + column, &sum);
+      });
+      return;
+    }
+    __syncthreads();
+    if (kTile == 64 && task.splits > 1) {
+      for (int i = thread; i < 64 * kTile; i += kThreads) {
+        const int m = m0 + i / kTile, n = n0 + i % kTile;
+        if (m < task.rows && n < task.columns) task.sums[(static_cast<std::int64_t>(split) * task.rows + m) * task.columns + n] = tile[i];
       }
+    } else if ((task.first | task.columns | task.all_columns) % 8 == 0) {
+      finish_rows<T, kTile, kThreads, 8>(task, tile, m0 + first, n0);
+    } else {
+      finish_rows<T, kTile, kThreads, 1>(task, tile, m0 + first, n0);
     }
   }
 }
@@ -95,7 +122,7 @@ __global__ void linear_join(const __grid_constant__ LinearTask task) {
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += step) {
     float sum = 0;
     for (int s = 0; s < task.splits; ++s) sum += task.sums[s * total + i];
-    finish<T>(task, static_cast<int>(i / task.columns), static_cast<int>(i % task.columns), sum);
+    finish<T, 1>(task, static_cast<int>(i / task.columns), static_cast<int>(i % task.columns), &sum);
   }
 }
 
@@ -104,10 +131,11 @@ cudaError_t start(const LinearTask& task, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>((task.columns + kTile - 1) / kTile), static_cast<unsigned>((task.rows + kTile - 1) / kTile),
                   static_cast<unsigned>(task.splits));
   constexpr int kBytes = 2 * kStages * kTile * kPitch * static_cast<int>(sizeof(unsigned short));
-  const cudaError_t error = cudaFuncSetAttribute(linear_mma<T, kTile, kRows>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  cudaError_t error = cudaFuncSetAttribute(linear_mma<T, kTile, kRows>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  const int cluster = task.clusters ? task.splits : 1;
+  if (error == cudaSuccess) error = launch_split(linear_mma<T, kTile, kRows>, grid, kTile / kRows * kTile, kBytes, cluster, task, stream);
   if (error != cudaSuccess) return error;
-  linear_mma<T, kTile, kRows><<<grid, kTile / kRows * kTile, kBytes, stream>>>(task);
-  if (task.splits > 1) linear_join<T><<<blocks_for(static_cast<std::int64_t>(task.rows) * task.columns, 256), 256, 0, stream>>>(task);
+  if (task.splits > 1 && !task.clusters) linear_join<T><<<blocks_for(static_cast<std::int64_t>(task.rows) * task.columns, 256), 256, 0, stream>>>(task);
   return cudaGetLastError();
 }
 

@@ -5,6 +5,7 @@
 #include "runtime/cuda/activation_names.h"
 #include "runtime/cuda/kernel_base.h"
 #include "runtime/cuda/linear_task.h"
+#include "runtime/cuda/split_sums.h"
 #include "runtime/merged_kernel.h"
 
 namespace forebay::cuda {
@@ -33,12 +34,13 @@ class LinearKernel final : public MergedKernel {
     task_.rows = static_cast<int>(context.inputs[0].shape().elements() / w[1]);
     const std::int64_t blocks = tiles(task_.all_columns, large(task_.all_columns) ? 128 : 64), steps = (task_.depth + kLinearDepth - 1) / kLinearDepth;
     // Of the whole node: a sum must not depend on what else a call holds.
-    task_.splits = blocks >= kBlocks ? 1 : static_cast<int>(std::clamp<std::int64_t>(std::min(2 * kBlocks / blocks, steps / 8), 1, 8));
+    task_.splits = split_count(blocks, steps);
+    task_.clusters = task_.splits > 1 && has_clusters(state_->ordinal);
     return {};
   }
   std::uint64_t workspace_bytes() const override {
     if (!own_) return other_->workspace_bytes();
-    return task_.splits == 1 ? 0 : static_cast<std::uint64_t>(task_.splits) * static_cast<std::uint64_t>(task_.rows) * static_cast<std::uint64_t>(task_.all_columns) * sizeof(float);
+    return task_.splits == 1 || task_.clusters ? 0 : static_cast<std::uint64_t>(task_.splits) * static_cast<std::uint64_t>(task_.rows) * static_cast<std::uint64_t>(task_.all_columns) * sizeof(float);
   }
   std::string_view id() const override { return own_ ? "cuda.linear_mma" : other_->id(); }
   bool merges() const override { return own_ || (merged_other_ != nullptr && merged_other_->merges()); }
@@ -62,8 +64,6 @@ class LinearKernel final : public MergedKernel {
   }
 
  private:
-  static constexpr std::int64_t kBlocks = 128;  // fixed: what depends on the device would give other bits on another
-
   bool fits(const PrepareContext& context) const {
     const TypeShape &x = context.inputs[0], &w = context.inputs[1];
     if (context.consumption != plan::Consumption::by_output || context.slab_rows.size() < 2 || context.sliced_input != 1) return false;
@@ -79,7 +79,7 @@ class LinearKernel final : public MergedKernel {
     return slabs.back() <= slabs[0] && slabs[0] * w.dims[1] * 2 <= kMostSlabBytes;
   }
   std::int64_t tiles(std::int64_t columns, std::int64_t size) const { return (task_.rows + size - 1) / size * ((columns + size - 1) / size); }
-  bool large(std::int64_t columns) const { return tiles(columns, 128) >= kBlocks; }
+  bool large(std::int64_t columns) const { return tiles(columns, 128) >= kFullBlocks; }
 
   const std::unique_ptr<Kernel> other_;
   const StatePtr state_;

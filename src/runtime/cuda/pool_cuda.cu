@@ -1,6 +1,5 @@
 // Pools: one thread an output, taps in order.
-#include "runtime/cuda/conv_task.h"
-#include "runtime/cuda/cuda_numbers.cuh"
+#include "runtime/cuda/conv_numbers.cuh"
 
 namespace forebay::cuda {
 namespace {
@@ -35,8 +34,8 @@ __global__ void __launch_bounds__(kThreads) pool(const __grid_constant__ PoolTas
   const std::int64_t out_size = static_cast<std::int64_t>(task.out[0]) * task.out[1] * task.out[2], total = task.planes * out_size;
   const std::int64_t in_size = static_cast<std::int64_t>(task.in[0]) * task.in[1] * task.in[2], step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += step) {
-    const std::int64_t plane = i / out_size;
-    const int at = static_cast<int>(i - plane * out_size);
+    int at;
+    const std::int64_t plane = divide(i, static_cast<int>(out_size), at);
     const int start[3] = {at / (task.out[1] * task.out[2]) * task.stride[0] - task.pad[0], at / task.out[2] % task.out[1] * task.stride[1] - task.pad[1],
                           at % task.out[2] * task.stride[2] - task.pad[2]};
     const T* const x = static_cast<const T*>(task.x) + plane * in_size;
