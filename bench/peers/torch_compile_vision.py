@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Image and text encoders, fully resident: forebay beside torch.compile, in one run on one GPU.
 
-  torch_compile_vision.py --forebay build/release/tools/forebay --work DIR [--models resnet50,vit_b] [--batches 1,8,32] [--no-peer] [--profile]
+  torch_compile_vision.py --forebay build/release/tools/forebay --work DIR [--models resnet50,vit_b] [--batches 1,8,32] [--no-peer] [--prepare]
 
 Exports each model with random weights to DIR as f16 ONNX, builds a plan, times passes of both and compares their outputs. One line of JSON a
 model and batch: medians in ms, the largest difference, the nodes that ran on the host. torch.compile runs in its reduce-overhead mode (CUDA graphs).
@@ -59,13 +59,18 @@ def expected(name, x):
         return (y[0] if isinstance(y, tuple) else y).float().cpu().numpy()
 
 
-def time_forebay(args, name, batch, x):
+def prepare(args, name):
     folder = os.path.join(args.work, name)
     os.makedirs(folder, exist_ok=True)
     model, plan = os.path.join(folder, "model.onnx"), os.path.join(folder, "model.plan")
     if not os.path.exists(plan):
         vision_models.export(name, model, 2)
         run([args.forebay, "build", model, "-o", plan, "--strip"])
+    return folder, model, plan
+
+
+def time_forebay(args, name, batch, x):
+    folder, model, plan = prepare(args, name)
     numpy.save(os.path.join(folder, "x.npy"), x.cpu().numpy())
     common = [args.forebay, "run", plan, "--weights", model, "--device", "cuda", "--budget", "100%", "--input", f"x={folder}/x.npy", "--json"]
     out = json.loads(run(common + ["--iterations", str(args.passes + 3), "--output-dir", os.path.join(folder, "y")]))
@@ -94,8 +99,12 @@ def main():
     parser.add_argument("--passes", type=int, default=20)
     parser.add_argument("--mode", default="reduce-overhead")
     parser.add_argument("--no-peer", action="store_true")
+    parser.add_argument("--prepare", action="store_true", help="export and build, and no more")
     args = parser.parse_args()
     for name in args.models.split(","):
+        prepare(args, name)
+        if args.prepare:
+            continue
         for batch in map(int, args.batches.split(",")):
             x = vision_models.make_input(name, batch).cuda()
             out, profile = time_forebay(args, name, batch, x)
