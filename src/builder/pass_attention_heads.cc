@@ -69,7 +69,8 @@ class AttentionHeads {
     attributes.push_back({"q_num_heads", heads});
     attributes.push_back({"kv_num_heads", pattern_.type(rows[1]).dims[2]});
     const ValueId split = shape(name + "/shape", {0, 0, heads, pattern_.type(rows[2]).dims[3]});
-    FB_ASSIGN(const ValueId joined, pattern_.insert(root, name + "/rows", "Attention", 1, std::move(inputs), std::move(attributes), "forebay"));
+    FB_ASSIGN(const ValueId joined,
+              pattern_.insert(root, name + "/rows", "Attention", 1, std::move(inputs), std::move(attributes), "forebay"));
     return pattern_.become(root, "", "Reshape", kPassOpset, {joined, split}, {});
   }
 
@@ -80,6 +81,8 @@ class AttentionHeads {
 
 }  // namespace
 
-Result<std::size_t> pass_attention_heads(PassContext& context) { return AttentionHeads(context).run(); }
+Result<std::size_t> pass_attention_heads(PassContext& context) {
+  return AttentionHeads(context).run();
+}
 
 }  // namespace forebay::builder

@@ -7,9 +7,15 @@ namespace {
 
 using Ints = std::vector<std::int64_t>;
 
-plan::AttributeValue ints(Ints values) { return plan::AttributeValue(std::move(values)); }
-plan::AttributeValue integer(std::int64_t value) { return plan::AttributeValue(value); }
-plan::AttributeValue text(const char* value) { return plan::AttributeValue(std::string(value)); }
+plan::AttributeValue ints(Ints values) {
+  return plan::AttributeValue(std::move(values));
+}
+plan::AttributeValue integer(std::int64_t value) {
+  return plan::AttributeValue(value);
+}
+plan::AttributeValue text(const char* value) {
+  return plan::AttributeValue(std::string(value));
+}
 
 struct ConvCase {
   Ints x, w;
@@ -114,11 +120,14 @@ TEST_F(CudaConv, TransposesAreClose) {
 
 TEST_F(CudaConv, PoolsAreClose) {
   using Attributes = std::vector<plan::Attribute>;
-  const Attributes windows[] = {
-      {{"kernel_shape", ints({3, 3})}, {"strides", ints({2, 2})}, {"pads", ints({1, 1, 1, 1})}},
-      {{"kernel_shape", ints({2, 4})}, {"strides", ints({2, 3})}, {"ceil_mode", integer(1)}},
-      {{"kernel_shape", ints({3, 2})}, {"dilations", ints({2, 3})}, {"auto_pad", text("SAME_LOWER")}},
-      {{"kernel_shape", ints({5, 3})}, {"pads", ints({2, 0, 1, 1})}, {"count_include_pad", integer(1)}, {"ceil_mode", integer(1)}, {"strides", ints({3, 2})}}};
+  const Attributes windows[] = {{{"kernel_shape", ints({3, 3})}, {"strides", ints({2, 2})}, {"pads", ints({1, 1, 1, 1})}},
+                                {{"kernel_shape", ints({2, 4})}, {"strides", ints({2, 3})}, {"ceil_mode", integer(1)}},
+                                {{"kernel_shape", ints({3, 2})}, {"dilations", ints({2, 3})}, {"auto_pad", text("SAME_LOWER")}},
+                                {{"kernel_shape", ints({5, 3})},
+                                 {"pads", ints({2, 0, 1, 1})},
+                                 {"count_include_pad", integer(1)},
+                                 {"ceil_mode", integer(1)},
+                                 {"strides", ints({3, 2})}}};
   for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
     const HostTensor x = random_tensor(random_, type, Shape{2, 5, 17, 23});
     for (const Attributes& window : windows) {
@@ -131,7 +140,8 @@ TEST_F(CudaConv, PoolsAreClose) {
       compare({"", "AveragePool", 19, window, {&x}, 1, plan::kNone, {}}, tolerance_of(type), "AveragePool " + what);
     }
     compare({"", "LpPool", 18, windows[0], {&x}, 1, plan::kNone, {}}, 4 * tolerance_of(type), "LpPool " + std::string(dtype_name(type)));
-    for (const char* op : {"GlobalAveragePool", "GlobalMaxPool"}) compare({"", op, 1, {}, {&x}, 1, plan::kNone, {}}, tolerance_of(type), op);
+    for (const char* op : {"GlobalAveragePool", "GlobalMaxPool"})
+      compare({"", op, 1, {}, {&x}, 1, plan::kNone, {}}, tolerance_of(type), op);
   }
   EXPECT_EQ(ids_, (std::set<std::string>{"cuda.pool", "cuda.reduce_axes"}));
 }
@@ -141,7 +151,8 @@ TEST_F(CudaConv, ReductionsOverAnyAxesAreClose) {
     const HostTensor x = random_tensor(random_, type, Shape{3, 4, 9, 2500});
     for (const Ints& axes : {Ints{3}, Ints{1}, Ints{0, 2}, Ints{0, 1, 2, 3}, Ints{2, 3}}) {
       const HostTensor list = integers(axes);
-      for (const char* op : {"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"}) {
+      for (const char* op :
+           {"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"}) {
         const std::string what = std::string(op) + " " + std::string(dtype_name(type)) + ", first axis " + std::to_string(axes[0]);
         const NodeRun run{"", op, 18, {}, {&x, &list}, 1, plan::kNone, {}};
         compare(run, 20 * tolerance_of(type) + 5e-4, what);  // sums near zero of many values near one
@@ -161,13 +172,14 @@ TEST_F(CudaConv, WorkAlongAxesIsClose) {
     for (const std::int64_t axis : {0, 1, 2}) {
       const std::string what = std::string(dtype_name(type)) + ", axis " + std::to_string(axis);
       const HostTensor at = integers({axis});
-      for (const char* op : {"Softmax", "LogSoftmax"}) compare({"", op, 13, {{"axis", integer(axis)}}, {&x}, 1, plan::kNone, {}}, 4 * tolerance_of(type), op + what);
+      for (const char* op : {"Softmax", "LogSoftmax"})
+        compare({"", op, 13, {{"axis", integer(axis)}}, {&x}, 1, plan::kNone, {}}, 4 * tolerance_of(type), op + what);
       compare({"", "Softmax", 11, {{"axis", integer(axis)}}, {&x}, 1, plan::kNone, {}}, 4 * tolerance_of(type), "Softmax 11 " + what);
       for (const char* op : {"ArgMax", "ArgMin"}) {
         compare({"", op, 13, {{"axis", integer(axis)}, {"select_last_index", integer(1)}}, {&x}, 1, plan::kNone, {}}, 0, op + what);
       }
-      compare({"", "CumSum", 14, {{"exclusive", integer(axis % 2)}, {"reverse", integer(axis / 2)}}, {&x, &at}, 1, plan::kNone, {}}, 8 * tolerance_of(type),
-              "CumSum " + what);
+      compare({"", "CumSum", 14, {{"exclusive", integer(axis % 2)}, {"reverse", integer(axis / 2)}}, {&x, &at}, 1, plan::kNone, {}},
+              8 * tolerance_of(type), "CumSum " + what);
     }
     const HostTensor y = random_tensor(random_, type, Shape{2, 12, 5, 9}), scale = random_tensor(random_, type, Shape{12}),
                      shift = random_tensor(random_, type, Shape{12}), mean = random_tensor(random_, type, Shape{12});
@@ -177,9 +189,12 @@ TEST_F(CudaConv, WorkAlongAxesIsClose) {
       if (type == DType::f32) variance.as<float>()[i] = v;
       if (type != DType::f32) variance.as<std::uint16_t>()[i] = type == DType::f16 ? f32_to_f16(v) : f32_to_bf16(v);
     }
-    compare({"", "BatchNormalization", 15, {}, {&y, &scale, &shift, &mean, &variance}, 1, plan::kNone, {}}, 4 * tolerance_of(type), "BatchNormalization");
-    compare({"", "InstanceNormalization", 6, {}, {&y, &scale, &shift}, 1, plan::kNone, {}}, 4 * tolerance_of(type), "InstanceNormalization");
-    compare({"", "GroupNormalization", 21, {{"num_groups", integer(4)}}, {&y, &scale, &shift}, 1, plan::kNone, {}}, 4 * tolerance_of(type), "GroupNormalization");
+    compare({"", "BatchNormalization", 15, {}, {&y, &scale, &shift, &mean, &variance}, 1, plan::kNone, {}}, 4 * tolerance_of(type),
+            "BatchNormalization");
+    compare({"", "InstanceNormalization", 6, {}, {&y, &scale, &shift}, 1, plan::kNone, {}}, 4 * tolerance_of(type),
+            "InstanceNormalization");
+    compare({"", "GroupNormalization", 21, {{"num_groups", integer(4)}}, {&y, &scale, &shift}, 1, plan::kNone, {}}, 4 * tolerance_of(type),
+            "GroupNormalization");
   }
 }
 

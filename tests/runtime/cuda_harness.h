@@ -41,8 +41,7 @@ class CudaKernels : public ::testing::Test {
   Result<std::vector<HostTensor>> on_device(const NodeRun& run) {
     used_ = 0;
     const plan::Plan plan;
-    const NodeView node("tested", run.domain, run.op, run.version, run.attributes, plan,
-                        run.inputs.size(), run.outputs);
+    const NodeView node("tested", run.domain, run.op, run.version, run.attributes, plan, run.inputs.size(), run.outputs);
     const OpSpec* spec = OpRegistry::builtin().find(run.domain, run.op, run.version);
     if (spec == nullptr) return Status(Code::not_found, "no such operator: " + run.op);
     std::vector<TypeShape> in, out(run.outputs);
@@ -56,16 +55,14 @@ class CudaKernels : public ::testing::Test {
     for (std::size_t i = 0; i < known.size(); ++i) {
       if ((spec->host_inputs >> i & 1u) != 0 || run.op == "Gather") known[i] = run.inputs[i];
     }
-    PrepareContext prepare{
-        node, in, known, out, &pool_, run.sliced, plan::Consumption::whole, run.slab_rows};
+    PrepareContext prepare{node, in, known, out, &pool_, run.sliced, plan::Consumption::whole, run.slab_rows};
     if (run.sliced != plan::kNone) prepare.consumption = spec->consume(node, run.sliced, in);
     FB_TRY(kernel->prepare(prepare));
     ids_.insert(std::string(kernel->id()));
     return launch(run, *kernel, out);
   }
 
-  Result<std::vector<HostTensor>> launch(const NodeRun& run, Kernel& kernel,
-                                         const std::vector<TypeShape>& out) {
+  Result<std::vector<HostTensor>> launch(const NodeRun& run, Kernel& kernel, const std::vector<TypeShape>& out) {
     std::vector<ConstTensorView> views;
     for (const HostTensor* t : run.inputs) {
       views.push_back(t != nullptr ? ConstTensorView(*t) : ConstTensorView());
@@ -95,27 +92,20 @@ class CudaKernels : public ::testing::Test {
     call.pool = &pool_;
     auto* const merging = dynamic_cast<MergedKernel*>(&kernel);
     if (merge_ && merging != nullptr && merging->merges()) return launch_merged(run, *merging, call, views, results, made);
-    call.slab_count =
-        run.sliced == plan::kNone ? 1 : static_cast<std::uint32_t>(run.slab_rows.size());
+    call.slab_count = run.sliced == plan::kNone ? 1 : static_cast<std::uint32_t>(run.slab_rows.size());
     Call one{&kernel, &call};
     const std::byte* const whole = run.sliced == plan::kNone ? nullptr : views[run.sliced].data;
     for (std::uint32_t s = 0; s < call.slab_count; ++s) {
       call.slab = s;
       if (run.sliced != plan::kNone) {
-        const std::uint64_t row_bytes =
-            run.inputs[run.sliced]->bytes() /
-            static_cast<std::uint64_t>(run.inputs[run.sliced]->shape()[0]);
+        const std::uint64_t row_bytes = run.inputs[run.sliced]->bytes() / static_cast<std::uint64_t>(run.inputs[run.sliced]->shape()[0]);
         views[run.sliced].shape[0] = run.slab_rows[s];
         std::byte* const slab = place(row_bytes * static_cast<std::uint64_t>(run.slab_rows[s]));
         queue_->copy(slab, whole + static_cast<std::uint64_t>(call.row_begin) * row_bytes,
                      row_bytes * static_cast<std::uint64_t>(run.slab_rows[s]));
         views[run.sliced].data = slab;
       }
-      queue_->launch(
-          [](void* argument) {
-            return static_cast<Call*>(argument)->kernel->run(*static_cast<Call*>(argument)->call);
-          },
-          &one);
+      queue_->launch([](void* argument) { return static_cast<Call*>(argument)->kernel->run(*static_cast<Call*>(argument)->call); }, &one);
       FB_TRY(queue_->synchronize());
       if (run.sliced != plan::kNone) call.row_begin += run.slab_rows[s];
     }
@@ -126,8 +116,9 @@ class CudaKernels : public ::testing::Test {
   }
 
   // All slabs in one launch, each at an address of its own.
-  Result<std::vector<HostTensor>> launch_merged(const NodeRun& run, MergedKernel& kernel, const KernelCall& whole, const std::vector<ConstTensorView>& views,
-                                                const std::vector<TensorView>& results, std::vector<HostTensor>& made) {
+  Result<std::vector<HostTensor>> launch_merged(const NodeRun& run, MergedKernel& kernel, const KernelCall& whole,
+                                                const std::vector<ConstTensorView>& views, const std::vector<TensorView>& results,
+                                                std::vector<HostTensor>& made) {
     const std::uint64_t row_bytes = run.inputs[1]->bytes() / static_cast<std::uint64_t>(run.inputs[1]->shape()[0]);
     std::vector<std::vector<ConstTensorView>> inputs(run.slab_rows.size(), views);
     std::vector<KernelCall> calls(run.slab_rows.size(), whole);
@@ -150,7 +141,8 @@ class CudaKernels : public ::testing::Test {
     };
     for (std::size_t first = 0; first < calls.size(); first += kMostMerged) {
       Many many{&kernel, std::span<const KernelCall>(calls).subspan(first, std::min(kMostMerged, calls.size() - first))};
-      queue_->launch([](void* argument) { return static_cast<Many*>(argument)->kernel->run_merged(static_cast<Many*>(argument)->calls); }, &many);
+      queue_->launch([](void* argument) { return static_cast<Many*>(argument)->kernel->run_merged(static_cast<Many*>(argument)->calls); },
+                     &many);
       FB_TRY(queue_->synchronize());
     }
     ++merged_;
@@ -176,8 +168,7 @@ class CudaKernels : public ::testing::Test {
       double worst = 0;
       for (std::int64_t i = 0; i < a.shape().elements(); ++i) {
         if (number(a, i) == number(b, i) || (std::isnan(number(a, i)) && std::isnan(number(b, i)))) continue;
-        const double error =
-            std::abs(number(a, i) - number(b, i)) / std::max(1.0, std::abs(number(a, i)));
+        const double error = std::abs(number(a, i) - number(b, i)) / std::max(1.0, std::abs(number(a, i)));
         if (!(error <= worst)) worst = error;
       }
       EXPECT_LE(worst, tolerance) << what << ", output " << o;

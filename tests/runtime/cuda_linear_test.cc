@@ -17,8 +17,8 @@ TEST_F(CudaLinear, SlabsShareLaunchesWithoutChangingBits) {
                               {1100, 1600, 264, 112, ""},   {33, 40, 8, 16, "GeluTanh"}, {700, 1000, 4096, 64, "Swish", false}};
   for (const DType type : {DType::f16, DType::bf16}) {
     for (const LinearCase& c : cases) {
-      const HostTensor x = random_tensor(random_, type, Shape{c.rows, c.depth}), w = random_tensor(random_, type, Shape{c.columns, c.depth}),
-                       b = random_tensor(random_, type, Shape{c.columns});
+      const HostTensor x = random_tensor(random_, type, Shape{c.rows, c.depth}),
+                       w = random_tensor(random_, type, Shape{c.columns, c.depth}), b = random_tensor(random_, type, Shape{c.columns});
       NodeRun run{"forebay", "Linear", 1, {{"activation", plan::AttributeValue(std::string(c.activation))}}, {&x, &w}, 1, 1, {}};
       if (c.bias) run.inputs.push_back(&b);
       if (std::string(c.activation) == "Swish") run.attributes.push_back({"activation_alpha", plan::AttributeValue(1.0f)});

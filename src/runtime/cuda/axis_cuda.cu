@@ -23,8 +23,12 @@ struct Wide<std::int64_t> {
 template <typename T>
 using WideOf = typename Wide<T>::Type;
 using cuda::widen;
-__device__ inline std::int64_t widen(std::int32_t x) { return x; }
-__device__ inline std::int64_t widen(std::int64_t x) { return x; }
+__device__ inline std::int64_t widen(std::int32_t x) {
+  return x;
+}
+__device__ inline std::int64_t widen(std::int64_t x) {
+  return x;
+}
 template <typename T>
 __device__ inline T rounded(float x) {
   return narrow<T>(x);
@@ -34,38 +38,61 @@ __device__ inline T rounded(std::int64_t x) {
   return static_cast<T>(x);
 }
 
-__device__ inline float magnitude(float x) { return fabsf(x); }
-__device__ inline std::int64_t magnitude(std::int64_t x) { return x < 0 ? -x : x; }
-__device__ inline float lowest(float) { return -INFINITY; }
-__device__ inline std::int64_t lowest(std::int64_t) { return INT64_MIN; }
-__device__ inline float highest(float) { return INFINITY; }
-__device__ inline std::int64_t highest(std::int64_t) { return INT64_MAX; }
+__device__ inline float magnitude(float x) {
+  return fabsf(x);
+}
+__device__ inline std::int64_t magnitude(std::int64_t x) {
+  return x < 0 ? -x : x;
+}
+__device__ inline float lowest(float) {
+  return -INFINITY;
+}
+__device__ inline std::int64_t lowest(std::int64_t) {
+  return INT64_MIN;
+}
+__device__ inline float highest(float) {
+  return INFINITY;
+}
+__device__ inline std::int64_t highest(std::int64_t) {
+  return INT64_MAX;
+}
 
 template <typename W>
 __device__ inline W start_of(AxisReduce op) {
   switch (op) {
-    case AxisReduce::max: return lowest(W());
-    case AxisReduce::min: return highest(W());
-    case AxisReduce::prod: return W(1);
-    default: return W(0);
+    case AxisReduce::max:
+      return lowest(W());
+    case AxisReduce::min:
+      return highest(W());
+    case AxisReduce::prod:
+      return W(1);
+    default:
+      return W(0);
   }
 }
 template <typename W>
 __device__ inline W join(AxisReduce op, W a, W b) {
   switch (op) {
-    case AxisReduce::max: return a != a ? a : b != b ? b : a < b ? b : a;
-    case AxisReduce::min: return a != a ? a : b != b ? b : b < a ? b : a;
-    case AxisReduce::prod: return a * b;
-    default: return a + b;
+    case AxisReduce::max:
+      return a != a ? a : b != b ? b : a < b ? b : a;
+    case AxisReduce::min:
+      return a != a ? a : b != b ? b : b < a ? b : a;
+    case AxisReduce::prod:
+      return a * b;
+    default:
+      return a + b;
   }
 }
 template <typename W>
 __device__ inline W term(AxisReduce op, W x) {
   switch (op) {
-    case AxisReduce::l1: return magnitude(x);
+    case AxisReduce::l1:
+      return magnitude(x);
     case AxisReduce::l2:
-    case AxisReduce::sum_square: return x * x;
-    default: return x;
+    case AxisReduce::sum_square:
+      return x * x;
+    default:
+      return x;
   }
 }
 
@@ -227,23 +254,37 @@ __global__ void __launch_bounds__(kThreads) group_norm(const __grid_constant__ C
 template <typename F>
 cudaError_t by_float(DType type, F&& start) {
   switch (type) {
-    case DType::f32: start(float()); break;
-    case DType::f16: start(__half()); break;
-    case DType::bf16: start(__nv_bfloat16()); break;
-    default: return cudaErrorInvalidValue;
+    case DType::f32:
+      start(float());
+      break;
+    case DType::f16:
+      start(__half());
+      break;
+    case DType::bf16:
+      start(__nv_bfloat16());
+      break;
+    default:
+      return cudaErrorInvalidValue;
   }
   return cudaGetLastError();
 }
 template <typename F>
 cudaError_t by_number(DType type, F&& start) {
   switch (type) {
-    case DType::i32: start(std::int32_t()); break;
-    case DType::i64: start(std::int64_t()); break;
-    default: return by_float(type, start);
+    case DType::i32:
+      start(std::int32_t());
+      break;
+    case DType::i64:
+      start(std::int64_t());
+      break;
+    default:
+      return by_float(type, start);
   }
   return cudaGetLastError();
 }
-unsigned line_blocks(const AxisTask& task) { return blocks_for(task.outer * task.inner, kThreads); }
+unsigned line_blocks(const AxisTask& task) {
+  return blocks_for(task.outer * task.inner, kThreads);
+}
 
 }  // namespace
 
@@ -251,7 +292,9 @@ cudaError_t launch_axis_reduce(const AxisReduceTask& task, cudaStream_t stream) 
   if (task.outer.total == 0) return cudaSuccess;
   const bool rows = task.inner.strides[1][task.inner.rank - 1] == 1 && task.inner.dims[task.inner.rank - 1] >= 8;
   const int lanes = rows && task.inner.total >= 8 * kThreads ? kThreads : rows ? kWarp : 1;
-  return by_number(task.type, [&](auto t) { reduce_axes<decltype(t)><<<blocks_for(task.outer.total * lanes, kThreads), kThreads, 0, stream>>>(task, lanes); });
+  return by_number(task.type, [&](auto t) {
+    reduce_axes<decltype(t)><<<blocks_for(task.outer.total * lanes, kThreads), kThreads, 0, stream>>>(task, lanes);
+  });
 }
 cudaError_t launch_axis_softmax(const AxisTask& task, bool log, cudaStream_t stream) {
   if (task.outer * task.inner * task.length == 0) return cudaSuccess;
@@ -263,7 +306,8 @@ cudaError_t launch_axis_arg(const AxisTask& task, bool most, bool last, cudaStre
 }
 cudaError_t launch_axis_cumsum(const AxisTask& task, bool exclusive, bool reverse, cudaStream_t stream) {
   if (task.outer * task.inner * task.length == 0) return cudaSuccess;
-  return by_number(task.type, [&](auto t) { cumsum_lines<decltype(t)><<<line_blocks(task), kThreads, 0, stream>>>(task, exclusive, reverse); });
+  return by_number(task.type,
+                   [&](auto t) { cumsum_lines<decltype(t)><<<line_blocks(task), kThreads, 0, stream>>>(task, exclusive, reverse); });
 }
 
 cudaError_t launch_channel_norm(const ChannelNormTask& task, cudaStream_t stream) {

@@ -11,12 +11,15 @@ namespace {
 
 using Ints = std::vector<std::int64_t>;
 
-bool number_type(DType type) { return float_type(type) || type == DType::i32 || type == DType::i64; }
+bool number_type(DType type) {
+  return float_type(type) || type == DType::i32 || type == DType::i64;
+}
 
 class AxisReduceKernel final : public CudaKernel {
  public:
   // From opset `since` on the axes are an input.
-  AxisReduceKernel(AxisReduce op, std::int32_t since, DType type, StatePtr state) : CudaKernel("cuda.reduce_axes", std::move(state)), since_(since) {
+  AxisReduceKernel(AxisReduce op, std::int32_t since, DType type, StatePtr state)
+      : CudaKernel("cuda.reduce_axes", std::move(state)), since_(since) {
     task_.op = op;
     task_.type = type;
   }
@@ -49,8 +52,8 @@ class AxisReduceKernel final : public CudaKernel {
     task_.outer = make_walk(kept_dims, std::array<Ints, 2>{dense_strides(kept_dims), kept});
     task_.inner = make_walk(inner_dims, std::array<Ints, 2>{dense_strides(inner_dims), inner});
     // Wrapping 64 bits would not do for what comes out of logarithms and means of integers.
-    const bool exact = task_.op == AxisReduce::sum || task_.op == AxisReduce::max || task_.op == AxisReduce::min || task_.op == AxisReduce::l1 ||
-                       task_.op == AxisReduce::prod || task_.op == AxisReduce::sum_square;
+    const bool exact = task_.op == AxisReduce::sum || task_.op == AxisReduce::max || task_.op == AxisReduce::min ||
+                       task_.op == AxisReduce::l1 || task_.op == AxisReduce::prod || task_.op == AxisReduce::sum_square;
     if (!float_type(task_.type) && (!exact || task_.inner.total == 0)) return node.unsupported("integers here");
     return {};
   }
@@ -68,13 +71,15 @@ class AxisReduceKernel final : public CudaKernel {
 
 template <AxisReduce op>
 KernelPtr make_axis_reduce(const NodeView&, std::span<const TypeShape> inputs, std::span<const TypeShape>, const StatePtr& state) {
-  return number_type(inputs[0].dtype) ? std::make_unique<AxisReduceKernel>(op, op == AxisReduce::sum ? 13 : 18, inputs[0].dtype, state) : nullptr;
+  return number_type(inputs[0].dtype) ? std::make_unique<AxisReduceKernel>(op, op == AxisReduce::sum ? 13 : 18, inputs[0].dtype, state)
+                                      : nullptr;
 }
 
 AxisTask axis_task(DType type, const Ints& dims, int first, int last) {
   AxisTask task;
   task.type = type;
-  for (int d = 0; d < static_cast<int>(dims.size()); ++d) (d < first ? task.outer : d < last ? task.length : task.inner) *= dims[static_cast<std::size_t>(d)];
+  for (int d = 0; d < static_cast<int>(dims.size()); ++d)
+    (d < first ? task.outer : d < last ? task.length : task.inner) *= dims[static_cast<std::size_t>(d)];
   return task;
 }
 
@@ -111,7 +116,9 @@ class SoftmaxLines final : public LineKernel {
   SoftmaxLines(bool log, DType type, StatePtr state) : LineKernel("cuda.softmax_lines", type, std::move(state)), log_(log) {}
 
  protected:
-  std::int64_t axis_of(const PrepareContext& context) const override { return context.node.integer("axis", context.node.version() < 13 ? 1 : -1); }
+  std::int64_t axis_of(const PrepareContext& context) const override {
+    return context.node.integer("axis", context.node.version() < 13 ? 1 : -1);
+  }
   bool joins(const NodeView& node) const override { return node.version() < 13; }
   cudaError_t start(const AxisTask& task) const override {
     if (task.inner == 1 && !log_) return launch_softmax(task.type, task.outer, task.length, task.y, task.a, queue_stream());
@@ -145,7 +152,9 @@ KernelPtr make_arg(const NodeView& node, std::span<const TypeShape> inputs, std:
 class CumSumLines final : public LineKernel {
  public:
   CumSumLines(const NodeView& node, DType type, StatePtr state)
-      : LineKernel("cuda.cumsum", type, std::move(state)), exclusive_(node.integer("exclusive", 0) != 0), reverse_(node.integer("reverse", 0) != 0) {}
+      : LineKernel("cuda.cumsum", type, std::move(state)),
+        exclusive_(node.integer("exclusive", 0) != 0),
+        reverse_(node.integer("reverse", 0) != 0) {}
 
  protected:
   std::int64_t axis_of(const PrepareContext& context) const override { return ops::host_integers(*context.values[1])[0]; }
@@ -161,7 +170,8 @@ KernelPtr make_cumsum(const NodeView& node, std::span<const TypeShape> inputs, s
 // BatchNormalization as in use, not in training; InstanceNormalization is a group a channel.
 class ChannelNormKernel final : public CudaKernel {
  public:
-  ChannelNormKernel(bool batch, StatePtr state) : CudaKernel(batch ? "cuda.batch_norm" : "cuda.group_norm", std::move(state)), batch_(batch) {}
+  ChannelNormKernel(bool batch, StatePtr state)
+      : CudaKernel(batch ? "cuda.batch_norm" : "cuda.group_norm", std::move(state)), batch_(batch) {}
   Status setup(const PrepareContext& context) override {
     const NodeView& node = context.node;
     const Shape x = context.inputs[0].shape();

@@ -30,7 +30,8 @@ class ConvKernel final : public MergedKernel {
   Status prepare(const PrepareContext& context) override {
     const auto& x = context.inputs[0].dims;
     const auto& w = context.inputs[1].dims;
-    if (context.sliced_input != plan::kNone && context.sliced_input != 1) return context.node.unsupported("only the weight may come in slabs");
+    if (context.sliced_input != plan::kNone && context.sliced_input != 1)
+      return context.node.unsupported("only the weight may come in slabs");
     sliced_ = context.sliced_input != plan::kNone;
     FB_ASSIGN(const ops::Window window, window_of(context.node, x, w));
     const std::int64_t groups = context.node.integer("group", 1);
@@ -58,8 +59,8 @@ class ConvKernel final : public MergedKernel {
     }
     task_.channels = static_cast<int>(x[1] / groups);
     task_.masked = false;
-    task_.dense = window.taps() == 1 && window.stride == std::array<std::int64_t, 3>{1, 1, 1} && window.pad == std::array<std::int64_t, 3>{0, 0, 0} &&
-                  window.in == window.out;
+    task_.dense = window.taps() == 1 && window.stride == std::array<std::int64_t, 3>{1, 1, 1} &&
+                  window.pad == std::array<std::int64_t, 3>{0, 0, 0} && window.in == window.out;
     for (std::size_t d = 0; d < 3; ++d) {
       const std::int64_t last = (window.out[d] - 1) * window.stride[d] - window.pad[d] + (window.kernel[d] - 1) * window.dilation[d];
       task_.masked = task_.masked || window.pad[d] > 0 || last >= window.in[d];
@@ -102,9 +103,12 @@ class ConvKernel final : public MergedKernel {
     }
     task.filters = static_cast<int>(way_ == Way::depthwise || sliced_ ? rows : rows / task.groups);
     switch (way_) {
-      case Way::depthwise: return check(launch_conv_depthwise(task, queue_stream()));
-      case Way::plain: return check(launch_conv_plain(task, queue_stream()));
-      case Way::mma: break;
+      case Way::depthwise:
+        return check(launch_conv_depthwise(task, queue_stream()));
+      case Way::plain:
+        return check(launch_conv_plain(task, queue_stream()));
+      case Way::mma:
+        break;
     }
     return check(launch_conv_mma(task, tile_of(task.filters), queue_stream()));
   }
@@ -124,7 +128,9 @@ class ConvKernel final : public MergedKernel {
     const std::int64_t size = conv_tile_size(tile), columns = static_cast<std::int64_t>(task_.batch) * task_.out_size;
     return (columns + size - 1) / size * ((filters + size - 1) / size) * task_.groups;
   }
-  ConvTile tile_of(int filters) const { return filters > 64 && tiles(filters, ConvTile::large) >= kFullBlocks ? ConvTile::large : ConvTile::small; }
+  ConvTile tile_of(int filters) const {
+    return filters > 64 && tiles(filters, ConvTile::large) >= kFullBlocks ? ConvTile::large : ConvTile::small;
+  }
   int splits_of(int filters) const {
     const std::int64_t steps = (static_cast<std::int64_t>(task_.channels) * task_.taps + kConvDepth - 1) / kConvDepth;
     return split_count(std::max<std::int64_t>(1, tiles(filters, tile_of(filters))), steps);
@@ -195,8 +201,12 @@ KernelPtr make_conv(const NodeView& node, std::span<const TypeShape> inputs, std
 }  // namespace
 
 std::span<const TableEntry> conv_table() {
-  static constexpr TableEntry kTable[] = {{"", "Conv", make_conv}, {"forebay", "Conv", make_conv}, {"", "ConvTranspose", make_conv},
-                                          {"", "MaxPool", make_pool<PoolKind::max>}, {"", "AveragePool", make_pool<PoolKind::average>}, {"", "LpPool", make_pool<PoolKind::lp>}};
+  static constexpr TableEntry kTable[] = {{"", "Conv", make_conv},
+                                          {"forebay", "Conv", make_conv},
+                                          {"", "ConvTranspose", make_conv},
+                                          {"", "MaxPool", make_pool<PoolKind::max>},
+                                          {"", "AveragePool", make_pool<PoolKind::average>},
+                                          {"", "LpPool", make_pool<PoolKind::lp>}};
   return kTable;
 }
 

@@ -24,14 +24,15 @@ __device__ inline Reader make_reader(const ConvTask& task, int group, int n) {
   for (int d = 0; d < 3; ++d) at[d] = o[d] * task.stride[d] - task.pad[d];
   reader.valid = task.masked ? 0 : ~0ull;
   for (int t = 0; task.masked && t < task.taps; ++t) {
-    const int place[3] = {at[0] + t / (task.kernel[1] * task.kernel[2]) * task.dilation[0], at[1] + t / task.kernel[2] % task.kernel[1] * task.dilation[1],
-                          at[2] + t % task.kernel[2] * task.dilation[2]};
+    const int place[3] = {at[0] + t / (task.kernel[1] * task.kernel[2]) * task.dilation[0],
+                          at[1] + t / task.kernel[2] % task.kernel[1] * task.dilation[1], at[2] + t % task.kernel[2] * task.dilation[2]};
     bool inside = true;
     for (int d = 0; d < 3; ++d) inside = inside && place[d] >= 0 && place[d] < task.in[d];
     reader.valid |= static_cast<unsigned long long>(inside) << t;
   }
   const std::int64_t channel = (static_cast<std::int64_t>(image) * task.groups + group) * task.channels;
-  reader.x = static_cast<const unsigned short*>(task.x) + channel * task.in_size + (static_cast<std::int64_t>(at[0]) * task.in[1] + at[1]) * task.in[2] + at[2];
+  reader.x = static_cast<const unsigned short*>(task.x) + channel * task.in_size +
+             (static_cast<std::int64_t>(at[0]) * task.in[1] + at[1]) * task.in[2] + at[2];
   return reader;
 }
 
@@ -70,15 +71,17 @@ __global__ void __launch_bounds__(kTile / kRows * kTile, 2) conv_mma(const __gri
   unsigned short(*const a_tile)[kTile * kPitch] = shared;
   unsigned short(*const b_tile)[kTile * kPitch] = shared + 2;
   __shared__ int taps[kMostTaps];
-  const ConvPlace place{static_cast<int>(blockIdx.z) / task.splits, static_cast<int>(blockIdx.z) % task.splits, static_cast<int>(blockIdx.y) * kTile,
-                        static_cast<int>(blockIdx.x) * kTile};
+  const ConvPlace place{static_cast<int>(blockIdx.z) / task.splits, static_cast<int>(blockIdx.z) % task.splits,
+                        static_cast<int>(blockIdx.y) * kTile, static_cast<int>(blockIdx.x) * kTile};
   const int depth = task.channels * task.taps, steps = (depth + kConvDepth - 1) / kConvDepth;
   const int begin = static_cast<int>(static_cast<std::int64_t>(steps) * place.split / task.splits),
             end = static_cast<int>(static_cast<std::int64_t>(steps) * (place.split + 1) / task.splits);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   for (int t = thread; t < task.taps; t += kThreads) {
-    taps[t] = (t / (task.kernel[1] * task.kernel[2]) * task.dilation[0] * task.in[1] + t / task.kernel[2] % task.kernel[1] * task.dilation[1]) * task.in[2] +
-              t % task.kernel[2] * task.dilation[2];
+    taps[t] =
+        (t / (task.kernel[1] * task.kernel[2]) * task.dilation[0] * task.in[1] + t / task.kernel[2] % task.kernel[1] * task.dilation[1]) *
+            task.in[2] +
+        t % task.kernel[2] * task.dilation[2];
   }
   __syncthreads();
   const int column = thread % kTile, chunk = thread / kTile;
@@ -140,7 +143,8 @@ __global__ void __launch_bounds__(kTile / kRows * kTile, 2) conv_mma(const __gri
 template <typename T>
 __global__ void conv_join(const __grid_constant__ ConvTask task) {
   const int columns = task.batch * task.out_size;
-  const std::int64_t total = static_cast<std::int64_t>(task.groups) * task.filters * columns, step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  const std::int64_t total = static_cast<std::int64_t>(task.groups) * task.filters * columns,
+                     step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += step) {
     float sum = 0;
     for (int s = 0; s < task.splits; ++s) sum += task.sums[s * total + i];
@@ -152,8 +156,8 @@ __global__ void conv_join(const __grid_constant__ ConvTask task) {
 
 template <typename T, int kTile, int kRows>
 cudaError_t start(const ConvTask& task, cudaStream_t stream) {
-  const cudaError_t error =
-      launch_split(conv_mma<T, kTile, kRows>, conv_grid(task, kTile), kTile / kRows * kTile, 0, task.clusters ? task.splits : 1, task, stream);
+  const cudaError_t error = launch_split(conv_mma<T, kTile, kRows>, conv_grid(task, kTile), kTile / kRows * kTile, 0,
+                                         task.clusters ? task.splits : 1, task, stream);
   return error == cudaSuccess ? cudaGetLastError() : error;
 }
 
@@ -175,9 +179,12 @@ cudaError_t start_tile(const ConvTask& task, ConvTile tile, cudaStream_t stream)
 cudaError_t launch_conv_mma(const ConvTask& task, ConvTile tile, cudaStream_t stream) {
   if (static_cast<std::int64_t>(task.batch) * task.out_size * task.filters == 0) return cudaSuccess;
   switch (task.type) {
-    case DType::f16: return start_tile<__half>(task, tile, stream);
-    case DType::bf16: return start_tile<__nv_bfloat16>(task, tile, stream);
-    default: return cudaErrorInvalidValue;
+    case DType::f16:
+      return start_tile<__half>(task, tile, stream);
+    case DType::bf16:
+      return start_tile<__nv_bfloat16>(task, tile, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
 }
 

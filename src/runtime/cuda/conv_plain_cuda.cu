@@ -13,7 +13,8 @@ __device__ inline int place_of(const ConvTask& task, int pixel, int tap) {
   const int t[3] = {tap / (task.kernel[1] * task.kernel[2]), tap / task.kernel[2] % task.kernel[1], tap % task.kernel[2]};
   int at = 0;
   for (int d = 0; d < 3; ++d) {
-    int place = task.transposed ? o[d] + task.pad[d] - t[d] * task.dilation[d] : o[d] * task.stride[d] - task.pad[d] + t[d] * task.dilation[d];
+    int place =
+        task.transposed ? o[d] + task.pad[d] - t[d] * task.dilation[d] : o[d] * task.stride[d] - task.pad[d] + t[d] * task.dilation[d];
     if (task.transposed) {
       if (place < 0 || place % task.stride[d] != 0) return -1;
       place /= task.stride[d];
@@ -30,7 +31,8 @@ __global__ void __launch_bounds__(kThreads) conv_plain(const __grid_constant__ C
   const int group = static_cast<int>(blockIdx.z), n0 = static_cast<int>(blockIdx.x) * kTile, m0 = static_cast<int>(blockIdx.y) * kTile;
   const int columns = task.batch * task.out_size, depth = task.channels * task.taps, thread = static_cast<int>(threadIdx.x);
   const int n = n0 + thread % kTile, image = n / task.out_size, pixel = n % task.out_size;
-  const T* const x = static_cast<const T*>(task.x) + (static_cast<std::int64_t>(image) * task.groups + group) * task.channels * task.in_size;
+  const T* const x =
+      static_cast<const T*>(task.x) + (static_cast<std::int64_t>(image) * task.groups + group) * task.channels * task.in_size;
   float sums[kEach][kEach] = {};
   for (int k0 = 0; k0 < depth; k0 += kDepth) {
     for (int i = thread; i < kDepth * kTile; i += kThreads) {
@@ -39,8 +41,9 @@ __global__ void __launch_bounds__(kThreads) conv_plain(const __grid_constant__ C
       float value = 0;
       if (k < depth && m < task.filters) {
         const std::int64_t channel = k / task.taps, tap = k % task.taps;
-        value = widen(task.transposed ? static_cast<const T*>(task.w.slabs[0])[((group * task.channels + channel) * task.filters + m) * task.taps + tap]
-                                      : weight_row<T>(task, group * task.filters + m, depth)[k]);
+        value = widen(task.transposed
+                          ? static_cast<const T*>(task.w.slabs[0])[((group * task.channels + channel) * task.filters + m) * task.taps + tap]
+                          : weight_row<T>(task, group * task.filters + m, depth)[k]);
       }
       a_tile[k - k0][row] = value;
     }
@@ -80,7 +83,8 @@ __global__ void __launch_bounds__(kThreads) conv_plain(const __grid_constant__ C
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) conv_depthwise(const __grid_constant__ ConvTask task) {
-  const std::int64_t total = static_cast<std::int64_t>(task.batch) * task.filters * task.out_size, step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  const std::int64_t total = static_cast<std::int64_t>(task.batch) * task.filters * task.out_size,
+                     step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
   const int each = task.all_filters / task.groups;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += step) {
     int pixel, row;
@@ -110,7 +114,8 @@ __global__ void __launch_bounds__(kThreads) conv_depthwise(const __grid_constant
 
 template <typename T>
 cudaError_t start_plain(const ConvTask& task, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>((task.batch * task.out_size + kTile - 1) / kTile), static_cast<unsigned>((task.filters + kTile - 1) / kTile), static_cast<unsigned>(task.groups));
+  const dim3 grid(static_cast<unsigned>((task.batch * task.out_size + kTile - 1) / kTile),
+                  static_cast<unsigned>((task.filters + kTile - 1) / kTile), static_cast<unsigned>(task.groups));
   conv_plain<T><<<grid, kThreads, 0, stream>>>(task);
   return cudaGetLastError();
 }
@@ -126,20 +131,28 @@ cudaError_t start_depthwise(const ConvTask& task, cudaStream_t stream) {
 cudaError_t launch_conv_plain(const ConvTask& task, cudaStream_t stream) {
   if (static_cast<std::int64_t>(task.batch) * task.out_size * task.filters == 0) return cudaSuccess;
   switch (task.type) {
-    case DType::f32: return start_plain<float>(task, stream);
-    case DType::f16: return start_plain<__half>(task, stream);
-    case DType::bf16: return start_plain<__nv_bfloat16>(task, stream);
-    default: return cudaErrorInvalidValue;
+    case DType::f32:
+      return start_plain<float>(task, stream);
+    case DType::f16:
+      return start_plain<__half>(task, stream);
+    case DType::bf16:
+      return start_plain<__nv_bfloat16>(task, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
 }
 
 cudaError_t launch_conv_depthwise(const ConvTask& task, cudaStream_t stream) {
   if (static_cast<std::int64_t>(task.batch) * task.out_size * task.filters == 0) return cudaSuccess;
   switch (task.type) {
-    case DType::f32: return start_depthwise<float>(task, stream);
-    case DType::f16: return start_depthwise<__half>(task, stream);
-    case DType::bf16: return start_depthwise<__nv_bfloat16>(task, stream);
-    default: return cudaErrorInvalidValue;
+    case DType::f32:
+      return start_depthwise<float>(task, stream);
+    case DType::f16:
+      return start_depthwise<__half>(task, stream);
+    case DType::bf16:
+      return start_depthwise<__nv_bfloat16>(task, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
 }
 

@@ -13,9 +13,10 @@ __global__ void __launch_bounds__(kTile / kRows * kTile) conv_point(const __grid
   constexpr int kThreads = kTile / kRows * kTile, kPasses = kChunks * kTile / kThreads, kAcross = kTile / 32;
   constexpr int kPixels = kTile + 8, kWeights = kTile * kPitch, kStage = kWeights + kConvDepth * kPixels, kCopies = kTile / kWide;
   extern __shared__ __align__(16) unsigned short shared[];
-  const ConvPlace place{static_cast<int>(blockIdx.z) / task.splits, static_cast<int>(blockIdx.z) % task.splits, static_cast<int>(blockIdx.y) * kTile,
-                        static_cast<int>(blockIdx.x) * kTile};
-  const int steps = (task.channels + kConvDepth - 1) / kConvDepth, thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  const ConvPlace place{static_cast<int>(blockIdx.z) / task.splits, static_cast<int>(blockIdx.z) % task.splits,
+                        static_cast<int>(blockIdx.y) * kTile, static_cast<int>(blockIdx.x) * kTile};
+  const int steps = (task.channels + kConvDepth - 1) / kConvDepth, thread = static_cast<int>(threadIdx.x), lane = thread % 32,
+            warp = thread / 32;
   const int begin = steps * place.split / task.splits, end = steps * (place.split + 1) / task.splits;
   const unsigned short* rows[kPasses];
 #pragma unroll
@@ -27,7 +28,8 @@ __global__ void __launch_bounds__(kTile / kRows * kTile) conv_point(const __grid
   const unsigned short* x = nullptr;
   if (n < task.batch * task.out_size) {
     const int image = n / task.out_size, pixel = n - image * task.out_size;
-    x = static_cast<const unsigned short*>(task.x) + (static_cast<std::int64_t>(image) * task.groups + place.group) * task.channels * task.in_size + pixel;
+    x = static_cast<const unsigned short*>(task.x) +
+        (static_cast<std::int64_t>(image) * task.groups + place.group) * task.channels * task.in_size + pixel;
   }
   const auto fetch = [&](int step) {
     unsigned short* const stage = shared + step % kStages * kStage;
@@ -77,7 +79,9 @@ cudaError_t start(const ConvTask& task, cudaStream_t stream) {
   static_assert(kBytes >= 64 * kTile * static_cast<int>(sizeof(float)));
   const auto kernel = task.out_size % 8 == 0 ? conv_point<T, kTile, kRows, 8> : conv_point<T, kTile, kRows, 4>;
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  return error == cudaSuccess ? launch_split(kernel, conv_grid(task, kTile), kTile / kRows * kTile, kBytes, task.clusters ? task.splits : 1, task, stream) : error;
+  return error == cudaSuccess
+             ? launch_split(kernel, conv_grid(task, kTile), kTile / kRows * kTile, kBytes, task.clusters ? task.splits : 1, task, stream)
+             : error;
 }
 
 }  // namespace
@@ -85,9 +89,12 @@ cudaError_t start(const ConvTask& task, cudaStream_t stream) {
 cudaError_t start_conv_point(const ConvTask& task, ConvTile tile, cudaStream_t stream) {
   const bool small = tile == ConvTile::small;
   switch (task.type) {
-    case DType::f16: return small ? start<__half, 64, 32>(task, stream) : start<__half, 128, 64>(task, stream);
-    case DType::bf16: return small ? start<__nv_bfloat16, 64, 32>(task, stream) : start<__nv_bfloat16, 128, 64>(task, stream);
-    default: return cudaErrorInvalidValue;
+    case DType::f16:
+      return small ? start<__half, 64, 32>(task, stream) : start<__half, 128, 64>(task, stream);
+    case DType::bf16:
+      return small ? start<__nv_bfloat16, 64, 32>(task, stream) : start<__nv_bfloat16, 128, 64>(task, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
 }
 

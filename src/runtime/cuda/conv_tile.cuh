@@ -51,7 +51,8 @@ __device__ inline void finish_tile(const ConvTask& task, const ConvPlace& place,
     stage_sums<kTile, kRows>(sums, tile, first);
     if (kTile == 64 && task.clusters) {
       join_cluster<kTile, kThreads>(tile, place.split, task.splits, [&](int row, int column, float sum) {
-        if (place.m0 + row < task.filters && place.n0 + column < columns) finish_pixels<T, 1>(task, place.group, place.m0 + row, place.n0 + column, &sum);
+        if (place.m0 + row < task.filters && place.n0 + column < columns)
+          finish_pixels<T, 1>(task, place.group, place.m0 + row, place.n0 + column, &sum);
       });
       return;
     }

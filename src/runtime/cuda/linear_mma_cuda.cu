@@ -51,10 +51,11 @@ __global__ void __launch_bounds__(kTile / kRows * kTile) linear_mma(const __grid
 #pragma unroll
   for (int p = 0; p < kPasses; ++p) {
     const int row = (thread + p * kThreads) / kChunks, n = n0 + row;
-    x_rows[p] = m0 + row < task.rows ? static_cast<const unsigned short*>(task.x) + static_cast<std::int64_t>(m0 + row) * task.depth : nullptr;
-    w_rows[p] = n < task.columns
-                    ? static_cast<const unsigned short*>(task.w.slabs[n / task.w.rows]) + static_cast<std::int64_t>(n % task.w.rows) * task.depth
-                    : nullptr;
+    x_rows[p] =
+        m0 + row < task.rows ? static_cast<const unsigned short*>(task.x) + static_cast<std::int64_t>(m0 + row) * task.depth : nullptr;
+    w_rows[p] = n < task.columns ? static_cast<const unsigned short*>(task.w.slabs[n / task.w.rows]) +
+                                       static_cast<std::int64_t>(n % task.w.rows) * task.depth
+                                 : nullptr;
   }
   const auto fetch = [&](int step) {
     const int stage = step % kStages;
@@ -82,7 +83,8 @@ __global__ void __launch_bounds__(kTile / kRows * kTile) linear_mma(const __grid
 #pragma unroll
       for (int i = 0; i < kRows / 16; ++i) load_matrices(a[i], &x_tile[(row0 + i * 16 + lane % 16) * kPitch + k + lane / 16 * 8]);
 #pragma unroll
-      for (int j = 0; j < 2; ++j) load_matrices(b[j], &w_tile[(column0 + j * 16 + lane / 16 * 8 + lane % 8) * kPitch + k + lane / 8 % 2 * 8]);
+      for (int j = 0; j < 2; ++j)
+        load_matrices(b[j], &w_tile[(column0 + j * 16 + lane / 16 * 8 + lane % 8) * kPitch + k + lane / 8 % 2 * 8]);
 #pragma unroll
       for (int i = 0; i < kRows / 16; ++i) {
 #pragma unroll
@@ -135,7 +137,8 @@ cudaError_t start(const LinearTask& task, cudaStream_t stream) {
   const int cluster = task.clusters ? task.splits : 1;
   if (error == cudaSuccess) error = launch_split(linear_mma<T, kTile, kRows>, grid, kTile / kRows * kTile, kBytes, cluster, task, stream);
   if (error != cudaSuccess) return error;
-  if (task.splits > 1 && !task.clusters) linear_join<T><<<blocks_for(static_cast<std::int64_t>(task.rows) * task.columns, 256), 256, 0, stream>>>(task);
+  if (task.splits > 1 && !task.clusters)
+    linear_join<T><<<blocks_for(static_cast<std::int64_t>(task.rows) * task.columns, 256), 256, 0, stream>>>(task);
   return cudaGetLastError();
 }
 
@@ -144,9 +147,12 @@ cudaError_t start(const LinearTask& task, cudaStream_t stream) {
 cudaError_t launch_linear_mma(const LinearTask& task, bool large, cudaStream_t stream) {
   if (static_cast<std::int64_t>(task.rows) * task.columns == 0) return cudaSuccess;
   switch (task.type) {
-    case DType::f16: return large ? start<__half, 128, 64>(task, stream) : start<__half, 64, 32>(task, stream);
-    case DType::bf16: return large ? start<__nv_bfloat16, 128, 64>(task, stream) : start<__nv_bfloat16, 64, 32>(task, stream);
-    default: return cudaErrorInvalidValue;
+    case DType::f16:
+      return large ? start<__half, 128, 64>(task, stream) : start<__half, 64, 32>(task, stream);
+    case DType::bf16:
+      return large ? start<__nv_bfloat16, 128, 64>(task, stream) : start<__nv_bfloat16, 64, 32>(task, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
 }
 

@@ -11,13 +11,14 @@
 namespace forebay::cuda {
 namespace {
 
-constexpr std::int64_t kFewRows = 8;                     // the matrix-vector kernels'
-constexpr std::int64_t kMostSlabBytes = 2 << 20;         // larger slabs fill the library's kernels
+constexpr std::int64_t kFewRows = 8;              // the matrix-vector kernels'
+constexpr std::int64_t kMostSlabBytes = 2 << 20;  // larger slabs fill the library's kernels
 constexpr std::int64_t kMost = std::int64_t{1} << 30;
 
 class LinearKernel final : public MergedKernel {
  public:
-  LinearKernel(const NamedActivation& activation, std::unique_ptr<Kernel> other, StatePtr state) : other_(std::move(other)), state_(std::move(state)) {
+  LinearKernel(const NamedActivation& activation, std::unique_ptr<Kernel> other, StatePtr state)
+      : other_(std::move(other)), state_(std::move(state)) {
     merged_other_ = dynamic_cast<MergedKernel*>(other_.get());
     task_.activation = activation.activation;
     task_.alpha = activation.alpha;
@@ -32,7 +33,8 @@ class LinearKernel final : public MergedKernel {
     task_.depth = static_cast<int>(w[1]);
     task_.all_columns = static_cast<int>(w[0]);
     task_.rows = static_cast<int>(context.inputs[0].shape().elements() / w[1]);
-    const std::int64_t blocks = tiles(task_.all_columns, large(task_.all_columns) ? 128 : 64), steps = (task_.depth + kLinearDepth - 1) / kLinearDepth;
+    const std::int64_t blocks = tiles(task_.all_columns, large(task_.all_columns) ? 128 : 64),
+                       steps = (task_.depth + kLinearDepth - 1) / kLinearDepth;
     // Of the whole node: a sum must not depend on what else a call holds.
     task_.splits = split_count(blocks, steps);
     task_.clusters = task_.splits > 1 && has_clusters(state_->ordinal);
@@ -40,7 +42,9 @@ class LinearKernel final : public MergedKernel {
   }
   std::uint64_t workspace_bytes() const override {
     if (!own_) return other_->workspace_bytes();
-    return task_.splits == 1 || task_.clusters ? 0 : static_cast<std::uint64_t>(task_.splits) * static_cast<std::uint64_t>(task_.rows) * static_cast<std::uint64_t>(task_.all_columns) * sizeof(float);
+    return task_.splits == 1 || task_.clusters ? 0
+                                               : static_cast<std::uint64_t>(task_.splits) * static_cast<std::uint64_t>(task_.rows) *
+                                                     static_cast<std::uint64_t>(task_.all_columns) * sizeof(float);
   }
   std::string_view id() const override { return own_ ? "cuda.linear_mma" : other_->id(); }
   bool merges() const override { return own_ || (merged_other_ != nullptr && merged_other_->merges()); }
@@ -67,7 +71,9 @@ class LinearKernel final : public MergedKernel {
   bool fits(const PrepareContext& context) const {
     const TypeShape &x = context.inputs[0], &w = context.inputs[1];
     if (context.consumption != plan::Consumption::by_output || context.slab_rows.size() < 2 || context.sliced_input != 1) return false;
-    if ((w.dtype != DType::f16 && w.dtype != DType::bf16) || x.dtype != w.dtype || context.outputs[0].dtype != w.dtype || w.dims.size() != 2) return false;
+    if ((w.dtype != DType::f16 && w.dtype != DType::bf16) || x.dtype != w.dtype || context.outputs[0].dtype != w.dtype ||
+        w.dims.size() != 2)
+      return false;
     const std::int64_t rows = w.dims[1] > 0 ? x.shape().elements() / w.dims[1] : 0;
     if (w.dims[1] % 8 != 0 || rows <= kFewRows || std::max({rows, w.dims[0], w.dims[1]}) > kMost / 64) return false;
     const bool biased = context.inputs.size() > 2 && context.inputs[2].present();
@@ -78,7 +84,9 @@ class LinearKernel final : public MergedKernel {
     }
     return slabs.back() <= slabs[0] && slabs[0] * w.dims[1] * 2 <= kMostSlabBytes;
   }
-  std::int64_t tiles(std::int64_t columns, std::int64_t size) const { return (task_.rows + size - 1) / size * ((columns + size - 1) / size); }
+  std::int64_t tiles(std::int64_t columns, std::int64_t size) const {
+    return (task_.rows + size - 1) / size * ((columns + size - 1) / size);
+  }
   bool large(std::int64_t columns) const { return tiles(columns, 128) >= kFullBlocks; }
 
   const std::unique_ptr<Kernel> other_;
@@ -89,7 +97,8 @@ class LinearKernel final : public MergedKernel {
 };
 static_assert(SlabTable::kMost >= kMostMerged);
 
-KernelPtr make_linear_mma(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs, const StatePtr& state) {
+KernelPtr make_linear_mma(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs,
+                          const StatePtr& state) {
   const auto activation = node_activation(node);
   for (const TableEntry& entry : product_table()) {
     if (entry.op != node.op() || entry.domain != node.domain()) continue;

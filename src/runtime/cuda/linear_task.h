@@ -10,11 +10,11 @@ struct LinearTask {
   const void *x = nullptr, *bias = nullptr;
   SlabTable w;
   void* y = nullptr;
-  float* sums = nullptr;  // [split, row, column of the call] where there are several splits and no clusters
+  float* sums = nullptr;                 // [split, row, column of the call] where there are several splits and no clusters
   int rows = 0, columns = 0, depth = 0;  // columns: of the call; depth is a multiple of 8
   int first = 0, all_columns = 0;        // where the call's columns begin in y
-  int splits = 1;        // a power of two, at most 8; 1 where a block makes 128 x 128
-  bool clusters = false;  // the blocks of a sum's splits are a cluster, sm_90 and up
+  int splits = 1;                        // a power of two, at most 8; 1 where a block makes 128 x 128
+  bool clusters = false;                 // the blocks of a sum's splits are a cluster, sm_90 and up
   Activation activation = Activation::none;
   float alpha = 0, beta = 0;
 };

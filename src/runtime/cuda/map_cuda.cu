@@ -8,30 +8,50 @@ constexpr unsigned kThreads = 256;
 
 __device__ inline float mapped(MapOp op, float alpha, float beta, float x) {
   switch (op) {
-    case MapOp::sign: return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x;
-    case MapOp::round: return rintf(x);
-    case MapOp::tan: return tanf(x);
-    case MapOp::asin: return asinf(x);
-    case MapOp::acos: return acosf(x);
-    case MapOp::atan: return atanf(x);
-    case MapOp::sinh: return sinhf(x);
-    case MapOp::cosh: return coshf(x);
-    case MapOp::asinh: return asinhf(x);
-    case MapOp::acosh: return acoshf(x);
-    case MapOp::atanh: return atanhf(x);
-    case MapOp::elu: return x < 0.0f ? alpha * expm1f(x) : x;
-    case MapOp::selu: return beta * (x > 0.0f ? x : alpha * expm1f(x));
-    case MapOp::celu: return x < 0.0f ? alpha * expm1f(x / alpha) : x;
-    case MapOp::thresholded_relu: return x > alpha ? x : 0.0f;
-    case MapOp::softplus: return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x)));
-    case MapOp::softsign: return x / (1.0f + fabsf(x));
-    case MapOp::shrink: return x < -alpha ? x + beta : x > alpha ? x - beta : 0.0f;
+    case MapOp::sign:
+      return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x;
+    case MapOp::round:
+      return rintf(x);
+    case MapOp::tan:
+      return tanf(x);
+    case MapOp::asin:
+      return asinf(x);
+    case MapOp::acos:
+      return acosf(x);
+    case MapOp::atan:
+      return atanf(x);
+    case MapOp::sinh:
+      return sinhf(x);
+    case MapOp::cosh:
+      return coshf(x);
+    case MapOp::asinh:
+      return asinhf(x);
+    case MapOp::acosh:
+      return acoshf(x);
+    case MapOp::atanh:
+      return atanhf(x);
+    case MapOp::elu:
+      return x < 0.0f ? alpha * expm1f(x) : x;
+    case MapOp::selu:
+      return beta * (x > 0.0f ? x : alpha * expm1f(x));
+    case MapOp::celu:
+      return x < 0.0f ? alpha * expm1f(x / alpha) : x;
+    case MapOp::thresholded_relu:
+      return x > alpha ? x : 0.0f;
+    case MapOp::softplus:
+      return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x)));
+    case MapOp::softsign:
+      return x / (1.0f + fabsf(x));
+    case MapOp::shrink:
+      return x < -alpha ? x + beta : x > alpha ? x - beta : 0.0f;
     case MapOp::clip: {
       const float raised = x < alpha ? alpha : x;
       return raised > beta ? beta : raised;
     }
-    case MapOp::is_nan: return x != x;
-    case MapOp::is_inf: return (alpha != 0.0f && x == -INFINITY) || (beta != 0.0f && x == INFINITY);
+    case MapOp::is_nan:
+      return x != x;
+    case MapOp::is_inf:
+      return (alpha != 0.0f && x == -INFINITY) || (beta != 0.0f && x == INFINITY);
   }
   return x;
 }
@@ -69,7 +89,9 @@ __global__ void table_copy(const __grid_constant__ TableTask task) {
       inside = inside && place >= 0;
       from += place * task.strides[d];
     }
-    static_cast<T*>(task.y)[i] = inside ? static_cast<const T*>(task.a)[from] : task.fill != nullptr ? *static_cast<const T*>(task.fill) : T(0);
+    static_cast<T*>(task.y)[i] = inside                 ? static_cast<const T*>(task.a)[from]
+                                 : task.fill != nullptr ? *static_cast<const T*>(task.fill)
+                                                        : T(0);
   }
 }
 
@@ -109,16 +131,24 @@ cudaError_t launch_map(const MapTask& task, cudaStream_t stream) {
   if (task.count == 0) return cudaSuccess;
   const unsigned blocks = blocks_for(task.count, kThreads);
   switch (task.type) {
-    case DType::f32: map_floats<float><<<blocks, kThreads, 0, stream>>>(task); break;
-    case DType::f16: map_floats<__half><<<blocks, kThreads, 0, stream>>>(task); break;
-    case DType::bf16: map_floats<__nv_bfloat16><<<blocks, kThreads, 0, stream>>>(task); break;
-    default: return cudaErrorInvalidValue;
+    case DType::f32:
+      map_floats<float><<<blocks, kThreads, 0, stream>>>(task);
+      break;
+    case DType::f16:
+      map_floats<__half><<<blocks, kThreads, 0, stream>>>(task);
+      break;
+    case DType::bf16:
+      map_floats<__nv_bfloat16><<<blocks, kThreads, 0, stream>>>(task);
+      break;
+    default:
+      return cudaErrorInvalidValue;
   }
   return cudaGetLastError();
 }
 
 cudaError_t launch_not(std::int64_t count, void* y, const void* a, cudaStream_t stream) {
-  if (count > 0) negate<<<blocks_for(count, kThreads), kThreads, 0, stream>>>(count, static_cast<std::uint8_t*>(y), static_cast<const std::uint8_t*>(a));
+  if (count > 0)
+    negate<<<blocks_for(count, kThreads), kThreads, 0, stream>>>(count, static_cast<std::uint8_t*>(y), static_cast<const std::uint8_t*>(a));
   return cudaGetLastError();
 }
 
@@ -126,11 +156,20 @@ cudaError_t launch_table_copy(const TableTask& task, cudaStream_t stream) {
   if (task.total == 0) return cudaSuccess;
   const unsigned blocks = blocks_for(task.total, kThreads);
   switch (task.element_bytes) {
-    case 1: table_copy<std::uint8_t><<<blocks, kThreads, 0, stream>>>(task); break;
-    case 2: table_copy<std::uint16_t><<<blocks, kThreads, 0, stream>>>(task); break;
-    case 4: table_copy<std::uint32_t><<<blocks, kThreads, 0, stream>>>(task); break;
-    case 8: table_copy<std::uint64_t><<<blocks, kThreads, 0, stream>>>(task); break;
-    default: return cudaErrorInvalidValue;
+    case 1:
+      table_copy<std::uint8_t><<<blocks, kThreads, 0, stream>>>(task);
+      break;
+    case 2:
+      table_copy<std::uint16_t><<<blocks, kThreads, 0, stream>>>(task);
+      break;
+    case 4:
+      table_copy<std::uint32_t><<<blocks, kThreads, 0, stream>>>(task);
+      break;
+    case 8:
+      table_copy<std::uint64_t><<<blocks, kThreads, 0, stream>>>(task);
+      break;
+    default:
+      return cudaErrorInvalidValue;
   }
   return cudaGetLastError();
 }
@@ -139,10 +178,17 @@ cudaError_t launch_table_mix(const TableTask& task, cudaStream_t stream) {
   if (task.total == 0) return cudaSuccess;
   const unsigned blocks = blocks_for(task.total, kThreads);
   switch (task.type) {
-    case DType::f32: table_mix<float><<<blocks, kThreads, 0, stream>>>(task); break;
-    case DType::f16: table_mix<__half><<<blocks, kThreads, 0, stream>>>(task); break;
-    case DType::bf16: table_mix<__nv_bfloat16><<<blocks, kThreads, 0, stream>>>(task); break;
-    default: return cudaErrorInvalidValue;
+    case DType::f32:
+      table_mix<float><<<blocks, kThreads, 0, stream>>>(task);
+      break;
+    case DType::f16:
+      table_mix<__half><<<blocks, kThreads, 0, stream>>>(task);
+      break;
+    case DType::bf16:
+      table_mix<__nv_bfloat16><<<blocks, kThreads, 0, stream>>>(task);
+      break;
+    default:
+      return cudaErrorInvalidValue;
   }
   return cudaGetLastError();
 }

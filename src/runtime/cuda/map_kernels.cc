@@ -17,7 +17,9 @@ class MapKernel final : public CudaKernel {
   Status setup(const PrepareContext&) override { return {}; }
   Status run(const KernelCall& call) override {
     MapTask task = task_;
-    const auto in = [&](std::size_t i) -> const void* { return i < call.inputs.size() && call.inputs[i].present() ? call.inputs[i].data : nullptr; };
+    const auto in = [&](std::size_t i) -> const void* {
+      return i < call.inputs.size() && call.inputs[i].present() ? call.inputs[i].data : nullptr;
+    };
     task.count = call.inputs[0].shape.elements();
     task.a = in(0);
     task.low = in(1);
@@ -113,7 +115,9 @@ class TableKernel final : public CudaKernel {
       task_.out[d] = static_cast<int>(out[d]);
       task_.total *= out[d];
     }
-    return static_cast<std::int64_t>(places_.size()) > kMostPlaces ? context.node.unsupported("tables beyond " + std::to_string(kMostPlaces)) : Status();
+    return static_cast<std::int64_t>(places_.size()) > kMostPlaces
+               ? context.node.unsupported("tables beyond " + std::to_string(kMostPlaces))
+               : Status();
   }
   std::uint64_t workspace_bytes() const override { return places_.size() * sizeof(int) + weights_.size() * sizeof(float); }
   Status run(const KernelCall& call) override {
@@ -122,7 +126,8 @@ class TableKernel final : public CudaKernel {
     const std::size_t places = places_.size() * sizeof(int);
     if (places > 0) FB_TRY(check(cudaMemcpyAsync(call.workspace, places_.data(), places, cudaMemcpyHostToDevice, queue_stream())));
     if (mixes_) {
-      FB_TRY(check(cudaMemcpyAsync(call.workspace + places, weights_.data(), weights_.size() * sizeof(float), cudaMemcpyHostToDevice, queue_stream())));
+      FB_TRY(check(cudaMemcpyAsync(call.workspace + places, weights_.data(), weights_.size() * sizeof(float), cudaMemcpyHostToDevice,
+                                   queue_stream())));
       task.weights = reinterpret_cast<const float*>(call.workspace + places);
     }
     task.tables = reinterpret_cast<const int*>(call.workspace);
@@ -201,12 +206,13 @@ KernelPtr make_table(const NodeView& node, std::span<const TypeShape> inputs, st
 
 std::span<const TableEntry> map_table() {
   static constexpr TableEntry kTable[] = {
-      {"", "Sign", make_map},     {"", "Round", make_map},    {"", "Tan", make_map},      {"", "Asin", make_map},  {"", "Acos", make_map},
-      {"", "Atan", make_map},     {"", "Sinh", make_map},     {"", "Cosh", make_map},     {"", "Asinh", make_map}, {"", "Acosh", make_map},
-      {"", "Atanh", make_map},    {"", "Softplus", make_map}, {"", "Softsign", make_map}, {"", "Elu", make_map},   {"", "Celu", make_map},
-      {"", "ThresholdedRelu", make_map}, {"", "Selu", make_map}, {"", "Shrink", make_map}, {"", "Clip", make_map}, {"", "IsNaN", make_map},
-      {"", "IsInf", make_map},    {"", "Not", make_not},      {"", "Pad", make_table},    {"", "Tile", make_table}, {"", "Resize", make_table},
-      {"", "Upsample", make_table},
+      {"", "Sign", make_map},     {"", "Round", make_map},      {"", "Tan", make_map},   {"", "Asin", make_map},
+      {"", "Acos", make_map},     {"", "Atan", make_map},       {"", "Sinh", make_map},  {"", "Cosh", make_map},
+      {"", "Asinh", make_map},    {"", "Acosh", make_map},      {"", "Atanh", make_map}, {"", "Softplus", make_map},
+      {"", "Softsign", make_map}, {"", "Elu", make_map},        {"", "Celu", make_map},  {"", "ThresholdedRelu", make_map},
+      {"", "Selu", make_map},     {"", "Shrink", make_map},     {"", "Clip", make_map},  {"", "IsNaN", make_map},
+      {"", "IsInf", make_map},    {"", "Not", make_not},        {"", "Pad", make_table}, {"", "Tile", make_table},
+      {"", "Resize", make_table}, {"", "Upsample", make_table},
   };
   return kTable;
 }

@@ -6,7 +6,27 @@
 namespace forebay::cuda {
 
 enum class MapOp : int {
-  sign, round, tan, asin, acos, atan, sinh, cosh, asinh, acosh, atanh, elu, selu, celu, thresholded_relu, softplus, softsign, shrink, clip, is_nan, is_inf
+  sign,
+  round,
+  tan,
+  asin,
+  acos,
+  atan,
+  sinh,
+  cosh,
+  asinh,
+  acosh,
+  atanh,
+  elu,
+  selu,
+  celu,
+  thresholded_relu,
+  softplus,
+  softsign,
+  shrink,
+  clip,
+  is_nan,
+  is_inf
 };
 struct MapTask {
   MapOp op = MapOp::sign;
@@ -14,7 +34,7 @@ struct MapTask {
   std::int64_t count = 0;
   float alpha = 0, beta = 0;
   const void *a = nullptr, *low = nullptr, *high = nullptr;  // low and high: one value each, of clip; null: alpha, beta
-  void* y = nullptr;  // booleans of is_nan and is_inf
+  void* y = nullptr;                                         // booleans of is_nan and is_inf
 };
 cudaError_t launch_map(const MapTask& task, cudaStream_t stream);
 cudaError_t launch_not(std::int64_t count, void* y, const void* a, cudaStream_t stream);
@@ -28,7 +48,7 @@ struct TableTask {
   int out[kMaxRank] = {}, width[kMaxRank] = {}, first[kMaxRank] = {};
   std::int64_t strides[kMaxRank] = {};  // of a
   const int* tables = nullptr;
-  const float* weights = nullptr;  // as tables; null: copies
+  const float* weights = nullptr;            // as tables; null: copies
   const void *a = nullptr, *fill = nullptr;  // fill null: zero
   float fill_value = 0;                      // with weights
   void* y = nullptr;

@@ -8,7 +8,9 @@ namespace forebay::cuda {
 // Four 8 x 8 matrices; lane i gives the row that it names.
 __device__ inline void load_matrices(unsigned (&r)[4], const void* at) {
   const auto address = static_cast<unsigned>(__cvta_generic_to_shared(at));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address));
 }
 __device__ inline void multiply_tile(__half, float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -23,7 +25,9 @@ __device__ inline void multiply_tile(__nv_bfloat16, float (&d)[4], const unsigne
 // The same, each matrix turned.
 __device__ inline void load_turned(unsigned (&r)[4], const void* at) {
   const auto address = static_cast<unsigned>(__cvta_generic_to_shared(at));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address));
 }
 // kBytes (8 or 16) from global to shared memory, behind what runs; zeros where `from` is null.
 template <int kBytes>
@@ -37,7 +41,9 @@ __device__ inline void copy_async(void* to, const void* from) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(address), "l"(source), "r"(bytes));
   }
 }
-__device__ inline void end_copies() { asm volatile("cp.async.commit_group;"); }
+__device__ inline void end_copies() {
+  asm volatile("cp.async.commit_group;");
+}
 // All but the last `most` groups have come.
 template <int most>
 __device__ inline void await_copies() {
@@ -97,7 +103,8 @@ __device__ inline void join_cluster(const float* tile, int split, int splits, F&
 
 // Launches with the blocks of one z-run of `splits` in a cluster; splits of 1, or on older devices: none.
 template <typename Task>
-cudaError_t launch_split(void (*kernel)(Task), dim3 grid, int threads, std::size_t bytes, int cluster, const Task& task, cudaStream_t stream) {
+cudaError_t launch_split(void (*kernel)(Task), dim3 grid, int threads, std::size_t bytes, int cluster, const Task& task,
+                         cudaStream_t stream) {
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(static_cast<unsigned>(threads));

@@ -7,8 +7,12 @@ namespace {
 constexpr unsigned kThreads = 256;
 
 using cuda::widen;
-__device__ inline float widen(std::int8_t x) { return x; }
-__device__ inline float widen(std::uint8_t x) { return x; }
+__device__ inline float widen(std::int8_t x) {
+  return x;
+}
+__device__ inline float widen(std::uint8_t x) {
+  return x;
+}
 
 template <typename T>
 __device__ inline T from_float(float x) {
@@ -32,12 +36,13 @@ __device__ inline int padded_taps(const PoolTask& task, int d, int start) {
 template <typename T>
 __global__ void __launch_bounds__(kThreads) pool(const __grid_constant__ PoolTask task) {
   const std::int64_t out_size = static_cast<std::int64_t>(task.out[0]) * task.out[1] * task.out[2], total = task.planes * out_size;
-  const std::int64_t in_size = static_cast<std::int64_t>(task.in[0]) * task.in[1] * task.in[2], step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  const std::int64_t in_size = static_cast<std::int64_t>(task.in[0]) * task.in[1] * task.in[2],
+                     step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += step) {
     int at;
     const std::int64_t plane = divide(i, static_cast<int>(out_size), at);
-    const int start[3] = {at / (task.out[1] * task.out[2]) * task.stride[0] - task.pad[0], at / task.out[2] % task.out[1] * task.stride[1] - task.pad[1],
-                          at % task.out[2] * task.stride[2] - task.pad[2]};
+    const int start[3] = {at / (task.out[1] * task.out[2]) * task.stride[0] - task.pad[0],
+                          at / task.out[2] % task.out[1] * task.stride[1] - task.pad[1], at % task.out[2] * task.stride[2] - task.pad[2]};
     const T* const x = static_cast<const T*>(task.x) + plane * in_size;
     float value = task.kind == PoolKind::max ? -INFINITY : 0.0f;
     int seen = 0, where = -1;
@@ -65,7 +70,8 @@ __global__ void __launch_bounds__(kThreads) pool(const __grid_constant__ PoolTas
       }
     }
     if (task.kind == PoolKind::average) {
-      const int count = task.count_pads ? padded_taps(task, 0, start[0]) * padded_taps(task, 1, start[1]) * padded_taps(task, 2, start[2]) : seen;
+      const int count =
+          task.count_pads ? padded_taps(task, 0, start[0]) * padded_taps(task, 1, start[1]) * padded_taps(task, 2, start[2]) : seen;
       value = count > 0 ? value / static_cast<float>(count) : 0.0f;
     } else if (task.kind == PoolKind::lp) {
       value = task.p == 2.0f ? sqrtf(value) : powf(value, 1.0f / task.p);
@@ -92,12 +98,18 @@ cudaError_t start(const PoolTask& task, cudaStream_t stream) {
 
 cudaError_t launch_pool(const PoolTask& task, cudaStream_t stream) {
   switch (task.type) {
-    case DType::f32: return start<float>(task, stream);
-    case DType::f16: return start<__half>(task, stream);
-    case DType::bf16: return start<__nv_bfloat16>(task, stream);
-    case DType::i8: return start<std::int8_t>(task, stream);
-    case DType::u8: return start<std::uint8_t>(task, stream);
-    default: return cudaErrorInvalidValue;
+    case DType::f32:
+      return start<float>(task, stream);
+    case DType::f16:
+      return start<__half>(task, stream);
+    case DType::bf16:
+      return start<__nv_bfloat16>(task, stream);
+    case DType::i8:
+      return start<std::int8_t>(task, stream);
+    case DType::u8:
+      return start<std::uint8_t>(task, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
 }
 
