@@ -36,7 +36,7 @@ class ConvKernel final : public MergedKernel {
     FB_ASSIGN(const ops::Window window, window_of(context.node, x, w));
     const std::int64_t groups = context.node.integer("group", 1);
     const std::int64_t filters = context.outputs[0].dims[1];
-    for (const std::int64_t count : {x[0] * window.out_size(), filters * window.taps(), x[1] * window.taps(), window.in_size()}) {
+    for (const std::int64_t count : {x[0] * window.out_size(), filters * window.taps(), x[1] * window.taps(), x[1] * window.in_size()}) {
       if (count > kMost) return context.node.unsupported("sizes beyond 32 bits");
     }
     task_.type = context.inputs[0].dtype;

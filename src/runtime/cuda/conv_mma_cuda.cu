@@ -9,11 +9,13 @@ namespace {
 constexpr int kPitch = kConvDepth + 8;  // halves from row to row in shared memory: rows of a matrix load meet different banks
 constexpr int kChunks = kConvDepth / 8;
 
-// Where a thread reads x: one pixel, a channel and tap that advance.
+// Where a thread reads x: one pixel; rows of the second matrix come from a table.
 struct Reader {
   const unsigned short* x;   // of the group's first channel, at tap 0
-  unsigned long long valid;  // taps that lie inside; all ones where all do
+  unsigned long long valid;  // bit i: tap i lies inside; kNowhere never does
 };
+constexpr int kNowhere = 63;
+static_assert(kMostMaskTaps <= kNowhere);
 
 __device__ inline Reader make_reader(const ConvTask& task, int group, int n) {
   Reader reader{nullptr, 0};
@@ -22,7 +24,7 @@ __device__ inline Reader make_reader(const ConvTask& task, int group, int n) {
   const int o[3] = {pixel / (task.out[1] * task.out[2]), pixel / task.out[2] % task.out[1], pixel % task.out[2]};
   int at[3];
   for (int d = 0; d < 3; ++d) at[d] = o[d] * task.stride[d] - task.pad[d];
-  reader.valid = task.masked ? 0 : ~0ull;
+  reader.valid = task.masked ? 0 : 1;
   for (int t = 0; task.masked && t < task.taps; ++t) {
     const int place[3] = {at[0] + t / (task.kernel[1] * task.kernel[2]) * task.dilation[0],
                           at[1] + t / task.kernel[2] % task.kernel[1] * task.dilation[1], at[2] + t % task.kernel[2] * task.dilation[2]};
@@ -36,19 +38,21 @@ __device__ inline Reader make_reader(const ConvTask& task, int group, int n) {
   return reader;
 }
 
-// Eight rows of the second matrix for one pixel, from a channel and tap on.
-__device__ inline uint4 gather(const ConvTask& task, const Reader& reader, const int* taps, int channel, int tap) {
-  unsigned short v[8];
-  const unsigned short* plane = reader.x + static_cast<std::int64_t>(channel) * task.in_size;
+// A row of the second matrix: the offset from a reader's x, and the bit that says whether it lies inside.
+__device__ inline int2 row_place(const ConvTask& task, int k) {
+  const int channel = k / task.taps, tap = k - channel * task.taps;
+  if (channel >= task.channels) return make_int2(0, kNowhere);
+  const int plane = task.kernel[1] * task.kernel[2], d = tap / plane, h = (tap - d * plane) / task.kernel[2],
+            w = tap - d * plane - h * task.kernel[2];
+  const int offset = (d * task.dilation[0] * task.in[1] + h * task.dilation[1]) * task.in[2] + w * task.dilation[2];
+  return make_int2(channel * task.in_size + offset, task.masked ? tap : 0);
+}
+
+// Eight rows of the second matrix for one pixel.
+__device__ inline uint4 gather(const Reader& reader, const int2* places) {
+  unsigned v[8];
 #pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    v[j] = channel < task.channels && (reader.valid >> (tap % kMostMaskTaps) & 1) != 0 ? __ldg(plane + taps[tap]) : 0;
-    if (++tap == task.taps) {
-      tap = 0;
-      ++channel;
-      plane += task.in_size;
-    }
-  }
+  for (int j = 0; j < 8; ++j) v[j] = (reader.valid >> places[j].y & 1) != 0 ? __ldg(reader.x + places[j].x) : 0;
   return make_uint4(v[0] | v[1] << 16, v[2] | v[3] << 16, v[4] | v[5] << 16, v[6] | v[7] << 16);
 }
 
@@ -70,19 +74,18 @@ __global__ void __launch_bounds__(kTile / kRows * kTile, 2) conv_mma(const __gri
   __shared__ __align__(16) unsigned short shared[4][kTile * kPitch];
   unsigned short(*const a_tile)[kTile * kPitch] = shared;
   unsigned short(*const b_tile)[kTile * kPitch] = shared + 2;
-  __shared__ int taps[kMostTaps];
+  __shared__ __align__(16) int2 places[2][kConvDepth];  // of the steps that are fetched next
   const ConvPlace place{static_cast<int>(blockIdx.z) / task.splits, static_cast<int>(blockIdx.z) % task.splits,
                         static_cast<int>(blockIdx.y) * kTile, static_cast<int>(blockIdx.x) * kTile};
   const int depth = task.channels * task.taps, steps = (depth + kConvDepth - 1) / kConvDepth;
   const int begin = static_cast<int>(static_cast<std::int64_t>(steps) * place.split / task.splits),
             end = static_cast<int>(static_cast<std::int64_t>(steps) * (place.split + 1) / task.splits);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
-  for (int t = thread; t < task.taps; t += kThreads) {
-    taps[t] =
-        (t / (task.kernel[1] * task.kernel[2]) * task.dilation[0] * task.in[1] + t / task.kernel[2] % task.kernel[1] * task.dilation[1]) *
-            task.in[2] +
-        t % task.kernel[2] * task.dilation[2];
-  }
+  const auto look_up = [&](int step) {
+    if (thread < kConvDepth) places[step & 1][thread] = row_place(task, step * kConvDepth + thread);
+  };
+  look_up(begin);
+  look_up(begin + 1);
   __syncthreads();
   const int column = thread % kTile, chunk = thread / kTile;
   const Reader reader = make_reader(task, place.group, place.n0 + column);
@@ -97,9 +100,7 @@ __global__ void __launch_bounds__(kTile / kRows * kTile, 2) conv_mma(const __gri
 #pragma unroll
     for (int p = 0; p < kPasses; ++p) {
       a_next[p] = weights(rows[p], step * kConvDepth + (thread + p * kThreads) % kChunks * 8, depth);
-      const int k = step * kConvDepth + (chunk + p * (kThreads / kTile)) * 8;
-      const int channel = k / task.taps;
-      b_next[p] = gather(task, reader, taps, channel, k - channel * task.taps);
+      b_next[p] = gather(reader, &places[step & 1][(chunk + p * (kThreads / kTile)) * 8]);
     }
   };
   const auto store = [&](int buffer) {
@@ -120,6 +121,7 @@ __global__ void __launch_bounds__(kTile / kRows * kTile, 2) conv_mma(const __gri
   for (int step = begin; step < end; ++step) {
     const int buffer = step & 1;
     if (step + 1 < end) fetch(step + 1);
+    look_up(step + 2);
 #pragma unroll
     for (int k = 0; k < kConvDepth; k += 16) {
       unsigned a[kRows / 16][4], b[2][4];

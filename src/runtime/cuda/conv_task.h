@@ -26,7 +26,7 @@ struct ConvTask {
 };
 
 // Tensor cores, f16 and bf16, not transposed, up to kMostTaps taps, kMostMaskTaps where masked.
-inline constexpr int kMostMaskTaps = 64, kMostTaps = 1024;
+inline constexpr int kMostMaskTaps = 63, kMostTaps = 1024;
 enum class ConvTile : int { small, large };  // 64 x 64, 128 x 128 (filters x pixels)
 inline constexpr int conv_tile_size(ConvTile tile) {
   return tile == ConvTile::small ? 64 : 128;
