@@ -7,22 +7,32 @@ namespace {
 struct LinearCase {
   std::int64_t rows, columns, depth, slab;
   const char* activation = "";
-  bool bias = true;
+  bool bias = true, turned = false;  // turned: W is [depth, columns], cut along its depth
 };
 
 class CudaLinear : public CudaKernels {};
 
 TEST_F(CudaLinear, SlabsShareLaunchesWithoutChangingBits) {
-  const LinearCase cases[] = {{197, 768, 768, 160, "Gelu"}, {9, 100, 3072, 48, ""},      {128, 512, 64, 80, "Relu", false},
-                              {1100, 1600, 264, 112, ""},   {33, 40, 8, 16, "GeluTanh"}, {700, 1000, 4096, 64, "Swish", false}};
+  const LinearCase cases[] = {{197, 768, 768, 160, "Gelu"},
+                              {9, 100, 3072, 48, ""},
+                              {128, 512, 64, 80, "Relu", false},
+                              {1100, 1600, 264, 112, ""},
+                              {33, 40, 8, 16, "GeluTanh"},
+                              {700, 1000, 4096, 64, "Swish", false},
+                              {197, 768, 768, 160, "Gelu", true, true},
+                              {1500, 1536, 1000, 112, "", true, true},
+                              {20, 104, 3080, 48, "Relu", false, true}};
   for (const DType type : {DType::f16, DType::bf16}) {
     for (const LinearCase& c : cases) {
       const HostTensor x = random_tensor(random_, type, Shape{c.rows, c.depth}),
-                       w = random_tensor(random_, type, Shape{c.columns, c.depth}), b = random_tensor(random_, type, Shape{c.columns});
+                       w = random_tensor(random_, type, c.turned ? Shape{c.depth, c.columns} : Shape{c.columns, c.depth}),
+                       b = random_tensor(random_, type, Shape{c.columns});
       NodeRun run{"forebay", "Linear", 1, {{"activation", plan::AttributeValue(std::string(c.activation))}}, {&x, &w}, 1, 1, {}};
       if (c.bias) run.inputs.push_back(&b);
       if (std::string(c.activation) == "Swish") run.attributes.push_back({"activation_alpha", plan::AttributeValue(1.0f)});
-      for (std::int64_t at = 0; at < c.columns; at += c.slab) run.slab_rows.push_back(std::min(c.slab, c.columns - at));
+      if (c.turned) run.attributes.push_back({"transB", plan::AttributeValue(std::int64_t{0})});
+      const std::int64_t rows = w.shape()[0];
+      for (std::int64_t at = 0; at < rows; at += c.slab) run.slab_rows.push_back(std::min(c.slab, rows - at));
       const std::string what = std::string(dtype_name(type)) + ", case " + std::to_string(&c - cases);
       compare(run, 10 * tolerance_of(type), what);
       auto apart = on_device(run);
@@ -34,7 +44,7 @@ TEST_F(CudaLinear, SlabsShareLaunchesWithoutChangingBits) {
     }
   }
   EXPECT_EQ(ids_, std::set<std::string>{"cuda.linear_mma"});
-  EXPECT_EQ(merged_, 2 * 6);
+  EXPECT_EQ(merged_, 2 * 9);
 }
 
 }  // namespace

@@ -35,8 +35,34 @@ __device__ inline void finish_rows(const LinearTask& task, const float* tile, in
   }
 }
 
+// Row `k` of the call's weights [depth, columns].
+__device__ inline const unsigned short* turned_row(const LinearTask& task, int k) {
+  const int slab = k / static_cast<int>(task.w.rows);
+  return static_cast<const unsigned short*>(task.w.slabs[slab]) +
+         static_cast<std::int64_t>(k - slab * static_cast<int>(task.w.rows)) * task.columns;
+}
+
+// A warp's sums to `task.sums`, or from there.
+template <int kRows, bool kStore>
+__device__ inline void carry_sums(const LinearTask& task, float (&sums)[kRows / 16][4][4], int row0, int column0) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int i = 0; i < kRows / 16; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int m = row0 + i * 16 + lane / 4 + e / 2 * 8, n = column0 + j * 8 + lane % 4 * 2 + e % 2;
+        if (m >= task.rows || n >= task.columns) continue;
+        float& kept = task.sums[static_cast<std::int64_t>(m) * task.columns + n];
+        (kStore ? kept : sums[i][j][e]) = kStore ? sums[i][j][e] : kept;
+      }
+    }
+  }
+}
+
 // kTile x kTile outputs, warps of kRows x 32.
-template <typename T, int kTile, int kRows>
+template <typename T, int kTile, int kRows, bool kTurned>
 __global__ void __launch_bounds__(kTile / kRows * kTile) linear_mma(const __grid_constant__ LinearTask task) {
   constexpr int kThreads = kTile / kRows * kTile, kPasses = kChunks * kTile / kThreads, kAcross = kTile / 32, kStage = kTile * kPitch;
   extern __shared__ __align__(16) unsigned short shared[];
@@ -52,10 +78,10 @@ __global__ void __launch_bounds__(kTile / kRows * kTile) linear_mma(const __grid
   for (int p = 0; p < kPasses; ++p) {
     const int row = (thread + p * kThreads) / kChunks, n = n0 + row;
     x_rows[p] =
-        m0 + row < task.rows ? static_cast<const unsigned short*>(task.x) + static_cast<std::int64_t>(m0 + row) * task.depth : nullptr;
-    w_rows[p] = n < task.columns ? static_cast<const unsigned short*>(task.w.slabs[n / task.w.rows]) +
-                                       static_cast<std::int64_t>(n % task.w.rows) * task.depth
-                                 : nullptr;
+        m0 + row < task.rows ? static_cast<const unsigned short*>(task.x) + static_cast<std::int64_t>(m0 + row) * task.x_row : nullptr;
+    w_rows[p] = !kTurned && n < task.columns ? static_cast<const unsigned short*>(task.w.slabs[n / task.w.rows]) +
+                                                   static_cast<std::int64_t>(n % task.w.rows) * task.depth
+                                             : nullptr;
   }
   const auto fetch = [&](int step) {
     const int stage = step % kStages;
@@ -64,12 +90,20 @@ __global__ void __launch_bounds__(kTile / kRows * kTile) linear_mma(const __grid
       const int row = (thread + p * kThreads) / kChunks, part = (thread + p * kThreads) % kChunks * 8, k = step * kLinearDepth + part;
       const bool inside = step < end && k < task.depth;
       copy_async<16>(&x_tiles[stage * kStage + row * kPitch + part], inside && x_rows[p] != nullptr ? x_rows[p] + k : nullptr);
-      copy_async<16>(&w_tiles[stage * kStage + row * kPitch + part], inside && w_rows[p] != nullptr ? w_rows[p] + k : nullptr);
+      if constexpr (kTurned) {
+        const int i = thread + p * kThreads, row_k = i / (kTile / 8), column = n0 + i % (kTile / 8) * 8, at = step * kLinearDepth + row_k;
+        const void* from = nullptr;
+        if (step < end && at < task.depth && column < task.columns) from = turned_row(task, at) + column;
+        copy_async<16>(&w_tiles[stage * kStage + row_k * (kTile + 8) + i % (kTile / 8) * 8], from);
+      } else {
+        copy_async<16>(&w_tiles[stage * kStage + row * kPitch + part], inside && w_rows[p] != nullptr ? w_rows[p] + k : nullptr);
+      }
     }
     end_copies();
   };
   float sums[kRows / 16][4][4] = {};
   const int row0 = warp / kAcross * kRows, column0 = warp % kAcross * 32;
+  if (kTurned && !task.first_part) carry_sums<kRows, false>(task, sums, m0 + row0, n0 + column0);
   for (int step = begin; step < begin + kStages - 1; ++step) fetch(step);
   for (int step = begin; step < end; ++step) {
     await_copies<kStages - 2>();
@@ -79,12 +113,18 @@ __global__ void __launch_bounds__(kTile / kRows * kTile) linear_mma(const __grid
     const unsigned short* const w_tile = w_tiles + step % kStages * kStage;
 #pragma unroll
     for (int k = 0; k < kLinearDepth; k += 16) {
+      if (kTurned && step * kLinearDepth + k >= task.depth) break;  // zeros would change the sign of a zero
       unsigned a[kRows / 16][4], b[2][4];
 #pragma unroll
       for (int i = 0; i < kRows / 16; ++i) load_matrices(a[i], &x_tile[(row0 + i * 16 + lane % 16) * kPitch + k + lane / 16 * 8]);
 #pragma unroll
-      for (int j = 0; j < 2; ++j)
-        load_matrices(b[j], &w_tile[(column0 + j * 16 + lane / 16 * 8 + lane % 8) * kPitch + k + lane / 8 % 2 * 8]);
+      for (int j = 0; j < 2; ++j) {
+        if constexpr (kTurned) {
+          load_turned(b[j], &w_tile[(k + lane % 16) * (kTile + 8) + column0 + j * 16 + lane / 16 * 8]);
+        } else {
+          load_matrices(b[j], &w_tile[(column0 + j * 16 + lane / 16 * 8 + lane % 8) * kPitch + k + lane / 8 % 2 * 8]);
+        }
+      }
 #pragma unroll
       for (int i = 0; i < kRows / 16; ++i) {
 #pragma unroll
@@ -93,6 +133,7 @@ __global__ void __launch_bounds__(kTile / kRows * kTile) linear_mma(const __grid
     }
   }
   await_copies<0>();
+  if (kTurned && !task.last_part) return carry_sums<kRows, true>(task, sums, m0 + row0, n0 + column0);
   float* const tile = reinterpret_cast<float*>(shared);
 #pragma unroll
   for (int first = 0; first < kTile; first += 64) {
@@ -133,9 +174,10 @@ cudaError_t start(const LinearTask& task, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>((task.columns + kTile - 1) / kTile), static_cast<unsigned>((task.rows + kTile - 1) / kTile),
                   static_cast<unsigned>(task.splits));
   constexpr int kBytes = 2 * kStages * kTile * kPitch * static_cast<int>(sizeof(unsigned short));
-  cudaError_t error = cudaFuncSetAttribute(linear_mma<T, kTile, kRows>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
-  const int cluster = task.clusters ? task.splits : 1;
-  if (error == cudaSuccess) error = launch_split(linear_mma<T, kTile, kRows>, grid, kTile / kRows * kTile, kBytes, cluster, task, stream);
+  const auto kernel = task.turned ? linear_mma<T, kTile, kRows, true> : linear_mma<T, kTile, kRows, false>;
+  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  if (error == cudaSuccess)
+    error = launch_split(kernel, grid, kTile / kRows * kTile, kBytes, task.clusters ? task.splits : 1, task, stream);
   if (error != cudaSuccess) return error;
   if (task.splits > 1 && !task.clusters)
     linear_join<T><<<blocks_for(static_cast<std::int64_t>(task.rows) * task.columns, 256), 256, 0, stream>>>(task);

@@ -33,10 +33,17 @@ class LinearKernel final : public MergedKernel {
       even_slabs_ = even_slabs_ && (slabs[i] == slabs[0] || (i + 1 == slabs.size() && slabs[i] < slabs[0]));
     const std::vector<std::int64_t>& w = context.inputs[1].dims;
     task_.type = context.inputs[1].dtype;
-    task_.depth = static_cast<int>(w[1]);
-    task_.all_columns = static_cast<int>(w[0]);
-    task_.rows = static_cast<int>(context.inputs[0].shape().elements() / w[1]);
+    task_.turned = context.node.integer("transB", 1) == 0;
+    for (std::size_t i = 0; task_.turned && i + 1 < slabs.size(); ++i) {
+      if (slabs[i] % 16 != 0) return context.node.unsupported("slabs that are not whole blocks");
+    }
+    task_.depth = static_cast<int>(w[task_.turned ? 0 : 1]);
+    task_.all_columns = static_cast<int>(w[task_.turned ? 1 : 0]);
+    task_.x_row = task_.depth;
+    task_.rows = static_cast<int>(context.inputs[0].shape().elements() / task_.depth);
     task_.splits = 1;
+    task_.clusters = false;
+    if (task_.turned) return {};  // slabs are parts of the sums themselves
     // Of the whole node: a sum must not depend on what else a call holds.
     const std::int64_t blocks = tiles(task_.all_columns, large(task_.all_columns) ? 128 : 64);
     task_.splits = split_count(blocks, (task_.depth + kLinearDepth - 1) / kLinearDepth);
@@ -44,7 +51,7 @@ class LinearKernel final : public MergedKernel {
     return {};
   }
   std::uint64_t workspace_bytes() const override {
-    if (task_.splits == 1 || task_.clusters) return 0;
+    if (task_.turned ? !sliced_ : task_.splits == 1 || task_.clusters) return 0;
     const std::int64_t sums = std::int64_t{task_.splits} * task_.rows * task_.all_columns;
     return static_cast<std::uint64_t>(sums) * sizeof(float);
   }
@@ -58,11 +65,18 @@ class LinearKernel final : public MergedKernel {
     task.bias = call.inputs.size() > 2 && call.inputs[2].present() ? call.inputs[2].data : nullptr;
     task.y = call.outputs[0].data;
     task.sums = reinterpret_cast<float*>(call.workspace);
-    task.first = static_cast<int>(sliced_ ? call.row_begin : 0);
+    task.first = static_cast<int>(sliced_ && !task.turned ? call.row_begin : 0);
+    if (task.turned) {
+      task.columns = task.all_columns;
+      task.depth = 0;
+      task.x = call.inputs[0].data + (sliced_ ? call.row_begin : 0) * 2;
+      task.first_part = call.slab == 0;
+      task.last_part = calls.back().slab + 1 == calls.back().slab_count;
+    }
     task.w.rows = call.inputs[1].shape[0];
     for (std::size_t i = 0; i < calls.size(); ++i) {
       task.w.slabs[i] = calls[i].inputs[1].data;
-      task.columns += static_cast<int>(calls[i].inputs[1].shape[0]);
+      (task.turned ? task.depth : task.columns) += static_cast<int>(calls[i].inputs[1].shape[0]);
     }
     const cudaError_t error = launch_linear_mma(task, large(task.columns), queue_stream());
     return error == cudaSuccess ? Status() : state_->errors.check(error, id());
@@ -82,12 +96,15 @@ static_assert(SlabTable::kMost >= kMostMerged);
 
 bool fits(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs) {
   const TypeShape &x = inputs[0], &w = inputs[1];
-  if (node.integer("transB", 1) == 0 || (w.dtype != DType::f16 && w.dtype != DType::bf16) || x.dtype != w.dtype) return false;
-  if (outputs[0].dtype != w.dtype || !x.known() || !w.known() || w.dims.size() != 2 || w.dims[1] <= 0 || w.dims[1] % 8 != 0) return false;
-  const std::int64_t rows = x.shape().elements() / w.dims[1];
-  if (rows <= kFewRows || rows > kMostRows || w.dims[0] > kMostWeightBytes / 2 / w.dims[1]) return false;
+  const std::size_t inner = node.integer("transB", 1) == 0 ? 0 : 1;
+  if ((w.dtype != DType::f16 && w.dtype != DType::bf16) || x.dtype != w.dtype) return false;
+  if (outputs[0].dtype != w.dtype || !x.known() || !w.known() || w.dims.size() != 2) return false;
+  const std::int64_t depth = w.dims[inner], columns = w.dims[1 - inner];
+  if (depth <= 0 || depth % 8 != 0 || (inner == 0 && columns % 8 != 0)) return false;
+  const std::int64_t rows = x.shape().elements() / depth;
+  if (rows <= kFewRows || rows > kMostRows || columns > kMostWeightBytes / 2 / depth) return false;
   const bool biased = inputs.size() > 2 && inputs[2].present();
-  return !biased || (inputs[2].dtype == w.dtype && inputs[2].dims == std::vector<std::int64_t>{w.dims[0]});
+  return !biased || (inputs[2].dtype == w.dtype && inputs[2].dims == std::vector<std::int64_t>{columns});
 }
 
 KernelPtr make_linear_mma(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs,
