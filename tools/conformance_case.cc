@@ -122,6 +122,7 @@ Result<CaseResult> run_sets(const ConformanceCase& test, const CaseOptions& opti
   const std::vector<onnx::ValueInfo> inputs = caller_inputs(model.graph);
   std::vector<std::string> sets = test.data_sets;
   if (!test.flat_output.empty()) sets = {""};
+  std::set<std::string> on_host;
   for (const std::string& set : sets) {
     std::vector<CaseTensor> given, expected;
     if (set.empty()) {
@@ -134,11 +135,15 @@ Result<CaseResult> run_sets(const ConformanceCase& test, const CaseOptions& opti
     }
     FB_ASSIGN(ExecutionContext context, engine.create_context());
     for (const CaseTensor& input : given) FB_TRY(context.set_input(input.name, input.tensor));
+    context.set_profiling(true);
     FB_TRY(context.execute());
+    for (const PassProfile::Op& op : context.profile().ops) {
+      if (op.kernel.starts_with("host.")) on_host.insert(op.op);
+    }
     CaseResult result = compare_outputs(test.name, context, expected);
     if (result.status != CaseStatus::passed) return result;
   }
-  return CaseResult{CaseStatus::passed, ""};
+  return CaseResult{CaseStatus::passed, on_host.empty() ? "" : fmt::format("on the host: {}", fmt::join(on_host, ", "))};
 }
 
 }  // namespace

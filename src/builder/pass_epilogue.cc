@@ -1,6 +1,8 @@
 // What follows a product or a convolution with weights goes into it: MatMul + bias and Gemm become
-// forebay.Linear, and an activation behind Linear or Conv becomes its `activation`. The weight
-// keeps its form, so slabs and refits stay as they were.
+// forebay.Linear, a sum with an image behind Conv becomes its fourth input, and an activation behind
+// Linear or Conv becomes its `activation`. The weight keeps its form, so slabs and refits stay as
+// they were.
+#include <algorithm>
 #include <string>
 
 #include "base/check.h"
@@ -84,6 +86,13 @@ class EpiloguePass {
     return type.known() && type.dims.size() == 1 && type.dims[0] == count;
   }
 
+  // Nothing is broadcast: channels and more are known and agree, and both or neither batch is known.
+  bool same_image(ValueId a, ValueId b) const {
+    const TypeShape &x = ir_.values[a].type, &y = ir_.values[b].type;
+    if (!x.has_rank || !y.has_rank || x.dtype != y.dtype || x.dims != y.dims || needs_.fixed(a)) return false;
+    return std::find(x.dims.begin() + 1, x.dims.end(), -1) == x.dims.end();
+  }
+
   // `node` and what follows it become the last one of them, so that a bias is made by then.
   Result<bool> fuse(IrNode& node, bool convolves) {
     pattern_.begin(node);
@@ -102,6 +111,16 @@ class EpiloguePass {
           inputs.push_back(bias);
           root = add;
         }
+      }
+    }
+    IrNode* sum = convolves ? pattern_.sole_reader(root->outputs[0]) : nullptr;
+    if (sum != nullptr && sum->op == "Add" && sum->domain.empty() && sum->version >= 7) {
+      const ValueId other = sum->inputs[sum->inputs[0] == root->outputs[0] ? 1 : 0];
+      if (other != root->outputs[0] && same_image(other, root->outputs[0])) {
+        pattern_.add(*root);
+        inputs.resize(3, kNone);
+        inputs.push_back(other);
+        root = sum;
       }
     }
     IrNode* next = pattern_.sole_reader(root->outputs[0]);

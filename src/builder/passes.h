@@ -60,6 +60,8 @@ Result<std::size_t> pass_activation(PassContext& context);
 Result<std::size_t> pass_norm(PassContext& context);
 // pass_attention.cc: softmax attention written out becomes forebay.Attention. After pass_fold.
 Result<std::size_t> pass_attention(PassContext& context);
+// pass_attention_heads.cc: transposes around forebay.Attention go away. After pass_attention.
+Result<std::size_t> pass_attention_heads(PassContext& context);
 // pass_linear.cc: MatMul of a transposed weight reads it as it lies: forebay.Linear or FusedMatMul
 // where this build has it, else Gemm for rank 2.
 Result<std::size_t> pass_linear(PassContext& context);

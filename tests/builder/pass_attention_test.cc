@@ -188,6 +188,27 @@ TEST(Attention, ReadsRepeatedHeadsOnce) {
   }
 }
 
+// Transposed from rows and back: the heads are read inside of the rows. Where anything else reads the result, the transposes stay.
+TEST(Attention, LeavesHeadsInTheirRows) {
+  for (const bool shown : {false, true}) {
+    GraphMaker g;
+    Feeds feeds;
+    const std::pair<const char*, Dims> inputs[] = {{"a", {2, 5, 4, 8}}, {"b", {2, 7, 4, 8}}, {"c", {2, 7, 4, 6}}};
+    for (const auto& [name, dims] : inputs) {
+      g.input(name, DType::f32, {"N", std::to_string(dims[1]), "4", std::to_string(dims[3])});
+      feeds[name] = floats(dims, static_cast<std::uint32_t>(dims[3]), -2.0f, 2.0f);
+    }
+    g.node("Transpose", {"a"}, {"q"}).with("perm", Ints{0, 2, 1, 3}).node("Transpose", {"b"}, {"kt"}).with("perm", Ints{0, 2, 3, 1});
+    g.node("Transpose", {"c"}, {"v"}).with("perm", Ints{0, 2, 1, 3}).constant("scale", list({0.25f}, true));
+    g.node("MatMul", {"q", "kt"}, {"s"}).node("Mul", {"s", "scale"}, {"t"}).node("Softmax", {"t"}, {"p"}).with("axis", std::int64_t{-1});
+    g.node("MatMul", {"p", "v"}, {"y"}).node("Transpose", {"y"}, {"z"}).with("perm", Ints{0, 2, 1, 3}).output("z", DType::f32);
+    if (shown) g.output("y", DType::f32);
+    const Ops ops = fused_ops(g, feeds);
+    EXPECT_EQ(std::count(ops.begin(), ops.end(), "Attention"), 1);
+    EXPECT_EQ(std::count(ops.begin(), ops.end(), "Transpose"), shown ? 4 : 0);
+  }
+}
+
 TEST(Attention, LeavesWhatIsReadElsewhereOrDoesNotFit) {
   const AttentionForm form;
   for (const char* shown : {"p", "s", "kt"}) {

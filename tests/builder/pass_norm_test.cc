@@ -290,6 +290,27 @@ TEST(Activation, TakesAProductAsItsInput) {
   EXPECT_EQ(fused_ops(graph, feeds), (Ops{"Mul", "Swish", "Mul"}));
 }
 
+// A residual block: the sum and what follows go into the convolution, on whichever side it stands.
+TEST(Epilogue, TakesAnImageBehindAConvolution) {
+  for (const bool first : {true, false}) {
+    GraphMaker graph;
+    graph.input("x", DType::f32, {"N", "4", "6", "5"}).initializer("w", floats({4, 4, 3, 3}, 4));
+    graph.node("Conv", {"x", "w"}, {"c"}).with("pads", std::vector<std::int64_t>{1, 1, 1, 1});
+    graph.node("Add", first ? std::vector<std::string>{"c", "x"} : std::vector<std::string>{"x", "c"}, {"a"});
+    graph.node("Relu", {"a"}, {"y"}).output("y");
+    Feeds feeds;
+    feeds["x"] = floats({2, 4, 6, 5}, 3, -1.0f, 1.0f);
+    EXPECT_EQ(fused_ops(graph, feeds), (Ops{"Conv"}));
+  }
+  GraphMaker row;  // broadcast: stays as it is
+  row.input("x", DType::f32, {"2", "4", "6", "5"}).input("r", DType::f32, {"1", "4", "1", "5"}).initializer("w", floats({4, 4, 1, 1}, 4));
+  row.node("Conv", {"x", "w"}, {"c"}).node("Add", {"c", "r"}, {"y"}).output("y");
+  Feeds feeds;
+  feeds["x"] = floats({2, 4, 6, 5}, 3, -1.0f, 1.0f);
+  feeds["r"] = floats({1, 4, 1, 5}, 5, -1.0f, 1.0f);
+  EXPECT_EQ(fused_ops(row, feeds), (Ops{"Conv", "Add"}));
+}
+
 GraphMaker rotary_graph(bool slices, bool joined) {
   GraphMaker g;
   g.input("x", DType::f32, {"2", "3", "5", "8"})

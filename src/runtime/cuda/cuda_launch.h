@@ -102,10 +102,7 @@ struct RotateTask {
 };
 cudaError_t launch_rotate(DType type, DType table_type, const RotateTask& task, void* y, const void* x, const void* cos, const void* sin, cudaStream_t stream);
 
-enum class ReduceOp : int { mean, sum, max, min };
-// Over the last `length` elements of each row; f32 sums in a fixed order.
-cudaError_t launch_reduce(ReduceOp op, DType type, std::int64_t rows, std::int64_t length, void* y,
-                          const void* a, cudaStream_t stream);
+// Over rows of `length`; f32 sums in a fixed order.
 cudaError_t launch_softmax(DType type, std::int64_t rows, std::int64_t length, void* y,
                            const void* a, cudaStream_t stream);
 

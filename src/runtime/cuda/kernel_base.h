@@ -52,6 +52,10 @@ std::span<const TableEntry> attention_table();
 std::span<const TableEntry> packed_table();
 std::span<const TableEntry> gather_table();
 std::span<const TableEntry> integer_table();
+std::span<const TableEntry> conv_table();
+std::span<const TableEntry> axis_table();
+std::span<const TableEntry> map_table();
+std::span<const TableEntry> linear_table();
 
 inline bool float_type(DType dtype) {
   return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16;

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "runtime/choosing_kernel.h"
+#include "runtime/cuda/activation_names.h"
 #include "runtime/cuda/gemm_mma.h"
 #include "runtime/cuda/kernel_base.h"
 #include "runtime/cuda/lt_product.h"
@@ -26,11 +27,7 @@ std::optional<std::int64_t> even_step(std::span<const std::int64_t> offsets) {
 
 class ProductKernel final : public MergedKernel, public PairedKernel, public ChoosingKernel {
  public:
-  struct Finish {
-    Activation activation = Activation::none;
-    float alpha = 0, beta = 0;
-  };
-  ProductKernel(const ops::ProductSpec& spec, const Finish& finish, StatePtr state)
+  ProductKernel(const ops::ProductSpec& spec, const NamedActivation& finish, StatePtr state)
       : spec_(spec), finish_(finish), state_(std::move(state)) {}
 
   Status prepare(const PrepareContext& context) override {
@@ -310,7 +307,7 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
   }
 
   const ops::ProductSpec spec_;
-  const Finish finish_;
+  const NamedActivation finish_;
   const StatePtr state_;
   ops::ProductLayout layout_;
   plan::Consumption consumption_ = plan::Consumption::whole;
@@ -335,22 +332,16 @@ KernelPtr make_product(const NodeView& node, std::span<const TypeShape> inputs, 
   spec.trans_b = node.integer("transB", 0) != 0;
   spec.alpha = node.real("alpha", 1.0f);
   spec.beta = node.real("beta", 1.0f);
-  return std::make_unique<ProductKernel>(spec, ProductKernel::Finish(), state);
+  return std::make_unique<ProductKernel>(spec, NamedActivation(), state);
 }
 
 // activation(x * W' + bias), W as [N,K] unless transB is 0.
 KernelPtr make_linear(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs, const StatePtr& state) {
-  static constexpr std::pair<std::string_view, Activation> kNames[] = {
-      {"", Activation::none},           {"Relu", Activation::relu},       {"LeakyRelu", Activation::leaky_relu},      {"Clip", Activation::clip},
-      {"Sigmoid", Activation::sigmoid}, {"Tanh", Activation::tanh},       {"HardSigmoid", Activation::hard_sigmoid},  {"HardSwish", Activation::hard_swish},
-      {"Swish", Activation::swish},     {"Mish", Activation::mish},       {"Gelu", Activation::gelu},                 {"GeluTanh", Activation::gelu_tanh}};
-  for (const auto& [name, activation] : kNames) {
-    if (name != node.text("activation", "") || !product_types(inputs, outputs)) continue;
-    ops::ProductSpec spec;
-    spec.trans_b = node.integer("transB", 1) != 0;
-    return std::make_unique<ProductKernel>(spec, ProductKernel::Finish{activation, node.real("activation_alpha", 0), node.real("activation_beta", 0)}, state);
-  }
-  return nullptr;
+  const auto activation = node_activation(node);
+  if (!activation || !product_types(inputs, outputs)) return nullptr;
+  ops::ProductSpec spec;
+  spec.trans_b = node.integer("transB", 1) != 0;
+  return std::make_unique<ProductKernel>(spec, *activation, state);
 }
 
 }  // namespace

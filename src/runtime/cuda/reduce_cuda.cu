@@ -31,30 +31,6 @@ struct Max {
     return a != a ? a : b != b ? b : a < b ? b : a;
   }
 };
-struct Min {
-  __device__ float operator()(float a, float b) const {
-    return a != a ? a : b != b ? b : b < a ? b : a;
-  }
-};
-
-template <typename T>
-__global__ void reduce(ReduceOp op, std::int64_t rows, std::int64_t length, T* y, const T* a) {
-  for (std::int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
-    const T* from = a + row * length;
-    const bool sums = op == ReduceOp::mean || op == ReduceOp::sum;
-    float value = sums ? 0.0f : op == ReduceOp::max ? -INFINITY : INFINITY;
-    for (std::int64_t i = threadIdx.x; i < length; i += kThreads) {
-      const float x = widen(from[i]);
-      value = sums ? value + x : op == ReduceOp::max ? Max()(value, x) : Min()(value, x);
-    }
-    float result = sums                  ? fold_block(value, Sum())
-                   : op == ReduceOp::max ? fold_block(value, Max())
-                                         : fold_block(value, Min());
-    if (op == ReduceOp::mean) result /= static_cast<float>(length);
-    if (threadIdx.x == 0) y[row] = narrow<T>(result);
-  }
-}
-
 template <typename T>
 __global__ void softmax(std::int64_t rows, std::int64_t length, T* y, const T* a) {
   for (std::int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
@@ -78,28 +54,6 @@ unsigned blocks_of(std::int64_t rows) {
 }
 
 }  // namespace
-
-cudaError_t launch_reduce(ReduceOp op, DType type, std::int64_t rows, std::int64_t length, void* y,
-                          const void* a, cudaStream_t stream) {
-  if (rows == 0) return cudaSuccess;
-  switch (type) {
-    case DType::f32:
-      reduce<<<blocks_of(rows), kThreads, 0, stream>>>(op, rows, length, static_cast<float*>(y),
-                                                       static_cast<const float*>(a));
-      break;
-    case DType::f16:
-      reduce<<<blocks_of(rows), kThreads, 0, stream>>>(op, rows, length, static_cast<__half*>(y),
-                                                       static_cast<const __half*>(a));
-      break;
-    case DType::bf16:
-      reduce<<<blocks_of(rows), kThreads, 0, stream>>>(
-          op, rows, length, static_cast<__nv_bfloat16*>(y), static_cast<const __nv_bfloat16*>(a));
-      break;
-    default:
-      return cudaErrorInvalidValue;
-  }
-  return cudaGetLastError();
-}
 
 cudaError_t launch_softmax(DType type, std::int64_t rows, std::int64_t length, void* y,
                            const void* a, cudaStream_t stream) {

@@ -1,4 +1,5 @@
 // Conv and ConvTranspose: shapes and registration; the kernels are in conv_kernel.cc and conv_transpose.cc.
+#include <algorithm>
 #include <string>
 
 #include "base/check.h"
@@ -41,6 +42,11 @@ Status infer_conv(InferContext& context) {
   FB_ASSIGN(const WindowSpec spec, window_spec(node, x.dims.size() - 2, std::span(w.dims).subspan(2)));
   std::vector<std::int64_t> dims = {x.dims[0], w.dims[0]};
   for (std::size_t i = 0; i < spec.kernel.size(); ++i) dims.push_back(window_output(spec, i, x.dims[i + 2]));
+  const TypeShape& sum = context.input(3);
+  if (sum.present() && (node.domain().empty() || sum.dtype != x.dtype)) return node.invalid("an input to add that does not belong here");
+  if (sum.present() && sum.known() && std::find(dims.begin(), dims.end(), -1) == dims.end() && sum.dims != dims) {
+    return node.invalid("what is added, " + dims_text(sum.dims) + ", does not have the shape of the output, " + dims_text(dims));
+  }
   context.set_output(0, x.dtype, std::move(dims));
   return {};
 }
@@ -65,7 +71,7 @@ Result<std::unique_ptr<Kernel>> create_conv(const NodeView&, std::span<const Typ
 std::span<const OpSpec> conv_ops() {
   static const OpSpec specs[] = {
       {"", "Conv", 1, 0x7fffffff, kOpNone, 0, infer_conv, consume_conv, create_conv},
-      {"forebay", "Conv", 1, 0x7fffffff, kOpNone, 0, infer_conv, consume_conv, create_conv},  // with an activation
+      {"forebay", "Conv", 1, 0x7fffffff, kOpNone, 0, infer_conv, consume_conv, create_conv},  // with a sum (input 3, of the output's shape) and an activation
       {"", "ConvTranspose", 1, 0x7fffffff, kOpNone, 0, infer_conv_transpose, nullptr, create_conv_transpose},
   };
   return specs;

@@ -90,7 +90,9 @@ class FloatConv final : public FloatKernel {
       case Path::library: FB_TRY(run_library(call, first, filters)); break;
       case Path::gemm: run_gemm(call, first, filters); break;
     }
-    if (epilogue_.loop != nullptr && (path_ == Path::dot || path_ == Path::library)) activate(call, first, filters);
+    const bool sums = in(call, 3) != nullptr;
+    if (sums) add(call, first, filters);
+    if (epilogue_.loop != nullptr && (sums || path_ == Path::dot || path_ == Path::library)) activate(call, first, filters);
     return {};
   }
 
@@ -194,6 +196,18 @@ class FloatConv final : public FloatKernel {
     }
   }
 
+  void add(const KernelCall& call, std::int64_t first, std::int64_t filters) const {
+    const std::int64_t plane = sizes_.window.out_size(), count = filters * plane;
+    for (std::int64_t batch = 0; batch < sizes_.batch; ++batch) {
+      const std::int64_t at = (batch * sizes_.filters + first) * plane;
+      const float* sum = in(call, 3) + at;
+      float* y = out(call) + at;
+      call.pool->parallel_for(count, 16384, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) y[i] += sum[i];
+      });
+    }
+  }
+
   static const float* in(const KernelCall& call, std::size_t i) {
     return i < call.inputs.size() && call.inputs[i].present() ? reinterpret_cast<const float*>(call.inputs[i].data) : nullptr;
   }
@@ -211,7 +225,7 @@ class FloatConv final : public FloatKernel {
           float* y = out(call) + (batch * sizes_.filters + filter) * sizes_.window.out_size();
           cpu::depthwise_plane(set_, plane_, in(call, 0) + (batch * sizes_.channels + channel) * sizes_.window.in_size(), in(call, 1) + row * taps,
                                bias != nullptr ? bias[filter] : 0.0f, y, scratch + part * scratch_each_);
-          epilogue_.apply(y, sizes_.window.out_size());
+          if (in(call, 3) == nullptr) epilogue_.apply(y, sizes_.window.out_size());
         }
       }
     });
@@ -285,6 +299,7 @@ class FloatConv final : public FloatKernel {
       if (shared_) task.packed = packed + item * packed_each_;
       const cpu::GemmRange range = cpu::gemm_range_of(set_, task, grid, part);
       cpu::gemm_range(set_, task, range.m0, range.m1, range.n0, range.n1, own);
+      if (in(call, 3) != nullptr) return;  // the activation comes behind the sum
       for (std::int64_t m = range.m0; m < range.m1; ++m) epilogue_.apply(task.c + m * task.c_stride + range.n0, range.n1 - range.n0);
     };
     if (items < threads) {

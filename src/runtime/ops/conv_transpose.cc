@@ -57,19 +57,7 @@ class ConvTranspose final : public FloatKernel {
   Status setup(const PrepareContext& context) override {
     const auto& x = context.inputs[0].dims;
     const auto& w = context.inputs[1].dims;
-    FB_ASSIGN(const Transposed t, transposed_window(context.node, x, w));
-    const std::size_t spatial = x.size() - 2;
-    if (spatial > kMostSpatial) return context.node.unsupported(std::to_string(spatial) + " spatial axes; up to 3 are served");
-    window_ = {};
-    for (std::size_t i = 0; i < spatial; ++i) {
-      const std::size_t at = i + kMostSpatial - spatial;
-      window_.in[at] = x[i + 2];
-      window_.out[at] = t.output[i];
-      window_.kernel[at] = t.spec.kernel[i];
-      window_.stride[at] = t.spec.strides[i];
-      window_.dilation[at] = t.spec.dilations[i];
-      window_.pad[at] = t.spec.pads_begin[i];
-    }
+    FB_ASSIGN(window_, conv_transpose_window(context.node, x, w));
     batch_ = x[0];
     channels_ = x[1];
     groups_ = context.node.integer("group", 1);
@@ -152,6 +140,23 @@ class ConvTranspose final : public FloatKernel {
 };
 
 }  // namespace
+
+Result<Window> conv_transpose_window(const NodeView& node, std::span<const std::int64_t> x, std::span<const std::int64_t> w) {
+  FB_ASSIGN(const Transposed t, transposed_window(node, x, w));
+  const std::size_t spatial = x.size() - 2;
+  if (spatial > kMostSpatial) return node.unsupported(std::to_string(spatial) + " spatial axes; up to 3 are served");
+  Window window;
+  for (std::size_t i = 0; i < spatial; ++i) {
+    const std::size_t at = i + kMostSpatial - spatial;
+    window.in[at] = x[i + 2];
+    window.out[at] = t.output[i];
+    window.kernel[at] = t.spec.kernel[i];
+    window.stride[at] = t.spec.strides[i];
+    window.dilation[at] = t.spec.dilations[i];
+    window.pad[at] = t.spec.pads_begin[i];
+  }
+  return window;
+}
 
 Status infer_conv_transpose(InferContext& context) {
   const NodeView& node = context.node();

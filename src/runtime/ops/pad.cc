@@ -8,6 +8,7 @@
 #include "runtime/ops/elementwise.h"
 #include "runtime/ops/families.h"
 #include "runtime/ops/infer.h"
+#include "runtime/ops/pad_places.h"
 #include "runtime/ops/strided_copy.h"
 #include "runtime/ops/subbyte.h"
 
@@ -112,33 +113,33 @@ std::int64_t source_index(Mode mode, std::int64_t at, std::int64_t dim) {
   return -1;
 }
 
+Result<std::vector<std::int64_t>> full_pads(const PrepareContext& context) {
+  const NodeView& node = context.node;
+  const std::size_t rank = context.inputs[0].dims.size();
+  std::vector<std::int64_t> pads;
+  if (node.version() < 11) {
+    const auto attribute = node.integers("pads");
+    pads.assign(attribute.begin(), attribute.end());
+  } else {
+    pads = host_integers(*context.values[1]);
+  }
+  std::vector<std::int64_t> axes;
+  const bool has_axes = context.values.size() > 3 && context.values[3] != nullptr && node.version() >= 11;
+  if (has_axes) axes = host_integers(*context.values[3]);
+  FB_ASSIGN(const std::vector<int> normal, padded_axes(node, has_axes ? &axes : nullptr, rank));
+  return spread_pads(node, pads, normal, rank);
+}
+
 class PadKernel final : public NamedKernel {
  public:
   explicit PadKernel(DType dtype) : NamedKernel("cpu.Pad." + std::to_string(element_bytes(dtype))), dtype_(dtype) {}
 
   Status prepare(const PrepareContext& context) override {
-    const NodeView& node = context.node;
     const auto& in = context.inputs[0].dims;
     const auto& out = context.outputs[0].dims;
-    std::vector<std::int64_t> pads;
-    if (node.version() < 11) {
-      const auto attribute = node.integers("pads");
-      pads.assign(attribute.begin(), attribute.end());
-    } else {
-      pads = host_integers(*context.values[1]);
-    }
-    std::vector<std::int64_t> axes;
-    const bool has_axes = context.values.size() > 3 && context.values[3] != nullptr && node.version() >= 11;
-    if (has_axes) axes = host_integers(*context.values[3]);
-    FB_ASSIGN(const std::vector<int> normal, padded_axes(node, has_axes ? &axes : nullptr, in.size()));
-    FB_ASSIGN(const std::vector<std::int64_t> full, spread_pads(node, pads, normal, in.size()));
-    const std::string_view text = node.text("mode", "constant");
-    const Mode mode = text == "reflect" ? Mode::reflect : text == "edge" ? Mode::edge : text == "wrap" ? Mode::wrap : Mode::constant;
-    attribute_value_ = node.version() < 11 ? node.real("value", 0.0f) : 0.0f;
-    maps_.assign(in.size(), {});
-    for (std::size_t axis = 0; axis < in.size(); ++axis) {
-      for (std::int64_t i = 0; i < out[axis]; ++i) maps_[axis].push_back(source_index(mode, i - full[axis], in[axis]));
-    }
+    FB_ASSIGN(const std::vector<std::int64_t> full, full_pads(context));
+    FB_ASSIGN(maps_, pad_places(context));
+    attribute_value_ = context.node.version() < 11 ? context.node.real("value", 0.0f) : 0.0f;
     strides_ = dense_strides(in);
     total_ = 1;
     for (const std::int64_t dim : out) total_ *= dim;
@@ -234,6 +235,18 @@ constexpr OpSpec kSpecs[] = {
 };
 
 }  // namespace
+
+Result<std::vector<std::vector<std::int64_t>>> pad_places(const PrepareContext& context) {
+  const auto& in = context.inputs[0].dims;
+  FB_ASSIGN(const std::vector<std::int64_t> full, full_pads(context));
+  const std::string_view text = context.node.text("mode", "constant");
+  const Mode mode = text == "reflect" ? Mode::reflect : text == "edge" ? Mode::edge : text == "wrap" ? Mode::wrap : Mode::constant;
+  std::vector<std::vector<std::int64_t>> places(in.size());
+  for (std::size_t axis = 0; axis < in.size(); ++axis) {
+    for (std::int64_t i = 0; i < context.outputs[0].dims[axis]; ++i) places[axis].push_back(source_index(mode, i - full[axis], in[axis]));
+  }
+  return places;
+}
 
 std::span<const OpSpec> pad_ops() { return kSpecs; }
 

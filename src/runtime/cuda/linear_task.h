@@ -1,0 +1,27 @@
+// activation(x * W' + bias) on tensor cores, W in slabs of rows: [columns, depth], or turned, [depth, columns].
+#pragma once
+
+#include "runtime/cuda/cuda_launch.h"
+
+namespace forebay::cuda {
+
+struct LinearTask {
+  DType type = DType::f16;  // f16 or bf16, of everything
+  const void *x = nullptr, *bias = nullptr;
+  SlabTable w;
+  void* y = nullptr;
+  bool turned = false, first_part = true, last_part = true;  // turned: a call may hold a part of the depth; sums carry from call to call
+  float* sums = nullptr;                 // [split, row, column of the call] where there are several splits and no clusters
+  int rows = 0, columns = 0, depth = 0;  // columns: of the call; depth is a multiple of 8
+  int first = 0, all_columns = 0;        // where the call's columns begin in y
+  int x_row = 0;                         // elements from row to row of x
+  int splits = 1;                        // a power of two, at most 8; 1 where a block makes 128 x 128
+  bool clusters = false;                 // the blocks of a sum's splits are a cluster, sm_90 and up
+  Activation activation = Activation::none;
+  float alpha = 0, beta = 0;
+};
+inline constexpr int kLinearDepth = 32;  // of a step of the sum
+// 128 x 128 outputs a block, else 64 x 64: the same bits.
+cudaError_t launch_linear_mma(const LinearTask& task, bool large, cudaStream_t stream);
+
+}  // namespace forebay::cuda
