@@ -12,7 +12,7 @@ namespace forebay::cuda {
 namespace {
 
 constexpr std::int64_t kFewRows = 8;                 // the matrix-vector kernels'
-constexpr std::int64_t kMostWeightBytes = 32 << 20;  // larger ones come in slabs that fill the library's kernels
+constexpr std::int64_t kMostWeightBytes = 6 << 20;  // slabs of larger ones fill the library's kernels
 constexpr std::int64_t kMostRows = 1 << 22;
 
 class LinearKernel final : public MergedKernel {
