@@ -39,11 +39,11 @@ class AttentionKernel final : public CudaKernel {
     task_.mask_fill = node.real("mask_fill", -std::numeric_limits<float>::infinity());
     task_.causal = node.integer("is_causal", 0) != 0;
     if (node.domain() == "forebay") task_.empty_rows = node.integer("nan_rows", 0) != 0 ? EmptyRows::zero_when_nan : EmptyRows::as_softmax;
-    parts_ = plan_attention(&task_);
-    if (parts_ < 0 || d.batch * d.q_heads * d.queries > std::numeric_limits<int>::max()) return node.unsupported("that many rows");
+    space_ = plan_attention(&task_);
+    if (d.batch * d.q_heads * d.queries > std::numeric_limits<int>::max()) return node.unsupported("that many rows");
     return {};
   }
-  std::uint64_t workspace_bytes() const override { return static_cast<std::uint64_t>(parts_) * sizeof(float); }
+  std::uint64_t workspace_bytes() const override { return kinds_at() + static_cast<std::uint64_t>(space_.kinds); }
 
   Status run(const KernelCall& call) override {
     const auto in = [&](std::size_t i) -> const void* {
@@ -62,10 +62,13 @@ class AttentionKernel final : public CudaKernel {
     task.lengths = static_cast<const std::int64_t*>(in(ops::kAttentionLengths));
     task.y = call.outputs[0].data;
     task.parts = reinterpret_cast<float*>(call.workspace);
+    if (space_.kinds > 0) task.kinds = reinterpret_cast<const std::uint8_t*>(call.workspace + kinds_at());
     return check(launch_attention(task, queue_stream()));
   }
 
  private:
+  std::uint64_t kinds_at() const { return static_cast<std::uint64_t>(space_.parts) * sizeof(float); }
+
   // An output that has the new keys or values behind the past ones.
   Status append(const KernelCall& call, std::size_t output, std::size_t input, std::size_t past, std::int64_t width) const {
     if (output >= call.outputs.size() || !call.outputs[output].present()) return {};
@@ -87,7 +90,7 @@ class AttentionKernel final : public CudaKernel {
 
   const DType type_;
   AttentionTask task_;
-  std::int64_t parts_ = 0;
+  AttentionSpace space_;
 };
 
 KernelPtr make_attention(const NodeView&, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs, const StatePtr& state) {

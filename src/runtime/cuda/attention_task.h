@@ -8,6 +8,14 @@ namespace forebay::cuda {
 // What a row gives that sees nothing, or whose softmax is not a number.
 enum class EmptyRows : int { zero, as_softmax, zero_when_nan };
 
+// How a task is computed: in f32 by rows, or on the tensor cores with few or many rows to a block.
+enum class AttentionWay : int { rows, few, many };
+
+// What a mask does to 64 queries by 64 keys.
+inline constexpr int kKindTile = 64, kMostKindTiles = 2048;
+inline constexpr int kPlain = 0, kMixed = 1, kHiddenByNumber = 2, kHidden = 3;  // hidden: by minus infinity
+inline constexpr float kHiddenBelow = -1e30f;                                   // a number that hides: no other score is as low
+
 // The rows of a unit read the same keys and values: row r of batch b and key head k is query r % queries of head k * group + r / queries.
 struct AttentionTask {
   DType type = DType::f32, mask_type = DType::none;
@@ -19,13 +27,26 @@ struct AttentionTask {
   std::int64_t mask_strides[4] = {}, mask_length = 0;
   std::int64_t splits = 1, split_keys = 0;  // each split takes this many keys
   float scale = 1, softcap = 0, mask_fill = 0;
+  const std::uint8_t* kinds = nullptr;  // of the mask; null: not known
+  std::int64_t kind_strides[3] = {};    // batch, head, 64 queries
+  std::int64_t kind_dims[4] = {};       // batches, heads, and tiles of queries and keys
+  AttentionWay way = AttentionWay::rows;
   bool packed = false, causal = false;
+  bool joined = false;   // the heads of a unit share blocks
+  bool aligned = false;  // all addresses, to 16 bytes
   EmptyRows empty_rows = EmptyRows::zero;
 };
 
 inline constexpr std::int64_t kMostAttentionHead = 8192;  // queries lie in shared memory
-// A function of the shapes alone: sets splits and split_keys, gives the floats of `parts`.
-std::int64_t plan_attention(AttentionTask* task);
+// A function of the shapes alone: sets the way, splits and split_keys.
+struct AttentionSpace {
+  std::int64_t parts = 0, kinds = 0;  // floats, bytes
+};
+AttentionSpace plan_attention(AttentionTask* task);
 cudaError_t launch_attention(const AttentionTask& task, cudaStream_t stream);
+// Its stages.
+cudaError_t launch_mask_kinds(const AttentionTask& task, cudaStream_t stream);
+cudaError_t launch_attention_few(const AttentionTask& task, cudaStream_t stream);
+cudaError_t launch_attention_many(const AttentionTask& task, cudaStream_t stream);
 
 }  // namespace forebay::cuda
