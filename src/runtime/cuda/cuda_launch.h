@@ -116,7 +116,8 @@ struct ProductTask {
   float* sums = nullptr;  // f32, the layout of y; null: nothing is carried over from call to call
   std::int64_t m = 0, n = 0, k = 0;  // of this call
   std::int64_t a_row = 0, a_col = 1, b_row = 0, b_col = 1;
-  std::int64_t y_row = 0;  // elements from row to row of y and sums
+  std::int64_t y_row = 0;  // elements from row to row of y, and of sums but for launch_finish
+  std::int64_t sums_row = 0;
   std::int64_t c_row = 0, c_col = 0;
   std::int64_t batches = 1, a_batch = 0, b_batch = 0, y_batch = 0;
   float alpha = 1, beta = 0;
@@ -139,7 +140,7 @@ cudaError_t launch_row_dot_slabs(const ProductTask& task, const SlabTable& table
 cudaError_t launch_axpy(const ProductTask& task, cudaStream_t stream);
 // Any number of rows, any strides: one FMA chain an output in the order of k.
 cudaError_t launch_tiles(const ProductTask& task, cudaStream_t stream);
-// sums to y, when another made the sums.
+// sums to y, when another made the sums; one batch.
 cudaError_t launch_finish(const ProductTask& task, cudaStream_t stream);
 
 }  // namespace forebay::cuda

@@ -231,16 +231,6 @@ __global__ void __launch_bounds__(256) tiles(const __grid_constant__ ProductTask
   }
 }
 
-__global__ void finish(const __grid_constant__ ProductTask task) {
-  const std::int64_t total = task.batches * task.m * task.n,
-                     step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total;
-       i += step) {
-    const std::int64_t n = i % task.n, m = i / task.n % task.m, batch = i / task.n / task.m;
-    finish_one(task, batch, m, n, task.sums[batch * task.y_batch + m * task.y_row + n]);
-  }
-}
-
 template <typename T, template <typename, int> typename Start>
 cudaError_t by_rows(const ProductTask& task, cudaStream_t stream) {
   if (task.m <= 1) return Start<T, 1>::run(task, stream);
@@ -335,13 +325,6 @@ cudaError_t launch_tiles(const ProductTask& task, cudaStream_t stream) {
     default:
       return cudaErrorInvalidValue;
   }
-}
-
-cudaError_t launch_finish(const ProductTask& task, cudaStream_t stream) {
-  const std::int64_t total = task.batches * task.m * task.n;
-  if (total == 0) return cudaSuccess;
-  finish<<<blocks_for(total, 256), 256, 0, stream>>>(task);
-  return cudaGetLastError();
 }
 
 cudaError_t launch_row_dot_slabs(const ProductTask& task, const SlabTable& table, cudaStream_t stream) {

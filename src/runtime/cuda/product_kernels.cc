@@ -76,11 +76,11 @@ class ProductKernel final : public MergedKernel {
     way_ = !few ? Way::tiles : spec_.trans_b ? Way::row_dot : Way::axpy;
     library_.clear();
     if (way_ == Way::tiles) choose_library(context);
-    const bool sums =
-        consumption_ == plan::Consumption::by_reduction || (way_ == Way::library && with_sums());
-    sums_bytes_ =
-        sums ? static_cast<std::uint64_t>(task_.batches * layout_.m * layout_.n) * sizeof(float)
-             : 0;
+    const bool sums = consumption_ == plan::Consumption::by_reduction || (way_ == Way::library && with_sums());
+    // A slab's sums are finished at once: room for one, small enough to stay in the device's cache.
+    std::int64_t columns = layout_.n;
+    if (consumption_ == plan::Consumption::by_output) columns = *std::max_element(rows.begin(), rows.end());
+    sums_bytes_ = sums ? static_cast<std::uint64_t>(task_.batches * layout_.m * columns) * sizeof(float) : 0;
     return {};
   }
 
@@ -138,7 +138,7 @@ class ProductKernel final : public MergedKernel {
     task.a = a;
     task.b = call.inputs[1].data + layout_.b_offsets[0] * size;
     task.y = call.outputs[0].data + column * y_size;
-    if (task.sums != nullptr) task.sums += column;
+    task.sums_row = consumption_ == plan::Consumption::by_output ? task.n : layout_.n;
     if (task.c_type != DType::none)
       task.c = call.inputs[2].data + column * task.c_col * (dtype_bits(task.c_type) / 8);
     return task;
@@ -169,12 +169,12 @@ class ProductKernel final : public MergedKernel {
     // The output's alignment is that of the worst slab's first column and of its rows.
     std::int64_t alignment = 16, column = 0;
     const std::int64_t d_size = dtype_bits(d_type) / 8;
+    const bool own_rows = output && with_sums();
     for (const std::int64_t rows : sizes) {
-      while (alignment > d_size && ((output ? column : 0) * d_size % alignment != 0 ||
-                                    layout_.n * d_size % alignment != 0))
-        alignment /= 2;
-      if (reduction && column * (dtype_bits(type_) / 8) % 16 != 0)
-        return;  // the part of A that meets the slab
+      const std::int64_t begin = output && !own_rows ? column : 0, row = own_rows ? rows : layout_.n;
+      while (alignment > d_size && (begin * d_size % alignment != 0 || row * d_size % alignment != 0)) alignment /= 2;
+      // The part of A that meets the slab.
+      if (reduction && column * (dtype_bits(type_) / 8) % 16 != 0) return;
       column += rows;
     }
     for (std::size_t i = 0; i < sizes.size(); ++i) {
@@ -184,7 +184,7 @@ class ProductKernel final : public MergedKernel {
       shape.k = reduction ? sizes[i] : layout_.k;
       shape.b_rows = b_rows;
       shape.a_row = layout_.a_row;
-      shape.d_row = layout_.n;
+      shape.d_row = own_rows ? sizes[i] : layout_.n;
       shape.type = type_;
       shape.d_type = d_type;
       shape.add = reduction && i > 0;
@@ -210,6 +210,7 @@ class ProductKernel final : public MergedKernel {
     LtShape shape = library_.front()->shape();
     shape.n = task.n;
     shape.k = task.k;
+    shape.d_row = with_sums() ? task.sums_row : task.y_row;
     shape.add = !task.first;
     const LtProduct* product = find(shape);
     if (product == nullptr)
