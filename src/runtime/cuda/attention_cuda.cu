@@ -49,7 +49,7 @@ __device__ inline void score_tile(const AttentionTask& t, const Unit& unit, cons
   float dots[kPer][kRows] = {};
   const T* keys[kPer];
 #pragma unroll
-  for (int u = 0; u < kPer; ++u) keys[u] = unit.key<T>(t, t.k, t.past_key, min(at + group + u * kGroups, end - 1), t.head);
+  for (int u = 0; u < kPer; ++u) keys[u] = unit.key<T>(t, t.k, t.past_key, t.k_strides, min(at + group + u * kGroups, end - 1), t.head);
   for (std::int64_t e = lane * kSize; e < t.head; e += kLanes * kSize) {
     Pack<T> packs[kPer];
 #pragma unroll
@@ -73,7 +73,7 @@ __device__ inline void score_tile(const AttentionTask& t, const Unit& unit, cons
       for (int step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
       if (lane != r) continue;
       float score = -INFINITY;
-      if (j < limits[r]) {
+      if (j < limits[r] && (t.window == 0 || j >= limits[r] - t.window)) {
         score = capped(t, sum);
         if (t.mask != nullptr) score = masked(t, unit.mask_row(t, first + r) + j * t.mask_strides[3], score);
       }
@@ -134,7 +134,7 @@ __device__ inline void mix_tile(const AttentionTask& t, const Unit& unit, const 
 #pragma unroll 4
   for (int j = lot.key; j < count; j += lot.keys) {
     Pack<T> values;
-    values.template load<kWide>(unit.key<T>(t, t.v, t.past_value, at + j, t.value_head) + lot.column, t.value_head - lot.column);
+    values.template load<kWide>(unit.key<T>(t, t.v, t.past_value, t.v_strides, at + j, t.value_head) + lot.column, t.value_head - lot.column);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const float weight = shared.scores[r][j];
@@ -163,8 +163,9 @@ __device__ inline void write_rows(const AttentionTask& t, const Unit& unit, std:
     float sum = 0;
     for (int g = 0; g < lot.keys; ++g) sum += shared.columns[g * stride + column];
     if (t.splits == 1) {
-      static_cast<T*>(t.y)[unit.place(t, first + r) * t.value_head + begin + column] =
-          narrow<T>(settle(t, unit.visible(t, first + r) > 0, sum, shared.total[r]));
+      const float all = divisor(t, unit.head(t, first + r), shared.total[r], shared.most[r], 1.0f);
+      static_cast<T*>(t.y)[unit.place(t, t.y_strides, first + r) + begin + column] =
+          narrow<T>(settle(t, unit.visible(t, first + r) > 0, sum, all));
       continue;
     }
     float* part = t.parts + ((unit_index * rows + first + r) * t.splits + blockIdx.y) * (t.value_head + 2);
@@ -190,7 +191,7 @@ __global__ void __launch_bounds__(kThreads) attend(const __grid_constant__ Atten
     limits[r] = first + r < rows ? unit.visible(t, first + r) : 0;
     end = max(end, limits[r]);
     for (std::int64_t e = threadIdx.x; e < t.head; e += kThreads) {
-      queries[r * t.head + e] = first + r < rows ? widen(static_cast<const T*>(t.q)[unit.place(t, first + r) * t.head + e]) : 0.0f;
+      queries[r * t.head + e] = first + r < rows ? widen(static_cast<const T*>(t.q)[unit.place(t, t.q_strides, first + r) + e]) : 0.0f;
     }
   }
   if (threadIdx.x < kRows) {
@@ -232,12 +233,13 @@ __global__ void __launch_bounds__(kThreads) join_splits(const __grid_constant__ 
   if (own < splits) tops[own] = t.way == AttentionWay::rows ? expf(tops[own] - level) : exp2f(tops[own] - level);
   __syncthreads();
   for (int s = 0; s < splits; ++s) total = fmaf(totals[s], tops[s], total);
+  total = divisor(t, unit.head(t, row), total, most, t.way == AttentionWay::rows ? 1.0f : kLn2);
   const bool sees = unit.visible(t, row) > 0;
   for (std::int64_t e = threadIdx.x; e < t.value_head; e += kThreads) {
     float sum = 0;
 #pragma unroll 8
     for (int s = 0; s < splits; ++s) sum = fmaf(parts[s * stride + 2 + e], tops[s], sum);
-    static_cast<T*>(t.y)[unit.place(t, row) * t.value_head + e] = narrow<T>(settle(t, sees, sum, total));
+    static_cast<T*>(t.y)[unit.place(t, t.y_strides, row) + e] = narrow<T>(settle(t, sees, sum, total));
   }
 }
 
@@ -265,6 +267,7 @@ void start(const AttentionTask& t, bool wide, cudaStream_t stream) {
 template <typename T>
 cudaError_t start_by_rows(const AttentionTask& t, cudaStream_t stream) {
   bool wide = t.head % Pack<T>::kSize == 0 && t.value_head % Pack<T>::kSize == 0;
+  for (int i = 0; i < 3; ++i) wide = wide && t.k_strides[i] % Pack<T>::kSize == 0 && t.v_strides[i] % Pack<T>::kSize == 0;
   for (const void* p : {t.k, t.v, t.past_key, t.past_value}) wide = wide && reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
   switch (rows_of_block(t)) {
     case 1: start<T, 1>(t, wide, stream); break;
@@ -283,6 +286,11 @@ cudaError_t join(const AttentionTask& t, cudaStream_t stream) {
 AttentionWay way_of(const AttentionTask& t) {
   constexpr std::int64_t kMostHead = 256, kMostKeys = 1 << 30, kFewRows = 16;
   const auto fits = [](std::int64_t head) { return head > 0 && head % 8 == 0 && head <= kMostHead; };
+  for (const auto* strides : {&t.q_strides, &t.k_strides, &t.v_strides, &t.y_strides}) {
+    for (const std::int64_t stride : *strides) {
+      if (stride % 8 != 0) return AttentionWay::rows;
+    }
+  }
   if (t.type == DType::f32 || !fits(t.head) || !fits(t.value_head) || t.past + t.keys > kMostKeys) return AttentionWay::rows;
   return rows_of_unit(t) <= kFewRows ? AttentionWay::few : AttentionWay::many;
 }

@@ -16,8 +16,6 @@
 
 namespace forebay::cuda {
 
-inline constexpr float kLog2E = 1.44269504088896340736f;
-
 template <typename T, int kHead_, int kRowWarps_, int kRowTiles_, int kKeyWarps_, int kTile_>
 struct FlashForm {
   using Type = T;
@@ -94,7 +92,7 @@ struct FlashBlock {
     const bool aligned = t.aligned;
     copy_rows<kHead, Form::kThreads>(queries, Form::kRows, static_cast<int>(min(behind - first, std::int64_t{Form::kRows})),
                                      static_cast<int>(t.head), aligned,
-                                     [&](int row) { return static_cast<const T*>(t.q) + unit.place(t, first + row) * t.head; });
+                                     [&](int row) { return static_cast<const T*>(t.q) + unit.place(t, t.q_strides, first + row); });
     if (threadIdx.x == 0) {
       shared.end = 0;
       shared.least = INT_MAX;
@@ -142,9 +140,9 @@ struct FlashBlock {
     const unsigned to = stages + static_cast<unsigned>(stage * 2 * Form::kTileBytes);
     const int present = end - at;
     copy_rows<kHead, Form::kThreads>(to, Form::kTile, present, static_cast<int>(t.head), t.aligned,
-                                     [&](int row) { return unit.key<T>(t, t.k, t.past_key, at + row, t.head); });
+                                     [&](int row) { return unit.key<T>(t, t.k, t.past_key, t.k_strides, at + row, t.head); });
     copy_rows<kHead, Form::kThreads>(to + Form::kTileBytes, Form::kTile, present, static_cast<int>(t.value_head), t.aligned,
-                                     [&](int row) { return unit.key<T>(t, t.v, t.past_value, at + row, t.value_head); });
+                                     [&](int row) { return unit.key<T>(t, t.v, t.past_value, t.v_strides, at + row, t.value_head); });
     close_copies();
   }
 
@@ -195,7 +193,7 @@ struct FlashBlock {
             const int j = key + part * 8 + e;
             float& score = scores[tile][part][half * 2 + e];
             float x = capped(t, score);
-            if (j >= limits[tile][half]) {
+            if (j >= limits[tile][half] || (t.window > 0 && j < limits[tile][half] - t.window)) {
               x = -INFINITY;
             } else if (with_mask) {
               x = masked(t, row + j * t.mask_strides[3], x);
@@ -275,7 +273,8 @@ struct FlashBlock {
     float scores[kTiles][kParts][4] = {};
     multiply(keys, scores);
     const bool with_mask = t.mask != nullptr && kind != kPlain;
-    const bool plain = !with_mask && at + Form::kTile <= shared.least && t.softcap == 0.0f && t.scale > 0;
+    const bool plain = !with_mask && at + Form::kTile <= shared.least && t.softcap == 0.0f && t.scale > 0 &&
+                       (t.window == 0 || at >= shared.end - t.window);
     if (!plain) bias(at, with_mask, scores);
     weigh(plain ? t.scale * kLog2E : 1.0f, scores);
     mix(keys + Form::kTileBytes, scores);
@@ -332,7 +331,8 @@ struct FlashBlock {
   __device__ __forceinline__ void put(std::int64_t unit_index, int row, int column, int limit, float top, float sum, float x) const {
     if (first + row >= behind || column >= t.value_head) return;
     if (t.splits == 1) {
-      static_cast<T*>(t.y)[unit.place(t, first + row) * t.value_head + column] = narrow<T>(settle(t, limit > 0, x, sum));
+      static_cast<T*>(t.y)[unit.place(t, t.y_strides, first + row) + column] =
+          narrow<T>(settle(t, limit > 0, x, divisor(t, unit.head(t, first + row), sum, top, kLn2)));
       return;
     }
     float* const part = part_of(unit_index, first + row);
@@ -350,7 +350,8 @@ struct FlashBlock {
       for (int half = 0; half < 2; ++half) {
         const int row = row_of(tile, half);
         if (first + row >= behind) continue;
-        T* const y = static_cast<T*>(t.y) + unit.place(t, first + row) * t.value_head;
+        T* const y = static_cast<T*>(t.y) + unit.place(t, t.y_strides, first + row);
+        const float all = divisor(t, unit.head(t, first + row), total[tile][half], most[tile][half], kLn2);
 float* const split = t.splits > 1 ? part_of(unit_index, first + row) : nullptr;
         const bool sees = limits[tile][half] > 0;
         if (split != nullptr && lane % 4 == 0) {
@@ -367,7 +368,7 @@ float* const split = t.splits > 1 ? part_of(unit_index, first + row) : nullptr;
             split[3 + column] = b;
             continue;
           }
-          const unsigned two = pack_two<T>(settle(t, sees, a, total[tile][half]), settle(t, sees, b, total[tile][half]));
+          const unsigned two = pack_two<T>(settle(t, sees, a, all), settle(t, sees, b, all));
           if (t.aligned) {
             *reinterpret_cast<unsigned*>(y + column) = two;
           } else {
@@ -423,7 +424,9 @@ __global__ void __launch_bounds__(Form::kThreads, kBlocks) attend_tiles(const __
   const std::int64_t begin = (blocks - 1 - blockIdx.x / lots) * Form::kRows;
   FlashBlock<Form> block(t, unit_index, base + begin, base + min(begin + Form::kRows, rows), shared_address(memory), shared);
   block.start();
-  const int from = static_cast<int>(blockIdx.y * t.split_keys), end = min(shared.end, static_cast<int>(from + t.split_keys));
+  int from = static_cast<int>(blockIdx.y * t.split_keys);
+  const int end = min(shared.end, static_cast<int>(from + t.split_keys));
+  if (t.window > 0) from = max(from, static_cast<int>(max(shared.least - t.window, std::int64_t{0})) / kKindTile * kKindTile);
   bool again = block.read_kinds(from, end), skip = t.kinds != nullptr;
   do {
     block.clear();

@@ -21,9 +21,13 @@ struct AttentionTask {
   DType type = DType::f32, mask_type = DType::none;
   const void *q = nullptr, *k = nullptr, *v = nullptr, *past_key = nullptr, *past_value = nullptr, *mask = nullptr;
   const std::int64_t* lengths = nullptr;  // of the keys of each batch; null: all
+  const std::int64_t* befores = nullptr;  // keys before the first query of each batch, where causal; null: past
+  const void* sinks = nullptr;            // a score more for each head, of a value of zeros; its type is `type`
   void* y = nullptr;
   float* parts = nullptr;  // with splits: largest score, sum of weights and mixed values of each row and split
   std::int64_t batch = 0, q_heads = 0, kv_heads = 0, queries = 0, keys = 0, past = 0, head = 0, value_head = 0;
+  // In elements, over batch, head and row. The past is dense.
+  std::int64_t q_strides[3] = {}, k_strides[3] = {}, v_strides[3] = {}, y_strides[3] = {};
   std::int64_t mask_strides[4] = {}, mask_length = 0;
   std::int64_t splits = 1, split_keys = 0;  // each split takes this many keys
   float scale = 1, softcap = 0, mask_fill = 0;
@@ -31,7 +35,8 @@ struct AttentionTask {
   std::int64_t kind_strides[3] = {};    // batch, head, 64 queries
   std::int64_t kind_dims[4] = {};       // batches, heads, and tiles of queries and keys
   AttentionWay way = AttentionWay::rows;
-  bool packed = false, causal = false;
+  std::int64_t window = 0;  // a query sees this many keys, up to its last; 0: all. Causal alone
+  bool causal = false, sink_of_zero = false;
   bool joined = false;   // the heads of a unit share blocks
   bool aligned = false;  // all addresses, to 16 bytes
   EmptyRows empty_rows = EmptyRows::zero;

@@ -6,27 +6,26 @@
 
 namespace forebay::cuda {
 
+inline constexpr float kLog2E = 1.44269504088896340736f, kLn2 = 0.69314718055994530942f;
+
 struct Unit {
   std::int64_t b, kv_head, group;
   __device__ Unit(const AttentionTask& t, std::int64_t index)
       : b(index / t.kv_heads), kv_head(index % t.kv_heads), group(t.q_heads / t.kv_heads) {}
   __device__ std::int64_t head(const AttentionTask& t, std::int64_t row) const { return kv_head * group + row / t.queries; }
-  // Rows of q or y before this one.
-  __device__ std::int64_t place(const AttentionTask& t, std::int64_t row) const {
-    const std::int64_t h = head(t, row), i = row % t.queries;
-    return t.packed ? (b * t.queries + i) * t.q_heads + h : (b * t.q_heads + h) * t.queries + i;
+  __device__ std::int64_t place(const AttentionTask& t, const std::int64_t (&strides)[3], std::int64_t row) const {
+    return b * strides[0] + head(t, row) * strides[1] + row % t.queries * strides[2];
   }
   template <typename T>
-  __device__ const T* key(const AttentionTask& t, const void* now, const void* past, std::int64_t j, std::int64_t width) const {
+  __device__ const T* key(const AttentionTask& t, const void* now, const void* past, const std::int64_t (&strides)[3], std::int64_t j,
+                          std::int64_t width) const {
     if (j < t.past) return static_cast<const T*>(past) + ((b * t.kv_heads + kv_head) * t.past + j) * width;
-    const std::int64_t at = j - t.past;
-    return static_cast<const T*>(now) +
-           (t.packed ? (b * t.keys + at) * t.kv_heads + kv_head : (b * t.kv_heads + kv_head) * t.keys + at) * width;
+    return static_cast<const T*>(now) + b * strides[0] + kv_head * strides[1] + (j - t.past) * strides[2];
   }
   // How many keys a row may see: the rest never counts, whatever lies there.
   __device__ std::int64_t visible(const AttentionTask& t, std::int64_t row) const {
     std::int64_t count = t.past + t.keys;
-    if (t.causal) count = min(count, row % t.queries + t.past + 1);
+    if (t.causal) count = min(count, row % t.queries + (t.befores != nullptr ? t.befores[b] : t.past) + 1);
     if (t.lengths != nullptr) count = min(count, t.lengths[b]);
     if (t.mask != nullptr) count = min(count, t.mask_length);
     return max(count, std::int64_t{0});
@@ -57,14 +56,27 @@ __device__ inline float masked(const AttentionTask& t, std::int64_t at, float sc
   return filled ? t.mask_fill : score + added;
 }
 
-// Weighted sum to output. `total`, the sum of weights, is 0 only where every score was minus infinity.
+__device__ inline float finite_or_zero(float most) { return most == -INFINITY ? 0.0f : most; }
+
+// What a row's weighted values are divided by: `total`, the sum of weights under the level `most`, and its head's sink. `unit_of_score` is
+// what `most` counts in.
+__device__ inline float divisor(const AttentionTask& t, std::int64_t head, float total, float most, float unit_of_score) {
+  if (t.sinks == nullptr && !t.sink_of_zero) return total;
+  float sink = 0;
+  if (t.sinks != nullptr) {
+    sink = t.type == DType::f32   ? static_cast<const float*>(t.sinks)[head]
+           : t.type == DType::f16 ? widen(static_cast<const __half*>(t.sinks)[head])
+                                  : widen(static_cast<const __nv_bfloat16*>(t.sinks)[head]);
+  }
+  return total + expf(sink - finite_or_zero(most) * unit_of_score);
+}
+
+// Weighted sum to output. The divisor is 0 only where every score was minus infinity.
 __device__ inline float settle(const AttentionTask& t, bool sees, float sum, float total) {
   if (!sees) return 0.0f;
   if (total == 0.0f) return t.empty_rows == EmptyRows::as_softmax ? NAN : 0.0f;
   if (total != total && t.empty_rows == EmptyRows::zero_when_nan) return 0.0f;
   return sum / total;
 }
-
-__device__ inline float finite_or_zero(float most) { return most == -INFINITY ? 0.0f : most; }
 
 }  // namespace forebay::cuda

@@ -49,6 +49,7 @@ std::span<const TableEntry> movement_table();
 std::span<const TableEntry> reduce_table();
 std::span<const TableEntry> product_table();
 std::span<const TableEntry> attention_table();
+std::span<const TableEntry> vendor_attention_table();
 
 inline bool float_type(DType dtype) {
   return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16;
