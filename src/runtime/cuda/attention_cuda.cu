@@ -213,33 +213,51 @@ __global__ void __launch_bounds__(kThreads) attend(const __grid_constant__ Atten
   write_rows<T, kRows>(t, unit, unit_index, first, rows, lot, begin, shared, sums);
 }
 
-// The splits of a row in their order.
+// A block joins the splits of a row: weights by one warp, then each quarter of the threads takes each fourth split of 128 columns.
+constexpr int kJoinThreads = 512, kQuarters = kJoinThreads / kColumns;
+
 template <typename T>
-__global__ void __launch_bounds__(kThreads) join_splits(const __grid_constant__ AttentionTask t) {
-  __shared__ float tops[kMostSplits], totals[kMostSplits];
-  const std::int64_t rows = t.queries * (t.q_heads / t.kv_heads), row = blockIdx.x % rows, stride = t.value_head + 2;
-  const Unit unit(t, blockIdx.x / rows);
-  const float* parts = t.parts + static_cast<std::int64_t>(blockIdx.x) * t.splits * stride;
-  const int splits = static_cast<int>(t.splits), own = static_cast<int>(threadIdx.x);
-  if (own < splits) {
-    tops[own] = parts[own * stride];
-    totals[own] = parts[own * stride + 1];
+__global__ void __launch_bounds__(kJoinThreads) join_splits(const __grid_constant__ AttentionTask t) {
+  __shared__ float weights[kMostSplits], sums[kQuarters][kColumns], whole;
+  const int rows = static_cast<int>(t.queries * (t.q_heads / t.kv_heads)), row = static_cast<int>(blockIdx.x) % rows;
+  const int splits = static_cast<int>(t.splits), lane = static_cast<int>(threadIdx.x), stride = static_cast<int>(t.value_head) + 2;
+  const Unit unit(t, static_cast<int>(blockIdx.x) / rows);
+  const float* parts = t.parts + static_cast<std::int64_t>(blockIdx.x) * splits * stride;
+  if (threadIdx.x < 32) {
+    float tops[2], totals[2], most = -INFINITY, total = 0;
+    for (int i = 0; i < 2; ++i) {
+      const int s = lane + i * 32;
+      tops[i] = s < splits ? parts[s * stride] : -INFINITY;
+      totals[i] = s < splits ? parts[s * stride + 1] : 0.0f;
+    }
+    most = fmaxf(tops[0], tops[1]);
+    for (int step = 16; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, step));
+    const float level = finite_or_zero(most);
+    for (int i = 0; i < 2; ++i) {
+      const float weight = t.way == AttentionWay::rows ? expf(tops[i] - level) : exp2f(tops[i] - level);
+      weights[lane + i * 32] = weight;
+      total = fmaf(totals[i], weight, total);
+    }
+    for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(0xffffffffu, total, step);
+    if (lane == 0) whole = divisor(t, unit.head(t, row), total, most, t.way == AttentionWay::rows ? 1.0f : kLn2);
   }
   __syncthreads();
-  float most = -INFINITY, total = 0;
-  for (int s = 0; s < splits; ++s) most = fmaxf(most, tops[s]);
-  const float level = finite_or_zero(most);
-  __syncthreads();
-  if (own < splits) tops[own] = t.way == AttentionWay::rows ? expf(tops[own] - level) : exp2f(tops[own] - level);
-  __syncthreads();
-  for (int s = 0; s < splits; ++s) total = fmaf(totals[s], tops[s], total);
-  total = divisor(t, unit.head(t, row), total, most, t.way == AttentionWay::rows ? 1.0f : kLn2);
   const bool sees = unit.visible(t, row) > 0;
-  for (std::int64_t e = threadIdx.x; e < t.value_head; e += kThreads) {
+  const int own = static_cast<int>(threadIdx.x) % kColumns, quarter = static_cast<int>(threadIdx.x) / kColumns;
+  for (int begin = 0; begin < t.value_head; begin += kColumns) {
+    const int e = begin + own;
     float sum = 0;
-#pragma unroll 8
-    for (int s = 0; s < splits; ++s) sum = fmaf(parts[s * stride + 2 + e], tops[s], sum);
-    static_cast<T*>(t.y)[unit.place(t, t.y_strides, row) + e] = narrow<T>(settle(t, sees, sum, total));
+    if (e < t.value_head) {
+#pragma unroll 4
+      for (int s = quarter; s < splits; s += kQuarters) sum = fmaf(parts[s * stride + 2 + e], weights[s], sum);
+    }
+    sums[quarter][own] = sum;
+    __syncthreads();
+    if (quarter == 0 && e < t.value_head) {
+      for (int i = 1; i < kQuarters; ++i) sum += sums[i][own];
+      static_cast<T*>(t.y)[unit.place(t, t.y_strides, row) + e] = narrow<T>(settle(t, sees, sum, whole));
+    }
+    __syncthreads();
   }
 }
 
@@ -279,7 +297,7 @@ cudaError_t start_by_rows(const AttentionTask& t, cudaStream_t stream) {
 
 template <typename T>
 cudaError_t join(const AttentionTask& t, cudaStream_t stream) {
-  join_splits<T><<<static_cast<unsigned>(t.batch * t.kv_heads * rows_of_unit(t)), kThreads, 0, stream>>>(t);
+  join_splits<T><<<static_cast<unsigned>(t.batch * t.kv_heads * rows_of_unit(t)), kJoinThreads, 0, stream>>>(t);
   return cudaGetLastError();
 }
 
@@ -323,7 +341,8 @@ AttentionSpace plan_attention(AttentionTask* task) {
   }
   const std::int64_t wanted =
       std::clamp<std::int64_t>(std::min(most_blocks / std::max<std::int64_t>(1, blocks), total / least_keys), 1, kMostSplits);
-  task->split_keys = (total + wanted * kTile - 1) / (wanted * kTile) * kTile;
+  const std::int64_t step = task->way == AttentionWay::many ? kKeyStep : kTile;
+  task->split_keys = (total + wanted * step - 1) / (wanted * step) * step;
   task->splits = (total + task->split_keys - 1) / task->split_keys;
   AttentionSpace space;
   if (task->splits > 1) space.parts = task->batch * task->kv_heads * rows * task->splits * (task->value_head + 2);

@@ -25,26 +25,24 @@ struct FlashForm {
   static constexpr int kTileBytes = kTile * kHead * 2;     // of keys, and of values
   static constexpr int kRowsBytes = kRows * kHead * 2;
   static constexpr int kBytes = kRowsBytes + 4 * kTileBytes;  // two tiles of both
-  static_assert(kKeys % 16 == 0 && kTile <= kKindTile && kKindTile % kTile == 0);
+  static_assert(kKeys % 16 == 0);
   static_assert(kKeyWarps == 1 || kKeyWarps * 16 * kHead * 4 <= 4 * kTileBytes);
 };
 
 struct FlashShared {
-  int end, least;                          // of the keys that the block's rows may see
-  int last;                                // behind the last tile that is not hidden
   float most[4][16], total[4][16];         // of key warps
   std::uint8_t kinds[kMostKindTiles];
 };
 
-// Rows [from, to) of `pointer` into a tile of `rows`.
-template <int kWidth, int kThreads, typename Pointer>
-__device__ inline void copy_rows(unsigned tile, int rows, int present, int width, bool aligned, const Pointer& pointer) {
+// `present` rows of `pointer`, each of `width` elements, to a tile of kRows by kWidth; zeros elsewhere. `own` of kThreads threads.
+template <int kRows, int kWidth, int kThreads, typename Pointer>
+__device__ __forceinline__ void copy_rows(unsigned tile, int own, int present, int width, bool aligned, const Pointer& pointer) {
   constexpr int kPieces = kWidth / 8;
-  for (int i = static_cast<int>(threadIdx.x); i < rows * kPieces; i += kThreads) {
+  for (int i = own; i < kRows * kPieces; i += kThreads) {
     const int row = i / kPieces, piece = i % kPieces;
     const bool there = row < present && piece * 8 < width;
     const auto* from = pointer(there ? row : 0) + (there ? piece * 8 : 0);
-    const unsigned to = piece_of<kWidth>(tile, row, piece);
+    const unsigned to = piece_of<kRows>(tile, row, piece);
     if (aligned) {
       copy_piece(to, from, there);
       continue;
@@ -53,9 +51,24 @@ __device__ inline void copy_rows(unsigned tile, int rows, int present, int width
     for (int e = 0; there && e < 8; ++e) {
       words[e / 2] |= static_cast<unsigned>(reinterpret_cast<const std::uint16_t*>(from)[e]) << (e % 2 * 16);
     }
-    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};\n" ::"r"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};\n" ::"r"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+                 : "memory");
   }
 }
+
+// Which rows a block has: of a unit, or of one of its heads. What sees most comes first.
+struct FlashPlace {
+  std::int64_t unit, first, behind;
+  __device__ __forceinline__ FlashPlace(const AttentionTask& t, int block_rows) {
+    const int group = static_cast<int>(t.q_heads / t.kv_heads), rows = static_cast<int>(t.queries) * (t.joined ? group : 1);
+    const int lots = static_cast<int>(t.batch * (t.joined ? t.kv_heads : t.q_heads)), blocks = (rows + block_rows - 1) / block_rows;
+    const int index = static_cast<int>(blockIdx.x), lot = index % lots, base = t.joined ? 0 : lot % group * rows;
+    const int begin = (blocks - 1 - index / lots) * block_rows;
+    unit = t.joined ? lot : lot / group;
+    first = base + begin;
+    behind = base + min(begin + block_rows, rows);
+  }
+};
 
 template <typename Form>
 struct FlashBlock {
@@ -68,6 +81,7 @@ struct FlashBlock {
   const int lane, row_warp, key_warp;
   const unsigned queries, stages;
   FlashShared& shared;
+  int least, all;  // of the keys that the block's rows may see: the fewest, the most
   int limits[kTiles][2];
   float most[kTiles][2], total[kTiles][2], mixed[kTiles][kHead / 8][4];
 
@@ -87,40 +101,31 @@ struct FlashBlock {
   __device__ __forceinline__ int row_of(int tile, int half) const { return (row_warp * kTiles + tile) * 16 + half * 8 + lane / 4; }
   __device__ __forceinline__ std::int64_t limit_of(int row) const { return first + row < behind ? unit.visible(t, first + row) : 0; }
 
-  // Queries on their way, and how many keys the rows see.
-  __device__ __forceinline__ void start() {
-    const bool aligned = t.aligned;
-    copy_rows<kHead, Form::kThreads>(queries, Form::kRows, static_cast<int>(min(behind - first, std::int64_t{Form::kRows})),
-                                     static_cast<int>(t.head), aligned,
-                                     [&](int row) { return static_cast<const T*>(t.q) + unit.place(t, t.q_strides, first + row); });
-    if (threadIdx.x == 0) {
-      shared.end = 0;
-      shared.least = INT_MAX;
-    }
-    __syncthreads();
-    for (int row = static_cast<int>(threadIdx.x); row < Form::kRows; row += Form::kThreads) {
-      if (first + row >= behind) break;
-      const int limit = static_cast<int>(limit_of(row));
-      atomicMax(&shared.end, limit);
-      atomicMin(&shared.least, limit);
-    }
+  // How many keys the rows see.
+  __device__ __forceinline__ void find_limits() {
+    // What a row sees grows with its query. Rows of several heads hold first and last queries.
+    const bool several = first / t.queries != (behind - 1) / t.queries;
+    least = static_cast<int>(unit.visible(t, several ? 0 : first));
+    all = static_cast<int>(unit.visible(t, several ? t.queries - 1 : behind - 1));
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) limits[tile][half] = static_cast<int>(limit_of(row_of(tile, half)));
     }
-    __syncthreads();
+  }
+  template <int kThreads>
+  __device__ __forceinline__ void copy_queries(int own) const {
+    copy_rows<Form::kRows, kHead, kThreads>(queries, own, static_cast<int>(behind - first), static_cast<int>(t.head), t.aligned,
+                                            [&](int row) { return static_cast<const T*>(t.q) + unit.place(t, t.q_strides, first + row); });
   }
 
   // What the mask does to each 64 keys from `from` on, for the block's rows (of one head then). True where it hides by a number.
   __device__ __forceinline__ bool read_kinds(int from, int end) {
     if (t.kinds == nullptr) return false;
-    if (threadIdx.x == 0) shared.last = from;
-    __syncthreads();
     const std::int64_t query = first % t.queries, head = unit.head(t, first);
     const std::uint8_t* const cells = t.kinds + unit.b * t.kind_strides[0] + head * t.kind_strides[1];
     bool numbers = false;
-    for (int cell = static_cast<int>(threadIdx.x); cell * kKindTile < end - from; cell += Form::kThreads) {
+    for (int cell = static_cast<int>(threadIdx.x); cell * kKindTile < end - from; cell += static_cast<int>(blockDim.x)) {
       const std::int64_t column = from / kKindTile + cell;
       int kind = -1;
       for (std::int64_t row = query / kKindTile; row * kKindTile < query + (behind - first) && row * kKindTile < query + Form::kRows; ++row) {
@@ -130,19 +135,46 @@ struct FlashBlock {
         kind = kind < 0 || kind == own ? own : both ? kHiddenByNumber : kMixed;
       }
       shared.kinds[cell] = static_cast<std::uint8_t>(kind);
-      if (kind < kHiddenByNumber) atomicMax(&shared.last, from + (cell + 1) * kKindTile);
     }
     return __syncthreads_or(numbers) != 0;
   }
-  __device__ __forceinline__ int kind_at(int from, int at) const { return t.kinds == nullptr ? kMixed : shared.kinds[(at - from) / kKindTile]; }
+  // The keys of this block's split.
+  __device__ __forceinline__ void range(int* from, int* end) const {
+    *from = static_cast<int>(blockIdx.y * t.split_keys);
+    *end = min(all, static_cast<int>(*from + t.split_keys));
+    if (t.window > 0) *from = max(*from, static_cast<int>(max(least - t.window, std::int64_t{0})) / kKeyStep * kKeyStep);
+  }
 
-  __device__ __forceinline__ void prefetch(int at, int end, int stage) const {
+  // Of the tile that begins at `at`.
+  __device__ __forceinline__ int kind_at(int from, int at, int end) const {
+    if (t.kinds == nullptr) return kMixed;
+    const int cell = (at - from) / kKindTile, kind = shared.kinds[cell];
+    if (Form::kTile <= kKindTile || at + kKindTile >= end) return kind;
+    const int second = shared.kinds[cell + 1];
+    return kind == second ? kind : kind >= kHiddenByNumber && second >= kHiddenByNumber ? kHiddenByNumber : kMixed;
+  }
+  // The first tile from `at` on that is not hidden.
+  __device__ __forceinline__ int next_tile(int from, int at, int end, bool skip) const {
+    while (skip && at < end && kind_at(from, at, end) >= kHiddenByNumber) at += Form::kTile;
+    return at;
+  }
+
+  template <int kThreads>
+  __device__ __forceinline__ void copy_keys(unsigned to, int own, int at) const {
+    copy_rows<Form::kTile, kHead, kThreads>(to, own, all - at, static_cast<int>(t.head), t.aligned,
+                                            [&](int row) { return unit.key<T>(t, t.k, t.past_key, t.k_strides, at + row, t.head); });
+  }
+  template <int kThreads>
+  __device__ __forceinline__ void copy_values(unsigned to, int own, int at) const {
+    copy_rows<Form::kTile, kHead, kThreads>(
+        to, own, all - at, static_cast<int>(t.value_head), t.aligned,
+        [&](int row) { return unit.key<T>(t, t.v, t.past_value, t.v_strides, at + row, t.value_head); });
+  }
+  __device__ __forceinline__ void prefetch(int at, int stage) const {
     const unsigned to = stages + static_cast<unsigned>(stage * 2 * Form::kTileBytes);
-    const int present = end - at;
-    copy_rows<kHead, Form::kThreads>(to, Form::kTile, present, static_cast<int>(t.head), t.aligned,
-                                     [&](int row) { return unit.key<T>(t, t.k, t.past_key, t.k_strides, at + row, t.head); });
-    copy_rows<kHead, Form::kThreads>(to + Form::kTileBytes, Form::kTile, present, static_cast<int>(t.value_head), t.aligned,
-                                     [&](int row) { return unit.key<T>(t, t.v, t.past_value, t.v_strides, at + row, t.value_head); });
+    const int own = static_cast<int>(threadIdx.x);
+    copy_keys<Form::kThreads>(to, own, at);
+    copy_values<Form::kThreads>(to + Form::kTileBytes, own, at);
     close_copies();
   }
 
@@ -163,12 +195,12 @@ struct FlashBlock {
       unsigned a[kTiles][4];
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
-        load_fragments(a[tile], piece_of<kHead>(queries, (row_warp * kTiles + tile) * 16 + lane % 16, 2 * k + lane / 16));
+        load_fragments(a[tile], piece_of<Form::kRows>(queries, (row_warp * kTiles + tile) * 16 + lane % 16, 2 * k + lane / 16));
       }
 #pragma unroll
       for (int pair = 0; pair < kParts / 2; ++pair) {
         unsigned b[4];
-        load_fragments(b, piece_of<kHead>(keys, key + pair * 16, 2 * k + lane / 8 % 2));
+        load_fragments(b, piece_of<Form::kTile>(keys, key + pair * 16, 2 * k + lane / 8 % 2));
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) {
           multiply_add<T>(scores[tile][2 * pair], a[tile], b[0], b[1]);
@@ -258,7 +290,7 @@ struct FlashBlock {
 #pragma unroll
       for (int pair = 0; pair < kHead / 16; ++pair) {
         unsigned b[4];
-        load_turned(b, piece_of<kHead>(values, key + k * 16, 2 * pair + lane / 16));
+        load_turned(b, piece_of<Form::kTile>(values, key + k * 16, 2 * pair + lane / 16));
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) {
           multiply_add<T>(mixed[tile][2 * pair], a[tile], b[0], b[1]);
@@ -268,33 +300,33 @@ struct FlashBlock {
     }
   }
 
+  // Scores to weights.
+  __device__ __forceinline__ void settle_scores(int at, int kind, float (&scores)[kTiles][kParts][4]) {
+    const bool with_mask = t.mask != nullptr && kind != kPlain;
+    const bool plain =
+        !with_mask && at + Form::kTile <= least && t.softcap == 0.0f && t.scale > 0 && (t.window == 0 || at >= all - t.window);
+    if (!plain) bias(at, with_mask, scores);
+    weigh(plain ? t.scale * kLog2E : 1.0f, scores);
+  }
+
   __device__ __forceinline__ void one_tile(int at, int stage, int kind) {
     const unsigned keys = stages + static_cast<unsigned>(stage * 2 * Form::kTileBytes);
     float scores[kTiles][kParts][4] = {};
     multiply(keys, scores);
-    const bool with_mask = t.mask != nullptr && kind != kPlain;
-    const bool plain = !with_mask && at + Form::kTile <= shared.least && t.softcap == 0.0f && t.scale > 0 &&
-                       (t.window == 0 || at >= shared.end - t.window);
-    if (!plain) bias(at, with_mask, scores);
-    weigh(plain ? t.scale * kLog2E : 1.0f, scores);
+    settle_scores(at, kind, scores);
     mix(keys + Form::kTileBytes, scores);
   }
 
   // The tiles of [from, end). With `skip` those that the mask hides are passed over.
   __device__ __forceinline__ void all_tiles(int from, int end, bool skip) {
-    if (skip) end = min(end, shared.last);
-    const auto next = [&](int at) {
-      while (skip && at < end && kind_at(from, at) >= kHiddenByNumber) at += kKindTile - (at - from) % kKindTile;
-      return at;
-    };
-    int at = next(from), stage = 0;
-    if (at < end) prefetch(at, shared.end, stage);
+    int at = next_tile(from, from, end, skip), stage = 0;
+    if (at < end) prefetch(at, stage);
     while (at < end) {
-      const int following = next(at + Form::kTile);
+      const int following = next_tile(from, at + Form::kTile, end, skip);
       wait_for_copies();
       __syncthreads();
-      if (following < end) prefetch(following, shared.end, stage ^ 1);
-      one_tile(at, stage, skip ? kind_at(from, at) : kMixed);
+      if (following < end) prefetch(following, stage ^ 1);
+      one_tile(at, stage, skip ? kind_at(from, at, end) : kMixed);
       at = following;
       stage ^= 1;
     }
@@ -417,16 +449,12 @@ template <typename Form, int kBlocks>
 __global__ void __launch_bounds__(Form::kThreads, kBlocks) attend_tiles(const __grid_constant__ AttentionTask t) {
   extern __shared__ uint4 memory[];
   __shared__ FlashShared shared;
-  // Rows of a unit, or of one of its heads. What sees most comes first.
-  const std::int64_t rows = t.joined ? t.queries * (t.q_heads / t.kv_heads) : t.queries, lots = t.batch * (t.joined ? t.kv_heads : t.q_heads);
-  const std::int64_t blocks = (rows + Form::kRows - 1) / Form::kRows, lot = blockIdx.x % lots, group = t.q_heads / t.kv_heads;
-  const std::int64_t unit_index = t.joined ? lot : lot / group, base = t.joined ? 0 : lot % group * t.queries;
-  const std::int64_t begin = (blocks - 1 - blockIdx.x / lots) * Form::kRows;
-  FlashBlock<Form> block(t, unit_index, base + begin, base + min(begin + Form::kRows, rows), shared_address(memory), shared);
-  block.start();
-  int from = static_cast<int>(blockIdx.y * t.split_keys);
-  const int end = min(shared.end, static_cast<int>(from + t.split_keys));
-  if (t.window > 0) from = max(from, static_cast<int>(max(shared.least - t.window, std::int64_t{0})) / kKindTile * kKindTile);
+  const FlashPlace place(t, Form::kRows);
+  FlashBlock<Form> block(t, place.unit, place.first, place.behind, shared_address(memory), shared);
+  block.find_limits();
+  block.template copy_queries<Form::kThreads>(static_cast<int>(threadIdx.x));
+  int from = 0, end = 0;
+  block.range(&from, &end);
   bool again = block.read_kinds(from, end), skip = t.kinds != nullptr;
   do {
     block.clear();
@@ -436,9 +464,9 @@ __global__ void __launch_bounds__(Form::kThreads, kBlocks) attend_tiles(const __
   } while (again);
   block.finish_totals();
   if constexpr (Form::kKeyWarps == 1) {
-    block.write(unit_index);
+    block.write(place.unit);
   } else {
-    block.join(unit_index, reinterpret_cast<float*>(memory + Form::kRowsBytes / 16));
+    block.join(place.unit, reinterpret_cast<float*>(memory + Form::kRowsBytes / 16));
   }
 }
 

@@ -13,6 +13,7 @@ enum class AttentionWay : int { rows, few, many };
 
 // What a mask does to 64 queries by 64 keys.
 inline constexpr int kKindTile = 64, kMostKindTiles = 2048;
+inline constexpr int kKeyStep = 128;  // stretches of keys begin and end at multiples of the largest tile
 inline constexpr int kPlain = 0, kMixed = 1, kHiddenByNumber = 2, kHidden = 3;  // hidden: by minus infinity
 inline constexpr float kHiddenBelow = -1e30f;                                   // a number that hides: no other score is as low
 
@@ -53,5 +54,6 @@ cudaError_t launch_attention(const AttentionTask& task, cudaStream_t stream);
 cudaError_t launch_mask_kinds(const AttentionTask& task, cudaStream_t stream);
 cudaError_t launch_attention_few(const AttentionTask& task, cudaStream_t stream);
 cudaError_t launch_attention_many(const AttentionTask& task, cudaStream_t stream);
+cudaError_t launch_attention_hopper(const AttentionTask& task, cudaStream_t stream);  // heads of at most 128, compute capability 9.0
 
 }  // namespace forebay::cuda

@@ -1,7 +1,7 @@
 // Tiles of 16-bit numbers in shared memory, and the tensor cores' products of them (m16n8k16, sums in f32).
 //
-// A tile's row has kWidth elements in pieces of 16 bytes; piece p of row r lies at p ^ (r % 8), so that eight rows of one column touch all
-// banks once.
+// A tile of kRows rows lies in blocks of 64 columns, a block's row being 8 pieces of 16 bytes; piece p of row r lies at p ^ (r % 8), so that
+// eight rows of one column touch all banks once.
 #pragma once
 
 #include "runtime/cuda/cuda_numbers.cuh"
@@ -10,9 +10,9 @@ namespace forebay::cuda {
 
 __device__ inline unsigned shared_address(const void* at) { return static_cast<unsigned>(__cvta_generic_to_shared(at)); }
 
-template <int kWidth>
+template <int kRows>
 __device__ inline unsigned piece_of(unsigned tile, int row, int piece) {
-  return tile + static_cast<unsigned>(row * kWidth * 2 + ((piece ^ (row & 7)) << 4));
+  return tile + static_cast<unsigned>(piece / 8 * kRows * 128 + row * 128 + (((piece % 8) ^ (row & 7)) << 4));
 }
 
 // 16 bytes from global to shared memory without waiting; zeros where `there` is false.
