@@ -59,6 +59,9 @@ enum class UnaryOp : int {
 // boolean (logic).
 cudaError_t launch_binary(BinaryOp op, DType type, const Walk& walk, void* y, const void* a,
                           const void* b, cudaStream_t stream);
+// Large operands that lie alike, 16 bytes at a time; false where there is no such kernel.
+bool launch_long_binary(BinaryOp op, DType type, const Walk& walk, void* y, const void* a, const void* b, cudaStream_t stream,
+                        cudaError_t* error);
 cudaError_t launch_unary(UnaryOp op, DType type, std::int64_t count, void* y, const void* a,
                          cudaStream_t stream);
 cudaError_t launch_cast(DType from, DType to, std::int64_t count, void* y, const void* a,
@@ -97,6 +100,10 @@ struct RotateTask {
   std::int64_t half = 0, cos_step = 0, sin_step = 0;  // steps to the tables' second halves; 0: they serve both
 };
 cudaError_t launch_rotate(DType type, DType table_type, const RotateTask& task, void* y, const void* x, const void* cos, const void* sin, cudaStream_t stream);
+
+// As launch_long_binary.
+bool launch_long_rotate(DType type, DType table_type, const RotateTask& task, void* y, const void* x, const void* cos, const void* sin,
+                        cudaStream_t stream, cudaError_t* error);
 
 enum class ReduceOp : int { mean, sum, max, min };
 // Over the last `length` elements of each row; f32 sums in a fixed order.
