@@ -1,5 +1,5 @@
-// Attention on the device beside the CPU's: every way it is computed (few rows and many on tensor cores, the rest by rows), what masks hide,
-// and the same bits whoever says that a key is hidden. Skips where there is no GPU, and says so.
+// Attention on the device beside the CPU's: every way it is computed (few rows and many on tensor cores, the rest by rows), what masks
+// hide, and the same bits whoever says that a key is hidden. Skips where there is no GPU, and says so.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -19,7 +19,7 @@ struct Case {
   bool packed = false, causal = false;
   Hides hides = Hides::nothing;
   DType mask = DType::f32;
-  float hidden = kNever;                    // what hides, in a mask that is added
+  float hidden = kNever;                     // what hides, in a mask that is added
   std::vector<std::int64_t> mask_dims = {};  // {}: [queries, all keys]
   float softcap = 0, scale = 0;
   bool lengths = false;
@@ -34,10 +34,18 @@ struct Case {
 void put(HostTensor& to, std::int64_t at, float x) {
   const auto i = static_cast<std::size_t>(at);
   switch (to.dtype()) {
-    case DType::boolean: to.as<std::uint8_t>()[i] = x == 0 ? 1 : 0; break;
-    case DType::f32: to.as<float>()[i] = x; break;
-    case DType::f16: to.as<std::uint16_t>()[i] = f32_to_f16(x); break;
-    default: to.as<std::uint16_t>()[i] = f32_to_bf16(x); break;
+    case DType::boolean:
+      to.as<std::uint8_t>()[i] = x == 0 ? 1 : 0;
+      break;
+    case DType::f32:
+      to.as<float>()[i] = x;
+      break;
+    case DType::f16:
+      to.as<std::uint16_t>()[i] = f32_to_f16(x);
+      break;
+    default:
+      to.as<std::uint16_t>()[i] = f32_to_bf16(x);
+      break;
   }
 }
 
@@ -131,7 +139,9 @@ class CudaAttention : public ::testing::Test {
   HostTensor q_, k_, v_, mask_, past_key_, past_value_, lengths_;
 };
 
-double tolerance_of(DType type) { return type == DType::f32 ? 4e-6 : type == DType::f16 ? 2e-3 : 1.6e-2; }
+double tolerance_of(DType type) {
+  return type == DType::f32 ? 4e-6 : type == DType::f16 ? 2e-3 : 1.6e-2;
+}
 
 const std::vector<Case>& cases() {
   static const std::vector<Case> all = [] {
@@ -204,7 +214,8 @@ TEST_F(CudaAttention, WhoeverHidesAKeyTheBitsAreTheSame) {
         ASSERT_TRUE(want.ok()) << want.status().to_string();
         c.causal = false;
         c.hides = Hides::later;
-        for (const auto& [mask, hidden] : {std::pair{DType::f32, kNever}, {DType::f32, -3e38f}, {DType::boolean, kNever}, {DType::bf16, kNever}}) {
+        for (const auto& [mask, hidden] :
+             {std::pair{DType::f32, kNever}, {DType::f32, -3e38f}, {DType::boolean, kNever}, {DType::bf16, kNever}}) {
           c.mask = mask;
           c.hidden = hidden;
           run = node(c, "", type);

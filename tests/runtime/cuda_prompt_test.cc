@@ -1,5 +1,5 @@
-// What prompts need on the device beside the CPU's: com.microsoft's attention, rotations, long elementwise operands. Skips where there is no
-// GPU, and says so.
+// What prompts need on the device beside the CPU's: com.microsoft's attention, rotations, long elementwise operands. Skips where there is
+// no GPU, and says so.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -9,7 +9,9 @@
 namespace forebay::testing {
 namespace {
 
-plan::AttributeValue integer(std::int64_t value) { return plan::AttributeValue(value); }
+plan::AttributeValue integer(std::int64_t value) {
+  return plan::AttributeValue(value);
+}
 
 class CudaPrompt : public ::testing::Test {
  protected:
@@ -43,7 +45,9 @@ class CudaPrompt : public ::testing::Test {
   std::mt19937_64 random_{20261122};
 };
 
-double tolerance_of(DType type) { return type == DType::f32 ? 8e-6 : type == DType::f16 ? 6e-3 : 5e-2; }
+double tolerance_of(DType type) {
+  return type == DType::f32 ? 8e-6 : type == DType::f16 ? 6e-3 : 5e-2;
+}
 
 template <typename T>
 HostTensor list(DType type, Shape shape, const std::vector<T>& values) {
@@ -75,7 +79,8 @@ TEST_F(CudaPrompt, GroupQueryAttention) {
     for (const Group& g : groups) {
       const std::int64_t wide = (kHeads + (g.packed ? 2 * kKv : 0)) * g.head;
       const HostTensor q = numbers(type, Shape{kBatch, g.queries, wide}), k = numbers(type, Shape{kBatch, g.queries, kKv * g.head}),
-                       v = numbers(type, Shape{kBatch, g.queries, kKv * g.head}), past_k = numbers(type, Shape{kBatch, kKv, g.past, g.head}),
+                       v = numbers(type, Shape{kBatch, g.queries, kKv * g.head}),
+                       past_k = numbers(type, Shape{kBatch, kKv, g.past, g.head}),
                        past_v = numbers(type, Shape{kBatch, kKv, g.past, g.head}), cos = numbers(type, Shape{512, g.head / 2}),
                        sin = numbers(type, Shape{512, g.head / 2}), bias = numbers(type, Shape{1, kHeads, g.queries, g.total}),
                        sink = numbers(type, Shape{kHeads}), norm = numbers(type, Shape{g.head});
@@ -100,18 +105,24 @@ TEST_F(CudaPrompt, GroupQueryAttention) {
       if (g.rotary) run.attributes.push_back({"do_rotary", integer(1)});
       if (g.window > 0) run.attributes.push_back({"local_window_size", integer(g.window)});
       if (g.causal == 0) run.attributes.push_back({"causal", integer(0)});
-      compare(run, tolerance_of(type), std::string(dtype_name(type)) + ", case " + std::to_string(&g - groups), "cuda.group_query_attention");
+      compare(run, tolerance_of(type), std::string(dtype_name(type)) + ", case " + std::to_string(&g - groups),
+              "cuda.group_query_attention");
     }
   }
 }
 
 // A length that cannot be makes its sequence not a number, and no other.
 TEST_F(CudaPrompt, ImpossibleLengthsShow) {
-  const HostTensor q = numbers(DType::f16, Shape{2, 1, 128}), k = numbers(DType::f16, Shape{2, 1, 64}), v = numbers(DType::f16, Shape{2, 1, 64}),
-                   past = numbers(DType::f16, Shape{2, 1, 9, 64}), lengths = list(DType::i32, Shape{2}, std::vector<std::int32_t>{9, 4000}),
+  const HostTensor q = numbers(DType::f16, Shape{2, 1, 128}), k = numbers(DType::f16, Shape{2, 1, 64}),
+                   v = numbers(DType::f16, Shape{2, 1, 64}), past = numbers(DType::f16, Shape{2, 1, 9, 64}),
+                   lengths = list(DType::i32, Shape{2}, std::vector<std::int32_t>{9, 4000}),
                    total = list(DType::i32, Shape{1}, std::vector<std::int32_t>{10});
-  NodeRun run{"com.microsoft", "GroupQueryAttention", 1, {{"num_heads", integer(2)}, {"kv_num_heads", integer(1)}},
-              {&q, &k, &v, &past, &past, &lengths, &total}, 3};
+  NodeRun run{"com.microsoft",
+              "GroupQueryAttention",
+              1,
+              {{"num_heads", integer(2)}, {"kv_num_heads", integer(1)}},
+              {&q, &k, &v, &past, &past, &lengths, &total},
+              3};
   const auto made = runner_->run(run);
   ASSERT_TRUE(made.ok()) << made.status().to_string();
   EXPECT_FALSE(std::isnan(number((*made)[0], 5)));
@@ -125,21 +136,35 @@ TEST_F(CudaPrompt, MultiHeadAttention) {
     int padding = 0;  // rank
     bool bias = false, added = false, causal = false;
   };
-  const Case cases[] = {{70, 70, 0, 64, 64, 2, true},       {1, 1, 200, 64, 32, 2, true, true, true}, {130, 130, 40, 128, 128, 0, false, false, true},
-                        {65, 300, 0, 64, 64, 3, false, true}, {9, 20, 0, 24, 16, 1, true},              {100, 100, 0, 40, 40, 0, false, true}};
+  const Case cases[] = {{70, 70, 0, 64, 64, 2, true},
+                        {1, 1, 200, 64, 32, 2, true, true, true},
+                        {130, 130, 40, 128, 128, 0, false, false, true},
+                        {65, 300, 0, 64, 64, 3, false, true},
+                        {9, 20, 0, 24, 16, 1, true},
+                        {100, 100, 0, 40, 40, 0, false, true}};
   constexpr std::int64_t kBatch = 2, kHeads = 3;
   for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
     for (const Case& c : cases) {
       const std::int64_t all = c.past + c.keys;
-      const HostTensor q = numbers(type, Shape{kBatch, c.queries, kHeads * c.head}), k = numbers(type, Shape{kBatch, c.keys, kHeads * c.head}),
+      const HostTensor q = numbers(type, Shape{kBatch, c.queries, kHeads * c.head}),
+                       k = numbers(type, Shape{kBatch, c.keys, kHeads * c.head}),
                        v = numbers(type, Shape{kBatch, c.keys, kHeads * c.value_head}),
-                       bias = numbers(type, Shape{kHeads * (2 * c.head + c.value_head)}), added = numbers(type, Shape{1, kHeads, c.queries, all}),
-                       past_k = numbers(type, Shape{kBatch, kHeads, c.past, c.head}), past_v = numbers(type, Shape{kBatch, kHeads, c.past, c.value_head});
+                       bias = numbers(type, Shape{kHeads * (2 * c.head + c.value_head)}),
+                       added = numbers(type, Shape{1, kHeads, c.queries, all}),
+                       past_k = numbers(type, Shape{kBatch, kHeads, c.past, c.head}),
+                       past_v = numbers(type, Shape{kBatch, kHeads, c.past, c.value_head});
       HostTensor padding(DType::i32, c.padding == 1 ? Shape{kBatch} : c.padding == 2 ? Shape{kBatch, all} : Shape{kBatch, c.queries, all});
       for (std::int32_t& x : padding.as<std::int32_t>()) x = static_cast<std::int32_t>(random_() % (c.padding == 1 ? 9 : 3));
-      NodeRun run{"com.microsoft", "MultiHeadAttention", 1, {{"num_heads", integer(kHeads)}, {"unidirectional", integer(c.causal ? 1 : 0)}}, {}, 3};
-      run.inputs = {&q, &k, &v, c.bias ? &bias : nullptr, c.padding > 0 ? &padding : nullptr, c.added ? &added : nullptr,
-                    c.past > 0 ? &past_k : nullptr, c.past > 0 ? &past_v : nullptr};
+      NodeRun run{
+          "com.microsoft", "MultiHeadAttention", 1, {{"num_heads", integer(kHeads)}, {"unidirectional", integer(c.causal ? 1 : 0)}}, {}, 3};
+      run.inputs = {&q,
+                    &k,
+                    &v,
+                    c.bias ? &bias : nullptr,
+                    c.padding > 0 ? &padding : nullptr,
+                    c.added ? &added : nullptr,
+                    c.past > 0 ? &past_k : nullptr,
+                    c.past > 0 ? &past_v : nullptr};
       compare(run, tolerance_of(type), std::string(dtype_name(type)) + ", case " + std::to_string(&c - cases), "cuda.multi_head_attention");
     }
   }
@@ -154,9 +179,11 @@ TEST_F(CudaPrompt, Rotations) {
     for (std::int64_t& i : ids.as<std::int64_t>()) i = static_cast<std::int64_t>(random_() % 50);
     const std::string name(dtype_name(type));
     compare({"", "RotaryEmbedding", 23, {}, {&x, &cos, &sin, &ids}, 1, plan::kNone, {}}, tolerance_of(type), name, "cuda.rotary");
-    compare({"", "RotaryEmbedding", 23, {{"num_heads", integer(3)}, {"interleaved", integer(1)}}, {&packed, &each, &each}, 1, plan::kNone, {}},
-            tolerance_of(type), name, "cuda.rotary");
-    compare({"com.microsoft", "RotaryEmbedding", 1, {}, {&x, &one, &cos, &sin}, 1, plan::kNone, {}}, tolerance_of(type), name, "cuda.rotary");
+    compare(
+        {"", "RotaryEmbedding", 23, {{"num_heads", integer(3)}, {"interleaved", integer(1)}}, {&packed, &each, &each}, 1, plan::kNone, {}},
+        tolerance_of(type), name, "cuda.rotary");
+    compare({"com.microsoft", "RotaryEmbedding", 1, {}, {&x, &one, &cos, &sin}, 1, plan::kNone, {}}, tolerance_of(type), name,
+            "cuda.rotary");
     // Long enough for runs of eight.
     const HostTensor large = numbers(type, Shape{1, 8, 1100, 64});
     for (const DType table : {type, DType::f32}) {

@@ -27,8 +27,8 @@ Status AttentionBase::attend(AttentionTask task, const KernelCall& call) const {
   return check(launch_attention(task, queue_stream()));
 }
 
-Status AttentionBase::copy_heads(std::byte* to, const std::int64_t (&to_strides)[3], const std::byte* from, const std::int64_t (&strides)[3],
-                                 std::int64_t heads, std::int64_t rows, std::int64_t width) const {
+Status AttentionBase::copy_heads(std::byte* to, const std::int64_t (&to_strides)[3], const std::byte* from,
+                                 const std::int64_t (&strides)[3], std::int64_t heads, std::int64_t rows, std::int64_t width) const {
   const std::vector<std::int64_t> dims{task_.batch, heads, rows, width};
   const std::array<std::vector<std::int64_t>, 2> both{std::vector<std::int64_t>{to_strides[0], to_strides[1], to_strides[2], 1},
                                                       std::vector<std::int64_t>{strides[0], strides[1], strides[2], 1}};

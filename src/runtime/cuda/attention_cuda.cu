@@ -134,7 +134,8 @@ __device__ inline void mix_tile(const AttentionTask& t, const Unit& unit, const 
 #pragma unroll 4
   for (int j = lot.key; j < count; j += lot.keys) {
     Pack<T> values;
-    values.template load<kWide>(unit.key<T>(t, t.v, t.past_value, t.v_strides, at + j, t.value_head) + lot.column, t.value_head - lot.column);
+    values.template load<kWide>(unit.key<T>(t, t.v, t.past_value, t.v_strides, at + j, t.value_head) + lot.column,
+                                t.value_head - lot.column);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const float weight = shared.scores[r][j];
@@ -261,7 +262,9 @@ __global__ void __launch_bounds__(kJoinThreads) join_splits(const __grid_constan
   }
 }
 
-std::int64_t rows_of_unit(const AttentionTask& t) { return t.queries * (t.q_heads / t.kv_heads); }
+std::int64_t rows_of_unit(const AttentionTask& t) {
+  return t.queries * (t.q_heads / t.kv_heads);
+}
 int rows_of_block(const AttentionTask& t) {
   const std::int64_t rows = rows_of_unit(t), fit = 8192 / std::max<std::int64_t>(1, t.head);  // 32 KiB of queries
   return rows > 4 && fit >= kMostRows ? kMostRows : rows > 1 && fit >= 4 ? 4 : 1;
@@ -288,9 +291,15 @@ cudaError_t start_by_rows(const AttentionTask& t, cudaStream_t stream) {
   for (int i = 0; i < 3; ++i) wide = wide && t.k_strides[i] % Pack<T>::kSize == 0 && t.v_strides[i] % Pack<T>::kSize == 0;
   for (const void* p : {t.k, t.v, t.past_key, t.past_value}) wide = wide && reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
   switch (rows_of_block(t)) {
-    case 1: start<T, 1>(t, wide, stream); break;
-    case 4: start<T, 4>(t, wide, stream); break;
-    default: start<T, kMostRows>(t, wide, stream); break;
+    case 1:
+      start<T, 1>(t, wide, stream);
+      break;
+    case 4:
+      start<T, 4>(t, wide, stream);
+      break;
+    default:
+      start<T, kMostRows>(t, wide, stream);
+      break;
   }
   return cudaGetLastError();
 }
@@ -360,8 +369,12 @@ cudaError_t launch_attention(const AttentionTask& task, cudaStream_t stream) {
   cudaError_t error = t.kinds != nullptr ? launch_mask_kinds(t, stream) : cudaSuccess;
   if (error == cudaSuccess) {
     switch (t.way) {
-      case AttentionWay::few: error = launch_attention_few(t, stream); break;
-      case AttentionWay::many: error = launch_attention_many(t, stream); break;
+      case AttentionWay::few:
+        error = launch_attention_few(t, stream);
+        break;
+      case AttentionWay::many:
+        error = launch_attention_many(t, stream);
+        break;
       case AttentionWay::rows:
         error = t.type == DType::f32   ? start_by_rows<float>(t, stream)
                 : t.type == DType::f16 ? start_by_rows<__half>(t, stream)
@@ -370,9 +383,7 @@ cudaError_t launch_attention(const AttentionTask& task, cudaStream_t stream) {
     }
   }
   if (error != cudaSuccess || t.splits == 1) return error;
-  return t.type == DType::f32   ? join<float>(t, stream)
-         : t.type == DType::f16 ? join<__half>(t, stream)
-                                : join<__nv_bfloat16>(t, stream);
+  return t.type == DType::f32 ? join<float>(t, stream) : t.type == DType::f16 ? join<__half>(t, stream) : join<__nv_bfloat16>(t, stream);
 }
 
 }  // namespace forebay::cuda

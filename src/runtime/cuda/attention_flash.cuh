@@ -21,8 +21,8 @@ struct FlashForm {
   using Type = T;
   static constexpr int kHead = kHead_, kRowWarps = kRowWarps_, kRowTiles = kRowTiles_, kKeyWarps = kKeyWarps_, kTile = kTile_;
   static constexpr int kThreads = 32 * kRowWarps * kKeyWarps, kRows = 16 * kRowTiles * kRowWarps;
-  static constexpr int kKeys = kTile / kKeyWarps;          // of a warp
-  static constexpr int kTileBytes = kTile * kHead * 2;     // of keys, and of values
+  static constexpr int kKeys = kTile / kKeyWarps;       // of a warp
+  static constexpr int kTileBytes = kTile * kHead * 2;  // of keys, and of values
   static constexpr int kRowsBytes = kRows * kHead * 2;
   static constexpr int kBytes = kRowsBytes + 4 * kTileBytes;  // two tiles of both
   static_assert(kKeys % 16 == 0);
@@ -30,7 +30,7 @@ struct FlashForm {
 };
 
 struct FlashShared {
-  float most[4][16], total[4][16];         // of key warps
+  float most[4][16], total[4][16];  // of key warps
   std::uint8_t kinds[kMostKindTiles];
 };
 
@@ -85,7 +85,8 @@ struct FlashBlock {
   int limits[kTiles][2];
   float most[kTiles][2], total[kTiles][2], mixed[kTiles][kHead / 8][4];
 
-  __device__ __forceinline__ FlashBlock(const AttentionTask& task, std::int64_t unit_index, std::int64_t from, std::int64_t to, unsigned memory, FlashShared& s)
+  __device__ __forceinline__ FlashBlock(const AttentionTask& task, std::int64_t unit_index, std::int64_t from, std::int64_t to,
+                                        unsigned memory, FlashShared& s)
       : t(task),
         unit(task, unit_index),
         first(from),
@@ -128,7 +129,8 @@ struct FlashBlock {
     for (int cell = static_cast<int>(threadIdx.x); cell * kKindTile < end - from; cell += static_cast<int>(blockDim.x)) {
       const std::int64_t column = from / kKindTile + cell;
       int kind = -1;
-      for (std::int64_t row = query / kKindTile; row * kKindTile < query + (behind - first) && row * kKindTile < query + Form::kRows; ++row) {
+      for (std::int64_t row = query / kKindTile; row * kKindTile < query + (behind - first) && row * kKindTile < query + Form::kRows;
+           ++row) {
         const int own = cells[row * t.kind_strides[2] + column];
         numbers = numbers || own == kHiddenByNumber;
         const bool both = kind >= kHiddenByNumber && own >= kHiddenByNumber;
@@ -166,9 +168,9 @@ struct FlashBlock {
   }
   template <int kThreads>
   __device__ __forceinline__ void copy_values(unsigned to, int own, int at) const {
-    copy_rows<Form::kTile, kHead, kThreads>(
-        to, own, all - at, static_cast<int>(t.value_head), t.aligned,
-        [&](int row) { return unit.key<T>(t, t.v, t.past_value, t.v_strides, at + row, t.value_head); });
+    copy_rows<Form::kTile, kHead, kThreads>(to, own, all - at, static_cast<int>(t.value_head), t.aligned, [&](int row) {
+      return unit.key<T>(t, t.v, t.past_value, t.v_strides, at + row, t.value_head);
+    });
   }
   __device__ __forceinline__ void prefetch(int at, int stage) const {
     const unsigned to = stages + static_cast<unsigned>(stage * 2 * Form::kTileBytes);
@@ -184,7 +186,8 @@ struct FlashBlock {
       most[tile][0] = most[tile][1] = -INFINITY;
       total[tile][0] = total[tile][1] = 0;
 #pragma unroll
-      for (int part = 0; part < kHead / 8; ++part) mixed[tile][part][0] = mixed[tile][part][1] = mixed[tile][part][2] = mixed[tile][part][3] = 0;
+      for (int part = 0; part < kHead / 8; ++part)
+        mixed[tile][part][0] = mixed[tile][part][1] = mixed[tile][part][2] = mixed[tile][part][3] = 0;
     }
   }
 
@@ -384,7 +387,7 @@ struct FlashBlock {
         if (first + row >= behind) continue;
         T* const y = static_cast<T*>(t.y) + unit.place(t, t.y_strides, first + row);
         const float all = divisor(t, unit.head(t, first + row), total[tile][half], most[tile][half], kLn2);
-float* const split = t.splits > 1 ? part_of(unit_index, first + row) : nullptr;
+        float* const split = t.splits > 1 ? part_of(unit_index, first + row) : nullptr;
         const bool sees = limits[tile][half] > 0;
         if (split != nullptr && lane % 4 == 0) {
           split[0] = most[tile][half];
@@ -472,10 +475,10 @@ __global__ void __launch_bounds__(Form::kThreads, kBlocks) attend_tiles(const __
 
 template <typename Form, int kBlocks>
 cudaError_t start_tiles(const AttentionTask& t, cudaStream_t stream) {
-  const std::int64_t rows = t.joined ? t.queries * (t.q_heads / t.kv_heads) : t.queries, lots = t.batch * (t.joined ? t.kv_heads : t.q_heads);
+  const std::int64_t rows = t.joined ? t.queries * (t.q_heads / t.kv_heads) : t.queries,
+                     lots = t.batch * (t.joined ? t.kv_heads : t.q_heads);
   const dim3 grid(static_cast<unsigned>((rows + Form::kRows - 1) / Form::kRows * lots), static_cast<unsigned>(t.splits));
-  const cudaError_t error =
-      cudaFuncSetAttribute(attend_tiles<Form, kBlocks>, cudaFuncAttributeMaxDynamicSharedMemorySize, Form::kBytes);
+  const cudaError_t error = cudaFuncSetAttribute(attend_tiles<Form, kBlocks>, cudaFuncAttributeMaxDynamicSharedMemorySize, Form::kBytes);
   if (error != cudaSuccess) return error;
   attend_tiles<Form, kBlocks><<<grid, Form::kThreads, Form::kBytes, stream>>>(t);
   return cudaGetLastError();

@@ -9,10 +9,14 @@ constexpr int kThreads = 128, kWarps = kThreads / 32;
 
 __device__ inline std::int64_t position_of(const HeadsTask& t, std::int64_t b, std::int64_t i) {
   switch (t.positions) {
-    case Positions::each: return t.ids[b * t.rows + i];
-    case Positions::offset: return (t.ids != nullptr ? t.ids[0] : 0) + i;
-    case Positions::behind: return t.befores[b] + i;
-    default: return b * t.rows + i;
+    case Positions::each:
+      return t.ids[b * t.rows + i];
+    case Positions::offset:
+      return (t.ids != nullptr ? t.ids[0] : 0) + i;
+    case Positions::behind:
+      return t.befores[b] + i;
+    default:
+      return b * t.rows + i;
   }
 }
 
@@ -83,8 +87,9 @@ __global__ void find_sequences(const __grid_constant__ SequencesTask t) {
 template <typename T>
 __global__ void __launch_bounds__(kThreads) write_padding(const __grid_constant__ PaddingTask t) {
   const std::int64_t row = blockIdx.x, b = row / (t.heads * t.rows), h = row / t.rows % t.heads, i = row % t.rows;
-  const T* const added =
-      t.added == nullptr ? nullptr : static_cast<const T*>(t.added) + (((t.added_batches == 1 ? 0 : b) * t.heads + h) * t.rows + i) * t.keys;
+  const T* const added = t.added == nullptr
+                             ? nullptr
+                             : static_cast<const T*>(t.added) + (((t.added_batches == 1 ? 0 : b) * t.heads + h) * t.rows + i) * t.keys;
   for (std::int64_t j = threadIdx.x; j < t.keys; j += kThreads) {
     bool seen = true;
     if (t.padding_rank == 1) seen = j < t.padding[b];
@@ -103,16 +108,22 @@ cudaError_t start(const PaddingTask& t, cudaStream_t stream) {
 template <typename Task>
 cudaError_t start_by_type(const Task& task, cudaStream_t stream) {
   switch (task.type) {
-    case DType::f32: return start<float>(task, stream);
-    case DType::f16: return start<__half>(task, stream);
-    case DType::bf16: return start<__nv_bfloat16>(task, stream);
-    default: return cudaErrorInvalidValue;
+    case DType::f32:
+      return start<float>(task, stream);
+    case DType::f16:
+      return start<__half>(task, stream);
+    case DType::bf16:
+      return start<__nv_bfloat16>(task, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
 }
 
 }  // namespace
 
-cudaError_t launch_heads(const HeadsTask& task, cudaStream_t stream) { return start_by_type(task, stream); }
+cudaError_t launch_heads(const HeadsTask& task, cudaStream_t stream) {
+  return start_by_type(task, stream);
+}
 
 cudaError_t launch_sequences(const SequencesTask& task, cudaStream_t stream) {
   if (task.batch == 0) return cudaSuccess;
@@ -120,6 +131,8 @@ cudaError_t launch_sequences(const SequencesTask& task, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
-cudaError_t launch_padding(const PaddingTask& task, cudaStream_t stream) { return start_by_type(task, stream); }
+cudaError_t launch_padding(const PaddingTask& task, cudaStream_t stream) {
+  return start_by_type(task, stream);
+}
 
 }  // namespace forebay::cuda

@@ -19,12 +19,15 @@ __device__ inline void arrive_with_copies(unsigned at) {
 }
 __device__ inline void wait_for(unsigned at, int phase) {
   asm volatile(
-      "{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@done bra over;\nbra again;\nover:\n}\n" ::"r"(at),
+      "{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@done bra over;\nbra again;\nover:\n}\n" ::
+          "r"(at),
       "r"(phase & 1)
       : "memory");
 }
 // What was written to shared memory is seen by the warpgroups' products.
-__device__ inline void show_products() { asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory"); }
+__device__ inline void show_products() {
+  asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
+}
 
 // A matrix in shared memory, in rows of 128 bytes as piece_of lays them: `step` bytes between blocks of 64 columns, where they matter.
 __device__ inline std::uint64_t matrix_at(unsigned address, unsigned step) {
@@ -32,19 +35,22 @@ __device__ inline std::uint64_t matrix_at(unsigned address, unsigned step) {
          static_cast<std::uint64_t>(1024 >> 4) << 32 | std::uint64_t{1} << 62;
 }
 
-__device__ inline void open_products() { asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"); }
+__device__ inline void open_products() {
+  asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory");
+}
 __device__ inline void close_products() {
   asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
   asm volatile("wgmma.wait_group.sync.aligned 0;\n" ::: "memory");
 }
 
-#define FB_EIGHT(x, i) "+f"(x[i][0]), "+f"(x[i][1]), "+f"(x[i][2]), "+f"(x[i][3]), "+f"(x[i + 1][0]), "+f"(x[i + 1][1]), "+f"(x[i + 1][2]), "+f"(x[i + 1][3])
+#define FB_EIGHT(x, i) \
+  "+f"(x[i][0]), "+f"(x[i][1]), "+f"(x[i][2]), "+f"(x[i][3]), "+f"(x[i + 1][0]), "+f"(x[i + 1][1]), "+f"(x[i + 1][2]), "+f"(x[i + 1][3])
 #define FB_32(x, i) FB_EIGHT(x, i), FB_EIGHT(x, i + 2), FB_EIGHT(x, i + 4), FB_EIGHT(x, i + 6)
-#define FB_LIST_32                                                                                                              \
+#define FB_LIST_32                                                                                                                \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, " \
   "%27, %28, %29, %30, %31"
-#define FB_LIST_64                                                                                                                 \
-  FB_LIST_32                                                                                                                       \
+#define FB_LIST_64                                                                                                                  \
+  FB_LIST_32                                                                                                                        \
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, " \
   "%57, %58, %59, %60, %61, %62, %63"
 
@@ -64,13 +70,13 @@ __device__ __forceinline__ void multiply_scores(float (&d)[16][4], std::uint64_t
 }
 
 // d[64 x 64 or 128] += a * b: a in registers, 16 rows of b in shared memory.
-#define FB_MIX_128(type)                                                                                                             \
+#define FB_MIX_128(type)                                                                                                                  \
   asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" FB_LIST_64 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;\n" \
-               : FB_32(d, 0), FB_32(d, 8)                                                                                            \
+               : FB_32(d, 0), FB_32(d, 8)                                                                                                 \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
-#define FB_MIX_64(type)                                                                                                             \
+#define FB_MIX_64(type)                                                                                                                  \
   asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {" FB_LIST_32 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;\n" \
-               : FB_32(d, 0)                                                                                                        \
+               : FB_32(d, 0)                                                                                                             \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
 template <typename T>
 __device__ __forceinline__ void mix_values(float (&d)[16][4], const unsigned (&a)[4], std::uint64_t b) {
@@ -209,7 +215,8 @@ __global__ void __launch_bounds__(kThreads, 1) attend_hopper(const __grid_consta
 
 template <typename Form>
 cudaError_t start_hopper(const AttentionTask& t, cudaStream_t stream) {
-  const std::int64_t rows = t.joined ? t.queries * (t.q_heads / t.kv_heads) : t.queries, lots = t.batch * (t.joined ? t.kv_heads : t.q_heads);
+  const std::int64_t rows = t.joined ? t.queries * (t.q_heads / t.kv_heads) : t.queries,
+                     lots = t.batch * (t.joined ? t.kv_heads : t.q_heads);
   const dim3 grid(static_cast<unsigned>((rows + Form::kRows - 1) / Form::kRows * lots), static_cast<unsigned>(t.splits));
   const cudaError_t error = cudaFuncSetAttribute(attend_hopper<Form>, cudaFuncAttributeMaxDynamicSharedMemorySize, kHopperBytes<Form>);
   if (error != cudaSuccess) return error;

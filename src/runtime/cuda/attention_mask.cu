@@ -1,4 +1,5 @@
-// What a mask does to each 64 queries by 64 keys: nothing, something, or hide them all. One reading of the mask for all heads that share it.
+// What a mask does to each 64 queries by 64 keys: nothing, something, or hide them all. One reading of the mask for all heads that share
+// it.
 #include "runtime/cuda/attention_unit.cuh"
 
 namespace forebay::cuda {

@@ -1,14 +1,16 @@
 // Tiles of 16-bit numbers in shared memory, and the tensor cores' products of them (m16n8k16, sums in f32).
 //
-// A tile of kRows rows lies in blocks of 64 columns, a block's row being 8 pieces of 16 bytes; piece p of row r lies at p ^ (r % 8), so that
-// eight rows of one column touch all banks once.
+// A tile of kRows rows lies in blocks of 64 columns, a block's row being 8 pieces of 16 bytes; piece p of row r lies at p ^ (r % 8), so
+// that eight rows of one column touch all banks once.
 #pragma once
 
 #include "runtime/cuda/cuda_numbers.cuh"
 
 namespace forebay::cuda {
 
-__device__ inline unsigned shared_address(const void* at) { return static_cast<unsigned>(__cvta_generic_to_shared(at)); }
+__device__ inline unsigned shared_address(const void* at) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(at));
+}
 
 template <int kRows>
 __device__ inline unsigned piece_of(unsigned tile, int row, int piece) {
@@ -20,8 +22,12 @@ __device__ inline void copy_piece(unsigned to, const void* from, bool there) {
   const int bytes = there ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
-__device__ inline void close_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
-__device__ inline void wait_for_copies() { asm volatile("cp.async.wait_group 0;\n" ::: "memory"); }
+__device__ inline void close_copies() {
+  asm volatile("cp.async.commit_group;\n" ::: "memory");
+}
+__device__ inline void wait_for_copies() {
+  asm volatile("cp.async.wait_group 0;\n" ::: "memory");
+}
 
 // Four 8 x 8 matrices; lane l gives the address of row l % 8 of matrix l / 8.
 __device__ inline void load_fragments(unsigned (&x)[4], unsigned at) {

@@ -38,10 +38,14 @@ struct Unit {
 // What element `at` of the mask adds; of a boolean mask 0 or minus infinity.
 __device__ inline float mask_value(const AttentionTask& t, std::int64_t at) {
   switch (t.mask_type) {
-    case DType::f32: return static_cast<const float*>(t.mask)[at];
-    case DType::f16: return widen(static_cast<const __half*>(t.mask)[at]);
-    case DType::bf16: return widen(static_cast<const __nv_bfloat16*>(t.mask)[at]);
-    default: return static_cast<const std::uint8_t*>(t.mask)[at] != 0 ? 0.0f : -INFINITY;
+    case DType::f32:
+      return static_cast<const float*>(t.mask)[at];
+    case DType::f16:
+      return widen(static_cast<const __half*>(t.mask)[at]);
+    case DType::bf16:
+      return widen(static_cast<const __nv_bfloat16*>(t.mask)[at]);
+    default:
+      return static_cast<const std::uint8_t*>(t.mask)[at] != 0 ? 0.0f : -INFINITY;
   }
 }
 
@@ -56,7 +60,9 @@ __device__ inline float masked(const AttentionTask& t, std::int64_t at, float sc
   return filled ? t.mask_fill : score + added;
 }
 
-__device__ inline float finite_or_zero(float most) { return most == -INFINITY ? 0.0f : most; }
+__device__ inline float finite_or_zero(float most) {
+  return most == -INFINITY ? 0.0f : most;
+}
 
 // What a row's weighted values are divided by: `total`, the sum of weights under the level `most`, and its head's sink. `unit_of_score` is
 // what `most` counts in.

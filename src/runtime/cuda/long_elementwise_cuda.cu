@@ -14,12 +14,18 @@ struct alignas(sizeof(T) * kRun < 16 ? sizeof(T) * kRun : 16) Run {
 
 __device__ inline float combined(BinaryOp op, float a, float b) {
   switch (op) {
-    case BinaryOp::add: return a + b;
-    case BinaryOp::sub: return a - b;
-    case BinaryOp::mul: return a * b;
-    case BinaryOp::div: return a / b;
-    case BinaryOp::min: return b != b ? b : b < a ? b : a;
-    default: return b != b ? b : a < b ? b : a;
+    case BinaryOp::add:
+      return a + b;
+    case BinaryOp::sub:
+      return a - b;
+    case BinaryOp::mul:
+      return a * b;
+    case BinaryOp::div:
+      return a / b;
+    case BinaryOp::min:
+      return b != b ? b : b < a ? b : a;
+    default:
+      return b != b ? b : a < b ? b : a;
   }
 }
 
@@ -48,7 +54,8 @@ bool aligned(std::initializer_list<const void*> pointers) {
 
 // A thread turns 8 pairs: task.walk is over the rows and the half width, of which `runs` make one.
 template <typename T, typename C>
-__global__ void __launch_bounds__(kThreads) rotate_runs(const __grid_constant__ RotateTask task, T* y, const T* x, const C* cosines, const C* sines) {
+__global__ void __launch_bounds__(kThreads)
+    rotate_runs(const __grid_constant__ RotateTask task, T* y, const T* x, const C* cosines, const C* sines) {
   const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= task.walk.total / kRun) return;
   std::int64_t at[3];
@@ -68,7 +75,8 @@ __global__ void __launch_bounds__(kThreads) rotate_runs(const __grid_constant__ 
   *reinterpret_cast<Run<T>*>(y + at[0] + task.half) = second;
 }
 template <typename T>
-cudaError_t start_rotate(DType table_type, const RotateTask& task, void* y, const void* x, const void* cos, const void* sin, cudaStream_t stream) {
+cudaError_t start_rotate(DType table_type, const RotateTask& task, void* y, const void* x, const void* cos, const void* sin,
+                         cudaStream_t stream) {
   const auto go = [&](auto tag) {
     using C = decltype(tag);
     const auto blocks = static_cast<unsigned>((task.walk.total / kRun + kThreads - 1) / kThreads);
@@ -77,10 +85,14 @@ cudaError_t start_rotate(DType table_type, const RotateTask& task, void* y, cons
     return cudaGetLastError();
   };
   switch (table_type) {
-    case DType::f32: return go(float());
-    case DType::f16: return go(__half());
-    case DType::bf16: return go(__nv_bfloat16());
-    default: return cudaErrorInvalidValue;
+    case DType::f32:
+      return go(float());
+    case DType::f16:
+      return go(__half());
+    case DType::bf16:
+      return go(__nv_bfloat16());
+    default:
+      return cudaErrorInvalidValue;
   }
 }
 
@@ -89,12 +101,20 @@ cudaError_t start_rotate(DType table_type, const RotateTask& task, void* y, cons
 bool launch_long_binary(BinaryOp op, DType type, const Walk& walk, void* y, const void* a, const void* b, cudaStream_t stream,
                         cudaError_t* error) {
   const bool alike = walk.rank == 1 && walk.strides[0][0] == 1 && walk.strides[1][0] == 1 && walk.strides[2][0] == 1;
-  if (!alike || walk.total < kLong || walk.total % kRun != 0 || op == BinaryOp::pow || op >= BinaryOp::equal || !aligned({y, a, b})) return false;
+  if (!alike || walk.total < kLong || walk.total % kRun != 0 || op == BinaryOp::pow || op >= BinaryOp::equal || !aligned({y, a, b}))
+    return false;
   switch (type) {
-    case DType::f32: *error = start<float>(op, walk.total / kRun, y, a, b, stream); return true;
-    case DType::f16: *error = start<__half>(op, walk.total / kRun, y, a, b, stream); return true;
-    case DType::bf16: *error = start<__nv_bfloat16>(op, walk.total / kRun, y, a, b, stream); return true;
-    default: return false;
+    case DType::f32:
+      *error = start<float>(op, walk.total / kRun, y, a, b, stream);
+      return true;
+    case DType::f16:
+      *error = start<__half>(op, walk.total / kRun, y, a, b, stream);
+      return true;
+    case DType::bf16:
+      *error = start<__nv_bfloat16>(op, walk.total / kRun, y, a, b, stream);
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -109,10 +129,17 @@ bool launch_long_rotate(DType type, DType table_type, const RotateTask& task, vo
   }
   if (!runs || task.half % kRun != 0 || task.cos_step % kRun != 0 || task.sin_step % kRun != 0) return false;
   switch (type) {
-    case DType::f32: *error = start_rotate<float>(table_type, task, y, x, cos, sin, stream); return true;
-    case DType::f16: *error = start_rotate<__half>(table_type, task, y, x, cos, sin, stream); return true;
-    case DType::bf16: *error = start_rotate<__nv_bfloat16>(table_type, task, y, x, cos, sin, stream); return true;
-    default: return false;
+    case DType::f32:
+      *error = start_rotate<float>(table_type, task, y, x, cos, sin, stream);
+      return true;
+    case DType::f16:
+      *error = start_rotate<__half>(table_type, task, y, x, cos, sin, stream);
+      return true;
+    case DType::bf16:
+      *error = start_rotate<__nv_bfloat16>(table_type, task, y, x, cos, sin, stream);
+      return true;
+    default:
+      return false;
   }
 }
 

@@ -8,9 +8,12 @@ constexpr int kThreads = 256;
 
 __device__ inline float number_at(DType type, const void* data, std::int64_t at) {
   switch (type) {
-    case DType::f16: return widen(static_cast<const __half*>(data)[at]);
-    case DType::bf16: return widen(static_cast<const __nv_bfloat16*>(data)[at]);
-    default: return static_cast<const float*>(data)[at];
+    case DType::f16:
+      return widen(static_cast<const __half*>(data)[at]);
+    case DType::bf16:
+      return widen(static_cast<const __nv_bfloat16*>(data)[at]);
+    default:
+      return static_cast<const float*>(data)[at];
   }
 }
 
@@ -69,10 +72,14 @@ cudaError_t start(const ProductTask& task, cudaStream_t stream) {
 cudaError_t launch_finish(const ProductTask& task, cudaStream_t stream) {
   if (task.m == 0 || task.n == 0) return cudaSuccess;
   switch (task.y_type) {
-    case DType::f32: return start<float>(task, stream);
-    case DType::f16: return start<__half>(task, stream);
-    case DType::bf16: return start<__nv_bfloat16>(task, stream);
-    default: return cudaErrorInvalidValue;
+    case DType::f32:
+      return start<float>(task, stream);
+    case DType::f16:
+      return start<__half>(task, stream);
+    case DType::bf16:
+      return start<__nv_bfloat16>(task, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
 }
 

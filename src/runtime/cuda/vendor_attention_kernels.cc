@@ -21,7 +21,9 @@ void set(std::int64_t (&strides)[3], std::int64_t batch, std::int64_t head, std:
   strides[1] = head;
   strides[2] = row;
 }
-void copy(const std::int64_t (&from)[3], std::int64_t (&to)[3]) { std::copy(from, from + 3, to); }
+void copy(const std::int64_t (&from)[3], std::int64_t (&to)[3]) {
+  std::copy(from, from + 3, to);
+}
 // An additive mask [batch or 1, heads or 1, rows, length].
 void set_mask(AttentionTask& task, std::int64_t batches, std::int64_t heads, std::int64_t rows, std::int64_t length, std::int64_t keys) {
   task.mask_strides[0] = batches > 1 ? heads * rows * length : 0;

@@ -190,8 +190,8 @@ class GroupQueryAttention final : public AttentionFront {
   // The rows that may be seen, one head after the other: the cache itself unless it is longer, or a sink follows.
   const float* seen_rows(const KernelCall& call, const float* cache, float* scratch) const {
     if (g_.length == g_.total && !g_.sink) return cache;
-    gather_rows(*call.pool, plain_rows(cache, g_.kv_heads, g_.length, g_.head), g_.batch, g_.kv_heads, g_.total, g_.head, scratch, dims_.keys,
-                0);
+    gather_rows(*call.pool, plain_rows(cache, g_.kv_heads, g_.length, g_.head), g_.batch, g_.kv_heads, g_.total, g_.head, scratch,
+                dims_.keys, 0);
     for (std::int64_t unit = 0; g_.sink && unit < g_.batch * g_.kv_heads; ++unit)
       std::fill_n(scratch + (unit * dims_.keys + g_.total) * g_.head, g_.head, 0.0f);
     return scratch;
@@ -208,8 +208,8 @@ class GroupQueryAttention final : public AttentionFront {
                            first = g_.causal && g_.window > 0 ? std::max<std::int64_t>(0, last - g_.window) : 0;
         const float* more = nullptr;
         if (added != nullptr)
-          more =
-              added + (((g_.added_dims[0] == 1 ? 0 : b) * g_.added_dims[1] + (g_.added_dims[1] == 1 ? 0 : h)) * g_.queries + i) * g_.added_dims[3];
+          more = added + (((g_.added_dims[0] == 1 ? 0 : b) * g_.added_dims[1] + (g_.added_dims[1] == 1 ? 0 : h)) * g_.queries + i) *
+                             g_.added_dims[3];
         float* row = mask + r * keys;
         for (std::int64_t j = 0; j < g_.total; ++j) row[j] = j < first || j >= last ? kNever : more != nullptr ? more[j] : 0.0f;
         if (g_.sink) row[g_.total] = sink != nullptr ? sink[h] : 0.0f;

@@ -205,14 +205,12 @@ Result<MultiHead> multi_head(const PrepareContext& context) {
     return !has(context.inputs, i) || context.inputs[i].dims == dims;
   };
   const std::int64_t wide = m.heads * m.head, all = m.keys();
-  bool fits = dims_are(kPastKey, {m.batch, m.heads, m.past, m.head}) &&
-              dims_are(kPastValue, {m.batch, m.heads, m.past, m.value_head}) &&
+  bool fits = dims_are(kPastKey, {m.batch, m.heads, m.past, m.head}) && dims_are(kPastValue, {m.batch, m.heads, m.past, m.value_head}) &&
               dims_are(kBias, {2 * wide + m.heads * m.value_head});
   if (m.form == Form::apart)
     fits = fits && dims_are(kKey, {m.batch, m.fresh, wide}) && dims_are(kValue, {m.batch, m.fresh, m.heads * m.value_head});
   if (m.form == Form::by_head)
-    fits = fits && dims_are(kKey, {m.batch, m.heads, m.fresh, m.head}) &&
-           dims_are(kValue, {m.batch, m.heads, m.fresh, m.value_head});
+    fits = fits && dims_are(kKey, {m.batch, m.heads, m.fresh, m.head}) && dims_are(kValue, {m.batch, m.heads, m.fresh, m.value_head});
   if (m.form == Form::packed_kv) fits = fits && dims_are(kKey, {m.batch, m.fresh, m.heads, 2, m.head});
   if (!fits) return context.node.invalid("key, value, bias or past do not fit the query " + dims_text(context.inputs[kQuery].dims));
   if (has(context.inputs, kPadding)) {
@@ -221,8 +219,7 @@ Result<MultiHead> multi_head(const PrepareContext& context) {
     if (padding.size() > 3 || (padding.size() == 1 && padding[0] != m.batch)) {
       return context.node.unsupported("a key_padding_mask " + dims_text(padding));
     }
-    const bool good =
-        dims_are(kPadding, {m.batch}) || dims_are(kPadding, {m.batch, all}) || dims_are(kPadding, {m.batch, m.queries, all});
+    const bool good = dims_are(kPadding, {m.batch}) || dims_are(kPadding, {m.batch, all}) || dims_are(kPadding, {m.batch, m.queries, all});
     if (!good) return context.node.invalid("key_padding_mask " + dims_text(padding) + " does not fit " + std::to_string(all) + " keys");
   }
   if (has(context.inputs, kAdded)) {

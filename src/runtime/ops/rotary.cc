@@ -35,8 +35,8 @@ class Rotary final : public FloatKernel {
       for (std::int64_t i = 0; i < d_.batch * d_.sequence; ++i) {
         const std::int64_t at = position(ids, i);
         if (at < 0 || at >= d_.positions || (d_.offset && ids[0] >= d_.positions)) {
-          return Status(Code::invalid_argument, "RotaryEmbedding '" + name_ + "': position " + std::to_string(at) + " is outside of the cache of " +
-                                                    std::to_string(d_.positions));
+          return Status(Code::invalid_argument, "RotaryEmbedding '" + name_ + "': position " + std::to_string(at) +
+                                                    " is outside of the cache of " + std::to_string(d_.positions));
         }
       }
     }
@@ -93,14 +93,15 @@ Result<RotaryDims> rotary_dims(const PrepareContext& context) {
   d.interleaved = node.integer("interleaved", 0) != 0;
   if (d.rotated < 0 || d.rotated > d.head || d.rotated % 2 != 0) return node.invalid("rotary_embedding_dim " + std::to_string(d.rotated));
   d.with_ids = context.inputs.size() > d.ids && context.inputs[d.ids].present();
-  const bool fits = d.with_ids ? cache.rank() == 2 && cache[1] == d.rotated / 2
-                              : cache == Shape{d.batch, d.sequence, d.rotated / 2};
-  if (!fits || !(context.inputs[d.sin].shape() == cache)) return node.invalid("a cache " + cache.to_string() + " does not fit the input " + dims_text(x));
+  const bool fits = d.with_ids ? cache.rank() == 2 && cache[1] == d.rotated / 2 : cache == Shape{d.batch, d.sequence, d.rotated / 2};
+  if (!fits || !(context.inputs[d.sin].shape() == cache))
+    return node.invalid("a cache " + cache.to_string() + " does not fit the input " + dims_text(x));
   if (d.with_ids) {
     const TypeShape& ids = context.inputs[d.ids];
     const std::int64_t count = ids.shape().elements();
     d.offset = d.vendor && count == 1 && ids.dims.size() == 1;
-    if (ids.dtype != DType::i64 || (!d.offset && count != d.batch * d.sequence)) return node.invalid("position_ids must be i64, one for each position");
+    if (ids.dtype != DType::i64 || (!d.offset && count != d.batch * d.sequence))
+      return node.invalid("position_ids must be i64, one for each position");
   }
   d.positions = cache[0];
   return d;
@@ -113,9 +114,11 @@ Status infer_rotary(InferContext& context) {
   const bool whole = x.present() && context.input(form.cos).present() && context.input(form.sin).present();
   if (!whole) return node.invalid("an input and both caches are needed");
   if (form.vendor && !context.input(form.ids).present()) return node.invalid("position_ids are needed");
-  if (node.real("scale", 1.0f) != 1.0f || node.integer("is_packed_batching", 0) != 0) return node.unsupported("scale and is_packed_batching");
+  if (node.real("scale", 1.0f) != 1.0f || node.integer("is_packed_batching", 0) != 0)
+    return node.unsupported("scale and is_packed_batching");
   FB_TRY(require_float(node, x.dtype, "the input"));
-  if (context.input(form.cos).dtype != x.dtype || context.input(form.sin).dtype != x.dtype) return node.invalid("the caches have another type than the input");
+  if (context.input(form.cos).dtype != x.dtype || context.input(form.sin).dtype != x.dtype)
+    return node.invalid("the caches have another type than the input");
   same_as_input(context, 0, 0);
   return {};
 }
