@@ -215,7 +215,7 @@ __global__ void __launch_bounds__(kThreads) attend(const __grid_constant__ Atten
 }
 
 // A block joins the splits of a row: weights by one warp, then each quarter of the threads takes each fourth split of 128 columns.
-constexpr int kJoinThreads = 512, kQuarters = kJoinThreads / kColumns;
+constexpr int kJoinThreads = 512, kQuarters = kJoinThreads / kColumns;  // few splits: one quarter
 
 template <typename T>
 __global__ void __launch_bounds__(kJoinThreads) join_splits(const __grid_constant__ AttentionTask t) {
@@ -244,18 +244,19 @@ __global__ void __launch_bounds__(kJoinThreads) join_splits(const __grid_constan
   }
   __syncthreads();
   const bool sees = unit.visible(t, row) > 0;
-  const int own = static_cast<int>(threadIdx.x) % kColumns, quarter = static_cast<int>(threadIdx.x) / kColumns;
+  const int own = static_cast<int>(threadIdx.x) % kColumns, quarter = static_cast<int>(threadIdx.x) / kColumns,
+            quarters = static_cast<int>(blockDim.x) / kColumns;
   for (int begin = 0; begin < t.value_head; begin += kColumns) {
     const int e = begin + own;
     float sum = 0;
     if (e < t.value_head) {
 #pragma unroll 4
-      for (int s = quarter; s < splits; s += kQuarters) sum = fmaf(parts[s * stride + 2 + e], weights[s], sum);
+      for (int s = quarter; s < splits; s += quarters) sum = fmaf(parts[s * stride + 2 + e], weights[s], sum);
     }
     sums[quarter][own] = sum;
     __syncthreads();
     if (quarter == 0 && e < t.value_head) {
-      for (int i = 1; i < kQuarters; ++i) sum += sums[i][own];
+      for (int i = 1; i < quarters; ++i) sum += sums[i][own];
       static_cast<T*>(t.y)[unit.place(t, t.y_strides, row) + e] = narrow<T>(settle(t, sees, sum, whole));
     }
     __syncthreads();
@@ -306,7 +307,7 @@ cudaError_t start_by_rows(const AttentionTask& t, cudaStream_t stream) {
 
 template <typename T>
 cudaError_t join(const AttentionTask& t, cudaStream_t stream) {
-  join_splits<T><<<static_cast<unsigned>(t.batch * t.kv_heads * rows_of_unit(t)), kJoinThreads, 0, stream>>>(t);
+  join_splits<T><<<static_cast<unsigned>(t.batch * t.kv_heads * rows_of_unit(t)), t.splits > 8 ? kJoinThreads : kColumns, 0, stream>>>(t);
   return cudaGetLastError();
 }
 

@@ -56,6 +56,17 @@ __device__ __forceinline__ void copy_rows(unsigned tile, int own, int present, i
   }
 }
 
+// As copy_rows, of kRows whole rows that lie `stride` elements apart: each thread takes one piece of each few rows, at even steps.
+template <int kRows, int kWidth, int kThreads, typename T>
+__device__ __forceinline__ void copy_whole_rows(unsigned tile, int own, const T* from, std::int64_t stride) {
+  constexpr int kPieces = kWidth / 8, kStep = kThreads / kPieces;
+  static_assert(kStep % 8 == 0 && kRows % kStep == 0);
+  const unsigned to = piece_of<kRows>(tile, own / kPieces, own % kPieces);
+  const T* at = from + own / kPieces * stride + own % kPieces * 8;
+#pragma unroll
+  for (int i = 0; i < kRows / kStep; ++i, at += kStep * stride) copy_piece(to + static_cast<unsigned>(i * kStep * 128), at, true);
+}
+
 // Which rows a block has: of a unit, or of one of its heads. What sees most comes first.
 struct FlashPlace {
   std::int64_t unit, first, behind;
@@ -161,16 +172,26 @@ struct FlashBlock {
     return at;
   }
 
+  // A tile of keys or values from `at` on: at once where it is whole and lies in one place, else piece by piece.
+  template <int kThreads>
+  __device__ __forceinline__ void copy_tile(unsigned to, int own, int at, const void* now, const void* past, const std::int64_t (&strides)[3],
+                                            std::int64_t width) const {
+    if constexpr (kThreads * 8 / kHead % 8 == 0 && kThreads * 8 / kHead <= Form::kTile) {
+      const bool old = at + Form::kTile <= t.past;
+      if (t.aligned && width == kHead && at + Form::kTile <= all && (old || at >= t.past)) {
+        return copy_whole_rows<Form::kTile, kHead, kThreads>(to, own, unit.key<T>(t, now, past, strides, at, width), old ? width : strides[2]);
+      }
+    }
+    copy_rows<Form::kTile, kHead, kThreads>(to, own, all - at, static_cast<int>(width), t.aligned,
+                                            [&](int row) { return unit.key<T>(t, now, past, strides, at + row, width); });
+  }
   template <int kThreads>
   __device__ __forceinline__ void copy_keys(unsigned to, int own, int at) const {
-    copy_rows<Form::kTile, kHead, kThreads>(to, own, all - at, static_cast<int>(t.head), t.aligned,
-                                            [&](int row) { return unit.key<T>(t, t.k, t.past_key, t.k_strides, at + row, t.head); });
+    copy_tile<kThreads>(to, own, at, t.k, t.past_key, t.k_strides, t.head);
   }
   template <int kThreads>
   __device__ __forceinline__ void copy_values(unsigned to, int own, int at) const {
-    copy_rows<Form::kTile, kHead, kThreads>(to, own, all - at, static_cast<int>(t.value_head), t.aligned, [&](int row) {
-      return unit.key<T>(t, t.v, t.past_value, t.v_strides, at + row, t.value_head);
-    });
+    copy_tile<kThreads>(to, own, at, t.v, t.past_value, t.v_strides, t.value_head);
   }
   __device__ __forceinline__ void prefetch(int at, int stage) const {
     const unsigned to = stages + static_cast<unsigned>(stage * 2 * Form::kTileBytes);

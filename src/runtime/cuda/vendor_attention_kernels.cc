@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "runtime/cuda/attention_base.h"
-#include "runtime/cuda/attention_front.h"
+#include "runtime/cuda/vendor_heads.h"
 #include "runtime/ops/rotary.h"
 #include "runtime/ops/vendor_attention.h"
 

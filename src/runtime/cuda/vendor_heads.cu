@@ -1,4 +1,4 @@
-#include "runtime/cuda/attention_front.h"
+#include "runtime/cuda/vendor_heads.h"
 
 #include "runtime/cuda/cuda_numbers.cuh"
 
