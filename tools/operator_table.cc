@@ -46,11 +46,12 @@ constexpr Limit kLimits[] = {
     {"Dropout", "training mode only with a constant `training_mode`; its values are ours"},
     {"GridSample", "1 to 3 spatial axes; input and grid are both f64 or neither"},
     {"com.microsoft.GroupQueryAttention",
-     "`total_sequence_length` must follow from shapes and constants; no `qk_output`, `sliding_window_cache`, quantised cache; "
+     "no `qk_output`, `sliding_window_cache`, quantised cache; "
      "present is past with the new rows written in, and as long as the longer of the two"},
     {"If", "bodies are planned apart"},
     {"MaxRoiPool", "boxes beyond the image are cut"},
-    {"com.microsoft.MultiHeadAttention", "no `past_sequence_length`, `cache_indirection`, output `qk`, masks of start or cumulative lengths"},
+    {"com.microsoft.MultiHeadAttention",
+     "no `past_sequence_length`, `cache_indirection`, output `qk`, masks of start or cumulative lengths"},
     {"RoiAlign", "up to 4096 samples along a side of a bin"},
     {"com.microsoft.RotaryEmbedding", "no `scale`, `is_packed_batching`"},
 };

@@ -1,5 +1,5 @@
-// forebay estimate: minimum, no-stream and full budget, and what a pass would take at several budgets. Reads headers and tables, never a payload.
-// The sizes are those of weights packed by `forebay pack --codec raw`; a user's own files need a few blocks of slack more.
+// forebay estimate: minimum, no-stream and full budget, and what a pass would take at several budgets. Reads headers and tables, never a
+// payload. The sizes are an engine's, with raw chunks wherever they lie and the plan's states bound (`run --stateful`).
 #include <algorithm>
 
 #include "base/check.h"
@@ -15,6 +15,7 @@
 #include "runtime/arena_layout.h"
 #include "runtime/compiled_plan.h"
 #include "runtime/prepared_pass.h"
+#include "runtime/state_room.h"
 #include "stream/residency.h"
 #include "stream/schedule.h"
 #include "temporary_folder.h"
@@ -85,23 +86,22 @@ struct Demand {
 
 Result<Demand> demand_of(const std::shared_ptr<const CompiledPlan>& compiled, const std::vector<std::pair<std::string, Shape>>& shapes) {
   ThreadPool pool(1);
-  FB_ASSIGN(const auto prepared, prepare_pass(compiled, shapes, pool));
   const plan::Plan& plan = *compiled->plan;
+  const std::vector<StateBinding> bindings = planned_states(plan);
+  FB_ASSIGN(const auto prepared, prepare_pass(compiled, shapes, pool, bindings));
   Demand demand;
   demand.traits = stream::chunk_traits(plan, compiled->program);
   demand.order = stream::residency_order(demand.traits);
   std::vector<stream::ChunkShape> slots(plan.chunks.size());
-  for (std::size_t c = 0; c < slots.size(); ++c) slots[c].raw_slot = align_up(plan.chunks[c].raw_bytes, kBlockBytes);
+  for (std::size_t c = 0; c < slots.size(); ++c)
+    slots[c].raw_slot = align_up(plan.chunks[c].raw_bytes, kBlockBytes) + kBlockBytes;  // at any alignment
   demand.arena.source.min_ring_bytes = stream::min_ring_bytes(compiled->program, slots);
   demand.arena.source.resident_total_bytes = demand.order.total_bytes();
   demand.arena.source.preferred_ring_bytes = 128ull << 20;
   demand.arena.gathered_bytes = compiled->gathered_bytes;
   demand.arena.activation_bytes = prepared->activation_bytes;
   demand.arena.arena_bytes = 1ull << 50;
-  for (const plan::StatePair& pair : plan.state_pairs) {
-    const ValuePlace& place = prepared->places[pair.output];
-    demand.arena.state_bytes += align_up(dtype_bytes(place.dtype, place.shape.elements()).value_or(0), 64);
-  }
+  for (std::size_t i = 0; i < bindings.size(); ++i) demand.arena.state_bytes += state_room(plan, *prepared, bindings, i).bytes();
   for (const stream::ChunkTraits& chunk : demand.traits) demand.used_bytes += chunk.raw_bytes * chunk.uses;
   return demand;
 }

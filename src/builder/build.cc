@@ -4,6 +4,7 @@
 #include <unordered_map>
 
 #include "base/check.h"
+#include "builder/lower_scan.h"
 #include "builder/lower_vendor.h"
 #include "builder/model_import.h"
 #include "builder/passes.h"
@@ -90,6 +91,7 @@ class Session {
       FB_ASSIGN(folded, pass_fold(context_));
       summary.folded_nodes += folded;
     }
+    pass_parameters(context_);
     return pass_dead_code(context_).status();
   }
 
@@ -103,7 +105,7 @@ class Session {
 Status digest_sources(EmitOutput& emitted, const Ir& ir, const Options& options) {
   std::vector<bool> wanted(emitted.plan.sources.size(), options.refit == plan::RefitMode::identical);
   for (const plan::Constant& constant : emitted.plan.constants)
-    for (const std::uint32_t source : constant.sources) wanted[source] = true;
+    for (const std::uint32_t source : constant.sources) wanted[source] = wanted[source] || constant.kept;
   std::uint64_t total = 0, done = 0;
   for (std::size_t i = 0; i < wanted.size(); ++i)
     if (wanted[i]) total += ir.sources[emitted.ir_sources[i]].bytes();
@@ -144,10 +146,12 @@ Result<Output> build(onnx::Model model, const Options& options, ThreadPool& pool
   Session session(std::move(imported), pool);
   FB_TRY(pass_cut(session.context(), options.inputs, options.outputs));
   lower_vendor(session.ir(), session.types());
+  lower_batched_scans(session.ir());
   session.types().run();
   unsupported.insert(unsupported.end(), session.types().unsupported.begin(), session.types().unsupported.end());
   FB_TRY(as_status(model.file_name, session.types().invalid, std::move(unsupported)));
   FB_TRY(check_outputs(session.ir()));
+  FB_TRY(lower_scan_axes(session.context()));
 
   Output out;
   FB_TRY(session.optimise(options, out.summary));
@@ -183,6 +187,7 @@ std::vector<Problem> check(const onnx::Model& model) {
   Session session(std::move(imported).value(), pool);
   if (const Status status = pass_dead_code(session.context()).status(); !status.ok()) return status.problems();
   lower_vendor(session.ir(), session.types());
+  lower_batched_scans(session.ir());
   session.types().run();
   const Status all = as_status(copy.file_name, session.types().invalid, session.types().unsupported);
   if (!all.ok()) problems.insert(problems.end(), all.problems().begin(), all.problems().end());

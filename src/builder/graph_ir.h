@@ -41,6 +41,7 @@ struct IrValue {
   std::vector<std::string> dim_names;  // beside type.dims for inputs and outputs; "" or missing: anonymous
   Origin origin = Origin::computed;
   std::uint32_t source = kNone;
+  bool literal = false;  // a source that is the value of a Constant node: part of the graph as written
   IrNode* producer = nullptr;
   // Contents as far as asked for and known (host_values.h), and the sources that they were made from, sorted.
   enum class Knowledge : std::uint8_t { untried, unknown, known } knowledge = Knowledge::untried;

@@ -209,32 +209,66 @@ Status lower_attention(Writer& w) {
   return {};
 }
 
-// Inputs: x, scores, then weights and bias of each product: fc1, fc2, fc3.
-Status lower_moe(Writer& w) {
-  for (const std::size_t i : {0, 1, 2, 4})
-    if (!w.has(i)) return w.view().invalid("input " + std::to_string(i) + " is missing");
+// A matrix for each expert: weights, and codes' scales and zero points, and a bias.
+struct ExpertInputs {
+  ValueId weights = kNone, scale = kNone, zero = kNone, bias = kNone;
+  std::int64_t bits = 0;  // 0: floats
+};
+
+// MoE: x, scores, then weights and bias of each product: fc1, fc2, fc3.
+// QMoE: x, scores, then codes, scales and bias of each; zero points of each; the weights of the experts where scores only choose.
+ExpertInputs expert_inputs(const Writer& w, std::size_t fc, bool packed) {
+  if (!packed) return {w.in(2 + 2 * fc), kNone, kNone, w.in(3 + 2 * fc), 0};
+  const std::string name = "fc" + std::to_string(fc + 1) + "_expert_weight_bits";
+  return {w.in(2 + 3 * fc), w.in(3 + 3 * fc), w.in(11 + fc), w.in(4 + 3 * fc),
+          w.view().integer(name, w.view().integer("expert_weight_bits", 4))};
+}
+
+Status check_experts(const Writer& w, bool packed) {
   const NodeView& view = w.view();
+  for (std::size_t fc = 0; fc < 2; ++fc) {
+    const ExpertInputs one = expert_inputs(w, fc, packed);
+    if (one.weights == kNone || (packed && one.scale == kNone))
+      return view.invalid("the weights or scales of fc" + std::to_string(fc + 1) + " are missing");
+  }
   if (view.integer("use_sparse_mixer", 0) != 0) return view.unsupported("use_sparse_mixer");
+  if (!packed) return {};
+  if (const std::string kind(view.text("quant_type", "int")); kind != "int")
+    return view.unsupported("quant_type '" + kind + "'; int is served");
+  if (view.integer("weights_prepacked", -1) == 1) return view.unsupported("weights_prepacked 1: weights as one device wants them");
+  return {};
+}
+
+Status lower_experts(Writer& w, bool packed) {
+  if (Status status = need(w, 2); !status.ok()) return status;
+  if (Status status = check_experts(w, packed); !status.ok()) return status;
+  const NodeView& view = w.view();
   const std::string activation(view.text("activation_type", "relu"));
-  const bool gated = activation == "swiglu";
-  const std::int64_t fusion = view.integer("swiglu_fusion", 0);
-  if (gated && (fusion < 0 || fusion > 2 || (fusion == 0) != w.has(6)))
+  const bool gated = activation == "swiglu", third = expert_inputs(w, 2, packed).weights != kNone;
+  const std::int64_t fusion = view.integer("swiglu_fusion", 0), block = std::max<std::int64_t>(0, view.integer("block_size", 0));
+  if (gated && (fusion < 0 || fusion > 2 || (fusion == 0) != third))
     return view.invalid("swiglu_fusion " + std::to_string(fusion) + " and fc3 do not fit each other");
   const ValueId indices = w.fresh("experts"), weights = w.fresh("weights");
-  w.node("ExpertRoute", 1, {w.in(1)}, {indices, weights},
+  w.node("ExpertRoute", 1, {w.in(1), packed ? w.in(14) : kNone}, {indices, weights},
          {{"k", view.integer("k", 1)}, {"normalize", view.integer("normalize_routing_weights", 0)}}, "forebay");
   const auto product = [&](ValueId x, std::size_t fc) {
     const ValueId y = w.fresh("product");
-    w.node("ExpertLinear", 1, {x, w.in(fc), indices, w.in(fc + 1)}, {y}, {}, "forebay");
+    const ExpertInputs one = expert_inputs(w, fc, packed);
+    if (packed) {
+      w.node("ExpertQuantLinear", 1, {x, one.weights, one.scale, one.zero, indices, one.bias}, {y},
+             {{"bits", one.bits}, {"block_size", block}}, "forebay");
+    } else {
+      w.node("ExpertLinear", 1, {x, one.weights, indices, one.bias}, {y}, {}, "forebay");
+    }
     return y;
   };
-  ValueId y = product(w.in(0), 2);
+  ValueId y = product(w.in(0), 0);
   if (gated) {
     Attributes attributes{{"form", fusion}, {"alpha", view.real("activation_alpha", 1.0f)}, {"beta", view.real("activation_beta", 0.0f)}};
     if (view.has("swiglu_limit")) attributes.push_back({"limit", view.real("swiglu_limit", 0.0f)});
     const ValueId gate = y;
     y = w.fresh("gated");
-    w.node("SwiGlu", 1, {gate, fusion == 0 ? product(w.in(0), 6) : kNone}, {y}, std::move(attributes), "forebay");
+    w.node("SwiGlu", 1, {gate, fusion == 0 ? product(w.in(0), 2) : kNone}, {y}, std::move(attributes), "forebay");
   } else if (activation == "relu" || activation == "gelu") {
     y = activation == "relu" ? w.value("Relu", kBasic, {y}) : w.value("Gelu", kGelu, {y}, approximate("tanh"));
   } else if (activation == "silu") {
@@ -242,9 +276,16 @@ Status lower_moe(Writer& w) {
   } else if (activation != "identity") {
     return view.unsupported("activation_type '" + activation + "'");
   }
-  if (!gated && w.has(6)) y = w.value("Mul", kBasic, {y, product(w.in(0), 6)});
-  w.node("ExpertCombine", 1, {product(y, 4), weights, w.in(0)}, {w.out(0)}, {}, "forebay");
+  if (!gated && third) y = w.value("Mul", kBasic, {y, product(w.in(0), 2)});
+  w.node("ExpertCombine", 1, {product(y, 1), weights, w.in(0)}, {w.out(0)}, {}, "forebay");
   return {};
+}
+
+Status lower_moe(Writer& w) {
+  return lower_experts(w, false);
+}
+Status lower_qmoe(Writer& w) {
+  return lower_experts(w, true);
 }
 
 struct Row {
@@ -261,6 +302,7 @@ constexpr Row kRows[] = {
     {{"FusedConv", "Conv, Add where there is a sum, activation"}, lower_fused_conv},
     {{"Gelu", "Gelu"}, lower_gelu},
     {{"MoE", "forebay.ExpertRoute, ExpertLinear, activation, ExpertCombine; not use_sparse_mixer"}, lower_moe},
+    {{"QMoE", "as MoE with forebay.ExpertQuantLinear; quant_type int, no use_sparse_mixer, weights_prepacked"}, lower_qmoe},
     {{"QuickGelu", "Swish"}, lower_quick_gelu},
 };
 

@@ -71,13 +71,14 @@ class Importer {
     return kNone;
   }
 
-  void add_source(const SourceTensor& tensor, const std::string& prefix) {
+  void add_source(const SourceTensor& tensor, const std::string& prefix, bool literal = false) {
     TypeShape type;
     type.dtype = tensor.dtype;
     type.has_rank = true;
     type.dims.assign(tensor.shape.dims().begin(), tensor.shape.dims().end());
     const ValueId id = define(tensor.name, prefix, std::move(type));
     ir_.values[id].origin = Origin::source;
+    ir_.values[id].literal = literal;
     ir_.values[id].source = static_cast<std::uint32_t>(ir_.sources.size());
     ir_.sources.push_back(tensor);
     ir_.sources.back().name = prefix + tensor.name;
@@ -198,7 +199,7 @@ class Importer {
   }
 
   void import_constant(const onnx::Node& written, const std::string& prefix) {
-    if (const auto tensor = onnx::constant_tensor(written); tensor && !tensor->name.empty()) return add_source(*tensor, prefix);
+    if (const auto tensor = onnx::constant_tensor(written); tensor && !tensor->name.empty()) return add_source(*tensor, prefix, true);
     IrNode node;
     node.name = written.name;
     node.op = written.op;

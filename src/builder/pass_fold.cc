@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 
 #include "builder/passes.h"
 #include "builder/value_needs.h"
@@ -75,7 +76,47 @@ class Folder {
   std::map<ValueId, ValueId> constants_;
 };
 
+// Nothing was computed on the way.
+bool same_contents(const IrValue& constant, const SourceTensor& source) {
+  const auto contents = load_source_tensor(source, 64);
+  return contents.ok() && contents->bytes() == constant.known->bytes() &&
+         std::memcmp(contents->data(), constant.known->data(), contents->bytes()) == 0;
+}
+
+// A float initializer of one element: a bias, a slope, the scale of a quantisation. A Constant node is part of the graph as written.
+std::map<std::uint32_t, ValueId> one_element_parameters(const Ir& ir) {
+  std::map<std::uint32_t, ValueId> found;
+  for (std::size_t i = 0; i < ir.values.size(); ++i) {
+    const IrValue& value = ir.values[i];
+    if (value.origin != Origin::source || value.literal) continue;
+    const SourceTensor& source = ir.sources[value.source];
+    if (dtype_is_float(source.dtype) && source.shape.elements() == 1) found.emplace(value.source, static_cast<ValueId>(i));
+  }
+  for (const std::uint32_t source : ir.decided_by) found.erase(source);
+  return found;
+}
+
 }  // namespace
+
+std::size_t pass_parameters(PassContext& context) {
+  Ir& ir = context.ir;
+  const std::map<std::uint32_t, ValueId> parameters = one_element_parameters(ir);
+  const ValueNeeds needs(ir, context.registry);
+  std::size_t count = 0;
+  for (IrNode* node : execution_order(ir)) {
+    for (std::uint32_t i = 0; i < node->inputs.size(); ++i) {
+      const ValueId id = node->inputs[i];
+      if (id == kNone || ir.values[id].origin != Origin::constant || ir.values[id].known_sources.size() != 1) continue;
+      const auto at = parameters.find(ir.values[id].known_sources[0]);
+      if (at == parameters.end() || needs.edge(*node, i) != EdgeNeed::data) continue;
+      const TypeShape &type = ir.values[id].type, &own = ir.values[at->second].type;
+      if (type.dtype != own.dtype || type.dims != own.dims || !same_contents(ir.values[id], ir.sources[at->first])) continue;
+      node->inputs[i] = at->second;
+      ++count;
+    }
+  }
+  return count;
+}
 
 Result<std::size_t> pass_fold(PassContext& context) {
   const std::size_t folded = Folder(context).run();

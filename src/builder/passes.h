@@ -36,6 +36,9 @@ Result<std::size_t> pass_branch(PassContext& context);
 // pass_fold.cc: shape arithmetic and scalars become constants of the plan. Afterwards what shape arithmetic reads is a constant wherever it
 // can be known, and every source that is still read is a weight.
 Result<std::size_t> pass_fold(PassContext& context);
+// pass_fold.cc, after everything that reads numbers: a parameter of one element that was folded and then decided nothing is a weight like
+// larger ones. Numbers that a fusion has read stay part of the plan, and so does what was computed from them.
+std::size_t pass_parameters(PassContext& context);
 // pass_common.cc: equal nodes over equal inputs become one; sources at one extent become one.
 Result<std::size_t> pass_common(PassContext& context);
 // pass_conv_bn.cc: BatchNormalization after Conv or ConvTranspose goes into the weights, as ordinary nodes over them. f32 only.

@@ -48,6 +48,7 @@ class Emitter {
     FB_TRY(emit_graph(0, 0));
     for (const StateNames& pair : input_.states) plan_.state_pairs.push_back({value(pair.output), value(pair.input)});
     keep_deciding_sources();
+    FB_TRY(add_defaults());
     FB_TRY(set_quantisation());
     FB_TRY(choose_kernels());
     plan_.numerics = {{"slab_bytes", std::to_string(plan_.slab_bytes)}, {"fusions", input_.options.fuse ? "on" : "off"}};
@@ -283,6 +284,24 @@ class Emitter {
       if (decided_.contains(from)) continue;
       if (const auto at = values.find(from); at != values.end()) add_constant(at->second->name, *at->second->known, {from});
     }
+  }
+
+  // Parameters of one element keep the model's value beside them: exporters write numbers of the graph as initializers too, which no
+  // checkpoint names.
+  Status add_defaults() {
+    for (std::size_t i = 0; i < out_.ir_sources.size(); ++i) {
+      const SourceTensor& from = ir_.sources[out_.ir_sources[i]];
+      if (from.shape.elements() != 1 || !dtype_is_float(from.dtype) || decided_.contains(out_.ir_sources[i])) continue;
+      FB_ASSIGN(const HostTensor contents, load_source_tensor(from, 64));
+      plan::Constant constant;
+      constant.name = from.name;
+      constant.dtype = contents.dtype();
+      constant.shape = contents.shape();
+      constant.data.assign(contents.data(), contents.data() + contents.bytes());
+      constant.sources.push_back(static_cast<std::uint32_t>(i));
+      plan_.constants.push_back(std::move(constant));
+    }
+    return {};
   }
 
   Status set_quantisation() {

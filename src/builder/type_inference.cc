@@ -243,7 +243,7 @@ Status TypeInference::loop(IrNode& node) {
 
 Status TypeInference::scan(IrNode& node) {
   const NodeView view = ir_.view(node);
-  if (node.version < 9) return view.unsupported("Scan of opset 8 (with batch dimension) is not supported");
+  if (node.version < 9) return view.unsupported("sequence_lens; sequences of one length, without it, are served");
   const std::uint32_t* body = body_of(node, "body");
   if (body == nullptr) return view.invalid("has no body");
   const std::vector<ValueId> body_inputs = ir_.graphs[*body].inputs, body_outputs = ir_.graphs[*body].outputs;
@@ -259,7 +259,10 @@ Status TypeInference::scan(IrNode& node) {
     IrValue& input = ir_.values[body_inputs[i]];
     input.type = from.type;
     input.poisoned = from.poisoned;
-    if (i < states || from.poisoned || !from.type.has_rank) continue;
+    if (i < states || from.poisoned) continue;
+    if (!from.type.has_rank && list_entry(view, "scan_input_axes", i - states, 0) != 0)
+      return view.unsupported("an axis other than 0 of input " + std::to_string(i) + ", whose rank is not known");
+    if (!from.type.has_rank) continue;
     FB_ASSIGN(const int axis,
               normalize_axis(view, list_entry(view, "scan_input_axes", i - states, 0), static_cast<int>(from.type.dims.size())));
     length = std::max(length, from.type.dims[static_cast<std::size_t>(axis)]);
@@ -273,6 +276,8 @@ Status TypeInference::scan(IrNode& node) {
     const IrValue& from = i < states ? ir_.values[body_inputs[i]] : ir_.values[body_outputs[i]];
     ir_.values[node.outputs[i]].poisoned = from.poisoned;
     if (from.poisoned) continue;
+    if (i >= states && !from.type.has_rank && list_entry(view, "scan_output_axes", i - states, 0) != 0)
+      return view.unsupported("an axis other than 0 of output " + std::to_string(i) + ", whose rank is not known");
     if (i < states || !from.type.has_rank) {
       set_type(node.outputs[i], from.type);
       continue;

@@ -140,7 +140,7 @@ struct Constant {
   Shape shape;
   std::vector<std::byte> data;
   bool kept = false;
-  std::vector<std::uint32_t> sources;  // Plan::sources with sha256 set: a refit holding other values is refused
+  std::vector<std::uint32_t> sources;  // kept: sha256 is set, other values are refused. Else one: its value where no file has it
   std::string name;
 };
 

@@ -41,9 +41,11 @@ Status check_constants(const Plan& plan) {
         return invalid_plan(what + " and its value do not fit");
       }
     }
+    if (!constant.kept && !constant.sources.empty() && (constant.sources.size() != 1 || constant.value != kNone))
+      return invalid_plan(what + " is the default of a source and of something else");
     for (const std::uint32_t source : constant.sources) {
       if (source >= plan.sources.size()) return invalid_plan(what + " names source " + std::to_string(source));
-      if (!plan.sources[source].has_sha256)
+      if (constant.kept && !plan.sources[source].has_sha256)
         return invalid_plan(what + " keeps source '" + printable(plan.sources[source].name) + "', which has no SHA-256");
     }
   }

@@ -1,6 +1,8 @@
 #include "refit/source_check.h"
 
 #include <algorithm>
+#include <cstring>
+#include <memory>
 #include <set>
 #include <utility>
 
@@ -112,6 +114,9 @@ class Checker {
       report_.missing.push_back(std::move(problem));
       return;
     }
+    if (found.by_default != nullptr && catalog_.shards() == nullptr) {
+      report_.warnings.push_back(about("default_value", source.name, "no source has the tensor: the model's own value is kept"));
+    }
     if (found.fits) return;
     const SourceTensor& tensor = *found.tensor;
     if (tensor.dtype != source.dtype) {
@@ -196,14 +201,34 @@ class Checker {
   std::size_t hints_ = 0;
 };
 
+std::shared_ptr<const SourceTensor> default_of(const plan::Constant& constant, const plan::Source& source) {
+  auto contents = std::make_shared<HostTensor>(constant.dtype, constant.shape);
+  std::memcpy(contents->data(), constant.data.data(), std::min<std::size_t>(contents->bytes(), constant.data.size()));
+  auto tensor = std::make_shared<SourceTensor>();
+  tensor->name = source.name;
+  tensor->dtype = constant.dtype;
+  tensor->shape = constant.shape;
+  tensor->stored_bytes = contents->bytes();
+  tensor->memory = std::move(contents);
+  return tensor;
+}
+
 }  // namespace
 
 std::vector<ResolvedSource> resolve_sources(const plan::Plan& plan, const Catalog& catalog, const NameMap& map) {
   std::vector<ResolvedSource> sources(plan.sources.size());
   for (const plan::Weight& weight : plan.weights)
     for (const std::uint32_t i : weight.recipe.sources) sources[i].for_weight = true;
-  for (const plan::Constant& constant : plan.constants)
-    for (const std::uint32_t i : constant.sources) sources[i].for_constant = true;
+  std::vector<const plan::Constant*> defaults(sources.size(), nullptr);
+  for (const plan::Constant& constant : plan.constants) {
+    for (const std::uint32_t i : constant.sources) {
+      if (constant.kept) {
+        sources[i].for_constant = true;
+      } else {
+        defaults[i] = &constant;
+      }
+    }
+  }
   for (std::size_t i = 0; i < sources.size(); ++i) {
     const plan::Source& wanted = plan.sources[i];
     ResolvedSource& source = sources[i];
@@ -213,6 +238,10 @@ std::vector<ResolvedSource> resolve_sources(const plan::Plan& plan, const Catalo
       source.transpose = renamed->second.transpose;
     }
     source.tensor = catalog.find(source.name);
+    if (source.tensor == nullptr && defaults[i] != nullptr && source.name == wanted.name && catalog.unusable(source.name) == nullptr) {
+      source.by_default = default_of(*defaults[i], wanted);
+      source.tensor = source.by_default.get();
+    }
     if (source.tensor == nullptr) continue;
     source.fits = source.tensor->dtype == wanted.dtype && (!source.transpose || SourceView::can_transpose(*source.tensor)) &&
                   source.view().shape() == wanted.shape;

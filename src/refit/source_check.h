@@ -12,7 +12,8 @@
 namespace forebay::refit {
 
 struct ResolvedSource {
-  const SourceTensor* tensor = nullptr;  // borrowed from the catalog
+  const SourceTensor* tensor = nullptr;            // borrowed from the catalog, or `by_default`
+  std::shared_ptr<const SourceTensor> by_default;  // the value that the plan keeps for what no source names
   std::string name;                      // in the catalog: the plan's, or what the map says
   bool transpose = false;
   bool fits = false;                     // there, with the dtype and shape of the plan

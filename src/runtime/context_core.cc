@@ -63,7 +63,7 @@ const ContextCore::State* ContextCore::state_of_input(std::size_t input) const {
 
 std::uint64_t ContextCore::wanted_state_bytes() const {
   std::uint64_t bytes = 0;
-  for (const State& state : states_) bytes += align_up(state.need.capacity, 64) * (state.need.paired ? 2 : 1);
+  for (const State& state : states_) bytes += state.need.bytes();
   return bytes;
 }
 
@@ -71,7 +71,7 @@ std::vector<std::uint64_t> ContextCore::state_offsets(std::uint64_t base) const 
   std::vector<std::uint64_t> offsets;
   for (const State& state : states_) {
     offsets.push_back(base);
-    base += align_up(state.need.capacity, 64) * (state.need.paired ? 2 : 1);
+    base += state.need.bytes();
   }
   return offsets;
 }
@@ -153,29 +153,10 @@ bool ContextCore::is_state_output(std::size_t output) const {
   return std::any_of(states_.begin(), states_.end(), [&](const State& state) { return state.output == output; });
 }
 
-// The most that the declared ranges of its dimensions allow; 0 where one of them has none.
-std::uint64_t ContextCore::declared_state_bytes(const State& state) const {
-  const plan::Value& value = plan().values[plan().graphs[0].inputs[state.input]];
-  std::vector<std::int64_t> dims;
-  for (const plan::Dim& dim : value.dims) {
-    std::int64_t size = dim.size;
-    for (const plan::DimRange& range : plan().dim_ranges) {
-      if (size < 0 && !dim.name.empty() && range.name == dim.name) size = range.max;
-    }
-    dims.push_back(size);
-  }
-  return checked_bytes(value.dtype, dims).value_or(0);
-}
-
 std::vector<EngineCore::StateNeed> ContextCore::state_needs(const PreparedPass& prepared) const {
+  const std::vector<StateBinding> bound = bindings();
   std::vector<EngineCore::StateNeed> needs;
-  for (std::size_t s = 0; s < states_.size(); ++s) {
-    const ValuePlace& in = prepared.places[plan().graphs[0].inputs[states_[s].input]];
-    const ValuePlace& out = prepared.places[plan().graphs[0].outputs[states_[s].output]];
-    std::uint64_t bytes = declared_state_bytes(states_[s]);
-    for (const ValuePlace* place : {&in, &out}) bytes = std::max(bytes, dtype_bytes(place->dtype, place->shape.elements()).value_or(0));
-    needs.push_back({bytes, prepared.states[s] != StateResult::appended});
-  }
+  for (std::size_t s = 0; s < states_.size(); ++s) needs.push_back(state_room(plan(), prepared, bound, s));
   return needs;
 }
 

@@ -94,8 +94,9 @@ void EngineCore::control_loop() {
   }
 }
 
-ArenaDemand EngineCore::demand_locked() const {
+ArenaDemand EngineCore::demand_locked(bool with_idle) const {
   ArenaDemand demand;
+  demand.activation_bytes = with_idle ? idle_activation_bytes_ : 0;
   for (const ContextCore* context : contexts_) {
     demand.state_bytes += align_up(context->wanted_state_bytes(), kBlockBytes);
     demand.activation_bytes = std::max(demand.activation_bytes, context->activation_bytes_);
@@ -111,17 +112,26 @@ ArenaDemand EngineCore::demand_locked() const {
   return demand;
 }
 
-std::uint64_t EngineCore::resolve_locked(const Budget& budget) const {
+std::uint64_t EngineCore::resolve_locked(const Budget& budget, bool with_idle) const {
   const std::uint64_t granule = parts_.device->info().granule;
   const std::uint64_t free = parts_.user_memory ? parts_.arena->reserved_bytes() : free_at_start_;
-  std::uint64_t bytes = resolve_budget(budget, sizes_locked(), free, granule);
+  std::uint64_t bytes = resolve_budget(budget, sizes_locked(with_idle), free, granule);
   if (parts_.user_memory) bytes = std::min(bytes, align_down(parts_.arena->reserved_bytes(), granule));
   return bytes;
 }
 
+Result<ArenaLayout> EngineCore::arena_locked(const Budget& budget, bool with_idle) const {
+  return plan_arena(demand_locked(with_idle), resolve_locked(budget, with_idle));
+}
+
 Status EngineCore::relayout_locked() {
-  FB_ASSIGN(const ArenaLayout layout, plan_arena(demand_locked(), resolve_locked(budget_)));
-  return apply_locked(layout);
+  auto layout = arena_locked(budget_, true);
+  if (!layout.ok() && idle_activation_bytes_ > 0) {
+    layout = arena_locked(budget_, false);
+    if (layout.ok()) idle_activation_bytes_ = 0;
+  }
+  if (!layout.ok()) return std::move(layout).status();
+  return apply_locked(*layout);
 }
 
 Status EngineCore::apply_locked(const ArenaLayout& layout) {
@@ -224,6 +234,7 @@ void EngineCore::forget(ContextCore& context) {
   const std::lock_guard lock(layout_mutex_);
   std::erase(contexts_, &context);
   // Activations keep their room for the next context; state is given back. A failure here must not matter to a destructor.
+  idle_activation_bytes_ = std::max(idle_activation_bytes_, context.activation_bytes_);
   if (context.wanted_state_bytes() == 0) return;
   const Status status = relayout_locked();
   if (!status.ok() && parts_.logger != nullptr) parts_.logger->log(LogLevel::warning, "relayout after closing a context failed: " + status.to_string());
@@ -238,8 +249,7 @@ Result<std::unique_ptr<ContextCore>> EngineCore::create_context() {
 
 Result<std::shared_ptr<Completion>> EngineCore::set_budget(const Budget& budget) {
   const std::lock_guard lock(layout_mutex_);
-  FB_ASSIGN(const ArenaLayout checked, plan_arena(demand_locked(), resolve_locked(budget)));
-  (void)checked;
+  if (!arena_locked(budget, true).ok()) FB_TRY(arena_locked(budget, false).status());
   auto completion = std::make_shared<Completion>();
   const std::lock_guard control(control_mutex_);
   control_tasks_.push_back([this, budget, completion] {
@@ -272,7 +282,7 @@ MemoryReport EngineCore::memory() const {
   const BudgetBytes sizes = sizes_locked();
   MemoryReport report;
   report.budget = layout_.budget;
-  report.min_budget = sizes.min;
+  report.min_budget = sizes_locked(false).min;
   report.no_stream_budget = sizes.no_stream;
   report.full_budget = sizes.full;
   report.committed = parts_.arena->committed_bytes();
@@ -287,19 +297,14 @@ MemoryReport EngineCore::memory() const {
 }
 
 Result<Engine::Sizes> EngineCore::sizes_for_shapes(const std::vector<std::pair<std::string, Shape>>& inputs) const {
-  FB_ASSIGN(const auto prepared, prepare_pass(parts_.compiled, inputs, *parts_.pool, {}, parts_.device.get()));
+  const std::vector<StateBinding> bindings = planned_states(plan());
+  FB_ASSIGN(const auto prepared, prepare_pass(parts_.compiled, inputs, *parts_.pool, bindings, parts_.device.get()));
   const std::lock_guard lock(layout_mutex_);
   ArenaDemand demand = demand_locked();
   demand.activation_bytes = prepared->activation_bytes;
   demand.state_bytes = 0;
+  for (std::size_t i = 0; i < bindings.size(); ++i) demand.state_bytes += state_room(plan(), *prepared, bindings, i).bytes();
   Engine::Sizes sizes;
-  for (const plan::StatePair& pair : plan().state_pairs) {
-    const ValuePlace& out = prepared->places[pair.output];
-    const ValuePlace& in = prepared->places[pair.input];
-    const std::uint64_t before = dtype_bytes(in.dtype, in.shape.elements()).value_or(0);
-    const std::uint64_t after = dtype_bytes(out.dtype, out.shape.elements()).value_or(0);
-    demand.state_bytes += 2 * align_up(std::max(before, after), 64);
-  }
   sizes.activation_bytes = demand.activation_bytes;
   sizes.state_bytes = demand.state_bytes;
   const BudgetBytes bytes = budget_bytes(demand);

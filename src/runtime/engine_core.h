@@ -21,6 +21,7 @@
 #include "runtime/compiled_plan.h"
 #include "runtime/device.h"
 #include "runtime/prepared_pass.h"
+#include "runtime/state_room.h"
 #include "runtime/thread_pool.h"
 #include "runtime/weight_source.h"
 
@@ -92,17 +93,16 @@ class EngineCore {  // thread-safe
 
   explicit EngineCore(EngineParts parts) : parts_(std::move(parts)) {}
   Status start();
-  ArenaDemand demand_locked() const;
-  BudgetBytes sizes_locked() const { return budget_bytes(demand_locked()); }
-  std::uint64_t resolve_locked(const Budget& budget) const;
+  // Activations keep the room that a closed context leaves (`idle_activation_bytes_`) until it is wanted for something else.
+  ArenaDemand demand_locked(bool with_idle = true) const;
+  BudgetBytes sizes_locked(bool with_idle = true) const { return budget_bytes(demand_locked(with_idle)); }
+  std::uint64_t resolve_locked(const Budget& budget, bool with_idle = true) const;
+  Result<ArenaLayout> arena_locked(const Budget& budget, bool with_idle) const;
   Status apply_locked(const ArenaLayout& layout);
   Status relayout_locked();
   Status commit_layout(const ArenaLayout& to);
   // The context needs these bytes from now on (and these of each of its states); refused: its needs are as before.
-  struct StateNeed {
-    std::uint64_t capacity = 0;
-    bool paired = false;  // two places: one is read while the other is written
-  };
+  using StateNeed = StateRoom;
   Status require(ContextCore& context, std::uint64_t activation_bytes, const std::vector<StateNeed>& needs);
   // Moves states of all contexts around `change` (commit and uncommit), with no pass running.
   Status move_states(const std::function<Status()>& change);
@@ -118,6 +118,7 @@ class EngineCore {  // thread-safe
   bool laid_out_ = false;
   std::uint64_t free_at_start_ = 0;        // what `auto` counts on
   std::vector<ContextCore*> contexts_;
+  std::uint64_t idle_activation_bytes_ = 0;
   SourceLimits published_limits_;
 
   std::mutex slot_mutex_;
@@ -168,7 +169,6 @@ class ContextCore {
   Result<bool> reserve_more();
   void shape_outputs(const PreparedPass& prepared);
   std::vector<EngineCore::StateNeed> state_needs(const PreparedPass& prepared) const;
-  std::uint64_t declared_state_bytes(const State& state) const;
   bool is_state_output(std::size_t output) const;
   Status fetch_state(State& state);
   Status fetch_states();

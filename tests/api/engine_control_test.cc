@@ -244,6 +244,73 @@ TEST(Loop, CarriedValuesMaySwap) {
   both.expect(inputs, "other", filled(shape, 2));
 }
 
+// s_out = 2 s + x, and that as the slice of the output.
+void doubling_body(NodeMaker scan) {
+  GraphMaker body = scan.body("body");
+  body.input("s", DType::f32, {1, kWidth});
+  body.input("xi", DType::f32, {1, kWidth});
+  body.initializer("w", diagonal(2));
+  body.node("MatMul", {"s", "w"}, {"doubled"});
+  body.node("Add", {"doubled", "xi"}, {"s_out"});
+  body.node("Identity", {"s_out"}, {"yi"});
+  body.output("s_out", DType::f32, {1, kWidth});
+  body.output("yi", DType::f32, {1, kWidth});
+}
+
+HostTensor rows(const Shape& shape, const std::vector<float>& values) {
+  std::vector<float> all;
+  for (const float value : values) all.insert(all.end(), kWidth, value);
+  return floats(shape, all);
+}
+
+// Sequences of a batch one after another, each from its own state.
+TEST(Scan, OfOpset8RunsOverTheBatch) {
+  OnnxMaker maker(8, 4);
+  auto graph = maker.graph();
+  graph.input("x", DType::f32, {2, "steps", 1, kWidth});
+  graph.input("s0", DType::f32, {2, 1, kWidth});
+  doubling_body(graph.node("Scan", {"", "s0", "x"}, {"last", "y"}).name("scan").set("num_scan_inputs", 1));
+  graph.output("last", DType::f32, {2, 1, kWidth});
+  graph.output("y", DType::f32, {2, "steps", 1, kWidth});
+  Both both(maker);
+  const Shape shape{2, 3, 1, kWidth};
+  const auto inputs = with(only("x", rows(shape, {1, 2, 3, 4, 5, 6})), "s0", rows(Shape{2, 1, kWidth}, {0, 10}));
+  both.expect(inputs, "y", rows(shape, {1, 4, 11, 24, 53, 112}));
+  both.expect(inputs, "last", rows(Shape{2, 1, kWidth}, {11, 112}));
+}
+
+TEST(Scan, OfOpset8WithSequenceLengthsIsRefusedByName) {
+  OnnxMaker maker(8, 4);
+  auto graph = maker.graph();
+  graph.input("lengths", DType::i64, {2});
+  graph.input("x", DType::f32, {2, 3, 1, kWidth});
+  graph.input("s0", DType::f32, {2, 1, kWidth});
+  doubling_body(graph.node("Scan", {"lengths", "s0", "x"}, {"last", "y"}).name("scan").set("num_scan_inputs", 1));
+  graph.output("y", DType::f32, {2, 3, 1, kWidth});
+  TempFolder folder;
+  const Status refused = build_plan(maker, folder, "model").status();
+  EXPECT_CODE(refused, Code::unsupported);
+  EXPECT_NE(refused.to_string().find("'scan': sequence_lens"), std::string::npos) << refused.to_string();
+}
+
+TEST(Scan, TakesAndGivesOtherAxes) {
+  OnnxMaker maker;
+  auto graph = maker.graph();
+  graph.input("x", DType::f32, {1, "steps", kWidth});
+  graph.input("s0", DType::f32, {1, kWidth});
+  NodeMaker scan = graph.node("Scan", {"s0", "x"}, {"last", "y"}).name("scan").set("num_scan_inputs", 1);
+  scan.set("scan_input_axes", std::vector<std::int64_t>{-2});
+  scan.set("scan_output_axes", std::vector<std::int64_t>{2});
+  doubling_body(scan);
+  graph.output("last", DType::f32, {1, kWidth});
+  graph.output("y", DType::f32, {1, kWidth, "steps"});
+  Both both(maker);
+  const auto inputs = with(only("x", rows(Shape{1, 3, kWidth}, {1, 2, 3})), "s0", filled(Shape{1, kWidth}, 0));
+  std::vector<float> y;
+  for (std::int64_t column = 0; column < kWidth; ++column) y.insert(y.end(), {1, 4, 11});
+  both.expect(inputs, "y", floats(Shape{1, kWidth, 3}, y));
+}
+
 TEST(Scan, RunsForwardAndBackward) {
   for (const bool reverse : {false, true}) {
     OnnxMaker maker;
@@ -254,15 +321,7 @@ TEST(Scan, RunsForwardAndBackward) {
     NodeMaker scan = graph.node("Scan", {"s0", "x"}, {"last", "y"}).name("scan").set("num_scan_inputs", 1);
     scan.set("scan_input_directions", std::vector<std::int64_t>{direction});
     scan.set("scan_output_directions", std::vector<std::int64_t>{direction});
-    GraphMaker body = scan.body("body");
-    body.input("s", DType::f32, {1, kWidth});
-    body.input("xi", DType::f32, {1, kWidth});
-    body.initializer("w", diagonal(2));
-    body.node("MatMul", {"s", "w"}, {"doubled"});
-    body.node("Add", {"doubled", "xi"}, {"s_out"});
-    body.node("Identity", {"s_out"}, {"yi"});
-    body.output("s_out", DType::f32, {1, kWidth});
-    body.output("yi", DType::f32, {1, kWidth});
+    doubling_body(scan);
     graph.output("last", DType::f32, {1, kWidth});
     graph.output("y", DType::f32, {"steps", 1, kWidth});
     Both both(maker);

@@ -88,6 +88,51 @@ TEST(CacheState, TheDeclaredMaximumIsReservedOnce) {
   }
 }
 
+// What a cache really takes: one place where it is appended, two where not, its declared maximum.
+TEST(CacheState, SizesForShapesAreThoseOfAContextWithTheStateBound) {
+  for (const bool inner : {false, true}) {
+    const std::int64_t heads = inner ? 2 : 1;
+    TempFolder folder;
+    BuildOptions options;
+    options.shapes = {{"past_key_values.0", {1, heads, 0, kWidth}, {1, heads, 8, kWidth}, {1, heads, 512, kWidth}}};
+    ASSERT_VALUE(Plan plan, build_plan(cache_model({1, heads, "n", kWidth}, {1, heads, "past", kWidth}, 2), folder, "cache", options));
+    ASSERT_VALUE(Engine engine, Engine::create(plan, {}, with_budget(Budget::of_percent(100))));
+    const Shape x{1, heads, 1, kWidth}, past{1, heads, 7, kWidth};
+    ASSERT_VALUE(const Engine::Sizes sizes, engine.sizes_for_shapes({{"x", x}, {"past_key_values.0", past}}));
+    ASSERT_VALUE(ExecutionContext context, engine.create_context());
+    ASSERT_OK(context.bind_state("present.0", "past_key_values.0"));
+    ASSERT_OK(context.set_input("past_key_values.0", filled(past, 1)));
+    ASSERT_OK(run_once(context, only("x", filled(x, 1))));
+    EXPECT_EQ(sizes.state_bytes, engine.memory().state);
+    EXPECT_EQ(sizes.min_budget, engine.memory().min_budget);
+    EXPECT_EQ(sizes.full_budget, engine.memory().full_budget);
+  }
+}
+
+// Its activations keep their room for the next context; the report counts them, a smaller budget takes them.
+TEST(ClosedContext, LeavesAReportThatHoldsTogether) {
+  TempFolder folder;
+  ASSERT_VALUE(Plan plan, build_plan(cache_model({1, 2, "n", kWidth}, {1, 2, "past", kWidth}, 2), folder, "cache"));
+  ASSERT_VALUE(Engine engine, Engine::create(plan, {}, with_budget(Budget::of_percent(100))));
+  const std::uint64_t before = engine.memory().min_budget;
+  MemoryReport open;
+  {
+    ASSERT_VALUE(ExecutionContext context, engine.create_context());
+    Tensors inputs = only("x", filled(Shape{1, 2, 500, kWidth}, 1));
+    inputs.emplace_back("past_key_values.0", filled(Shape{1, 2, 1, kWidth}, 1));
+    ASSERT_OK(run_once(context, inputs));
+    open = engine.memory();
+  }
+  const MemoryReport closed = engine.memory();
+  EXPECT_EQ(closed.full_budget, open.full_budget);
+  EXPECT_LE(closed.budget, closed.full_budget);
+  EXPECT_EQ(closed.min_budget, before);
+  ASSERT_VALUE(BudgetChange change, engine.set_budget(Budget::of_bytes(before)));
+  ASSERT_OK(change.wait());
+  EXPECT_LE(engine.memory().committed, before);
+  EXPECT_LT(engine.memory().full_budget, open.full_budget);
+}
+
 // A pass that fails, a budget change and a start from a given cache in the middle of it all.
 TEST(CacheState, SurvivesFailureAndBudgetChanges) {
   TempFolder folder;

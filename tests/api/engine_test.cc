@@ -36,7 +36,7 @@ class LayersTest : public testing::Test {
     return Budget::of_bytes(sizes_.min_budget + (sizes_.full_budget - sizes_.min_budget) * part / of);
   }
 
-  // Runs passes until `stop` in two contexts of `engine`; each output must be one of `allowed`.
+  // Runs passes until `stop`, at least one, in each of two contexts of `engine`; each output must be one of `allowed`.
   std::vector<std::thread> two_callers(Engine& engine, const std::atomic<bool>& stop, const std::vector<const HostTensor*>& allowed,
                                        std::atomic<int>& passes) {
     std::vector<std::thread> threads;
@@ -44,14 +44,14 @@ class LayersTest : public testing::Test {
       threads.emplace_back([&engine, &stop, allowed, &passes, this] {
         auto context = engine.create_context();
         ASSERT_OK(context);
-        while (!stop) {
+        do {
           auto got = run_once(*context, inputs_);
           ++passes;
           ASSERT_OK(got);
           bool found = false;
           for (const HostTensor* want : allowed) found = found || same_bits(*got, *want);
           ASSERT_TRUE(found) << "an output that belongs to no generation";
-        }
+        } while (!stop);
       });
     }
     return threads;

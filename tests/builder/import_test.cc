@@ -128,6 +128,23 @@ TEST(Import, ReportsUnsupportedNodesInsideBodies) {
   EXPECT_EQ(check(graph.model()).size(), 3u);
 }
 
+TEST(Import, NamesTheSequenceOperatorsOfALoopAtOnce) {
+  GraphMaker body;
+  body.input("i", DType::i64, {}).input("go", DType::boolean, {}).input("held", DType::none, {});
+  body.node("Identity", {"go"}, {"again"}).node("SequenceInsert", {"held", "x"}, {"longer"}).output("again").output("longer");
+  GraphMaker graph;
+  graph.input("x", DType::f32, {"4"}).input("trips", DType::i64, {}).node("SequenceEmpty", {}, {"empty"});
+  graph.node("Loop", {"trips", "", "empty"}, {"all"}).with_body("body", body).node("ConcatFromSequence", {"all"}, {"y"}).output("y");
+  const auto built = build_model(graph.model());
+  ASSERT_FALSE(built.ok());
+  EXPECT_EQ(built.status().code(), Code::unsupported) << built.status().to_string();
+  for (const std::vector<Problem>& problems : {built.status().problems(), check(graph.model())}) {
+    std::set<std::string> ops;
+    for (const Problem& problem : problems) ops.insert(problem.op);
+    EXPECT_EQ(ops, (std::set<std::string>{"ConcatFromSequence", "SequenceEmpty", "SequenceInsert"}));
+  }
+}
+
 TEST(Import, IgnoresUnsupportedNodesThatNothingNeeds) {
   GraphMaker graph;
   graph.input("x", DType::f32, {"4"}).node("NoSuchOp", {"x"}, {"dead"}).node("Neg", {"x"}, {"y"}).output("y");

@@ -16,7 +16,7 @@ except ImportError:
     sys.exit(77)
 
 MS = "com.microsoft"
-TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "int32": TensorProto.INT32, "int64": TensorProto.INT64}
+TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "int32": TensorProto.INT32, "int64": TensorProto.INT64, "uint8": TensorProto.UINT8}
 
 
 class Cases:
@@ -134,7 +134,7 @@ def multi_head(c, tag, dtype):
 def group_query(c, tag, dtype):
     H, KV = 4, 2
 
-    def one(name, B=2, S=1, P=5, D=16, lengths=None, buffer=0, rotary=None, packed=False, attrs=None, added=None, sink=False, norm=False, positions=False, kv=KV):
+    def one(name, B=2, S=1, P=5, D=16, lengths=None, buffer=0, rotary=None, packed=False, attrs=None, added=None, sink=False, norm=False, positions=False, kv=KV, total_known=True):
         """P old rows (0: a first prompt), in a buffer of `buffer` rows when given; lengths: rows of each sequence after the pass."""
         rng, r = random("gqa" + name, dtype)
         T = P + S
@@ -154,7 +154,7 @@ def group_query(c, tag, dtype):
         if packed:
             q, k, v = np.concatenate([q, k, v], axis=2), None, None
         inputs = [("q", q, False), ("k", k, False), ("v", v, False), ("past_key", pk, False), ("past_value", pv, False),
-                  ("seqlens_k", lengths - 1, False), ("total", np.array(T, np.int32), True), ("cos", cos, True), ("sin", sin, True), ("ids", ids, False),
+                  ("seqlens_k", lengths - 1, False), ("total", np.array(T, np.int32), total_known), ("cos", cos, True), ("sin", sin, True), ("ids", ids, False),
                   ("added", r(*added, S, T) if added else None, False), ("sink", r(H) if sink else None, True), ("k_scale", None, False),
                   ("v_scale", None, False), ("q_norm", r(D) if norm else None, True), ("k_norm", r(D) if norm else None, True)]
         while inputs[-1][1] is None:
@@ -182,6 +182,7 @@ def group_query(c, tag, dtype):
     one("prompt_window", S=9, P=0, attrs=dict(local_window_size=3))
     one("prompt_buffer", S=4, P=0, buffer=12, rotary=16)
     one("decode")
+    one("decode_total_given", lengths=[3, 6], rotary=16, total_known=False)
     one("decode_one_head", kv=1)
     one("decode_ragged", lengths=[3, 6], rotary=16)
     one("decode_buffer", buffer=16, lengths=[4, 6], rotary=16)
@@ -348,6 +349,89 @@ def experts(c, tag, dtype):
     one("swiglu_halves", 2, dict(swiglu_fusion=2, **gpt), swiglu(2, 1.702, 1.0, 1.5), gate=2, by_runtime=False)
 
 
+def packed_experts(c, tag, dtype):
+    """QMoE against ONNX Runtime for 4 bits, whose products are in f32 as ours. Its 8-bit and its blocked kernels round the activations to 8 bits or
+    are not there: those are compared with fp64 here."""
+    R, H, I, E = 7, 64, 96, 5
+
+    def sigmoid(v):
+        return 1 / (1 + np.exp(-v))
+
+    def one(name, bits, block, activation, fusion=0, zeros=False, third=False, given=False, k=2, normalize=1, by_runtime=False):
+        rng, r = random("qmoe" + name, dtype)
+        gate = 2 if fusion else 1
+
+        def matrix(rows, columns):
+            codes = rng.integers(0, 1 << bits, (E, rows, columns))
+            per = 8 // bits
+            held = sum(codes.reshape(E, rows, -1, per)[..., i] << (bits * i) for i in range(per)).astype(np.uint8)
+            blocks = columns // block if block else 1
+            scale = rng.uniform(0.01, 0.03, (E, rows, blocks) if block else (E, rows)).astype(dtype) * (8 if bits == 4 else 0.5 if bits == 8 else 30)
+            scale = scale.astype(dtype)
+            zero = np.full((E, rows, blocks), 1 << (bits - 1))
+            packed = None
+            if zeros:
+                zero = rng.integers(0, 1 << bits, zero.shape)
+                flat = zero if block else zero.reshape(E, rows)
+                flat = np.concatenate([flat, np.zeros(flat.shape[:-1] + ((-flat.shape[-1]) % per,), flat.dtype)], -1)
+                packed = sum(flat.reshape(flat.shape[:-1] + (-1, per))[..., i] << (bits * i) for i in range(per)).astype(np.uint8)
+            wide = (codes.reshape(E, rows, blocks, -1) - zero[..., None]) * scale.astype(np.float64).reshape(E, rows, blocks, 1)
+            return wide.reshape(E, rows, columns), held, scale, packed
+
+        x, scores = r(R, H), r(R, E)
+        mixing = np.abs(r(R, E)) + dtype(0.1) if given else None
+        (w1, c1, s1, z1), (w2, c2, s2, z2) = matrix(gate * I, H), matrix(H, I)
+        w3, c3, s3, z3 = matrix(I, H) if third else (None,) * 4
+        b1, b2 = r(E, gate * I), r(E, H)
+        act = {"silu": lambda v: v * sigmoid(v), "relu": lambda v: np.maximum(v, 0), "identity": lambda v: v}.get(activation)
+
+        def swiglu(g, l):
+            g, l = np.minimum(g, 2.0), np.clip(l, -2.0, 2.0)
+            return g * sigmoid(1.702 * g) * (l + 1)
+
+        wide, p = x.astype(np.float64), np.exp(scores.astype(np.float64))
+        p /= p.sum(1, keepdims=True)
+        want = np.zeros((R, H))
+        for i in range(R):
+            best = np.argsort(-scores[i], kind="stable")[:k]
+            weights = (mixing.astype(np.float64) if given else p)[i, best]
+            if normalize:
+                weights = weights / weights.sum()
+            for e, weight in zip(best, weights):
+                h = w1[e] @ wide[i] + b1[e]
+                other = w3[e] @ wide[i] if third else None
+                if activation == "swiglu":
+                    h = swiglu(h[::2], h[1::2]) if fusion == 1 else swiglu(h[:I], h[I:]) if fusion == 2 else swiglu(h, other)
+                else:
+                    h = act(h) * (1 if other is None else other)
+                want[i] += weight * (w2[e] @ h + b2[e])
+        attrs = dict(k=k, activation_type=activation, normalize_routing_weights=normalize, expert_weight_bits=bits)
+        if activation == "swiglu":
+            attrs.update(swiglu_fusion=fusion, activation_alpha=1.702, activation_beta=1.0, swiglu_limit=2.0)
+        if block:
+            attrs["block_size"] = block
+        inputs = [("x", x, False), ("scores", scores, False)]
+        for n, (codes, scale, bias) in (("1", (c1, s1, b1)), ("2", (c2, s2, b2)), ("3", (c3, s3, None))):
+            inputs += [("w" + n, codes, True), ("s" + n, scale, True), ("b" + n, bias, True)]
+        inputs += [("z1", z1, True), ("z2", z2, True), ("z3", z3, True), ("mixing", mixing, False)]
+        while inputs[-1][1] is None:
+            inputs.pop()
+        c.add(f"qmoe_{name}_{tag}", "QMoE", inputs, attrs, want=None if by_runtime else [want.astype(dtype)])
+
+    one("4_swiglu_interleaved", 4, 0, "swiglu", fusion=1)
+    one("4_swiglu_interleaved_runtime", 4, 0, "swiglu", fusion=1, by_runtime=True)
+    one("4_swiglu_halves_blocks", 4, 32, "swiglu", fusion=2, zeros=True)
+    one("4_swiglu_blocks_runtime", 4, 32, "swiglu", fusion=1, zeros=True, by_runtime=True)
+    one("4_swiglu_apart", 4, 16, "swiglu", third=True)
+    one("8_swiglu_blocks", 8, 32, "swiglu", fusion=1)
+    one("8_silu_zeros", 8, 0, "silu", zeros=True)
+    one("8_silu_runtime", 8, 0, "silu", by_runtime=True)
+    one("4_zeros_gated", 4, 0, "silu", zeros=True, third=True)
+    one("2_relu", 2, 32, "relu")
+    one("4_weights_given", 4, 32, "identity", given=True)
+    one("4_plain_weights", 4, 32, "relu", normalize=0, k=1)
+
+
 def decoder_block(c, tag, dtype):
     """As exporters of language models write it: lengths follow from the attention mask, sizes are named, the cache has the names of state."""
     rng, r = random("decoder", dtype)
@@ -388,7 +472,7 @@ def decoder_block(c, tag, dtype):
 def main():
     cases = Cases(sys.argv[1])
     for tag, dtype in (("fp32", np.float32), ("fp16", np.float16)):
-        for family in (multi_head, group_query, rotary, norms, embed, activations, products, attention, experts, decoder_block):
+        for family in (multi_head, group_query, rotary, norms, embed, activations, products, attention, experts, packed_experts, decoder_block):
             family(cases, tag, dtype)
     print("cases", cases.made, "left out", cases.refused)
 

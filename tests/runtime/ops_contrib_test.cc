@@ -171,6 +171,44 @@ TEST(ExpertLinear, SlabsGiveTheSameBits) {
   }
 }
 
+// Packed experts in slabs of whole experts, scales and zero points cut with them or not: the bits stay, and are those of the values
+// multiplied.
+TEST(ExpertQuantLinear, SlabsGiveTheSameBitsAndTheValuesOfTheCodes) {
+  ThreadPool pool(2);
+  constexpr std::int64_t kExperts = 5, kOut = 9, kIn = 64, kBlocks = 2;
+  HostTensor codes(DType::u8, {kExperts, kOut, kIn / 2}), zeros(DType::u8, {kExperts, kOut, 1});
+  for (std::size_t i = 0; i < codes.bytes(); ++i) codes.as<std::uint8_t>()[i] = static_cast<std::uint8_t>(i * 37 + i / 11);
+  for (std::size_t i = 0; i < zeros.bytes(); ++i) zeros.as<std::uint8_t>()[i] = static_cast<std::uint8_t>(i * 29);
+  const HostTensor x = ramp({4, kIn}), scales = ramp({kExperts, kOut, kBlocks}), bias = ramp({kExperts, kOut});
+  HostTensor values(DType::f32, {kExperts, kOut, kIn});
+  for (std::size_t i = 0; i < values.as<float>().size(); ++i) {
+    const std::size_t row = i / kIn, block = i % kIn / 32;
+    const int code = codes.as<std::uint8_t>()[i / 2] >> (i % 2 * 4) & 15, zero = zeros.as<std::uint8_t>()[row] >> (block * 4) & 15;
+    values.as<float>()[i] = static_cast<float>(code - zero) * scales.as<float>()[row * kBlocks + block];
+  }
+  const HostTensor indices = tensor<std::int32_t>({4, 2}, {0, 4, 3, 1, 2, 0, 4, 3});
+  testing::NodeRun plain, run;
+  plain.domain = run.domain = "forebay";
+  plain.version = run.version = 1;
+  plain.op = "ExpertLinear";
+  plain.inputs = {&x, &values, &indices, &bias};
+  run.op = "ExpertQuantLinear";
+  const std::vector<plan::Attribute> attributes{{"bits", std::int64_t{4}}, {"block_size", std::int64_t{32}}};
+  run.attributes = attributes;
+  run.inputs = {&x, &codes, &scales, &zeros, &indices, &bias};
+  const auto want = testing::run_node(plain, pool), whole = testing::run_node(run, pool);
+  ASSERT_TRUE(want.ok() && whole.ok()) << whole.status().to_string();
+  for (std::size_t i = 0; i < (*want)[0].as<float>().size(); ++i)
+    EXPECT_NEAR((*whole)[0].as<float>()[i], (*want)[0].as<float>()[i], 1e-4f * (1.0f + std::abs((*want)[0].as<float>()[i])));
+  run.sliced = 1;
+  for (const std::vector<std::int64_t>& rows : {std::vector<std::int64_t>{5}, {2, 2, 1}, {1, 1, 1, 1, 1}}) {
+    run.slab_rows = rows;
+    const auto cut = testing::run_node(run, pool);
+    ASSERT_TRUE(cut.ok()) << cut.status().to_string();
+    EXPECT_EQ(std::memcmp((*cut)[0].data(), (*whole)[0].data(), (*whole)[0].bytes()), 0);
+  }
+}
+
 TEST(ExpertRoute, TakesTheFirstOfEqualsAndNumbersBeforeNotNumbers) {
   OpRunner op("ExpertRoute", 1);
   op.domain("forebay").attr("k", 2).attr("normalize", 1).outputs(2).in(tensor<float>({3, 3}, {1, 1, 1, kNan, 0, 2, -1, 5, 5}));

@@ -1,7 +1,8 @@
 // Attention (23, 24) with past, masks, grouped heads, softcap and its intermediate output, and RotaryEmbedding (23).
 //
 // In f32 a block of query rows is multiplied by all keys it may see, made a softmax, and multiplied by the values: blocked products for
-// many rows, attention_rows for a few. f64 and the intermediate output go one row at a time. forebay.Attention is what the builder writes for
+// many rows, attention_rows for a few; keys and values of f16 and bf16 stay as they are and are widened a few rows at a time. f64 and the
+// intermediate output go one row at a time. forebay.Attention is what the builder writes for
 // attention found in a graph: as Attention, but a row that sees nothing gives what a softmax of it gives (not a number), or zero with
 // nan_rows = 1, and where a boolean mask is false the score becomes mask_fill.
 #include <algorithm>
@@ -60,6 +61,12 @@ Status infer_attention(InferContext& context) {
 
 class AttentionKernel final : public FloatKernel {
  public:
+  // `tiled`: keys, values and pasts are taken as they are.
+  explicit AttentionKernel(bool tiled) {
+    if (!tiled) return;
+    raw_inputs_ = 1u << 1 | 1u << 2 | 1u << kPastKey | 1u << kPastValue;
+    raw_outputs_ = 1u << 1 | 1u << 2;
+  }
   std::string_view id() const override { return "cpu.attention"; }
 
  protected:
@@ -83,8 +90,8 @@ class AttentionKernel final : public FloatKernel {
   }
   Status compute(const KernelCall& call) override {
     if (blocked_) {
-      present<float>(call, 1, 1, kPastKey, d_.head);
-      present<float>(call, 2, 2, kPastValue, d_.value_head);
+      present(call, 1, 1, kPastKey, d_.head);
+      present(call, 2, 2, kPastValue, d_.value_head);
       go_blocked(call);
     } else if (call.inputs[0].dtype == DType::f64) {
       go<double>(call);
@@ -170,16 +177,25 @@ class AttentionKernel final : public FloatKernel {
     }
   }
 
-  template <typename T>
+  // The same row in whatever type it is held.
+  const std::byte* row_bytes(const KernelCall& call, std::size_t input, std::size_t past, std::int64_t b, std::int64_t h, std::int64_t j,
+                             std::int64_t width) const {
+    const std::int64_t size = dtype_bits(call.inputs[j < d_.past ? past : input].dtype) / 8;
+    if (j < d_.past) return call.inputs[past].data + ((b * d_.kv_heads + h) * d_.past + j) * width * size;
+    const std::int64_t at = j - d_.past;
+    const std::int64_t place = d_.packed ? (b * d_.keys + at) * d_.kv_heads + h : (b * d_.kv_heads + h) * d_.keys + at;
+    return call.inputs[input].data + place * width * size;
+  }
+
   void present(const KernelCall& call, std::size_t output, std::size_t input, std::size_t past, std::int64_t width) const {
     if (output >= call.outputs.size() || !call.outputs[output].present()) return;
-    auto* to = reinterpret_cast<T*>(call.outputs[output].data);
-    const std::int64_t total = d_.total();
+    const TensorView& to = call.outputs[output];
+    const std::int64_t total = d_.total(), size = dtype_bits(to.dtype) / 8;
     call.pool->parallel_for(d_.batch * d_.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t bh = begin; bh < end; ++bh) {
         for (std::int64_t j = 0; j < total; ++j) {
-          const T* from = row<T>(call, input, past, bh / d_.kv_heads, bh % d_.kv_heads, j, width);
-          std::copy(from, from + width, to + (bh * total + j) * width);
+          const std::byte* from = row_bytes(call, input, past, bh / d_.kv_heads, bh % d_.kv_heads, j, width);
+          copy_floats(call.inputs[j < d_.past ? past : input].dtype, from, width, to.dtype, to.data + (bh * total + j) * width * size);
         }
       }
     });
@@ -187,8 +203,8 @@ class AttentionKernel final : public FloatKernel {
 
   template <typename T>
   void go(const KernelCall& call) const {
-    present<T>(call, 1, 1, kPastKey, d_.head);
-    present<T>(call, 2, 2, kPastValue, d_.value_head);
+    present(call, 1, 1, kPastKey, d_.head);
+    present(call, 2, 2, kPastValue, d_.value_head);
     const std::int64_t rows = d_.batch * d_.q_heads * d_.queries, threads = call.pool->threads();
     call.pool->parallel_for(threads, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t part = begin; part < end; ++part) {
@@ -216,10 +232,14 @@ class AttentionKernel final : public FloatKernel {
     units_ = d_.batch * (joined_ ? d_.kv_heads : d_.q_heads);
     const std::int64_t total = std::max<std::int64_t>(1, d_.total());
     block_rows_ = std::min(unit_rows_, std::clamp<std::int64_t>(kBlockScores / total / 12 * 12, 12, 96));
-    const std::int64_t products = std::max(cpu::gemm_scratch_floats(set_, block_rows_, total, d_.head),
-                                           cpu::gemm_scratch_floats(set_, block_rows_, d_.value_head, total));
+    std::int64_t products = 0;
+    for (const std::int64_t keys : {total, std::min(total, kTileRows)}) {
+      products = std::max({products, cpu::gemm_scratch_floats(set_, block_rows_, keys, d_.head),
+                           cpu::gemm_scratch_floats(set_, block_rows_, d_.value_head, keys)});
+    }
     scores_bytes_ = float_bytes(block_rows_ * total);
-    return scores_bytes_ + (unit_rows_ <= kFewAttentionRows ? 0 : float_bytes(products));
+    tile_at_ = unit_rows_ <= kFewAttentionRows ? 0 : float_bytes(products);
+    return scores_bytes_ + tile_at_ + (raw_inputs_ != 0 ? float_bytes(std::min(total, kTileRows) * std::max(d_.head, d_.value_head)) : 0);
   }
 
   Unit unit(const KernelCall& call, std::int64_t index) const {
@@ -245,25 +265,38 @@ class AttentionKernel final : public FloatKernel {
     return std::max<std::int64_t>(0, count);
   }
 
-  // Products with the keys (scores) or the values (y), past and new ones.
+  // Products with the keys (scores) or the values (y), past and new ones; narrow ones are widened tile by tile.
   void multiply(const KernelCall& call, const Unit& u, std::size_t input, AttentionRows rows, std::int64_t keys, float* scratch) const {
     const bool mixing = input == 2;
     const std::size_t past = mixing ? kPastValue : kPastKey;
     rows.width = mixing ? d_.value_head : d_.head;
+    float* tile = scratch + tile_at_ / sizeof(float);
     for (const bool old : {true, false}) {
       const std::int64_t begin = old ? 0 : std::min(d_.past, keys), end = old ? std::min(d_.past, keys) : keys;
       if (begin == end) continue;
-      AttentionRows part = rows;
-      part.count = end - begin;
-      part.right = row<float>(call, input, past, u.b, u.kv_head, begin, rows.width);
-      part.right_stride = !old && d_.packed ? d_.kv_heads * rows.width : rows.width;
-      if (mixing) {
-        part.left += begin;
-      } else {
-        part.out += begin;
+      const DType dtype = call.inputs[old ? past : input].dtype;
+      const std::byte* from = row_bytes(call, input, past, u.b, u.kv_head, begin, rows.width);
+      const std::int64_t stride = !old && d_.packed ? d_.kv_heads * rows.width : rows.width;
+      const std::int64_t step = dtype == DType::f32 ? end - begin : kTileRows;
+      for (std::int64_t at = begin; at < end; at += step) {
+        AttentionRows part = rows;
+        part.count = std::min(step, end - at);
+        part.right = dtype == DType::f32 ? reinterpret_cast<const float*>(from) : tile;
+        part.right_stride = dtype == DType::f32 ? stride : rows.width;
+        if (dtype != DType::f32) widen(dtype, from + (at - begin) * stride * 2, part.count, rows.width, stride, tile);
+        if (mixing) {
+          part.left += at;
+        } else {
+          part.out += at;
+        }
+        product(part, mixing, at > 0, scratch);
       }
-      product(part, mixing, begin > 0, scratch);
     }
+  }
+
+  void widen(DType dtype, const std::byte* from, std::int64_t count, std::int64_t width, std::int64_t stride, float* tile) const {
+    if (stride == width) return cpu::to_f32(dtype, from, count * width, tile, set_);
+    for (std::int64_t i = 0; i < count; ++i) cpu::to_f32(dtype, from + i * stride * 2, width, tile + i * width, set_);
   }
 
   void product(const AttentionRows& part, bool mixing, bool more, float* scratch) const {
@@ -343,6 +376,7 @@ class AttentionKernel final : public FloatKernel {
     });
   }
 
+  static constexpr std::int64_t kTileRows = 128;           // widened at once
   static constexpr std::int64_t kBlockScores = 128 << 10;  // floats: they stay in the second cache
   enum class EmptyRows : std::uint8_t { zero, as_softmax, zero_when_nan };
 
@@ -352,13 +386,16 @@ class AttentionKernel final : public FloatKernel {
   EmptyRows empty_rows_ = EmptyRows::zero;
   cpu::InstructionSet set_ = cpu::InstructionSet::baseline;
   std::int64_t units_ = 0, unit_rows_ = 0, block_rows_ = 1;
-  std::uint64_t scores_bytes_ = 0;
+  std::uint64_t scores_bytes_ = 0, tile_at_ = 0;  // of a thread's scratch: the scores, then that of products, then the tile
   std::int64_t mode_ = 0, mask_length_ = 0;
   std::array<std::int64_t, 4> mask_strides_{};
 };
 
-Result<std::unique_ptr<Kernel>> create_attention(const NodeView&, std::span<const TypeShape>, std::span<const TypeShape>) {
-  return std::unique_ptr<Kernel>(std::make_unique<AttentionKernel>());
+Result<std::unique_ptr<Kernel>> create_attention(const NodeView&, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs) {
+  const bool shown = outputs.size() > 3 && outputs[3].present();
+  const bool narrow =
+      narrow_float(inputs[1].dtype) && narrow_float(inputs[2].dtype) && (inputs[1].dtype != DType::f32 || inputs[2].dtype != DType::f32);
+  return std::unique_ptr<Kernel>(std::make_unique<AttentionKernel>(narrow && !shown));
 }
 
 }  // namespace

@@ -30,7 +30,7 @@ Status infer_scan(InferContext& ctx) {
 constexpr OpSpec kSpecs[] = {
     {.name = "If", .flags = kOpControl, .infer = infer_if},
     {.name = "Loop", .flags = kOpControl, .infer = infer_loop},
-    {.name = "Scan", .since = 9, .flags = kOpControl, .infer = infer_scan},
+    {.name = "Scan", .since = 8, .flags = kOpControl, .infer = infer_scan},
 };
 
 }  // namespace

@@ -26,13 +26,17 @@ Status need_floats(const InferContext& context, std::initializer_list<std::size_
   return {};
 }
 
-// ---- ExpertRoute: scores [rows, experts] to indices and weights [rows, k] ---------------------------------------------------------
+// ---- ExpertRoute: scores [rows, experts] and perhaps weights of all experts to indices and weights [rows, k]
+// ---------------------------------------------------------
 
 Status infer_route(InferContext& context) {
   const NodeView& node = context.node();
-  FB_TRY(need_arity(context, 1, 1));
+  FB_TRY(need_arity(context, 1, 2));
   FB_TRY(need_floats(context, {0}));
-  const TypeShape& scores = context.input(0);
+  const TypeShape &scores = context.input(0), &given = context.input(1);
+  if (given.present()) FB_TRY(need_floats(context, {1}));
+  if (given.known() && scores.known() && given.dims != scores.dims)
+    return node.invalid("the experts' weights " + dims_text(given.dims) + " do not fit the scores " + dims_text(scores.dims));
   const std::int64_t k = node.integer("k", 1);
   if (scores.has_rank && scores.dims.size() != 2) return node.invalid("scores " + dims_text(scores.dims) + " must have 2 dimensions");
   if (k < 1 || (scores.has_rank && scores.dims[1] >= 0 && k > scores.dims[1]))
@@ -56,7 +60,7 @@ class ExpertRoute final : public FloatKernel {
     return {};
   }
   // The k largest, the first of equals first; not-a-numbers last. Weights are a softmax over all experts, divided by their sum when
-  // normalised.
+  // normalised; or those given.
   Status compute(const KernelCall& call) override {
     for (std::int64_t row = 0; row < rows_; ++row) {
       const float* scores = reinterpret_cast<const float*>(call.inputs[0].data) + row * experts_;
@@ -64,8 +68,13 @@ class ExpertRoute final : public FloatKernel {
       float* weights = reinterpret_cast<float*>(call.outputs[1].data) + row * k_;
       for (std::int64_t j = 0; j < k_; ++j) chosen[j] = next(scores, chosen, j);
       float all = 0, sum = 0;
-      for (std::int64_t e = 0; e < experts_; ++e) all += std::exp(scores[e] - scores[chosen[0]]);
-      for (std::int64_t j = 0; j < k_; ++j) sum += weights[j] = std::exp(scores[chosen[j]] - scores[chosen[0]]) / all;
+      if (call.inputs.size() > 1 && call.inputs[1].present()) {
+        const float* given = reinterpret_cast<const float*>(call.inputs[1].data) + row * experts_;
+        for (std::int64_t j = 0; j < k_; ++j) sum += weights[j] = given[chosen[j]];
+      } else {
+        for (std::int64_t e = 0; e < experts_; ++e) all += std::exp(scores[e] - scores[chosen[0]]);
+        for (std::int64_t j = 0; j < k_; ++j) sum += weights[j] = std::exp(scores[chosen[j]] - scores[chosen[0]]) / all;
+      }
       for (std::int64_t j = 0; normalize_ && j < k_; ++j) weights[j] /= sum;
     }
     return {};

@@ -53,6 +53,7 @@ std::span<const OpSpec> center_crop_ops();
 std::span<const OpSpec> multi_head_attention_ops();
 std::span<const OpSpec> group_query_attention_ops();
 std::span<const OpSpec> expert_ops();
+std::span<const OpSpec> expert_quant_ops();
 
 using Family = std::span<const OpSpec> (*)();
 inline constexpr Family kFamilies[] = {
@@ -102,6 +103,7 @@ inline constexpr Family kFamilies[] = {
     multi_head_attention_ops,
     group_query_attention_ops,
     expert_ops,
+    expert_quant_ops,
 };
 
 }  // namespace forebay::ops

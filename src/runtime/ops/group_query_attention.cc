@@ -75,6 +75,10 @@ Status infer_group_query(InferContext& context) {
 
 class GroupQueryAttention final : public AttentionFront {
  public:
+  GroupQueryAttention() {
+    raw_inputs_ = 1u << kPastKey | 1u << kPastValue;
+    raw_outputs_ = 1u << 1 | 1u << 2;
+  }
   std::string_view id() const override { return "cpu.group_query_attention"; }
 
  protected:
@@ -90,8 +94,20 @@ class GroupQueryAttention final : public AttentionFront {
       dims.mask_heads = (added && context.inputs[kAdded].dims[1] > 1) || has(context.inputs, kSink) ? g_.heads : 1;
       dims.mask_rows = g_.queries;
     }
-    return plan_front(context, dims, {node.real("scale", 0.0f), node.real("softcap", 0.0f), dims.mask_batch == 0},
-                      2 * float_bytes(g_.batch * g_.kv_heads * g_.length * g_.head));
+    const bool gathers = g_.length != g_.total || g_.sink;
+    const auto lost = [&](std::size_t output) {  // room for a present that nobody wants
+      return context.outputs.size() > output && context.outputs[output].present()
+                 ? 0
+                 : float_bytes(g_.batch * g_.kv_heads * g_.length * g_.head, static_cast<std::uint64_t>(dtype_bits(cache_)) / 8);
+    };
+    cache_ = context.inputs[kQuery].dtype;
+    for (const std::size_t i : {kPastKey, kPastValue}) {
+      if (has(context.inputs, i) && context.inputs[i].dtype != cache_) return node.unsupported("a past of another type than the query");
+    }
+    keys_at_ = float_bytes(g_.batch * g_.kv_heads * g_.queries * g_.head);
+    values_at_ = keys_at_ + lost(1);
+    return plan_front(context, dims, {node.real("scale", 0.0f), node.real("softcap", 0.0f), dims.mask_batch == 0, cache_, gathers, gathers},
+                      values_at_ + lost(2));
   }
 
   Status compute(const KernelCall& call) override {
@@ -105,10 +121,12 @@ class GroupQueryAttention final : public AttentionFront {
     const HeadRows v = g_.packed ? packed_rows(query + g_.heads * g_.head + kv, g_.queries, wide, g_.head)
                                  : packed_rows(floats(call, kValue), g_.queries, kv, g_.head);
     gather_rows(*call.pool, q, g_.batch, g_.heads, g_.queries, g_.head, own.q, g_.queries, 0);
-    turn(call, kQueryNorm, g_.heads, own.q, g_.queries, false);
-    float* keys = write_cache(call, 1, k, floats(call, kPastKey));
-    turn(call, kKeyNorm, g_.kv_heads, keys, g_.length, true);
-    float* values = write_cache(call, 2, v, floats(call, kPastValue));
+    turn(call, kQueryNorm, g_.heads, own.q);
+    auto* fresh = reinterpret_cast<float*>(extra_scratch(call));
+    gather_rows(*call.pool, k, g_.batch, g_.kv_heads, g_.queries, g_.head, fresh, g_.queries, 0);
+    turn(call, kKeyNorm, g_.kv_heads, fresh);
+    const std::byte* keys = write_cache(call, 1, plain_rows(fresh, g_.kv_heads, g_.queries, g_.head), kPastKey);
+    const std::byte* values = write_cache(call, 2, v, kPastValue);
     if (dims_.mask_batch > 0) write_mask(call, own.mask);
     return attend(call, seen_rows(call, keys, own.k), seen_rows(call, values, own.v));
   }
@@ -147,14 +165,14 @@ class GroupQueryAttention final : public AttentionFront {
   }
 
   // The new rows of queries or keys, in place: normalised and rotated as asked.
-  void turn(const KernelCall& call, std::size_t norm, std::int64_t heads, float* data, std::int64_t length, bool cached) const {
+  void turn(const KernelCall& call, std::size_t norm, std::int64_t heads, float* data) const {
     if (!g_.norm && !g_.rotary) return;
     const float *weight = g_.norm ? floats(call, norm) : nullptr, *cos = floats(call, kCos), *sin = floats(call, kSin);
     call.pool->parallel_for(g_.batch * heads, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t unit = begin; unit < end; ++unit) {
-        const std::int64_t b = unit / heads, first = cached ? rows_before(call, b) : 0;
+        const std::int64_t b = unit / heads;
         for (std::int64_t i = 0; i < g_.queries; ++i) {
-          float* x = data + (unit * length + first + i) * g_.head;
+          float* x = data + (unit * g_.queries + i) * g_.head;
           if (weight != nullptr) {
             const float mean = lane_sum<float>(g_.head, [x](std::int64_t e) { return x[e] * x[e]; }) / static_cast<float>(g_.head);
             const float inverse = 1.0f / std::sqrt(mean + g_.norm_epsilon);
@@ -168,32 +186,30 @@ class GroupQueryAttention final : public AttentionFront {
     });
   }
 
-  // present, in the output where it is wanted.
-  float* write_cache(const KernelCall& call, std::size_t output, const HeadRows& fresh, const float* past) const {
+  // present, in the output where it is wanted: the past, with the new rows written in.
+  const std::byte* write_cache(const KernelCall& call, std::size_t output, const HeadRows& fresh, std::size_t past) const {
     const bool wanted = call.outputs.size() > output && call.outputs[output].present();
-    const std::int64_t size = g_.head;
-    float* to =
-        wanted ? reinterpret_cast<float*>(call.outputs[output].data)
-               : reinterpret_cast<float*>(extra_scratch(call) + (output == 1 ? 0 : float_bytes(g_.batch * g_.kv_heads * g_.length * size)));
-    call.pool->parallel_for(g_.batch * g_.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t unit = begin; unit < end; ++unit) {
-        const std::int64_t b = unit / g_.kv_heads, h = unit % g_.kv_heads, before = rows_before(call, b);
-        float* rows = to + unit * g_.length * size;
-        if (g_.past > 0) std::copy_n(past + unit * g_.past * size, g_.past * size, rows);
-        std::fill(rows + g_.past * size, rows + g_.length * size, 0.0f);
-        for (std::int64_t i = 0; i < g_.queries; ++i) std::copy_n(fresh.at(b, h, i), size, rows + (before + i) * size);
-      }
-    });
+    std::byte* to = wanted ? call.outputs[output].data : extra_scratch(call) + (output == 1 ? keys_at_ : values_at_);
+    const std::int64_t row = g_.head * dtype_bits(cache_) / 8;
+    if (g_.past > 0) copy_heads(*call.pool, call.inputs[past].data, g_.batch * g_.kv_heads, g_.past, g_.past, row, to, g_.length);
+    for (std::int64_t unit = 0; unit < g_.batch * g_.kv_heads; ++unit)
+      std::fill(to + (unit * g_.length + g_.past) * row, to + (unit + 1) * g_.length * row, std::byte{0});
+    for (std::int64_t b = 0; b < g_.batch; ++b) {
+      HeadRows one = fresh;
+      one.data = fresh.at(b, 0, 0);
+      write_rows(*call.pool, one, 1, g_.kv_heads, g_.queries, g_.head, cache_, to + b * g_.kv_heads * g_.length * row, g_.length,
+                 rows_before(call, b));
+    }
     return to;
   }
 
   // The rows that may be seen, one head after the other: the cache itself unless it is longer, or a sink follows.
-  const float* seen_rows(const KernelCall& call, const float* cache, float* scratch) const {
+  const std::byte* seen_rows(const KernelCall& call, const std::byte* cache, std::byte* scratch) const {
     if (g_.length == g_.total && !g_.sink) return cache;
-    gather_rows(*call.pool, plain_rows(cache, g_.kv_heads, g_.length, g_.head), g_.batch, g_.kv_heads, g_.total, g_.head, scratch,
-                dims_.keys, 0);
-    for (std::int64_t unit = 0; g_.sink && unit < g_.batch * g_.kv_heads; ++unit)
-      std::fill_n(scratch + (unit * dims_.keys + g_.total) * g_.head, g_.head, 0.0f);
+    const std::int64_t heads = g_.batch * g_.kv_heads, row = g_.head * dtype_bits(cache_) / 8;
+    copy_heads(*call.pool, cache, heads, g_.length, g_.total, row, scratch, dims_.keys);
+    for (std::int64_t unit = 0; g_.sink && unit < heads; ++unit)
+      std::fill_n(scratch + (unit * dims_.keys + g_.total) * row, row, std::byte{0});
     return scratch;
   }
 
@@ -218,6 +234,7 @@ class GroupQueryAttention final : public AttentionFront {
   }
 
   GroupQuery g_;
+  std::uint64_t keys_at_ = 0, values_at_ = 0;  // of presents that nobody wants, behind the new keys in the extra scratch
   std::string name_;
 };
 

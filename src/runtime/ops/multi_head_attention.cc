@@ -53,10 +53,15 @@ Status infer_multi_head(InferContext& context) {
 
 class MultiHeadAttention final : public AttentionFront {
  public:
+  MultiHeadAttention() {
+    raw_inputs_ = 1u << kPastKey | 1u << kPastValue;
+    raw_outputs_ = 1u << 1 | 1u << 2;
+  }
   std::string_view id() const override { return "cpu.multi_head_attention"; }
 
  protected:
   Status setup(const PrepareContext& context) override {
+    const NodeView& node = context.node;
     FB_ASSIGN(m_, multi_head(context));
     FrontDims dims{m_.batch, m_.heads, m_.heads, m_.queries, m_.keys(), m_.head, m_.value_head};
     const bool added = has(context.inputs, kAdded), late = m_.causal && m_.past > 0;
@@ -65,7 +70,15 @@ class MultiHeadAttention final : public AttentionFront {
       dims.mask_heads = added ? context.inputs[kAdded].dims[1] : 1;
       dims.mask_rows = added || late || m_.padding_rank == 3 ? m_.queries : 1;
     }
-    return plan_front(context, dims, {context.node.real("scale", 0.0f), 0.0f, m_.causal && m_.past == 0});
+    const auto wanted = [&](std::size_t output) { return context.outputs.size() > output && context.outputs[output].present(); };
+    // What lies in the graph's type on its way in or out is read in it.
+    const bool cached = m_.past > 0 || wanted(1) || wanted(2);
+    const DType cache = cached ? context.inputs[kQuery].dtype : DType::f32;
+    for (const std::size_t i : {kPastKey, kPastValue}) {
+      if (cached && has(context.inputs, i) && context.inputs[i].dtype != cache)
+        return node.unsupported("a past of another type than the query");
+    }
+    return plan_front(context, dims, {node.real("scale", 0.0f), 0.0f, m_.causal && m_.past == 0, cache, !wanted(1), !wanted(2)});
   }
 
   Status compute(const KernelCall& call) override {
@@ -104,21 +117,22 @@ class MultiHeadAttention final : public AttentionFront {
       }
     }
     gather_rows(*call.pool, q, m_.batch, heads, m_.queries, m_.head, own.q, m_.queries, 0);
-    const float* keys = gather_cache(call, 1, k, floats(kPastKey), m_.head, own.k);
-    const float* values = gather_cache(call, 2, v, floats(kPastValue), m_.value_head, own.v);
+    const std::byte* keys = gather_cache(call, 1, k, kPastKey, m_.head, own.k);
+    const std::byte* values = gather_cache(call, 2, v, kPastValue, m_.value_head, own.v);
     if (dims_.mask_batch > 0) write_mask(call, own.mask);
     return attend(call, keys, values);
   }
 
  private:
   // Past rows and new rows, one after the other: in the output where it is wanted.
-  const float* gather_cache(const KernelCall& call, std::size_t output, const HeadRows& fresh, const float* past, std::int64_t size,
-                            float* scratch) const {
+  const std::byte* gather_cache(const KernelCall& call, std::size_t output, const HeadRows& fresh, std::size_t past, std::int64_t size,
+                                std::byte* scratch) const {
     const bool wanted = call.outputs.size() > output && call.outputs[output].present();
-    float* to = wanted ? reinterpret_cast<float*>(call.outputs[output].data) : scratch;
+    std::byte* to = wanted ? call.outputs[output].data : scratch;
     const std::int64_t length = m_.keys();
-    if (m_.past > 0) gather_rows(*call.pool, plain_rows(past, m_.heads, m_.past, size), m_.batch, m_.heads, m_.past, size, to, length, 0);
-    gather_rows(*call.pool, fresh, m_.batch, m_.heads, m_.fresh, size, to, length, m_.past);
+    if (m_.past > 0)
+      copy_heads(*call.pool, call.inputs[past].data, m_.batch * m_.heads, m_.past, m_.past, size * dtype_bits(cache_) / 8, to, length);
+    write_rows(*call.pool, fresh, m_.batch, m_.heads, m_.fresh, size, cache_, to, length, m_.past);
     return to;
   }
 

@@ -28,6 +28,21 @@ Status require_float(const NodeView& node, DType dtype, std::string_view what) {
   return node.unsupported(std::string(what) + " has type " + std::string(dtype_name(dtype)) + "; f32, f16, bf16 and f64 are served");
 }
 
+void copy_floats(DType from_dtype, const std::byte* from, std::int64_t count, DType to_dtype, std::byte* to) {
+  const std::int64_t from_size = dtype_bits(from_dtype) / 8, to_size = dtype_bits(to_dtype) / 8;
+  if (from_dtype == to_dtype) {
+    std::copy_n(from, count * from_size, to);
+    return;
+  }
+  constexpr std::int64_t kPiece = 256;
+  float piece[kPiece];
+  for (std::int64_t at = 0; at < count; at += kPiece) {
+    const std::int64_t n = std::min(kPiece, count - at);
+    cpu::to_f32(from_dtype, from + at * from_size, n, piece);
+    cpu::from_f32(to_dtype, piece, n, to + at * to_size);
+  }
+}
+
 void same_as_input(InferContext& context, std::size_t output, std::size_t from) {
   const TypeShape& input = context.input(from);
   if (input.has_rank) {
@@ -46,14 +61,14 @@ Status FloatKernel::prepare(const PrepareContext& context) {
   std::int64_t slab_most = 0;
   for (const std::int64_t rows : context.slab_rows) slab_most = std::max(slab_most, rows);
   for (std::size_t i = 0; i < context.inputs.size(); ++i) {
-    if (!staged(context.inputs[i].dtype)) continue;
+    if (!staged(context.inputs[i].dtype) || (raw_inputs_ >> i & 1u) != 0) continue;
     std::int64_t elements = context.inputs[i].shape().elements();
     if (i == sliced_ && context.inputs[i].dims[0] > 0) elements = elements / context.inputs[i].dims[0] * slab_most;
     input_at_[i] = staged_bytes_;
     staged_bytes_ += float_bytes(elements);
   }
   for (std::size_t i = 0; i < context.outputs.size(); ++i) {
-    if (!staged(context.outputs[i].dtype)) continue;
+    if (!staged(context.outputs[i].dtype) || (raw_outputs_ >> i & 1u) != 0) continue;
     output_at_[i] = staged_bytes_;
     staged_bytes_ += float_bytes(context.outputs[i].shape().elements());
   }

@@ -32,6 +32,9 @@ class FloatKernel : public Kernel {
   virtual Status compute(const KernelCall& call) = 0;  // call.workspace is the scratch alone
   void set_scratch(std::uint64_t bytes) { scratch_bytes_ = padded_bytes(bytes); }
 
+  // Set by constructors: a bit for each input and output that compute() takes as it is, f16 and bf16 too.
+  std::uint32_t raw_inputs_ = 0, raw_outputs_ = 0;
+
  private:
   static constexpr std::size_t kMostInputs = 16, kMostOutputs = 8;
   static constexpr std::uint64_t kInPlace = ~std::uint64_t{0};
@@ -39,6 +42,9 @@ class FloatKernel : public Kernel {
   std::uint32_t sliced_ = plan::kNone;
   std::uint64_t staged_bytes_ = 0, scratch_bytes_ = 0;
 };
+
+// Converts where the types differ.
+void copy_floats(DType from_dtype, const std::byte* from, std::int64_t count, DType to_dtype, std::byte* to);
 
 // f(double()) for f64 data, f(float()) for everything else that compute() may see.
 template <typename F>

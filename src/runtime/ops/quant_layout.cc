@@ -187,8 +187,7 @@ cpu::QuantView QuantLayout::view(const KernelCall& call, std::span<const TypeSha
 }
 
 bool is_quant_product(std::string_view domain, std::string_view op) {
-  return (domain == "forebay" && op == "QuantLinear") ||
-         (domain == "com.microsoft" && op == "MatMulNBits");
+  return (domain == "forebay" && (op == "QuantLinear" || op == "ExpertQuantLinear")) || (domain == "com.microsoft" && op == "MatMulNBits");
 }
 
 Result<QuantLayout> quant_layout(const NodeView& node, std::span<const TypeShape> inputs) {
@@ -199,6 +198,10 @@ Result<QuantLayout> quant_layout(const NodeView& node, std::span<const TypeShape
 QuantCut quant_cut(const NodeView& node, std::span<const TypeShape> inputs) {
   QuantCut cut;
   if (!is_quant_product(node.domain(), node.op())) return cut;
+  if (node.op() == "ExpertQuantLinear") {  // whole experts, with all that is theirs
+    cut.scale_follows = cut.zero_follows = true;
+    return cut;
+  }
   const Result<QuantLayout> layout = quant_layout(node, inputs);
   if (!layout.ok()) return cut;
   // Sums over [K,N] end where the blocked product would end them, so that a cut changes no bit.

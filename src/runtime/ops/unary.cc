@@ -240,11 +240,24 @@ class ClipKernel final : public NamedKernel {
   double low_, high_;
 };
 
+double largest_finite(DType dtype) {
+  switch (dtype) {
+    case DType::f16:
+      return 65504.0;
+    case DType::bf16:
+      return 0x1.fep127;
+    case DType::f64:
+      return std::numeric_limits<double>::max();
+    default:
+      return static_cast<double>(std::numeric_limits<float>::max());
+  }
+}
+
 Result<std::unique_ptr<Kernel>> create_clip(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape>) {
   const bool attributes = node.version() < 11;
-  constexpr float kInf = std::numeric_limits<float>::infinity();
-  const double low = attributes ? node.real("min", -kInf) : -kInf;
-  const double high = attributes ? node.real("max", kInf) : kInf;
+  const double most = largest_finite(inputs[0].dtype);  // as the operator defines bounds that are not given
+  const double low = attributes && node.has("min") ? node.real("min", 0) : -most;
+  const double high = attributes && node.has("max") ? node.real("max", 0) : most;
   if (attributes && !in_set(kFloats, inputs[0].dtype)) return node.unsupported("bounds as attributes are for floats");
   return std::unique_ptr<Kernel>(std::make_unique<ClipKernel>(kernel_id(node, inputs[0].dtype), inputs[0].dtype, low, high));
 }
