@@ -174,12 +174,13 @@ struct FlashBlock {
 
   // A tile of keys or values from `at` on: at once where it is whole and lies in one place, else piece by piece.
   template <int kThreads>
-  __device__ __forceinline__ void copy_tile(unsigned to, int own, int at, const void* now, const void* past, const std::int64_t (&strides)[3],
-                                            std::int64_t width) const {
+  __device__ __forceinline__ void copy_tile(unsigned to, int own, int at, const void* now, const void* past,
+                                            const std::int64_t (&strides)[3], std::int64_t width) const {
     if constexpr (kThreads * 8 / kHead % 8 == 0 && kThreads * 8 / kHead <= Form::kTile) {
       const bool old = at + Form::kTile <= t.past;
       if (t.aligned && width == kHead && at + Form::kTile <= all && (old || at >= t.past)) {
-        return copy_whole_rows<Form::kTile, kHead, kThreads>(to, own, unit.key<T>(t, now, past, strides, at, width), old ? width : strides[2]);
+        return copy_whole_rows<Form::kTile, kHead, kThreads>(to, own, unit.key<T>(t, now, past, strides, at, width),
+                                                             old ? width : strides[2]);
       }
     }
     copy_rows<Form::kTile, kHead, kThreads>(to, own, all - at, static_cast<int>(width), t.aligned,
