@@ -307,8 +307,8 @@ cudaError_t start_by_rows(const AttentionTask& t, cudaStream_t stream) {
 
 template <typename T>
 cudaError_t join(const AttentionTask& t, cudaStream_t stream) {
-  join_splits<T> < < <static_cast<unsigned>(t.batch * t.kv_heads * rows_of_unit(t)), t.splits> 8 ? kJoinThreads : kColumns, 0,
-      stream >>> (t);
+  const int threads = t.splits > 8 ? kJoinThreads : kColumns;
+  join_splits<T><<<static_cast<unsigned>(t.batch * t.kv_heads * rows_of_unit(t)), threads, 0, stream>>>(t);
   return cudaGetLastError();
 }
 
