@@ -4,8 +4,7 @@
 // additions.
 #include <algorithm>
 
-#include "runtime/cuda/attention_task.h"
-#include "runtime/cuda/cuda_numbers.cuh"
+#include "runtime/cuda/attention_unit.cuh"
 
 namespace forebay::cuda {
 namespace {
@@ -13,7 +12,7 @@ namespace {
 constexpr int kThreads = 128, kTile = 64, kColumns = 128;
 constexpr int kLanes = 8, kGroups = kThreads / kLanes,
               kPer = kTile / kGroups;  // a key is multiplied by 8 lanes, each group takes 4 of a tile
-constexpr int kMostRows = 8;
+constexpr int kMostRows = 8, kMostSplits = 64;
 
 template <typename T>
 struct Pack {
@@ -34,59 +33,6 @@ struct Pack {
   }
 };
 
-struct Unit {
-  std::int64_t b, kv_head, group;
-  __device__ Unit(const AttentionTask& t, std::int64_t index)
-      : b(index / t.kv_heads), kv_head(index % t.kv_heads), group(t.q_heads / t.kv_heads) {}
-  __device__ std::int64_t head(const AttentionTask& t, std::int64_t row) const { return kv_head * group + row / t.queries; }
-  // Rows of q or y before this one.
-  __device__ std::int64_t place(const AttentionTask& t, std::int64_t row) const {
-    const std::int64_t h = head(t, row), i = row % t.queries;
-    return t.packed ? (b * t.queries + i) * t.q_heads + h : (b * t.q_heads + h) * t.queries + i;
-  }
-  template <typename T>
-  __device__ const T* key(const AttentionTask& t, const void* now, const void* past, std::int64_t j, std::int64_t width) const {
-    if (j < t.past) return static_cast<const T*>(past) + ((b * t.kv_heads + kv_head) * t.past + j) * width;
-    const std::int64_t at = j - t.past;
-    return static_cast<const T*>(now) +
-           (t.packed ? (b * t.keys + at) * t.kv_heads + kv_head : (b * t.kv_heads + kv_head) * t.keys + at) * width;
-  }
-  // How many keys a row may see: the rest never counts, whatever lies there.
-  __device__ std::int64_t visible(const AttentionTask& t, std::int64_t row) const {
-    std::int64_t count = t.past + t.keys;
-    if (t.causal) count = min(count, row % t.queries + t.past + 1);
-    if (t.lengths != nullptr) count = min(count, t.lengths[b]);
-    if (t.mask != nullptr) count = min(count, t.mask_length);
-    return max(count, std::int64_t{0});
-  }
-};
-
-__device__ inline float masked(const AttentionTask& t, const Unit& unit, std::int64_t row, std::int64_t j, float score) {
-  score *= t.scale;
-  if (t.softcap != 0.0f) score = t.softcap * tanhf(score / t.softcap);
-  if (t.mask == nullptr) return score;
-  const std::int64_t at =
-      unit.b * t.mask_strides[0] + unit.head(t, row) * t.mask_strides[1] + row % t.queries * t.mask_strides[2] + j * t.mask_strides[3];
-  switch (t.mask_type) {
-    case DType::f32: return score + static_cast<const float*>(t.mask)[at];
-    case DType::f16: return score + widen(static_cast<const __half*>(t.mask)[at]);
-    case DType::bf16: return score + widen(static_cast<const __nv_bfloat16*>(t.mask)[at]);
-    default: break;
-  }
-  if (static_cast<const std::uint8_t*>(t.mask)[at] != 0) return score;
-  return t.mask_fill == -INFINITY ? score - INFINITY : t.mask_fill;
-}
-
-// Weighted sum to output. `total`, the sum of weights, is 0 only where every score was minus infinity.
-__device__ inline float settle(const AttentionTask& t, bool sees, float sum, float total) {
-  if (!sees) return 0.0f;
-  if (total == 0.0f) return t.empty_rows == EmptyRows::as_softmax ? NAN : 0.0f;
-  if (total != total && t.empty_rows == EmptyRows::zero_when_nan) return 0.0f;
-  return sum / total;
-}
-
-__device__ inline float finite_or_zero(float most) { return most == -INFINITY ? 0.0f : most; }
-
 template <int kRows>
 struct Shared {
   float scores[kRows][kTile];
@@ -103,7 +49,7 @@ __device__ inline void score_tile(const AttentionTask& t, const Unit& unit, cons
   float dots[kPer][kRows] = {};
   const T* keys[kPer];
 #pragma unroll
-  for (int u = 0; u < kPer; ++u) keys[u] = unit.key<T>(t, t.k, t.past_key, min(at + group + u * kGroups, end - 1), t.head);
+  for (int u = 0; u < kPer; ++u) keys[u] = unit.key<T>(t, t.k, t.past_key, t.k_strides, min(at + group + u * kGroups, end - 1), t.head);
   for (std::int64_t e = lane * kSize; e < t.head; e += kLanes * kSize) {
     Pack<T> packs[kPer];
 #pragma unroll
@@ -125,7 +71,13 @@ __device__ inline void score_tile(const AttentionTask& t, const Unit& unit, cons
     for (int r = 0; r < kRows; ++r) {
       float sum = dots[u][r];
       for (int step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-      if (lane == r) shared.scores[r][group + u * kGroups] = j < limits[r] ? masked(t, unit, first + r, j, sum) : -INFINITY;
+      if (lane != r) continue;
+      float score = -INFINITY;
+      if (j < limits[r] && (t.window == 0 || j >= limits[r] - t.window)) {
+        score = capped(t, sum);
+        if (t.mask != nullptr) score = masked(t, unit.mask_row(t, first + r) + j * t.mask_strides[3], score);
+      }
+      shared.scores[r][group + u * kGroups] = score;
     }
   }
 }
@@ -142,6 +94,7 @@ __device__ inline void weigh_tile(Shared<kRows>& shared) {
     const float level = finite_or_zero(most), x = expf(a - level), y = expf(b - level);
     float sum = x + y;
     for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    __syncwarp();  // every lane has read what is overwritten now
     shared.scores[r][lane] = x;
     shared.scores[r][lane + 32] = y;
     if (lane == 0) {
@@ -181,7 +134,8 @@ __device__ inline void mix_tile(const AttentionTask& t, const Unit& unit, const 
 #pragma unroll 4
   for (int j = lot.key; j < count; j += lot.keys) {
     Pack<T> values;
-    values.template load<kWide>(unit.key<T>(t, t.v, t.past_value, at + j, t.value_head) + lot.column, t.value_head - lot.column);
+    values.template load<kWide>(unit.key<T>(t, t.v, t.past_value, t.v_strides, at + j, t.value_head) + lot.column,
+                                t.value_head - lot.column);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const float weight = shared.scores[r][j];
@@ -210,8 +164,9 @@ __device__ inline void write_rows(const AttentionTask& t, const Unit& unit, std:
     float sum = 0;
     for (int g = 0; g < lot.keys; ++g) sum += shared.columns[g * stride + column];
     if (t.splits == 1) {
-      static_cast<T*>(t.y)[unit.place(t, first + r) * t.value_head + begin + column] =
-          narrow<T>(settle(t, unit.visible(t, first + r) > 0, sum, shared.total[r]));
+      const float all = divisor(t, unit.head(t, first + r), shared.total[r], shared.most[r], 1.0f);
+      static_cast<T*>(t.y)[unit.place(t, t.y_strides, first + r) + begin + column] =
+          narrow<T>(settle(t, unit.visible(t, first + r) > 0, sum, all));
       continue;
     }
     float* part = t.parts + ((unit_index * rows + first + r) * t.splits + blockIdx.y) * (t.value_head + 2);
@@ -237,7 +192,7 @@ __global__ void __launch_bounds__(kThreads) attend(const __grid_constant__ Atten
     limits[r] = first + r < rows ? unit.visible(t, first + r) : 0;
     end = max(end, limits[r]);
     for (std::int64_t e = threadIdx.x; e < t.head; e += kThreads) {
-      queries[r * t.head + e] = first + r < rows ? widen(static_cast<const T*>(t.q)[unit.place(t, first + r) * t.head + e]) : 0.0f;
+      queries[r * t.head + e] = first + r < rows ? widen(static_cast<const T*>(t.q)[unit.place(t, t.q_strides, first + r) + e]) : 0.0f;
     }
   }
   if (threadIdx.x < kRows) {
@@ -259,24 +214,58 @@ __global__ void __launch_bounds__(kThreads) attend(const __grid_constant__ Atten
   write_rows<T, kRows>(t, unit, unit_index, first, rows, lot, begin, shared, sums);
 }
 
+// A block joins the splits of a row: weights by one warp, then each quarter of the threads takes each fourth split of 128 columns.
+constexpr int kJoinThreads = 512, kQuarters = kJoinThreads / kColumns;  // few splits: one quarter
+
 template <typename T>
-__global__ void __launch_bounds__(kThreads) join_splits(const __grid_constant__ AttentionTask t) {
-  const std::int64_t rows = t.queries * (t.q_heads / t.kv_heads), row = blockIdx.x % rows, stride = t.value_head + 2;
-  const Unit unit(t, blockIdx.x / rows);
-  const float* parts = t.parts + static_cast<std::int64_t>(blockIdx.x) * t.splits * stride;
-  float most = -INFINITY, total = 0;
-  for (std::int64_t s = 0; s < t.splits; ++s) most = fmaxf(most, parts[s * stride]);
-  const float level = finite_or_zero(most);
-  for (std::int64_t s = 0; s < t.splits; ++s) total = fmaf(parts[s * stride + 1], expf(parts[s * stride] - level), total);
+__global__ void __launch_bounds__(kJoinThreads) join_splits(const __grid_constant__ AttentionTask t) {
+  __shared__ float weights[kMostSplits], sums[kQuarters][kColumns], whole;
+  const int rows = static_cast<int>(t.queries * (t.q_heads / t.kv_heads)), row = static_cast<int>(blockIdx.x) % rows;
+  const int splits = static_cast<int>(t.splits), lane = static_cast<int>(threadIdx.x), stride = static_cast<int>(t.value_head) + 2;
+  const Unit unit(t, static_cast<int>(blockIdx.x) / rows);
+  const float* parts = t.parts + static_cast<std::int64_t>(blockIdx.x) * splits * stride;
+  if (threadIdx.x < 32) {
+    float tops[2], totals[2], most = -INFINITY, total = 0;
+    for (int i = 0; i < 2; ++i) {
+      const int s = lane + i * 32;
+      tops[i] = s < splits ? parts[s * stride] : -INFINITY;
+      totals[i] = s < splits ? parts[s * stride + 1] : 0.0f;
+    }
+    most = fmaxf(tops[0], tops[1]);
+    for (int step = 16; step > 0; step /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, step));
+    const float level = finite_or_zero(most);
+    for (int i = 0; i < 2; ++i) {
+      const float weight = t.way == AttentionWay::rows ? expf(tops[i] - level) : exp2f(tops[i] - level);
+      weights[lane + i * 32] = weight;
+      total = fmaf(totals[i], weight, total);
+    }
+    for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(0xffffffffu, total, step);
+    if (lane == 0) whole = divisor(t, unit.head(t, row), total, most, t.way == AttentionWay::rows ? 1.0f : kLn2);
+  }
+  __syncthreads();
   const bool sees = unit.visible(t, row) > 0;
-  for (std::int64_t e = threadIdx.x; e < t.value_head; e += kThreads) {
+  const int own = static_cast<int>(threadIdx.x) % kColumns, quarter = static_cast<int>(threadIdx.x) / kColumns,
+            quarters = static_cast<int>(blockDim.x) / kColumns;
+  for (int begin = 0; begin < t.value_head; begin += kColumns) {
+    const int e = begin + own;
     float sum = 0;
-    for (std::int64_t s = 0; s < t.splits; ++s) sum = fmaf(parts[s * stride + 2 + e], expf(parts[s * stride] - level), sum);
-    static_cast<T*>(t.y)[unit.place(t, row) * t.value_head + e] = narrow<T>(settle(t, sees, sum, total));
+    if (e < t.value_head) {
+#pragma unroll 4
+      for (int s = quarter; s < splits; s += quarters) sum = fmaf(parts[s * stride + 2 + e], weights[s], sum);
+    }
+    sums[quarter][own] = sum;
+    __syncthreads();
+    if (quarter == 0 && e < t.value_head) {
+      for (int i = 1; i < quarters; ++i) sum += sums[i][own];
+      static_cast<T*>(t.y)[unit.place(t, t.y_strides, row) + e] = narrow<T>(settle(t, sees, sum, whole));
+    }
+    __syncthreads();
   }
 }
 
-std::int64_t rows_of_unit(const AttentionTask& t) { return t.queries * (t.q_heads / t.kv_heads); }
+std::int64_t rows_of_unit(const AttentionTask& t) {
+  return t.queries * (t.q_heads / t.kv_heads);
+}
 int rows_of_block(const AttentionTask& t) {
   const std::int64_t rows = rows_of_unit(t), fit = 8192 / std::max<std::int64_t>(1, t.head);  // 32 KiB of queries
   return rows > 4 && fit >= kMostRows ? kMostRows : rows > 1 && fit >= 4 ? 4 : 1;
@@ -300,37 +289,103 @@ void start(const AttentionTask& t, bool wide, cudaStream_t stream) {
 template <typename T>
 cudaError_t start_by_rows(const AttentionTask& t, cudaStream_t stream) {
   bool wide = t.head % Pack<T>::kSize == 0 && t.value_head % Pack<T>::kSize == 0;
+  for (int i = 0; i < 3; ++i) wide = wide && t.k_strides[i] % Pack<T>::kSize == 0 && t.v_strides[i] % Pack<T>::kSize == 0;
   for (const void* p : {t.k, t.v, t.past_key, t.past_value}) wide = wide && reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
   switch (rows_of_block(t)) {
-    case 1: start<T, 1>(t, wide, stream); break;
-    case 4: start<T, 4>(t, wide, stream); break;
-    default: start<T, kMostRows>(t, wide, stream); break;
+    case 1:
+      start<T, 1>(t, wide, stream);
+      break;
+    case 4:
+      start<T, 4>(t, wide, stream);
+      break;
+    default:
+      start<T, kMostRows>(t, wide, stream);
+      break;
   }
-  const cudaError_t error = cudaGetLastError();
-  if (error != cudaSuccess || t.splits == 1) return error;
-  join_splits<T><<<static_cast<unsigned>(t.batch * t.kv_heads * rows_of_unit(t)), kThreads, 0, stream>>>(t);
   return cudaGetLastError();
+}
+
+template <typename T>
+cudaError_t join(const AttentionTask& t, cudaStream_t stream) {
+  const int threads = t.splits > 8 ? kJoinThreads : kColumns;
+  join_splits<T><<<static_cast<unsigned>(t.batch * t.kv_heads * rows_of_unit(t)), threads, 0, stream>>>(t);
+  return cudaGetLastError();
+}
+
+AttentionWay way_of(const AttentionTask& t) {
+  constexpr std::int64_t kMostHead = 256, kMostKeys = 1 << 30, kFewRows = 16;
+  const auto fits = [](std::int64_t head) { return head > 0 && head % 8 == 0 && head <= kMostHead; };
+  for (const auto* strides : {&t.q_strides, &t.k_strides, &t.v_strides, &t.y_strides}) {
+    for (const std::int64_t stride : *strides) {
+      if (stride % 8 != 0) return AttentionWay::rows;
+    }
+  }
+  if (t.type == DType::f32 || !fits(t.head) || !fits(t.value_head) || t.past + t.keys > kMostKeys) return AttentionWay::rows;
+  return rows_of_unit(t) <= kFewRows ? AttentionWay::few : AttentionWay::many;
+}
+
+// Of a mask: by 64 queries and 64 keys, for each batch and head that it tells apart.
+std::int64_t plan_kinds(AttentionTask* t) {
+  const std::int64_t queries = (t->queries + kKindTile - 1) / kKindTile, keys = (t->mask_length + kKindTile - 1) / kKindTile;
+  if (t->way != AttentionWay::many || t->joined || keys > kMostKindTiles) return 0;
+  const std::int64_t batches = t->mask_strides[0] != 0 ? t->batch : 1, heads = t->mask_strides[1] != 0 ? t->q_heads : 1;
+  if (queries > 65535 || batches * heads > 65535) return 0;
+  const std::int64_t dims[4] = {batches, heads, queries, keys};
+  std::copy(dims, dims + 4, t->kind_dims);
+  t->kind_strides[0] = batches > 1 ? heads * queries * keys : 0;
+  t->kind_strides[1] = heads > 1 ? queries * keys : 0;
+  t->kind_strides[2] = keys;
+  return batches * heads * queries * keys;
 }
 
 }  // namespace
 
-std::int64_t plan_attention(AttentionTask* task) {
-  constexpr std::int64_t kBlocks = 1024, kLeastKeys = 2 * kTile;
-  const std::int64_t total = std::max<std::int64_t>(1, task->past + task->keys), blocks = std::max<std::int64_t>(1, blocks_of(*task));
-  const std::int64_t wanted = std::clamp<std::int64_t>(std::min(kBlocks / blocks, total / kLeastKeys), 1, 64);
-  task->split_keys = (total + wanted * kTile - 1) / (wanted * kTile) * kTile;
+AttentionSpace plan_attention(AttentionTask* task) {
+  task->way = way_of(*task);
+  task->joined = task->queries < kKindTile;
+  const std::int64_t total = std::max<std::int64_t>(1, task->past + task->keys), rows = rows_of_unit(*task);
+  std::int64_t blocks = blocks_of(*task), most_blocks = 1024, least_keys = 2 * kTile;
+  if (task->way != AttentionWay::rows) blocks = task->batch * task->kv_heads * ((rows + 127) / 128);
+  if (task->way == AttentionWay::many) {  // enough to give each processor one
+    most_blocks = 128;
+    least_keys = 8 * kTile;
+  }
+  const std::int64_t wanted =
+      std::clamp<std::int64_t>(std::min(most_blocks / std::max<std::int64_t>(1, blocks), total / least_keys), 1, kMostSplits);
+  const std::int64_t step = task->way == AttentionWay::many ? kKeyStep : kTile;
+  task->split_keys = (total + wanted * step - 1) / (wanted * step) * step;
   task->splits = (total + task->split_keys - 1) / task->split_keys;
-  return task->splits == 1 ? 0 : task->batch * task->kv_heads * rows_of_unit(*task) * task->splits * (task->value_head + 2);
+  AttentionSpace space;
+  if (task->splits > 1) space.parts = task->batch * task->kv_heads * rows * task->splits * (task->value_head + 2);
+  space.kinds = plan_kinds(task);
+  return space;
 }
 
 cudaError_t launch_attention(const AttentionTask& task, cudaStream_t stream) {
   if (blocks_of(task) == 0) return cudaSuccess;
-  switch (task.type) {
-    case DType::f32: return start_by_rows<float>(task, stream);
-    case DType::f16: return start_by_rows<__half>(task, stream);
-    case DType::bf16: return start_by_rows<__nv_bfloat16>(task, stream);
-    default: return cudaErrorInvalidValue;
+  AttentionTask t = task;
+  t.aligned = true;
+  for (const void* p : {t.q, t.k, t.v, t.past_key, t.past_value, static_cast<const void*>(t.y)}) {
+    t.aligned = t.aligned && reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
   }
+  cudaError_t error = t.kinds != nullptr ? launch_mask_kinds(t, stream) : cudaSuccess;
+  if (error == cudaSuccess) {
+    switch (t.way) {
+      case AttentionWay::few:
+        error = launch_attention_few(t, stream);
+        break;
+      case AttentionWay::many:
+        error = launch_attention_many(t, stream);
+        break;
+      case AttentionWay::rows:
+        error = t.type == DType::f32   ? start_by_rows<float>(t, stream)
+                : t.type == DType::f16 ? start_by_rows<__half>(t, stream)
+                                       : start_by_rows<__nv_bfloat16>(t, stream);
+        break;
+    }
+  }
+  if (error != cudaSuccess || t.splits == 1) return error;
+  return t.type == DType::f32 ? join<float>(t, stream) : t.type == DType::f16 ? join<__half>(t, stream) : join<__nv_bfloat16>(t, stream);
 }
 
 }  // namespace forebay::cuda

@@ -59,6 +59,9 @@ enum class UnaryOp : int {
 // boolean (logic).
 cudaError_t launch_binary(BinaryOp op, DType type, const Walk& walk, void* y, const void* a,
                           const void* b, cudaStream_t stream);
+// Large operands that lie alike, 16 bytes at a time; false where there is no such kernel.
+bool launch_long_binary(BinaryOp op, DType type, const Walk& walk, void* y, const void* a, const void* b, cudaStream_t stream,
+                        cudaError_t* error);
 cudaError_t launch_unary(UnaryOp op, DType type, std::int64_t count, void* y, const void* a,
                          cudaStream_t stream);
 cudaError_t launch_cast(DType from, DType to, std::int64_t count, void* y, const void* a,
@@ -102,6 +105,10 @@ struct RotateTask {
 };
 cudaError_t launch_rotate(DType type, DType table_type, const RotateTask& task, void* y, const void* x, const void* cos, const void* sin, cudaStream_t stream);
 
+// As launch_long_binary.
+bool launch_long_rotate(DType type, DType table_type, const RotateTask& task, void* y, const void* x, const void* cos, const void* sin,
+                        cudaStream_t stream, cudaError_t* error);
+
 // Over rows of `length`; f32 sums in a fixed order.
 cudaError_t launch_softmax(DType type, std::int64_t rows, std::int64_t length, void* y,
                            const void* a, cudaStream_t stream);
@@ -117,7 +124,8 @@ struct ProductTask {
   float* sums = nullptr;  // f32, the layout of y; null: nothing is carried over from call to call
   std::int64_t m = 0, n = 0, k = 0;  // of this call
   std::int64_t a_row = 0, a_col = 1, b_row = 0, b_col = 1;
-  std::int64_t y_row = 0;  // elements from row to row of y and sums
+  std::int64_t y_row = 0;  // elements from row to row of y, and of sums but for launch_finish
+  std::int64_t sums_row = 0;
   std::int64_t c_row = 0, c_col = 0;
   std::int64_t batches = 1, a_batch = 0, b_batch = 0, y_batch = 0;
   float alpha = 1, beta = 0;
@@ -144,7 +152,7 @@ cudaError_t launch_axpy(const ProductTask& task, cudaStream_t stream);
 cudaError_t launch_axpy_slabs(const ProductTask& task, const SlabTable& table, cudaStream_t stream);  // of k
 // Any number of rows, any strides: one FMA chain an output in the order of k.
 cudaError_t launch_tiles(const ProductTask& task, cudaStream_t stream);
-// sums to y, when another made the sums.
+// sums to y, when another made the sums; one batch.
 cudaError_t launch_finish(const ProductTask& task, cudaStream_t stream);
 
 }  // namespace forebay::cuda

@@ -275,6 +275,7 @@ void start_select(const Walk& walk, void* y, const void* condition, const void* 
 cudaError_t launch_binary(BinaryOp op, DType type, const Walk& walk, void* y, const void* a,
                           const void* b, cudaStream_t stream) {
   if (walk.total == 0) return cudaSuccess;
+  if (cudaError_t error = cudaSuccess; launch_long_binary(op, type, walk, y, a, b, stream, &error)) return error;
   switch (type) {
     case DType::f32:
       return start_float<float>(op, walk, y, a, b, stream);
@@ -385,6 +386,7 @@ cudaError_t launch_activation(Activation activation, float alpha, float beta, DT
 
 cudaError_t launch_rotate(DType type, DType table_type, const RotateTask& task, void* y, const void* x, const void* cos, const void* sin, cudaStream_t stream) {
   if (task.walk.total == 0) return cudaSuccess;
+  if (cudaError_t error = cudaSuccess; launch_long_rotate(type, table_type, task, y, x, cos, sin, stream, &error)) return error;
   switch (type) {
     case DType::f32: return start_rotate<float>(table_type, task, y, x, cos, sin, stream);
     case DType::f16: return start_rotate<__half>(table_type, task, y, x, cos, sin, stream);

@@ -58,16 +58,6 @@ __global__ void __launch_bounds__(256) tiles(const __grid_constant__ ProductTask
   }
 }
 
-__global__ void finish(const __grid_constant__ ProductTask task) {
-  const std::int64_t total = task.batches * task.m * task.n,
-                     step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total;
-       i += step) {
-    const std::int64_t n = i % task.n, m = i / task.n % task.m, batch = i / task.n / task.m;
-    finish_one(task, batch, m, n, task.sums[batch * task.y_batch + m * task.y_row + n]);
-  }
-}
-
 template <typename T>
 cudaError_t start_tiles(const ProductTask& task, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>((task.n + kTile - 1) / kTile),
@@ -91,13 +81,6 @@ cudaError_t launch_tiles(const ProductTask& task, cudaStream_t stream) {
     default:
       return cudaErrorInvalidValue;
   }
-}
-
-cudaError_t launch_finish(const ProductTask& task, cudaStream_t stream) {
-  const std::int64_t total = task.batches * task.m * task.n;
-  if (total == 0) return cudaSuccess;
-  finish<<<blocks_for(total, 256), 256, 0, stream>>>(task);
-  return cudaGetLastError();
 }
 
 }  // namespace forebay::cuda

@@ -75,6 +75,8 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
     const bool few = layout_.m <= kFewRows && layout_.a_col == 1;
     way_ = !few ? Way::tiles : spec_.trans_b ? Way::row_dot : Way::axpy;
     library_.clear();
+    // A slab's sums are finished at once: room for one, small enough to stay in the device's cache.
+    sums_columns_ = consumption_ == plan::Consumption::by_output ? *std::max_element(rows.begin(), rows.end()) : layout_.n;
     library_shapes_.clear();
     mma_serves_ = way_ == Way::tiles && serves_mma(context);
     if (way_ == Way::tiles) find_library_shapes(context);
@@ -122,7 +124,7 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
 
   std::uint64_t workspace_bytes() const override {
     const bool sums = consumption_ == plan::Consumption::by_reduction || (way_ == Way::library && with_sums());
-    return sums ? static_cast<std::uint64_t>(task_.batches * layout_.m * layout_.n) * sizeof(float) : 0;
+    return sums ? static_cast<std::uint64_t>(task_.batches * layout_.m * sums_columns_) * sizeof(float) : 0;
   }
   std::string_view id() const override { return name_of(way_); }
 
@@ -132,8 +134,7 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
       case Way::row_dot: return check(launch_row_dot(task, queue_stream()));
       case Way::axpy: return check(launch_axpy(task, queue_stream()));
       case Way::tiles: return check(launch_tiles(task, queue_stream()));
-      case Way::mma:
-        return check(launch_mma(task, queue_stream()));
+      case Way::mma: return check(launch_mma(task, queue_stream()));
       case Way::library: return run_library(call, task);
     }
     return {};
@@ -205,7 +206,7 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
     task.a = a;
     task.b = call.inputs[1].data + layout_.b_offsets[0] * size;
     task.y = call.outputs[0].data + column * y_size;
-    if (task.sums != nullptr) task.sums += column;
+    task.sums_row = consumption_ == plan::Consumption::by_output ? task.n : layout_.n;
     if (task.c_type != DType::none)
       task.c = call.inputs[2].data + column * task.c_col * (dtype_bits(task.c_type) / 8);
     return task;
@@ -248,12 +249,12 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
     // The output's alignment is that of the worst slab's first column and of its rows.
     std::int64_t alignment = 16, column = 0;
     const std::int64_t d_size = dtype_bits(d_type) / 8;
+    const bool own_rows = output && with_sums();
     for (const std::int64_t rows : sizes) {
-      while (alignment > d_size && ((output ? column : 0) * d_size % alignment != 0 ||
-                                    layout_.n * d_size % alignment != 0))
-        alignment /= 2;
-      if (reduction && column * (dtype_bits(type_) / 8) % 16 != 0)
-        return;  // the part of A that meets the slab
+      const std::int64_t begin = output && !own_rows ? column : 0, row = own_rows ? rows : layout_.n;
+      while (alignment > d_size && (begin * d_size % alignment != 0 || row * d_size % alignment != 0)) alignment /= 2;
+      // The part of A that meets the slab.
+      if (reduction && column * (dtype_bits(type_) / 8) % 16 != 0) return;
       column += rows;
     }
     for (std::size_t i = 0; i < sizes.size(); ++i) {
@@ -263,7 +264,7 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
       shape.k = reduction ? sizes[i] : layout_.k;
       shape.b_rows = b_rows;
       shape.a_row = layout_.a_row;
-      shape.d_row = layout_.n;
+      shape.d_row = own_rows ? sizes[i] : layout_.n;
       shape.type = type_;
       shape.d_type = d_type;
       shape.add = reduction && i > 0;
@@ -296,6 +297,7 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
     LtShape shape = library_.front()->shape();
     shape.n = task.n;
     shape.k = task.k;
+    shape.d_row = with_sums() ? task.sums_row : task.y_row;
     shape.add = !task.first;
     const LtProduct* product = find(shape);
     if (product == nullptr)
@@ -313,6 +315,7 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
   plan::Consumption consumption_ = plan::Consumption::whole;
   DType type_ = DType::none, y_type_ = DType::none;
   ProductTask task_;
+  std::int64_t sums_columns_ = 0;
   Way way_ = Way::tiles;
   std::vector<LtShape> library_shapes_;
   std::vector<std::unique_ptr<LtProduct>> library_;

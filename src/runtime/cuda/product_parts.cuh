@@ -11,13 +11,14 @@ __device__ inline float read_number(DType type, const void* data, std::int64_t a
   return widen(static_cast<const __nv_bfloat16*>(data)[at]);
 }
 
-// alpha, C and y's dtype: product and sum are rounded apart, as on the CPU.
-__device__ inline void finish_one(const ProductTask& task, std::int64_t batch, std::int64_t m,
-                                  std::int64_t n, float sum) {
+// alpha, C and the activation: product and sum are rounded apart, as on the CPU.
+__device__ inline float finished(const ProductTask& task, std::int64_t m, std::int64_t n, float sum) {
   float value = task.alpha * sum;
-  if (task.c != nullptr)
-    value += task.beta * read_number(task.c_type, task.c, m * task.c_row + n * task.c_col);
-  value = activate(task.activation, task.activation_alpha, task.activation_beta, value);
+  if (task.c != nullptr) value += task.beta * read_number(task.c_type, task.c, m * task.c_row + n * task.c_col);
+  return activate(task.activation, task.activation_alpha, task.activation_beta, value);
+}
+__device__ inline void finish_one(const ProductTask& task, std::int64_t batch, std::int64_t m, std::int64_t n, float sum) {
+  const float value = finished(task, m, n, sum);
   const std::int64_t at = batch * task.y_batch + m * task.y_row + n;
   if (task.y_type == DType::f32) {
     static_cast<float*>(task.y)[at] = value;

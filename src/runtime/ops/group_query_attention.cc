@@ -15,55 +15,15 @@
 #include "runtime/ops/infer.h"
 #include "runtime/ops/lane_sums.h"
 #include "runtime/ops/rotary.h"
+#include "runtime/ops/vendor_attention.h"
 
 namespace forebay::ops {
 namespace {
 
-enum : std::size_t {
-  kQuery,
-  kKey,
-  kValue,
-  kPastKey,
-  kPastValue,
-  kLengths,
-  kTotal,
-  kCos,
-  kSin,
-  kPositions,
-  kAdded,
-  kSink,
-  kKeyScale,
-  kValueScale,
-  kQueryNorm,
-  kKeyNorm
-};
+using enum GroupQuery::Input;
 
 bool has(std::span<const TypeShape> inputs, std::size_t i) {
   return i < inputs.size() && inputs[i].present();
-}
-
-struct Group {
-  std::int64_t batch = -1, heads = 0, kv_heads = 0, queries = -1, head = -1, past = 0;
-  bool packed = false;  // key and value lie in the query's rows
-};
-
-Result<Group> group_of(const NodeView& node, std::span<const TypeShape> inputs) {
-  Group g;
-  g.heads = node.integer("num_heads", 0);
-  g.kv_heads = node.integer("kv_num_heads", 0);
-  if (g.heads < 1 || g.kv_heads < 1 || g.heads % g.kv_heads != 0) return node.invalid("num_heads must be a multiple of kv_num_heads");
-  g.packed = !has(inputs, kKey);
-  if (g.packed == has(inputs, kValue)) return node.invalid("key and value come together");
-  const auto& q = inputs[kQuery].dims;
-  if (q.size() != 3) return node.invalid("query " + dims_text(q) + " must have 3 dimensions");
-  const std::int64_t all = g.heads + (g.packed ? 2 * g.kv_heads : 0);
-  if (q[2] >= 0 && q[2] % all != 0) return node.invalid("the heads do not divide the query " + dims_text(q));
-  g.batch = q[0];
-  g.queries = q[1];
-  g.head = q[2] < 0 ? -1 : q[2] / all;
-  if (has(inputs, kPastKey) != has(inputs, kPastValue)) return node.invalid("past_key and past_value come together");
-  if (has(inputs, kPastKey)) g.past = inputs[kPastKey].has_rank && inputs[kPastKey].dims.size() == 4 ? inputs[kPastKey].dims[2] : -1;
-  return g;
 }
 
 Status refuse_rarities(const NodeView& node, std::span<const TypeShape> inputs) {
@@ -102,7 +62,7 @@ Status infer_group_query(InferContext& context) {
     for (std::size_t i = 0; i < 3; ++i) context.set_output_unranked(i, dtype);
     return {};
   }
-  FB_ASSIGN(const Group g, group_of(node, inputs));
+  FB_ASSIGN(const GroupQuery g, group_query_dims(node, inputs));
   bool known = false;
   const std::vector<std::int64_t> total = context.integers(kTotal, &known);
   if (known && (total.size() != 1 || total[0] < 0)) return node.invalid("total_sequence_length must be one number");
@@ -124,32 +84,21 @@ class GroupQueryAttention final : public AttentionFront {
  protected:
   Status setup(const PrepareContext& context) override {
     const NodeView& node = context.node;
-    FB_ASSIGN(g_, group_of(node, context.inputs));
-    total_ = host_integers(*context.values[kTotal])[0];
-    length_ = std::max(g_.past, total_);
-    prompt_ = total_ == g_.queries;
-    causal_ = node.integer("causal", 1) != 0;
-    window_ = node.integer("local_window_size", -1);
-    rotary_ = node.integer("do_rotary", 0) != 0;
-    interleaved_ = node.integer("rotary_interleaved", 0) != 0;
-    norm_ = has(context.inputs, kQueryNorm);
-    norm_epsilon_ = node.real("qk_norm_epsilon", 1e-6f);
-    sink_ = has(context.inputs, kSink) || node.integer("smooth_softmax", 0) == 1;
+    FB_ASSIGN(g_, group_query(context));
     name_ = "com.microsoft.GroupQueryAttention '" + std::string(node.name()) + "': ";
-    FB_TRY(check(context));
     // A sink is one more key of zeros, whose score the mask gives, and a value of zeros.
-    FrontDims dims{g_.batch, g_.heads, g_.kv_heads, g_.queries, total_ + (sink_ ? 1 : 0), g_.head, g_.head};
-    const bool added = has(context.inputs, kAdded), windowed = window_ > 0 && window_ < total_;
-    if (!prompt_ || !causal_ || windowed || added || sink_) {
-      dims.mask_batch = prompt_ && causal_ && !added ? 1 : g_.batch;
+    FrontDims dims{g_.batch, g_.heads, g_.kv_heads, g_.queries, g_.total + (g_.sink ? 1 : 0), g_.head, g_.head};
+    const bool added = has(context.inputs, kAdded), windowed = g_.window > 0 && g_.window < g_.total;
+    if (!g_.prompt || !g_.causal || windowed || added || g_.sink) {
+      dims.mask_batch = g_.prompt && g_.causal && !added ? 1 : g_.batch;
       dims.mask_heads = (added && context.inputs[kAdded].dims[1] > 1) || has(context.inputs, kSink) ? g_.heads : 1;
       dims.mask_rows = g_.queries;
     }
-    const bool gathers = length_ != total_ || sink_;
+    const bool gathers = g_.length != g_.total || g_.sink;
     const auto lost = [&](std::size_t output) {  // room for a present that nobody wants
       return context.outputs.size() > output && context.outputs[output].present()
                  ? 0
-                 : float_bytes(g_.batch * g_.kv_heads * length_ * g_.head, static_cast<std::uint64_t>(dtype_bits(cache_)) / 8);
+                 : float_bytes(g_.batch * g_.kv_heads * g_.length * g_.head, static_cast<std::uint64_t>(dtype_bits(cache_)) / 8);
     };
     cache_ = context.inputs[kQuery].dtype;
     for (const std::size_t i : {kPastKey, kPastValue}) {
@@ -183,46 +132,6 @@ class GroupQueryAttention final : public AttentionFront {
   }
 
  private:
-  Status check(const PrepareContext& context) {
-    const NodeView& node = context.node;
-    const auto dims_are = [&](std::size_t i, std::vector<std::int64_t> dims) {
-      return !has(context.inputs, i) || context.inputs[i].dims == dims;
-    };
-    const std::int64_t kv = g_.kv_heads * g_.head;
-    const bool fits = dims_are(kKey, {g_.batch, g_.queries, kv}) && dims_are(kValue, {g_.batch, g_.queries, kv}) &&
-                      dims_are(kPastKey, {g_.batch, g_.kv_heads, g_.past, g_.head}) &&
-                      dims_are(kPastValue, {g_.batch, g_.kv_heads, g_.past, g_.head}) && dims_are(kSink, {g_.heads}) &&
-                      dims_are(kQueryNorm, {g_.head}) && dims_are(kKeyNorm, {g_.head}) &&
-                      context.inputs[kLengths].shape().elements() == g_.batch;
-    if (!fits)
-      return node.invalid("key, value, past, seqlens_k, head_sink or norm weights do not fit the query " +
-                          dims_text(context.inputs[kQuery].dims));
-    if (total_ < g_.queries)
-      return node.invalid("total_sequence_length " + std::to_string(total_) + " is below the " + std::to_string(g_.queries) +
-                          " new positions");
-    if (rotary_) {
-      const auto &cos = context.inputs[kCos].dims, &sin = context.inputs[kSin].dims;
-      if (cos.size() != 2 || cos != sin || 2 * cos[1] > g_.head)
-        return node.invalid("cos_cache " + dims_text(cos) + " and sin_cache " + dims_text(sin) + " do not fit heads of " +
-                            std::to_string(g_.head));
-      positions_ = cos[0];
-      half_ = cos[1];
-      // Of a first prompt only the first number counts.
-      const std::int64_t ids = has(context.inputs, kPositions) ? context.inputs[kPositions].shape().elements() : 0;
-      if (has(context.inputs, kPositions) && ids != g_.batch * g_.queries && (!prompt_ || ids < 1)) {
-        return node.invalid("position_ids must be one for each position");
-      }
-    }
-    if (has(context.inputs, kAdded)) {
-      const auto& added = context.inputs[kAdded].dims;
-      const bool good = added.size() == 4 && (added[0] == 1 || added[0] == g_.batch) && (added[1] == 1 || added[1] == g_.heads) &&
-                        added[2] == g_.queries && added[3] >= total_;
-      if (!good) return node.invalid("attention_bias " + dims_text(added) + " does not fit");
-      added_dims_ = added;
-    }
-    return {};
-  }
-
   static const float* floats(const KernelCall& call, std::size_t i) {
     return call.inputs.size() > i && call.inputs[i].present() ? reinterpret_cast<const float*>(call.inputs[i].data) : nullptr;
   }
@@ -230,26 +139,26 @@ class GroupQueryAttention final : public AttentionFront {
   std::int64_t rows_after(const KernelCall& call, std::int64_t b) const {
     return std::int64_t{reinterpret_cast<const std::int32_t*>(call.inputs[kLengths].data)[b]} + 1;
   }
-  std::int64_t rows_before(const KernelCall& call, std::int64_t b) const { return prompt_ ? 0 : rows_after(call, b) - g_.queries; }
+  std::int64_t rows_before(const KernelCall& call, std::int64_t b) const { return g_.prompt ? 0 : rows_after(call, b) - g_.queries; }
 
   std::int64_t position(const KernelCall& call, std::int64_t b, std::int64_t i) const {
     const bool given = call.inputs.size() > kPositions && call.inputs[kPositions].present();
     const auto* ids = given ? reinterpret_cast<const std::int64_t*>(call.inputs[kPositions].data) : nullptr;
-    if (prompt_) return (given ? ids[0] : 0) + i;
+    if (g_.prompt) return (given ? ids[0] : 0) + i;
     return given ? ids[b * g_.queries + i] : rows_before(call, b) + i;
   }
 
   Status check_sequence(const KernelCall& call, std::int64_t b) const {
     const std::int64_t after = rows_after(call, b), before = rows_before(call, b);
-    if (after < 1 || after > total_ || before < 0 || before > g_.past) {
+    if (after < 1 || after > g_.total || before < 0 || before > g_.past) {
       return Status(Code::invalid_argument, name_ + "seqlens_k[" + std::to_string(b) + "] is " + std::to_string(after - 1) +
                                                 ", but there are " + std::to_string(g_.queries) + " new positions, a past of " +
-                                                std::to_string(g_.past) + " and a total_sequence_length of " + std::to_string(total_));
+                                                std::to_string(g_.past) + " and a total_sequence_length of " + std::to_string(g_.total));
     }
-    for (std::int64_t i = 0; rotary_ && i < g_.queries; ++i) {
-      if (const std::int64_t at = position(call, b, i); at < 0 || at >= positions_) {
+    for (std::int64_t i = 0; g_.rotary && i < g_.queries; ++i) {
+      if (const std::int64_t at = position(call, b, i); at < 0 || at >= g_.positions) {
         return Status(Code::invalid_argument,
-                      name_ + "position " + std::to_string(at) + " is outside of the cache of " + std::to_string(positions_));
+                      name_ + "position " + std::to_string(at) + " is outside of the cache of " + std::to_string(g_.positions));
       }
     }
     return {};
@@ -257,8 +166,8 @@ class GroupQueryAttention final : public AttentionFront {
 
   // The new rows of queries or keys, in place: normalised and rotated as asked.
   void turn(const KernelCall& call, std::size_t norm, std::int64_t heads, float* data) const {
-    if (!norm_ && !rotary_) return;
-    const float *weight = norm_ ? floats(call, norm) : nullptr, *cos = floats(call, kCos), *sin = floats(call, kSin);
+    if (!g_.norm && !g_.rotary) return;
+    const float *weight = g_.norm ? floats(call, norm) : nullptr, *cos = floats(call, kCos), *sin = floats(call, kSin);
     call.pool->parallel_for(g_.batch * heads, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t unit = begin; unit < end; ++unit) {
         const std::int64_t b = unit / heads;
@@ -266,12 +175,12 @@ class GroupQueryAttention final : public AttentionFront {
           float* x = data + (unit * g_.queries + i) * g_.head;
           if (weight != nullptr) {
             const float mean = lane_sum<float>(g_.head, [x](std::int64_t e) { return x[e] * x[e]; }) / static_cast<float>(g_.head);
-            const float inverse = 1.0f / std::sqrt(mean + norm_epsilon_);
+            const float inverse = 1.0f / std::sqrt(mean + g_.norm_epsilon);
             for (std::int64_t e = 0; e < g_.head; ++e) x[e] = x[e] * inverse * weight[e];
           }
-          if (!rotary_) continue;
-          const std::int64_t at = position(call, b, i) * half_;
-          rotate_head(x, cos + at, sin + at, x, half_, interleaved_);
+          if (!g_.rotary) continue;
+          const std::int64_t at = position(call, b, i) * g_.half;
+          rotate_head(x, cos + at, sin + at, x, g_.half, g_.interleaved);
         }
       }
     });
@@ -282,13 +191,13 @@ class GroupQueryAttention final : public AttentionFront {
     const bool wanted = call.outputs.size() > output && call.outputs[output].present();
     std::byte* to = wanted ? call.outputs[output].data : extra_scratch(call) + (output == 1 ? keys_at_ : values_at_);
     const std::int64_t row = g_.head * dtype_bits(cache_) / 8;
-    if (g_.past > 0) copy_heads(*call.pool, call.inputs[past].data, g_.batch * g_.kv_heads, g_.past, g_.past, row, to, length_);
+    if (g_.past > 0) copy_heads(*call.pool, call.inputs[past].data, g_.batch * g_.kv_heads, g_.past, g_.past, row, to, g_.length);
     for (std::int64_t unit = 0; unit < g_.batch * g_.kv_heads; ++unit)
-      std::fill(to + (unit * length_ + g_.past) * row, to + (unit + 1) * length_ * row, std::byte{0});
+      std::fill(to + (unit * g_.length + g_.past) * row, to + (unit + 1) * g_.length * row, std::byte{0});
     for (std::int64_t b = 0; b < g_.batch; ++b) {
       HeadRows one = fresh;
       one.data = fresh.at(b, 0, 0);
-      write_rows(*call.pool, one, 1, g_.kv_heads, g_.queries, g_.head, cache_, to + b * g_.kv_heads * length_ * row, length_,
+      write_rows(*call.pool, one, 1, g_.kv_heads, g_.queries, g_.head, cache_, to + b * g_.kv_heads * g_.length * row, g_.length,
                  rows_before(call, b));
     }
     return to;
@@ -296,10 +205,11 @@ class GroupQueryAttention final : public AttentionFront {
 
   // The rows that may be seen, one head after the other: the cache itself unless it is longer, or a sink follows.
   const std::byte* seen_rows(const KernelCall& call, const std::byte* cache, std::byte* scratch) const {
-    if (length_ == total_ && !sink_) return cache;
+    if (g_.length == g_.total && !g_.sink) return cache;
     const std::int64_t heads = g_.batch * g_.kv_heads, row = g_.head * dtype_bits(cache_) / 8;
-    copy_heads(*call.pool, cache, heads, length_, total_, row, scratch, dims_.keys);
-    for (std::int64_t unit = 0; sink_ && unit < heads; ++unit) std::fill_n(scratch + (unit * dims_.keys + total_) * row, row, std::byte{0});
+    copy_heads(*call.pool, cache, heads, g_.length, g_.total, row, scratch, dims_.keys);
+    for (std::int64_t unit = 0; g_.sink && unit < heads; ++unit)
+      std::fill_n(scratch + (unit * dims_.keys + g_.total) * row, row, std::byte{0});
     return scratch;
   }
 
@@ -310,25 +220,21 @@ class GroupQueryAttention final : public AttentionFront {
     call.pool->parallel_for(dims_.mask_batch * heads * g_.queries, 16, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin; r < end; ++r) {
         const std::int64_t b = r / (heads * g_.queries), h = r / g_.queries % heads, i = r % g_.queries;
-        const std::int64_t last = causal_ ? rows_before(call, b) + i + 1 : rows_after(call, b),
-                           first = causal_ && window_ > 0 ? std::max<std::int64_t>(0, last - window_) : 0;
+        const std::int64_t last = g_.causal ? rows_before(call, b) + i + 1 : rows_after(call, b),
+                           first = g_.causal && g_.window > 0 ? std::max<std::int64_t>(0, last - g_.window) : 0;
         const float* more = nullptr;
         if (added != nullptr)
-          more =
-              added + (((added_dims_[0] == 1 ? 0 : b) * added_dims_[1] + (added_dims_[1] == 1 ? 0 : h)) * g_.queries + i) * added_dims_[3];
+          more = added + (((g_.added_dims[0] == 1 ? 0 : b) * g_.added_dims[1] + (g_.added_dims[1] == 1 ? 0 : h)) * g_.queries + i) *
+                             g_.added_dims[3];
         float* row = mask + r * keys;
-        for (std::int64_t j = 0; j < total_; ++j) row[j] = j < first || j >= last ? kNever : more != nullptr ? more[j] : 0.0f;
-        if (sink_) row[total_] = sink != nullptr ? sink[h] : 0.0f;
+        for (std::int64_t j = 0; j < g_.total; ++j) row[j] = j < first || j >= last ? kNever : more != nullptr ? more[j] : 0.0f;
+        if (g_.sink) row[g_.total] = sink != nullptr ? sink[h] : 0.0f;
       }
     });
   }
 
-  Group g_;
-  std::int64_t total_ = 0, length_ = 0, window_ = -1, positions_ = 0, half_ = 0;
-  bool prompt_ = false, causal_ = true, rotary_ = false, interleaved_ = false, norm_ = false, sink_ = false;
-  float norm_epsilon_ = 1e-6f;
+  GroupQuery g_;
   std::uint64_t keys_at_ = 0, values_at_ = 0;  // of presents that nobody wants, behind the new keys in the extra scratch
-  std::vector<std::int64_t> added_dims_;
   std::string name_;
 };
 
@@ -341,6 +247,76 @@ constexpr OpSpec kSpecs[] = {
 };
 
 }  // namespace
+
+Result<GroupQuery> group_query_dims(const NodeView& node, std::span<const TypeShape> inputs) {
+  GroupQuery g;
+  g.heads = node.integer("num_heads", 0);
+  g.kv_heads = node.integer("kv_num_heads", 0);
+  if (g.heads < 1 || g.kv_heads < 1 || g.heads % g.kv_heads != 0) return node.invalid("num_heads must be a multiple of kv_num_heads");
+  g.packed = !has(inputs, kKey);
+  if (g.packed == has(inputs, kValue)) return node.invalid("key and value come together");
+  const auto& q = inputs[kQuery].dims;
+  if (q.size() != 3) return node.invalid("query " + dims_text(q) + " must have 3 dimensions");
+  const std::int64_t all = g.heads + (g.packed ? 2 * g.kv_heads : 0);
+  if (q[2] >= 0 && q[2] % all != 0) return node.invalid("the heads do not divide the query " + dims_text(q));
+  g.batch = q[0];
+  g.queries = q[1];
+  g.head = q[2] < 0 ? -1 : q[2] / all;
+  if (has(inputs, kPastKey) != has(inputs, kPastValue)) return node.invalid("past_key and past_value come together");
+  if (has(inputs, kPastKey)) g.past = inputs[kPastKey].has_rank && inputs[kPastKey].dims.size() == 4 ? inputs[kPastKey].dims[2] : -1;
+  return g;
+}
+
+Result<GroupQuery> group_query(const PrepareContext& context) {
+  const NodeView& node = context.node;
+  FB_ASSIGN(GroupQuery g, group_query_dims(node, context.inputs));
+  g.total = host_integers(*context.values[kTotal])[0];
+  g.length = std::max(g.past, g.total);
+  g.prompt = g.total == g.queries;
+  g.causal = node.integer("causal", 1) != 0;
+  g.window = node.integer("local_window_size", -1);
+  g.rotary = node.integer("do_rotary", 0) != 0;
+  g.interleaved = node.integer("rotary_interleaved", 0) != 0;
+  g.norm = has(context.inputs, kQueryNorm);
+  g.norm_epsilon = node.real("qk_norm_epsilon", 1e-6f);
+  g.sink = has(context.inputs, kSink) || node.integer("smooth_softmax", 0) == 1;
+  const auto dims_are = [&](std::size_t i, std::vector<std::int64_t> dims) {
+    return !has(context.inputs, i) || context.inputs[i].dims == dims;
+  };
+  const std::int64_t kv = g.kv_heads * g.head;
+  const bool fits = dims_are(kKey, {g.batch, g.queries, kv}) && dims_are(kValue, {g.batch, g.queries, kv}) &&
+                    dims_are(kPastKey, {g.batch, g.kv_heads, g.past, g.head}) &&
+                    dims_are(kPastValue, {g.batch, g.kv_heads, g.past, g.head}) && dims_are(kSink, {g.heads}) &&
+                    dims_are(kQueryNorm, {g.head}) && dims_are(kKeyNorm, {g.head}) &&
+                    context.inputs[kLengths].shape().elements() == g.batch;
+  if (!fits)
+    return node.invalid("key, value, past, seqlens_k, head_sink or norm weights do not fit the query " +
+                        dims_text(context.inputs[kQuery].dims));
+  if (g.total < g.queries)
+    return node.invalid("total_sequence_length " + std::to_string(g.total) + " is below the " + std::to_string(g.queries) +
+                        " new positions");
+  if (g.rotary) {
+    const auto &cos = context.inputs[kCos].dims, &sin = context.inputs[kSin].dims;
+    if (cos.size() != 2 || cos != sin || 2 * cos[1] > g.head)
+      return node.invalid("cos_cache " + dims_text(cos) + " and sin_cache " + dims_text(sin) + " do not fit heads of " +
+                          std::to_string(g.head));
+    g.positions = cos[0];
+    g.half = cos[1];
+    // Of a first prompt only the first number counts.
+    const std::int64_t ids = has(context.inputs, kPositions) ? context.inputs[kPositions].shape().elements() : 0;
+    if (has(context.inputs, kPositions) && ids != g.batch * g.queries && (!g.prompt || ids < 1)) {
+      return node.invalid("position_ids must be one for each position");
+    }
+  }
+  if (has(context.inputs, kAdded)) {
+    const auto& added = context.inputs[kAdded].dims;
+    const bool good = added.size() == 4 && (added[0] == 1 || added[0] == g.batch) && (added[1] == 1 || added[1] == g.heads) &&
+                      added[2] == g.queries && added[3] >= g.total;
+    if (!good) return node.invalid("attention_bias " + dims_text(added) + " does not fit");
+    g.added_dims = added;
+  }
+  return g;
+}
 
 std::span<const OpSpec> group_query_attention_ops() {
   return kSpecs;

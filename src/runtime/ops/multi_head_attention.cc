@@ -7,62 +7,19 @@
 #include "runtime/ops/attention_front.h"
 #include "runtime/ops/families.h"
 #include "runtime/ops/infer.h"
+#include "runtime/ops/vendor_attention.h"
 
 namespace forebay::ops {
 namespace {
 
-enum : std::size_t { kQuery, kKey, kValue, kBias, kPadding, kAdded, kPastKey, kPastValue, kPastLength, kIndirection };
+using enum MultiHead::Input;
+using Form = MultiHead::Form;
 
 bool has(std::span<const TypeShape> inputs, std::size_t i) {
   return i < inputs.size() && inputs[i].present();
 }
 std::int64_t share(std::int64_t size, std::int64_t parts) {
   return size < 0 ? -1 : size / parts;
-}
-
-// How keys and values come.
-enum class Form : std::uint8_t { apart, packed_qkv, packed_kv, by_head };
-
-struct MultiHead {
-  Form form = Form::apart;
-  std::int64_t batch = -1, heads = 1, queries = -1, fresh = -1, past = 0, head = -1, value_head = -1;
-  std::int64_t keys() const { return fresh < 0 || past < 0 ? -1 : past + fresh; }
-};
-
-Result<MultiHead> multi_head(const NodeView& node, std::span<const TypeShape> inputs) {
-  MultiHead m;
-  m.heads = node.integer("num_heads", 0);
-  if (m.heads < 1) return node.invalid("num_heads is needed");
-  const auto& q = inputs[kQuery].dims;
-  if (q.size() == 5) {
-    m.form = Form::packed_qkv;
-    if (has(inputs, kKey) || has(inputs, kValue)) return node.invalid("a packed query comes with no key and value");
-    if (q[2] != m.heads || q[3] != 3)
-      return node.invalid("a packed query " + dims_text(q) + " must be [batch, length, num_heads, 3, size]");
-    m.fresh = q[1];
-    m.head = m.value_head = q[4];
-  } else {
-    if (q.size() != 3 || !has(inputs, kKey)) return node.invalid("query " + dims_text(q) + " must have 3 dimensions and come with a key");
-    const auto& k = inputs[kKey].dims;
-    m.head = m.value_head = share(q[2], m.heads);
-    if (q[2] >= 0 && q[2] % m.heads != 0) return node.invalid("num_heads does not divide the query " + dims_text(q));
-    m.form = k.size() == 5 ? Form::packed_kv : k.size() == 4 ? Form::by_head : Form::apart;
-    if (k.size() < 3 || k.size() > 5 || (k.size() != 5) != has(inputs, kValue))
-      return node.invalid("key " + dims_text(k) + " and value do not fit each other");
-    m.fresh = k.size() == 4 ? k[2] : k[1];
-    if (k.size() == 5 && (k[2] != m.heads || k[3] != 2))
-      return node.invalid("packed keys " + dims_text(k) + " must be [batch, length, num_heads, 2, size]");
-    if (has(inputs, kValue) && inputs[kValue].has_rank) {
-      const auto& v = inputs[kValue].dims;
-      if (v.size() != k.size()) return node.invalid("value " + dims_text(v) + " does not fit the key " + dims_text(k));
-      m.value_head = v.size() == 4 ? v[3] : share(v[2], m.heads);
-    }
-  }
-  m.batch = q[0];
-  m.queries = q[1];
-  if (has(inputs, kPastKey) != has(inputs, kPastValue)) return node.invalid("past_key and past_value come together");
-  if (has(inputs, kPastKey)) m.past = inputs[kPastKey].has_rank && inputs[kPastKey].dims.size() == 4 ? inputs[kPastKey].dims[2] : -1;
-  return m;
 }
 
 Status infer_multi_head(InferContext& context) {
@@ -87,7 +44,7 @@ Status infer_multi_head(InferContext& context) {
     for (std::size_t i = 0; i < 3; ++i) context.set_output_unranked(i, dtype);
     return {};
   }
-  FB_ASSIGN(const MultiHead m, multi_head(node, inputs));
+  FB_ASSIGN(const MultiHead m, multi_head_dims(node, inputs));
   context.set_output(0, dtype, {m.batch, m.queries, m.value_head < 0 ? -1 : m.value_head * m.heads});
   context.set_output(1, dtype, {m.batch, m.heads, m.keys(), m.head});
   context.set_output(2, dtype, {m.batch, m.heads, m.keys(), m.value_head});
@@ -105,19 +62,14 @@ class MultiHeadAttention final : public AttentionFront {
  protected:
   Status setup(const PrepareContext& context) override {
     const NodeView& node = context.node;
-    FB_ASSIGN(m_, multi_head(node, context.inputs));
-    FB_TRY(check(context));
-    causal_ = node.integer("unidirectional", 0) != 0;
-    fill_ = node.real("mask_filter_value", -10000.0f);
-    padding_rank_ = has(context.inputs, kPadding) ? context.inputs[kPadding].dims.size() : 0;
+    FB_ASSIGN(m_, multi_head(context));
     FrontDims dims{m_.batch, m_.heads, m_.heads, m_.queries, m_.keys(), m_.head, m_.value_head};
-    const bool added = has(context.inputs, kAdded), late = causal_ && m_.past > 0;
-    if (padding_rank_ > 0 || added || late) {
-      dims.mask_batch = padding_rank_ > 0 || (added && context.inputs[kAdded].dims[0] > 1) ? m_.batch : 1;
+    const bool added = has(context.inputs, kAdded), late = m_.causal && m_.past > 0;
+    if (m_.padding_rank > 0 || added || late) {
+      dims.mask_batch = m_.padding_rank > 0 || (added && context.inputs[kAdded].dims[0] > 1) ? m_.batch : 1;
       dims.mask_heads = added ? context.inputs[kAdded].dims[1] : 1;
-      dims.mask_rows = added || late || padding_rank_ == 3 ? m_.queries : 1;
+      dims.mask_rows = added || late || m_.padding_rank == 3 ? m_.queries : 1;
     }
-    if (added) added_batch_ = context.inputs[kAdded].dims[0];
     const auto wanted = [&](std::size_t output) { return context.outputs.size() > output && context.outputs[output].present(); };
     // What lies in the graph's type on its way in or out is read in it.
     const bool cached = m_.past > 0 || wanted(1) || wanted(2);
@@ -126,7 +78,7 @@ class MultiHeadAttention final : public AttentionFront {
       if (cached && has(context.inputs, i) && context.inputs[i].dtype != cache)
         return node.unsupported("a past of another type than the query");
     }
-    return plan_front(context, dims, {node.real("scale", 0.0f), 0.0f, causal_ && m_.past == 0, cache, !wanted(1), !wanted(2)});
+    return plan_front(context, dims, {node.real("scale", 0.0f), 0.0f, m_.causal && m_.past == 0, cache, !wanted(1), !wanted(2)});
   }
 
   Status compute(const KernelCall& call) override {
@@ -172,40 +124,6 @@ class MultiHeadAttention final : public AttentionFront {
   }
 
  private:
-  Status check(const PrepareContext& context) const {
-    const auto dims_are = [&](std::size_t i, std::vector<std::int64_t> dims) {
-      return !has(context.inputs, i) || context.inputs[i].dims == dims;
-    };
-    const std::int64_t wide = m_.heads * m_.head, all = m_.keys();
-    bool fits = dims_are(kPastKey, {m_.batch, m_.heads, m_.past, m_.head}) &&
-                dims_are(kPastValue, {m_.batch, m_.heads, m_.past, m_.value_head}) &&
-                dims_are(kBias, {2 * wide + m_.heads * m_.value_head});
-    if (m_.form == Form::apart)
-      fits = fits && dims_are(kKey, {m_.batch, m_.fresh, wide}) && dims_are(kValue, {m_.batch, m_.fresh, m_.heads * m_.value_head});
-    if (m_.form == Form::by_head)
-      fits = fits && dims_are(kKey, {m_.batch, m_.heads, m_.fresh, m_.head}) &&
-             dims_are(kValue, {m_.batch, m_.heads, m_.fresh, m_.value_head});
-    if (m_.form == Form::packed_kv) fits = fits && dims_are(kKey, {m_.batch, m_.fresh, m_.heads, 2, m_.head});
-    if (!fits) return context.node.invalid("key, value, bias or past do not fit the query " + dims_text(context.inputs[kQuery].dims));
-    if (has(context.inputs, kPadding)) {
-      const auto& padding = context.inputs[kPadding].dims;
-      // Start and cumulative lengths of rows, and masks of four dimensions, are of older exports.
-      if (padding.size() > 3 || (padding.size() == 1 && padding[0] != m_.batch)) {
-        return context.node.unsupported("a key_padding_mask " + dims_text(padding));
-      }
-      const bool good =
-          dims_are(kPadding, {m_.batch}) || dims_are(kPadding, {m_.batch, all}) || dims_are(kPadding, {m_.batch, m_.queries, all});
-      if (!good) return context.node.invalid("key_padding_mask " + dims_text(padding) + " does not fit " + std::to_string(all) + " keys");
-    }
-    if (has(context.inputs, kAdded)) {
-      const auto& added = context.inputs[kAdded].dims;
-      const bool good = added.size() == 4 && (added[0] == 1 || added[0] == m_.batch) && (added[1] == 1 || added[1] == m_.heads) &&
-                        added[2] == m_.queries && added[3] == all;
-      if (!good) return context.node.invalid("attention_bias " + dims_text(added) + " does not fit");
-    }
-    return {};
-  }
-
   // Past rows and new rows, one after the other: in the output where it is wanted.
   const std::byte* gather_cache(const KernelCall& call, std::size_t output, const HeadRows& fresh, std::size_t past, std::int64_t size,
                                 std::byte* scratch) const {
@@ -219,10 +137,10 @@ class MultiHeadAttention final : public AttentionFront {
   }
 
   float padding(const KernelCall& call, std::int64_t b, std::int64_t i, std::int64_t j) const {
-    if (padding_rank_ == 0) return 0;
+    if (m_.padding_rank == 0) return 0;
     const auto* mask = reinterpret_cast<const std::int32_t*>(call.inputs[kPadding].data);
-    if (padding_rank_ == 1) return j < mask[b] ? 0 : fill_;
-    return mask[(padding_rank_ == 2 ? b : b * m_.queries + i) * m_.keys() + j] > 0 ? 0 : fill_;
+    if (m_.padding_rank == 1) return j < mask[b] ? 0 : m_.fill;
+    return mask[(m_.padding_rank == 2 ? b : b * m_.queries + i) * m_.keys() + j] > 0 ? 0 : m_.fill;
   }
 
   void write_mask(const KernelCall& call, float* mask) const {
@@ -233,9 +151,9 @@ class MultiHeadAttention final : public AttentionFront {
     call.pool->parallel_for(dims_.mask_batch * heads * rows, 16, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin; r < end; ++r) {
         const std::int64_t b = r / (heads * rows), h = r / rows % heads, i = r % rows;
-        const float* more = added != nullptr ? added + (((added_batch_ == 1 ? 0 : b) * heads + h) * rows + i) * length : nullptr;
+        const float* more = added != nullptr ? added + (((m_.added_batch == 1 ? 0 : b) * heads + h) * rows + i) * length : nullptr;
         for (std::int64_t j = 0; j < length; ++j) {
-          const bool later = causal_ && m_.past > 0 && j > i + m_.past;
+          const bool later = m_.causal && m_.past > 0 && j > i + m_.past;
           mask[r * length + j] = later ? kNever : padding(call, b, i, j) + (more != nullptr ? more[j] : 0.0f);
         }
       }
@@ -243,10 +161,6 @@ class MultiHeadAttention final : public AttentionFront {
   }
 
   MultiHead m_;
-  bool causal_ = false;
-  float fill_ = 0;
-  std::size_t padding_rank_ = 0;
-  std::int64_t added_batch_ = 1;
 };
 
 Result<std::unique_ptr<Kernel>> create(const NodeView&, std::span<const TypeShape>, std::span<const TypeShape>) {
@@ -258,6 +172,79 @@ constexpr OpSpec kSpecs[] = {
 };
 
 }  // namespace
+
+Result<MultiHead> multi_head_dims(const NodeView& node, std::span<const TypeShape> inputs) {
+  MultiHead m;
+  m.heads = node.integer("num_heads", 0);
+  if (m.heads < 1) return node.invalid("num_heads is needed");
+  const auto& q = inputs[kQuery].dims;
+  if (q.size() == 5) {
+    m.form = Form::packed_qkv;
+    if (has(inputs, kKey) || has(inputs, kValue)) return node.invalid("a packed query comes with no key and value");
+    if (q[2] != m.heads || q[3] != 3)
+      return node.invalid("a packed query " + dims_text(q) + " must be [batch, length, num_heads, 3, size]");
+    m.fresh = q[1];
+    m.head = m.value_head = q[4];
+  } else {
+    if (q.size() != 3 || !has(inputs, kKey)) return node.invalid("query " + dims_text(q) + " must have 3 dimensions and come with a key");
+    const auto& k = inputs[kKey].dims;
+    m.head = m.value_head = share(q[2], m.heads);
+    if (q[2] >= 0 && q[2] % m.heads != 0) return node.invalid("num_heads does not divide the query " + dims_text(q));
+    m.form = k.size() == 5 ? Form::packed_kv : k.size() == 4 ? Form::by_head : Form::apart;
+    if (k.size() < 3 || k.size() > 5 || (k.size() != 5) != has(inputs, kValue))
+      return node.invalid("key " + dims_text(k) + " and value do not fit each other");
+    m.fresh = k.size() == 4 ? k[2] : k[1];
+    if (k.size() == 5 && (k[2] != m.heads || k[3] != 2))
+      return node.invalid("packed keys " + dims_text(k) + " must be [batch, length, num_heads, 2, size]");
+    if (has(inputs, kValue) && inputs[kValue].has_rank) {
+      const auto& v = inputs[kValue].dims;
+      if (v.size() != k.size()) return node.invalid("value " + dims_text(v) + " does not fit the key " + dims_text(k));
+      m.value_head = v.size() == 4 ? v[3] : share(v[2], m.heads);
+    }
+  }
+  m.batch = q[0];
+  m.queries = q[1];
+  if (has(inputs, kPastKey) != has(inputs, kPastValue)) return node.invalid("past_key and past_value come together");
+  if (has(inputs, kPastKey)) m.past = inputs[kPastKey].has_rank && inputs[kPastKey].dims.size() == 4 ? inputs[kPastKey].dims[2] : -1;
+  return m;
+}
+
+Result<MultiHead> multi_head(const PrepareContext& context) {
+  const NodeView& node = context.node;
+  FB_ASSIGN(MultiHead m, multi_head_dims(node, context.inputs));
+  m.causal = node.integer("unidirectional", 0) != 0;
+  m.fill = node.real("mask_filter_value", -10000.0f);
+  m.padding_rank = has(context.inputs, kPadding) ? context.inputs[kPadding].dims.size() : 0;
+  const auto dims_are = [&](std::size_t i, std::vector<std::int64_t> dims) {
+    return !has(context.inputs, i) || context.inputs[i].dims == dims;
+  };
+  const std::int64_t wide = m.heads * m.head, all = m.keys();
+  bool fits = dims_are(kPastKey, {m.batch, m.heads, m.past, m.head}) && dims_are(kPastValue, {m.batch, m.heads, m.past, m.value_head}) &&
+              dims_are(kBias, {2 * wide + m.heads * m.value_head});
+  if (m.form == Form::apart)
+    fits = fits && dims_are(kKey, {m.batch, m.fresh, wide}) && dims_are(kValue, {m.batch, m.fresh, m.heads * m.value_head});
+  if (m.form == Form::by_head)
+    fits = fits && dims_are(kKey, {m.batch, m.heads, m.fresh, m.head}) && dims_are(kValue, {m.batch, m.heads, m.fresh, m.value_head});
+  if (m.form == Form::packed_kv) fits = fits && dims_are(kKey, {m.batch, m.fresh, m.heads, 2, m.head});
+  if (!fits) return context.node.invalid("key, value, bias or past do not fit the query " + dims_text(context.inputs[kQuery].dims));
+  if (has(context.inputs, kPadding)) {
+    const auto& padding = context.inputs[kPadding].dims;
+    // Start and cumulative lengths of rows, and masks of four dimensions, are of older exports.
+    if (padding.size() > 3 || (padding.size() == 1 && padding[0] != m.batch)) {
+      return context.node.unsupported("a key_padding_mask " + dims_text(padding));
+    }
+    const bool good = dims_are(kPadding, {m.batch}) || dims_are(kPadding, {m.batch, all}) || dims_are(kPadding, {m.batch, m.queries, all});
+    if (!good) return context.node.invalid("key_padding_mask " + dims_text(padding) + " does not fit " + std::to_string(all) + " keys");
+  }
+  if (has(context.inputs, kAdded)) {
+    const auto& added = context.inputs[kAdded].dims;
+    const bool good = added.size() == 4 && (added[0] == 1 || added[0] == m.batch) && (added[1] == 1 || added[1] == m.heads) &&
+                      added[2] == m.queries && added[3] == all;
+    if (!good) return context.node.invalid("attention_bias " + dims_text(added) + " does not fit");
+  }
+  if (has(context.inputs, kAdded)) m.added_batch = context.inputs[kAdded].dims[0];
+  return m;
+}
 
 std::span<const OpSpec> multi_head_attention_ops() {
   return kSpecs;

@@ -18,6 +18,16 @@ void rotate_head(const T* x, const T* cos, const T* sin, T* y, std::int64_t half
   }
 }
 
+// Inputs: X, cos_cache, sin_cache, position_ids. Without ids the caches are [batch, sequence, rotated / 2].
+// com.microsoft: X, position_ids, cos_cache, sin_cache. One id alone is the position of the first row of every sequence.
+struct RotaryDims {
+  std::size_t cos = 1, sin = 2, ids = 3;
+  bool vendor = false;
+  std::int64_t batch = 0, heads = 1, sequence = 0, head = 0, rotated = 0, positions = 0;
+  bool packed = false, interleaved = false, with_ids = false, offset = false;
+};
+Result<RotaryDims> rotary_dims(const PrepareContext& context);
+
 Status infer_rotary(InferContext& context);
 Result<std::unique_ptr<Kernel>> create_rotary(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs);
 

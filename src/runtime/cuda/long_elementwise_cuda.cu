@@ -1,0 +1,146 @@
+// Elementwise work of prompts: large operands that lie alike, 16 bytes of the output at a time. The same bits as the general kernels.
+#include "runtime/cuda/cuda_numbers.cuh"
+
+namespace forebay::cuda {
+namespace {
+
+constexpr int kThreads = 256, kRun = 8;
+constexpr std::int64_t kLong = 1 << 18;  // elements: below, the general kernels do
+
+template <typename T>
+struct alignas(sizeof(T) * kRun < 16 ? sizeof(T) * kRun : 16) Run {
+  T x[kRun];
+};
+
+__device__ inline float combined(BinaryOp op, float a, float b) {
+  switch (op) {
+    case BinaryOp::add:
+      return a + b;
+    case BinaryOp::sub:
+      return a - b;
+    case BinaryOp::mul:
+      return a * b;
+    case BinaryOp::div:
+      return a / b;
+    case BinaryOp::min:
+      return b != b ? b : b < a ? b : a;
+    default:
+      return b != b ? b : a < b ? b : a;
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) combine_runs(BinaryOp op, std::int64_t runs, Run<T>* y, const Run<T>* a, const Run<T>* b) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= runs) return;
+  const Run<T> left = a[i], right = b[i];
+  Run<T> made;
+#pragma unroll
+  for (int e = 0; e < kRun; ++e) made.x[e] = narrow<T>(combined(op, widen(left.x[e]), widen(right.x[e])));
+  y[i] = made;
+}
+template <typename T>
+cudaError_t start(BinaryOp op, std::int64_t runs, void* y, const void* a, const void* b, cudaStream_t stream) {
+  combine_runs<T><<<static_cast<unsigned>((runs + kThreads - 1) / kThreads), kThreads, 0, stream>>>(
+      op, runs, static_cast<Run<T>*>(y), static_cast<const Run<T>*>(a), static_cast<const Run<T>*>(b));
+  return cudaGetLastError();
+}
+
+bool aligned(std::initializer_list<const void*> pointers) {
+  bool all = true;
+  for (const void* p : pointers) all = all && reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
+  return all;
+}
+
+// A thread turns 8 pairs: task.walk is over the rows and the half width, of which `runs` make one.
+template <typename T, typename C>
+__global__ void __launch_bounds__(kThreads)
+    rotate_runs(const __grid_constant__ RotateTask task, T* y, const T* x, const C* cosines, const C* sines) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= task.walk.total / kRun) return;
+  std::int64_t at[3];
+  locate(task.walk, i * kRun, at);
+  const auto read = [](const auto* from) { return *reinterpret_cast<const Run<std::decay_t<decltype(*from)>>*>(from); };
+  const Run<T> a = read(x + at[0]), b = read(x + at[0] + task.half);
+  const Run<C> cos = read(cosines + at[1]), sin = read(sines + at[2]), more_cos = read(cosines + at[1] + task.cos_step),
+               more_sin = read(sines + at[2] + task.sin_step);
+  Run<T> first, second;
+#pragma unroll
+  for (int e = 0; e < kRun; ++e) {
+    const float u = widen(a.x[e]), v = widen(b.x[e]);
+    first.x[e] = narrow<T>(u * widen(cos.x[e]) - v * widen(sin.x[e]));
+    second.x[e] = narrow<T>(v * widen(more_cos.x[e]) + u * widen(more_sin.x[e]));
+  }
+  *reinterpret_cast<Run<T>*>(y + at[0]) = first;
+  *reinterpret_cast<Run<T>*>(y + at[0] + task.half) = second;
+}
+template <typename T>
+cudaError_t start_rotate(DType table_type, const RotateTask& task, void* y, const void* x, const void* cos, const void* sin,
+                         cudaStream_t stream) {
+  const auto go = [&](auto tag) {
+    using C = decltype(tag);
+    const auto blocks = static_cast<unsigned>((task.walk.total / kRun + kThreads - 1) / kThreads);
+    rotate_runs<<<blocks, kThreads, 0, stream>>>(task, static_cast<T*>(y), static_cast<const T*>(x), static_cast<const C*>(cos),
+                                                 static_cast<const C*>(sin));
+    return cudaGetLastError();
+  };
+  switch (table_type) {
+    case DType::f32:
+      return go(float());
+    case DType::f16:
+      return go(__half());
+    case DType::bf16:
+      return go(__nv_bfloat16());
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace
+
+bool launch_long_binary(BinaryOp op, DType type, const Walk& walk, void* y, const void* a, const void* b, cudaStream_t stream,
+                        cudaError_t* error) {
+  const bool alike = walk.rank == 1 && walk.strides[0][0] == 1 && walk.strides[1][0] == 1 && walk.strides[2][0] == 1;
+  if (!alike || walk.total < kLong || walk.total % kRun != 0 || op == BinaryOp::pow || op >= BinaryOp::equal || !aligned({y, a, b}))
+    return false;
+  switch (type) {
+    case DType::f32:
+      *error = start<float>(op, walk.total / kRun, y, a, b, stream);
+      return true;
+    case DType::f16:
+      *error = start<__half>(op, walk.total / kRun, y, a, b, stream);
+      return true;
+    case DType::bf16:
+      *error = start<__nv_bfloat16>(op, walk.total / kRun, y, a, b, stream);
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool launch_long_rotate(DType type, DType table_type, const RotateTask& task, void* y, const void* x, const void* cos, const void* sin,
+                        cudaStream_t stream, cudaError_t* error) {
+  const Walk& walk = task.walk;
+  const int last = walk.rank - 1;
+  bool runs = walk.total >= kLong && walk.dims[last] % kRun == 0 && aligned({y, x, cos, sin});
+  for (int o = 0; o < 3; ++o) {
+    runs = runs && walk.strides[o][last] == 1;
+    for (int d = 0; d < last; ++d) runs = runs && walk.strides[o][d] % kRun == 0;
+  }
+  if (!runs || task.half % kRun != 0 || task.cos_step % kRun != 0 || task.sin_step % kRun != 0) return false;
+  switch (type) {
+    case DType::f32:
+      *error = start_rotate<float>(table_type, task, y, x, cos, sin, stream);
+      return true;
+    case DType::f16:
+      *error = start_rotate<__half>(table_type, task, y, x, cos, sin, stream);
+      return true;
+    case DType::bf16:
+      *error = start_rotate<__nv_bfloat16>(table_type, task, y, x, cos, sin, stream);
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace forebay::cuda
