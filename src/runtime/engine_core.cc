@@ -119,7 +119,13 @@ std::uint64_t EngineCore::resolve_locked(const Budget& budget) const {
   return bytes;
 }
 
+Status EngineCore::movable() const {
+  if (captures_.load() == 0) return {};
+  return Status(Code::failed_precondition, "a captured pass holds the weights and activations where they are; destroy its context first");
+}
+
 Status EngineCore::relayout_locked() {
+  FB_TRY(movable());
   FB_ASSIGN(const ArenaLayout layout, plan_arena(demand_locked(), resolve_locked(budget_)));
   return apply_locked(layout);
 }
@@ -238,6 +244,7 @@ Result<std::unique_ptr<ContextCore>> EngineCore::create_context() {
 
 Result<std::shared_ptr<Completion>> EngineCore::set_budget(const Budget& budget) {
   const std::lock_guard lock(layout_mutex_);
+  FB_TRY(movable());
   FB_ASSIGN(const ArenaLayout checked, plan_arena(demand_locked(), resolve_locked(budget)));
   (void)checked;
   auto completion = std::make_shared<Completion>();
@@ -320,7 +327,7 @@ std::string EngineCore::numerics_id() const {
   return parts_.device->info().kind + "-" + to_hex(digest).substr(0, 16);
 }
 
-EngineCore::Slot& EngineCore::take_slot() {
+Result<EngineCore::Slot*> EngineCore::take_slot() {
   std::unique_lock lock(slot_mutex_);
   const std::uint64_t ticket = slot_ticket_++;
   Slot* free = nullptr;
@@ -328,17 +335,29 @@ EngineCore::Slot& EngineCore::take_slot() {
     if (ticket != slot_serving_) return false;
     const auto found = std::find_if(slots_.begin(), slots_.end(), [](const auto& slot) { return !slot->busy; });
     free = found == slots_.end() ? nullptr : found->get();
-    return free != nullptr;
+    return free != nullptr || captures_.load() == slots_.size();
   });
   ++slot_serving_;
-  free->busy = true;
+  if (free != nullptr) free->busy = true;
   slot_free_.notify_all();
-  return *free;
+  if (free == nullptr)
+    return Status(Code::failed_precondition, "captured passes hold the room of all " + std::to_string(slots_.size()) + " passes; open the engine with more concurrent_passes");
+  return free;
+}
+
+// No layout is being changed while this one is.
+void EngineCore::hold(Slot& slot) {
+  const std::lock_guard layout(layout_mutex_);
+  const std::lock_guard lock(slot_mutex_);
+  slot.captured = true;
+  ++captures_;
+  slot_free_.notify_all();
 }
 
 void EngineCore::give_slot(Slot& slot) {
   const std::lock_guard lock(slot_mutex_);
-  slot.busy = false;
+  if (slot.captured) --captures_;
+  slot.busy = slot.captured = false;
   slot_free_.notify_all();
 }
 

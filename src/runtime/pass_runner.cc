@@ -22,8 +22,8 @@ double milliseconds(std::chrono::steady_clock::duration d) { return std::chrono:
 
 }  // namespace
 
-PassRunner::PassRunner(EngineCore& engine, ContextCore& context, Slot& slot, PassLease& lease)
-    : engine_(engine), context_(context), slot_(slot), lease_(lease), queue_(*slot.queue), pass_(*context.prepared_) {
+PassRunner::PassRunner(EngineCore& engine, ContextCore& context, Slot& slot, PassLease& lease, Queue& queue)
+    : engine_(engine), context_(context), slot_(slot), lease_(lease), queue_(queue), pass_(*context.prepared_) {
   const ArenaLayout& layout = engine.layout_;
   const std::uint64_t per_pass = layout.activation_bytes / engine.slots_.size();
   capacity_ = per_pass;
@@ -40,10 +40,17 @@ std::byte* PassRunner::address(ValueId value) const {
 Status PassRunner::run() {
   DynamicPass* dynamic = pass_.dynamic.get();
   if (dynamic != nullptr) FB_TRY(dynamic->begin(capacity_));
+  ContextCore::Call* const call = context_.call_;
+  if (call->tie != nullptr) queue_.launch([](void* c) { return static_cast<ContextCore::Call*>(c)->tie->begin(static_cast<ContextCore::Call*>(c)->ticket); }, call);
   FB_TRY(upload());
+  // A pass of which shapes are not known ahead may run again, from its inputs on.
+  if (dynamic == nullptr) tell_consumed();
   Status status = dynamic != nullptr ? dynamic->run(*this) : run_graph(pass_.main);
   if (status.ok() && dynamic != nullptr) status = context_.fit_results();
   if (status.ok()) status = download();
+  if (status.ok() && dynamic != nullptr) tell_consumed();
+  if (status.ok() && call->tie != nullptr)
+    queue_.launch([](void* c) { return static_cast<ContextCore::Call*>(c)->tie->finish(static_cast<ContextCore::Call*>(c)->ticket); }, call);
   // Also after a failure: nothing of this pass may still run when its lease ends.
   Status finished = queue_.synchronize();
   if (status.ok()) status = std::move(finished);
@@ -55,6 +62,19 @@ Status PassRunner::run() {
     if (pass_.states[s] != StateResult::appended) std::swap(state.offset, state.spare);
   }
   return {};
+}
+
+void PassRunner::tell_consumed() {
+  ContextCore::Call* const call = context_.call_;
+  if (call->tie != nullptr) queue_.launch([](void* c) { return static_cast<ContextCore::Call*>(c)->tie->consume(static_cast<ContextCore::Call*>(c)->ticket); }, call);
+  if (call->number != 0) queue_.signal({context_.consumed_.get(), call->number});
+}
+
+Status PassRunner::record(const std::function<Status()>& inputs_read) {
+  FB_TRY(upload());
+  FB_TRY(inputs_read());
+  FB_TRY(run_graph(pass_.main));
+  return download();
 }
 
 Status PassRunner::upload() {
@@ -75,7 +95,7 @@ Status PassRunner::upload() {
     } else if (state != nullptr) {
       queue_.zero(address(main.inputs[i]), bytes);
     } else {
-      queue_.copy(address(main.inputs[i]), context_.inputs_[i].data(), bytes);
+      queue_.copy(address(main.inputs[i]), context_.call_->inputs[i].data, bytes);
     }
     debug(main.inputs[i]);
   }
@@ -86,7 +106,8 @@ const HostTensor* PassRunner::given_input(ValueId value) const {
   const auto& inputs = engine_.plan().graphs[0].inputs;
   const auto at = std::find(inputs.begin(), inputs.end(), value);
   const auto i = static_cast<std::size_t>(at - inputs.begin());
-  return at == inputs.end() || context_.state_of_input(i) != nullptr ? nullptr : &context_.inputs_[i];
+  if (at == inputs.end() || context_.state_of_input(i) != nullptr || context_.call_->inputs[i].data != context_.inputs_[i].data()) return nullptr;
+  return &context_.inputs_[i];
 }
 
 Status PassRunner::run_graph(PreparedGraph& graph) {
@@ -289,7 +310,13 @@ Status PassRunner::download() {
   const plan::Graph& main = engine_.plan().graphs[0];
   for (std::size_t i = 0; i < main.outputs.size(); ++i) {
     const std::uint64_t bytes = bytes_of(pass_.places[main.outputs[i]]);
-    if (bytes > 0 && !context_.is_state_output(i)) queue_.copy(context_.outputs_[i].data(), address(main.outputs[i]), bytes);
+    if (bytes == 0 || context_.is_state_output(i)) continue;
+    const TensorView& bound = context_.call_->outputs[i];
+    if (bound.data != nullptr && !(bound.shape == pass_.places[main.outputs[i]].shape)) {
+      return Status(Code::invalid_argument, "output '" + engine_.plan().values[main.outputs[i]].name + "' is " + pass_.places[main.outputs[i]].shape.to_string() +
+                                                ", the caller's memory is given as " + bound.shape.to_string());
+    }
+    queue_.copy(bound.data != nullptr ? bound.data : context_.outputs_[i].data(), address(main.outputs[i]), bytes);
   }
   for (std::size_t s = 0; s < context_.states_.size(); ++s) {
     const ContextCore::State& state = context_.states_[s];

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <vector>
 
 #include "forebay/status.h"
@@ -14,9 +15,12 @@ class PassRunner {
   using Slot = EngineCore::Slot;
 
  public:
-  PassRunner(EngineCore& engine, ContextCore& context, Slot& slot, PassLease& lease);
+  // `queue`: the slot's own.
+  PassRunner(EngineCore& engine, ContextCore& context, Slot& slot, PassLease& lease, Queue& queue);
   // The whole pass, outputs copied to the host and states handed over. The lease is not ended here.
   Status run();
+  // The pass given to a queue that captures; `inputs_read` is called in between.
+  Status record(const std::function<Status()>& inputs_read);
   std::uint64_t host_waits() const { return host_waits_; }
 
  private:
@@ -35,6 +39,7 @@ class PassRunner {
   static Status run_gather(void* argument);
   static Status run_debug(void* argument);
 
+  void tell_consumed();
   Status upload();
   Status run_graph(PreparedGraph& graph);
   Status run_step(PreparedStep& step);

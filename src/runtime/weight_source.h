@@ -66,6 +66,7 @@ class PassLease {
  public:
   virtual ~PassLease() = default;
   virtual const plan::Generation& generation() const = 0;
+  virtual bool shared() const = 0;  // nothing streams and all is in place: other passes may run meanwhile, addresses stay
   // Segments are entered in program order of execution; the previous one must be finished.
   virtual Status begin_segment(std::uint32_t segment) = 0;
   // Addresses of the substep's chunks, in the order of its uses. Substeps of a segment are acquired in order, each once. Never waits for data.

@@ -31,6 +31,7 @@ class Lease final : public PassLease {
     if (!ended_) Lease::end(true);
   }
   const plan::Generation& generation() const override { return *rows_->bound()->generation(); }
+  bool shared() const override { return !exclusive_; }
   Status begin_segment(std::uint32_t segment) override;
   Status acquire(std::uint32_t substep, std::span<ChunkAddress> out) override;
   void release(std::uint32_t substep, TimelinePoint done) override;

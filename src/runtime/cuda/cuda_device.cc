@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "runtime/cpu/cpu_timeline.h"
+#include "runtime/cuda/caller_stream_cuda.h"
 #include "runtime/cuda/cuda_arena.h"
 #include "runtime/cuda/cuda_kernels.h"
 #include "runtime/cuda/cuda_queue.h"
@@ -17,7 +18,7 @@ namespace {
 constexpr int kOldest =
     FOREBAY_CUDA_OLDEST;  // compute capability, ten times: what the library has machine code for
 
-class CudaDevice final : public Device {
+class CudaDevice final : public Device, public CallerStreams {
  public:
   static Result<std::unique_ptr<Device>> open() {
     auto state = std::make_shared<CudaState>();
@@ -82,9 +83,21 @@ class CudaDevice final : public Device {
     return state_->errors.check(cudaStreamSynchronize(stream), "work of the device");
   }
 
+  Result<std::unique_ptr<PassTie>> create_tie() override { return CudaTie::create(state_, words_); }
+  Result<bool> capturing(void* stream) override {
+    cudaStreamCaptureStatus now = cudaStreamCaptureStatusNone;
+    FB_TRY(state_->errors.check(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &now), "asking whether the caller's stream is captured"));
+    return now != cudaStreamCaptureStatusNone;
+  }
+  std::unique_ptr<Queue> capture_queue(void* stream) override { return make_capture_queue(static_cast<cudaStream_t>(stream), state_); }
+  Status capture_event(void* stream, void* event) override {
+    return state_->errors.check(cudaEventRecordWithFlags(static_cast<cudaEvent_t>(event), static_cast<cudaStream_t>(stream), cudaEventRecordExternal),
+                                "capturing the inputs-consumed event");
+  }
+
  private:
   CudaDevice(std::shared_ptr<CudaState> state, const cudaDeviceProp& facts)
-      : state_(std::move(state)) {
+      : state_(std::move(state)), words_(std::make_shared<TieWords>(state_)) {
     info_.kind = "cuda";
     info_.name = facts.name;
     info_.granule = kGranule;
@@ -95,6 +108,7 @@ class CudaDevice final : public Device {
   }
 
   const std::shared_ptr<CudaState> state_;
+  const std::shared_ptr<TieWords> words_;
   DeviceInfo info_;
 };
 

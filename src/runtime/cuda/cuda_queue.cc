@@ -24,6 +24,9 @@ cudaStream_t queue_stream() {
   return worker_stream;
 }
 
+StreamScope::StreamScope(cudaStream_t stream) : before_(std::exchange(worker_stream, stream)) {}
+StreamScope::~StreamScope() { worker_stream = before_; }
+
 Result<std::unique_ptr<Queue>> CudaQueue::create_on(const std::string& name, std::uint32_t capacity,
                                                     std::shared_ptr<CudaState> state) {
   if (capacity == 0)
@@ -35,7 +38,10 @@ Result<std::unique_ptr<Queue>> CudaQueue::create_on(const std::string& name, std
 
 Status CudaQueue::open(const std::string& name) {
   FB_TRY(state_->errors.check(cudaSetDevice(state_->ordinal), "choosing the device"));
-  FB_TRY(state_->errors.check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
+  // Above the caller's streams, which may wait for this one (caller_stream_cuda.h).
+  int lowest = 0, highest = 0;
+  FB_TRY(state_->errors.check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "asking for stream priorities"));
+  FB_TRY(state_->errors.check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, highest),
                               "creating a stream"));
   try {
     watcher_ = std::thread([this] { watch(); });
