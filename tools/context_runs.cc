@@ -1,5 +1,7 @@
 #include "context_runs.h"
 
+#include <sys/resource.h>
+
 #include <barrier>
 #include <cctype>
 #include <chrono>
@@ -12,6 +14,13 @@ namespace forebay::tools {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+double processor_ms() {
+  struct rusage used {};
+  getrusage(RUSAGE_SELF, &used);
+  const auto ms = [](const timeval& t) { return static_cast<double>(t.tv_sec) * 1e3 + static_cast<double>(t.tv_usec) / 1e3; };
+  return ms(used.ru_utime) + ms(used.ru_stime);
+}
 
 Result<std::vector<NamedTensor>> outputs_of(const Engine& engine, const ExecutionContext& context) {
   std::vector<NamedTensor> outputs;
@@ -73,13 +82,17 @@ Result<RunOutcome> run_passes(Engine& engine, const std::vector<NamedTensor>& in
   std::vector<Status> failures(count);
   std::barrier ready(static_cast<std::ptrdiff_t>(count));
   Clock::time_point start;
+  double processor = 0;
   const auto work = [&](std::size_t c) {
     for (int i = 0; i < request.warm_up && failures[c].ok(); ++i) {
       failures[c] = check_interrupted();
       if (failures[c].ok()) failures[c] = contexts[c].execute();
     }
     ready.arrive_and_wait();
-    if (c == 0) start = Clock::now();
+    if (c == 0) {
+      start = Clock::now();
+      processor = processor_ms();
+    }
     if (failures[c].ok()) failures[c] = measure(contexts[c], request, outcomes[c]);
   };
   std::vector<std::thread> threads;
@@ -87,9 +100,11 @@ Result<RunOutcome> run_passes(Engine& engine, const std::vector<NamedTensor>& in
   work(0);
   for (std::thread& thread : threads) thread.join();
   const double wall = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+  processor = processor_ms() - processor;
   for (Status& failure : failures) FB_TRY(std::move(failure));
   RunOutcome outcome = std::move(outcomes[0]);
   outcome.wall_ms = wall;
+  outcome.host_cores = wall > 0 ? processor / wall : 0;
   outcome.memory = engine.memory();
   FB_ASSIGN(outcome.outputs, outputs_of(engine, contexts[0]));
   for (std::size_t c = 1; c < count; ++c) {

@@ -21,6 +21,7 @@ struct RunOutcome {
   std::vector<double> pass_ms;              // all contexts, warm-up left out
   std::uint64_t disk_bytes = 0, link_bytes = 0, gathered_bytes = 0, stalls = 0;  // sums over those passes
   double wall_ms = 0;
+  double host_cores = 0;                    // processor time of this program over wall time, while those passes ran
   std::vector<NamedTensor> outputs;         // of context 0's last pass
   PassProfile last;
   MemoryReport memory;                      // while the contexts were open: their state and activations are part of every size

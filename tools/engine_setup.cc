@@ -7,6 +7,7 @@
 #include "refit/catalog.h"
 #include "refit/shard_reader.h"
 #include "refit_setup.h"
+#include "runtime/device_library.h"
 
 namespace forebay::tools {
 
@@ -32,6 +33,19 @@ Result<EngineSetup> engine_setup(Session& session) {
   setup.options.concurrent_passes = static_cast<int>(given.integer("contexts"));
   setup.options.logger = &session.console;
   return setup;
+}
+
+Result<DeviceMemory> DeviceMemory::open(const EngineOptions& options) {
+  DeviceMemory memory;
+  if (options.device.empty() || options.device == "cpu") return memory;
+  FB_ASSIGN(memory.device_, load_device(options.device));
+  FB_ASSIGN(memory.free_, memory.device_->free_bytes());
+  return memory;
+}
+
+std::int64_t DeviceMemory::taken_beside(std::uint64_t committed) const {
+  const auto now = device_->free_bytes();
+  return now.ok() ? static_cast<std::int64_t>(free_) - static_cast<std::int64_t>(*now) - static_cast<std::int64_t>(committed) : 0;
 }
 
 Result<std::vector<std::unique_ptr<File>>> weight_files(const EngineSetup& setup, Logger& logger) {

@@ -52,6 +52,7 @@ constexpr OptionSpec kOptions[] = {
     {"direct", 0, K::choice, false, "MODE", "auto|on|off", "auto", "O_DIRECT: past the page cache"},
     {"output-dir", 0, K::path, false, "DIR", "", "", "write the outputs there as NAME.npy"},
     {"profile", 0, K::path, false, "FILE", "", "", "write times per node as JSON"},
+    {"sweep", 0, K::integer, false, "N", "", "0", "then at N budgets from the minimum to full, changed while the engine lives: the bits must be the same", 0},
     {"trace", 0, K::path, false, "FILE", "", "", "write a Chrome trace (chrome://tracing, Perfetto)"},
     {"debug-tensors", 0, K::text, true, "NAMES", "", "", "write these values to --output-dir at every write, Loop iterations too; \"all\": every value"},
     {"warm-up", 0, K::integer, false, "N", "", "1", "passes before measuring", 0},
@@ -91,7 +92,7 @@ constexpr VerbSpec kVerbs[] = {
     {"run", "PLAN", 1, 1, "run a plan under a budget",
      "forebay run model.plan --weights model.onnx --budget 8GiB --output-dir out/\n"
      "forebay run model.plan --weights shards/ --input image=photo.npy --json",
-     FB_ENGINE_OPTIONS " output-dir profile trace debug-tensors", run_run},
+     FB_ENGINE_OPTIONS " output-dir profile trace debug-tensors sweep", run_run},
     {"bench", "PLAN", 1, 1, "measure passes over a grid of budgets, beside the machine's own limits",
      "forebay bench model.plan --weights model.onnx --budget 5%,10%,25%,50%,100%\n"
      "forebay bench model.plan --weights shards/ --budget 10% --io threads --json",

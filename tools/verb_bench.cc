@@ -83,6 +83,7 @@ class Bench {
     row["budget"] = text;
     EngineOptions options = setup_.options;
     options.budget = budget;
+    FB_ASSIGN(const DeviceMemory beside, DeviceMemory::open(options));
     auto engine = Engine::create(setup_.plan, setup_.sources, options);
     if (!engine.ok()) return refused(std::move(row), text, engine.status());
     FB_ASSIGN(const double before, measure_disk());
@@ -98,6 +99,7 @@ class Bench {
     probe.profile = true;
     probe.stateful = request.stateful;
     FB_ASSIGN(const RunOutcome profiled, run_passes(*engine, inputs_, probe));
+    if (beside.known()) row["device_bytes_beside"] = beside.taken_beside(outcome->memory.committed);
     fill_row(row, text, *engine, *outcome, profiled.last, (before + after) / 2);
     return row;
   }
@@ -138,6 +140,7 @@ class Bench {
     row["disk_share"] = disk_share;
     row["link_share"] = link_share;
     row["bound_by"] = bound;
+    row["host_cores"] = outcome.host_cores;
     row["refused"] = nullptr;
     const Engine::IoInfo io = engine.io();
     row["io"] = json::object{{"engine", io.engine}, {"direct", io.direct}, {"registered", io.registered}, {"queue_depth", io.queue_depth}};

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -242,6 +243,25 @@ TEST_F(CudaEnqueue, AStreamingPassIsNotCaptured) {
   EXPECT_CODE(refused, Code::failed_precondition);
   EXPECT_NE(refused.to_string().find("stream"), std::string::npos) << refused.to_string();
   ASSERT_OK(context.execute());  // it serves on
+}
+
+// In a process of its own: the device is lost to it. Every later call says what went wrong first.
+TEST_F(CudaEnqueue, AKernelThatTrapsLosesTheDevice) {
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  EXPECT_EXIT(
+      {
+        Caller caller;
+        auto engine = this->engine(40);
+        auto context = engine->create_context();
+        const bool bound = caller.bind(*context).ok() && context->execute().ok();
+        launch_trap(caller.stream);
+        const Status enqueued = bound ? context->enqueue(caller.stream) : Status(Code::internal, "not bound");
+        const Status first = enqueued.ok() ? context->wait() : enqueued;
+        const Status second = context->execute();
+        std::fprintf(stderr, "first: %s\nsecond: %s\n", first.to_string().c_str(), second.to_string().c_str());
+        std::_Exit(first.code() == Code::device_lost && second.code() == Code::device_lost ? 0 : 1);
+      },
+      ::testing::ExitedWithCode(0), "");
 }
 
 }  // namespace

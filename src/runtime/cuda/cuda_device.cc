@@ -1,6 +1,7 @@
 // The CUDA device, and the entry of its library.
 #include <sys/types.h>
 
+#include <cstdlib>
 #include <string>
 #include <utility>
 
@@ -22,6 +23,9 @@ class CudaDevice final : public Device, public CallerStreams {
  public:
   static Result<std::unique_ptr<Device>> open() {
     auto state = std::make_shared<CudaState>();
+    // Kernels that came to the device when first used would take memory in the middle of a pass. Read by the driver when it starts, if it has
+    // not, and the caller has not chosen.
+    setenv("CUDA_MODULE_LOADING", "EAGER", 0);
     int count = 0;
     FB_TRY(state->errors.check(cudaGetDeviceCount(&count), "looking for a CUDA device"));
     if (count == 0) return Status(Code::unavailable, "the CUDA driver shows no device");
