@@ -71,6 +71,53 @@ TEST_F(CudaRun, EverySourceOfWeightsGivesTheSameBits) {
   EXPECT_GE(streamed, 3 * 12);
 }
 
+// 3 x 3 convolutions of 256 channels with their biases, activations and skips: 57 MB.
+TEST_F(CudaEngine, AConvolutionModelHasEqualBitsAt64Budgets) {
+  constexpr int kConvs = 24;
+  constexpr std::int64_t kChannels = 256, kSide = 8;
+  TempFolder folder;
+  OnnxMaker maker;
+  auto graph = maker.graph();
+  graph.input("x", DType::f32, {1, kChannels, kSide, kSide});
+  std::string value = "x";
+  for (int i = 0; i < kConvs; ++i) {
+    const std::string n = std::to_string(i), out = i + 1 == kConvs ? "y" : "h" + n;
+    HostTensor w = random_tensor(DType::f32, Shape{kChannels, kChannels, 3, 3}, static_cast<std::uint64_t>(100 + i));
+    for (float& v : w.as<float>()) v *= 0.02f;
+    graph.initializer("w" + n, w);
+    graph.initializer("b" + n, random_tensor(DType::f32, Shape{kChannels}, static_cast<std::uint64_t>(200 + i)));
+    graph.node("Conv", {value, "w" + n, "b" + n}, {"c" + n}).set("pads", std::vector<std::int64_t>{1, 1, 1, 1});
+    graph.node("Relu", {"c" + n}, {"r" + n});
+    graph.node("Add", {"r" + n, value}, {out});
+    value = out;
+  }
+  graph.output("y", DType::f32, {1, kChannels, kSide, kSide});
+  BuildOptions build_options;
+  build_options.slab_bytes = 256u << 10;
+  ASSERT_VALUE(Plan plan, build_plan(maker, folder, "convs", build_options));
+  ASSERT_VALUE(Engine engine, Engine::create(plan, {}, on_cuda(Budget::of_percent(100))));
+  ASSERT_VALUE(ExecutionContext context, engine.create_context());
+  const Tensors inputs = only("x", random_tensor(DType::f32, Shape{1, kChannels, kSide, kSide}, 5));
+  ASSERT_VALUE(const HostTensor want, run_once(context, inputs));
+  const MemoryReport sizes = engine.memory();
+  constexpr std::uint64_t kBudgets = 64;
+  int streaming = 0;
+  for (std::uint64_t i = 0; i < kBudgets; ++i) {
+    const std::uint64_t bytes = sizes.min_budget + (sizes.full_budget - sizes.min_budget) * (i * 37 % kBudgets) / (kBudgets - 1);
+    ASSERT_VALUE(const BudgetChange change, engine.set_budget(Budget::of_bytes(bytes)));
+    ASSERT_OK(change.wait());
+    for (int pass = 0; pass < 2; ++pass) {
+      ASSERT_VALUE(const HostTensor got, run_once(context, inputs));
+      ASSERT_TRUE(same_bits(got, want)) << "other bits with " << bytes << " bytes";
+    }
+    EXPECT_LE(engine.memory().committed, bytes);
+    streaming += context.profile().link_bytes > 0 ? 1 : 0;
+  }
+  EXPECT_GE(streaming, 32);
+  std::printf("convolutions: the same bits at 64 budgets from %llu to %llu bytes; weights streamed at %d\n", static_cast<unsigned long long>(sizes.min_budget),
+              static_cast<unsigned long long>(sizes.full_budget), streaming);
+}
+
 TEST_F(CudaRun, RefitsWhileContextsRun) {
   const Tensors other = layer_weights(LayersWorld::kLayers, LayersWorld::kLayerWidth, 2);
   write_file(world_.folder / "a.safetensors", safetensors_of(world_.weights));
