@@ -31,6 +31,7 @@ Result<EngineSetup> engine_setup(Session& session) {
   setup.options.direct = given.text("direct");
   setup.options.threads = static_cast<int>(given.integer("threads"));
   setup.options.concurrent_passes = static_cast<int>(given.integer("contexts"));
+  setup.options.debug_sync = given.flag("debug-sync");
   setup.options.logger = &session.console;
   return setup;
 }

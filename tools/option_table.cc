@@ -53,7 +53,8 @@ constexpr OptionSpec kOptions[] = {
     {"output-dir", 0, K::path, false, "DIR", "", "", "write the outputs there as NAME.npy"},
     {"profile", 0, K::path, false, "FILE", "", "", "write times per node as JSON"},
     {"sweep", 0, K::integer, false, "N", "", "0", "then at N budgets from the minimum to full, changed while the engine lives: the bits must be the same", 0},
-    {"trace", 0, K::path, false, "FILE", "", "", "write a Chrome trace (chrome://tracing, Perfetto)"},
+    {"trace", 0, K::path, false, "FILE", "", "", "write a Chrome trace (chrome://tracing, Perfetto) of the last pass: disk, decode, link and compute on one clock"},
+    {"debug-sync", 0, K::flag, false, "", "", "", "wait for the device after every kernel: a failure names its node, shapes and kernel"},
     {"debug-tensors", 0, K::text, true, "NAMES", "", "", "write these values to --output-dir at every write, Loop iterations too; \"all\": every value"},
     {"warm-up", 0, K::integer, false, "N", "", "1", "passes before measuring", 0},
     {"reference", 0, K::path, false, "DIR", "", "", "folder of NAME.npy to compare the outputs with"},
@@ -73,7 +74,7 @@ constexpr OptionSpec kOptions[] = {
 };
 
 #define FB_ENGINE_OPTIONS \
-  "weights map strict finite allow-inexact budget host-cache device input shapes seed iterations contexts threads io direct stateful"
+  "weights map strict finite allow-inexact budget host-cache device input shapes seed iterations contexts threads io direct stateful debug-sync"
 constexpr VerbSpec kVerbs[] = {
 #ifndef FOREBAY_RUNTIME_ONLY
     {"build", "MODEL.onnx", 1, 1, "make a plan from an ONNX model",

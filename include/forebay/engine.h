@@ -31,6 +31,7 @@ struct EngineOptions {
   std::string direct = "auto";           // "auto", "on", "off"
   int threads = 0;                       // compute threads; 0: all. Part of numerics_id
   int concurrent_passes = 1;             // passes that may run at once when nothing streams
+  bool debug_sync = false;               // waits for the device after every kernel: a failure names its node, shapes and kernel
   // The caller's memory as the arena: at least the minimum budget, kept alive and unmoved while the engine lives. The budget is then at
   // most its size. A null pointer with a size, or too little, is invalid_argument.
   std::optional<std::span<std::byte>> arena_memory;
@@ -48,7 +49,17 @@ struct PassProfile {
     double compute_ms = 0, wait_ms = 0;  // wait: for weights
     std::uint64_t weight_bytes = 0;
   };
+  // What happened when, on one clock that starts with the pass: reads, decoding, copies to the device, kernels. Loads that were begun before the
+  // pass, or are for the next one, are among them.
+  struct Span {
+    enum class Lane : std::uint8_t { disk, decode, link, compute };
+    Lane lane = Lane::compute;
+    std::string name;                    // of the weight, or of the node
+    double begin_ms = 0, end_ms = 0;
+    std::uint64_t bytes = 0;
+  };
   std::vector<Op> ops;                   // filled when profiling is on
+  std::vector<Span> spans;               // also
 };
 
 // A tensor seen while a pass runs; `data` is valid during the call only. `iteration` counts Loop/Scan iterations, innermost.

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 #include "base/check.h"
@@ -216,50 +217,6 @@ Result<bool> ContextCore::reserve_more() {
   return true;
 }
 
-namespace {
-
-void collect_step(const PreparedStep& step, const plan::Plan& plan, std::vector<PassProfile::Op>& ops) {
-  PassProfile::Op op;
-  op.node = step.name;
-  op.op = step.step->node->op;
-  op.kernel = step.kernel->id();
-  op.calls = step.calls;
-  op.compute_ms = step.compute_ms;
-  op.wait_ms = step.wait_ms;
-  for (const WeightOperand& operand : step.step->weights) op.weight_bytes += plan.weights[operand.weight].bytes;
-  ops.push_back(std::move(op));
-}
-
-void collect_profile(const PreparedGraph& graph, const plan::Plan& plan, std::vector<PassProfile::Op>& ops) {
-  for (const PreparedStep& step : graph.steps) {
-    for (const auto& body : step.bodies) {
-      if (body) collect_profile(*body, plan, ops);
-    }
-    if (step.kernel) collect_step(step, plan, ops);
-  }
-}
-
-void collect_profile(PreparedPass& pass, const plan::Plan& plan, std::vector<PassProfile::Op>& ops) {
-  collect_profile(pass.main, plan, ops);
-  if (pass.dynamic) pass.dynamic->each_step([&](PreparedStep& step) { collect_step(step, plan, ops); });
-}
-
-void clear_profile(PreparedGraph& graph) {
-  for (PreparedStep& step : graph.steps) {
-    step.compute_ms = step.wait_ms = 0;
-    for (auto& body : step.bodies) {
-      if (body) clear_profile(*body);
-    }
-  }
-}
-
-void clear_profile(PreparedPass& pass) {
-  clear_profile(pass.main);
-  if (pass.dynamic) pass.dynamic->each_step([](PreparedStep& step) { step.compute_ms = step.wait_ms = 0; });
-}
-
-}  // namespace
-
 Status ContextCore::execute() {
   FB_TRY(settle());
   FB_ASSIGN(Call call, next_call());
@@ -289,11 +246,10 @@ Status ContextCore::run_pass() {
   }
   std::unique_ptr<PassLease> lease = std::move(begun).value();
   const StreamCounters before = engine_.source().counters();
-  const auto begin = std::chrono::steady_clock::now();
-  clock_ = {profiling_, begin};
-  if (profiling_) clear_profile(*prepared_);
+  const auto begin_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  Status status = start_clock();
   PassRunner runner(engine_, *this, slot, *lease, *slot.queue);
-  Status status = runner.run();
+  if (status.ok()) status = runner.run();
   if (!status.ok()) {
     // run() may have stopped before its own wait.
     const Status ignored = slot.queue->synchronize();
@@ -306,14 +262,14 @@ Status ContextCore::run_pass() {
   if (!status.ok()) return status;
   for (State& state : states_) state.fetched = false;
   profile_.ops.clear();
+  profile_.spans.clear();
   profile_.milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   profile_.disk_bytes = after.disk_bytes - before.disk_bytes;
   profile_.link_bytes = after.link_bytes - before.link_bytes;
   profile_.gathered_bytes = after.gathered_bytes - before.gathered_bytes;
   profile_.stalls = after.stalls - before.stalls;
   profile_.host_waits = runner.host_waits();
-  if (profiling_) collect_profile(*prepared_, plan(), profile_.ops);
-  return {};
+  return profiling_ ? read_clock(begin_ns) : Status();
 }
 
 // Layouts change under the layout mutex only, and nobody else uses the queue of a slot that is taken.

@@ -207,7 +207,7 @@ Status ContextCore::capture(CallerStreams& streams, void* stream, void* inputs_c
     FB_ASSIGN(held, hold_pass());
   }
   Captured& use = captured_ ? captured_ : held;
-  clock_ = {};
+  clock_ = {};  // a captured launch is not looked at
   const std::unique_ptr<Queue> queue = streams.capture_queue(stream);
   PassRunner runner(engine_, *this, *use.slot, *use.lease, *queue);
   Status status = runner.record([&] { return inputs_consumed != nullptr ? streams.capture_event(stream, inputs_consumed) : Status(); });

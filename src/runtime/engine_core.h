@@ -22,6 +22,7 @@
 #include "runtime/caller_stream.h"
 #include "runtime/compiled_plan.h"
 #include "runtime/device.h"
+#include "runtime/device_tools.h"
 #include "runtime/prepared_pass.h"
 #include "runtime/thread_pool.h"
 #include "runtime/weight_source.h"
@@ -53,6 +54,7 @@ struct EngineParts {
   Budget budget;
   std::uint32_t passes = 1;
   bool user_memory = false;
+  bool debug_sync = false;
   Logger* logger = nullptr;
 };
 
@@ -207,6 +209,9 @@ class ContextCore {
   // After a pass that needed more than was reserved. False: it did not.
   Result<bool> reserve_more();
   void shape_outputs(const PreparedPass& prepared);
+  // pass_profile.cc
+  Status start_clock();
+  Status read_clock(std::int64_t begin_ns);
   std::vector<EngineCore::StateNeed> state_needs(const PreparedPass& prepared) const;
   std::uint64_t declared_state_bytes(const State& state) const;
   bool is_state_output(std::size_t output) const;
@@ -238,6 +243,7 @@ class ContextCore {
   bool profiling_ = false;
   PassProfile profile_;
   PassClock clock_;
+  std::unique_ptr<Stopwatch> watch_;  // of the device; made when first profiled
 
   // Enqueued passes: run one after the other by a thread of the context, which starts with the first.
   std::unique_ptr<PassTie> tie_;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cstring>
 #include <utility>
 
@@ -17,8 +16,6 @@ using plan::kNone;
 using plan::ValueId;
 
 std::uint64_t bytes_of(const ValuePlace& place) { return dtype_bytes(place.dtype, place.shape.elements()).value_or(0); }
-
-double milliseconds(std::chrono::steady_clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
 
 }  // namespace
 
@@ -199,23 +196,6 @@ void PassRunner::release(const Step& step, std::uint32_t call) {
   const TimelinePoint done{slot_.timeline.get(), ++slot_.value};
   queue_.signal(done);
   lease_.release(step.first_substep + call, done);
-}
-
-Status PassRunner::run_launch(void* argument) {
-  Launch& launch = *static_cast<Launch*>(argument);
-  PassClock& clock = *launch.clock;
-  const auto start = clock.on ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
-  Status status = launch.merged > 1 ? launch.step->merged->run_merged({launch.call, launch.merged}) : launch.kernel->run(*launch.call);
-  if (clock.on) {
-    const auto end = std::chrono::steady_clock::now();
-    launch.step->wait_ms += milliseconds(start - clock.last);
-    launch.step->compute_ms += milliseconds(end - start);
-    clock.last = end;
-  }
-  if (!status.ok()) {
-    return std::move(status).with_context("node '" + launch.step->name + "' (" + launch.step->step->node->op + ")");
-  }
-  return {};
 }
 
 Status PassRunner::run_gather_step(PreparedStep& step) {

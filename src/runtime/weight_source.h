@@ -16,6 +16,7 @@
 #include "forebay/status.h"
 #include "plan/binding.h"
 #include "runtime/device.h"
+#include "runtime/trace_log.h"
 
 namespace forebay {
 
@@ -94,6 +95,9 @@ class WeightSource {  // thread-safe
   // Blocks until it is this pass's turn (FIFO). cancelled after shutdown().
   virtual Result<std::unique_ptr<PassLease>> begin_pass() = 0;
   virtual StreamCounters counters() const = 0;
+  // Spans of loads from now on, until they are taken.
+  virtual void start_trace() {}
+  virtual std::vector<TraceSpan> stop_trace() { return {}; }
   virtual bool fully_resident() const = 0;  // by layout: nothing streams once filled
   virtual void shutdown() = 0;              // cancels and drains; afterwards only destruction
 };

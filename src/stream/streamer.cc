@@ -67,6 +67,8 @@ class Streamer final : public WeightSource {
   plan::GenerationPtr current() const override;
   Result<std::unique_ptr<PassLease>> begin_pass() override;
   StreamCounters counters() const override;
+  void start_trace() override { pipeline_->start_trace(); }
+  std::vector<TraceSpan> stop_trace() override { return pipeline_->stop_trace(); }
   bool fully_resident() const override;
   void shutdown() override;
 

@@ -11,6 +11,7 @@
 #include "runtime/cuda/cuda_arena.h"
 #include "runtime/cuda/cuda_kernels.h"
 #include "runtime/cuda/cuda_queue.h"
+#include "runtime/cuda/cuda_tools.h"
 #include "runtime/device_library.h"
 
 namespace forebay::cuda {
@@ -19,7 +20,7 @@ namespace {
 constexpr int kOldest =
     FOREBAY_CUDA_OLDEST;  // compute capability, ten times: what the library has machine code for
 
-class CudaDevice final : public Device, public CallerStreams {
+class CudaDevice final : public Device, public CallerStreams, public DeviceTools {
  public:
   static Result<std::unique_ptr<Device>> open() {
     auto state = std::make_shared<CudaState>();
@@ -98,6 +99,11 @@ class CudaDevice final : public Device, public CallerStreams {
     return state_->errors.check(cudaEventRecordWithFlags(static_cast<cudaEvent_t>(event), static_cast<cudaStream_t>(stream), cudaEventRecordExternal),
                                 "capturing the inputs-consumed event");
   }
+
+  Result<std::unique_ptr<Stopwatch>> create_stopwatch() override { return CudaStopwatch::create(state_); }
+  void begin_range(const char* name) override { begin_nvtx_range(name); }
+  void end_range() override { end_nvtx_range(); }
+  Status sync() override { return state_->errors.check(cudaStreamSynchronize(queue_stream()), "work of the device"); }
 
  private:
   CudaDevice(std::shared_ptr<CudaState> state, const cudaDeviceProp& facts)
