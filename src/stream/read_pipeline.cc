@@ -359,7 +359,7 @@ bool ReadPipeline::begin_load(LoadSlot& slot) {
     return false;
   }
   slot.stage.store(Stage::reading, std::memory_order_relaxed);
-  if (trace_.on()) slot.begun_ns = now_ns();
+  slot.begun_ns = trace_.on() ? now_ns() : 0;
   partial_ = &slot;
   return false;
 }

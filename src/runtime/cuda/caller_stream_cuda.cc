@@ -82,6 +82,11 @@ Result<std::unique_ptr<PassTie>> CudaTie::create(std::shared_ptr<CudaState> stat
     return Status(Code::unavailable, "the CUDA driver has no stream memory operations: passes cannot be enqueued on a stream");
   std::unique_ptr<CudaTie> tie(new CudaTie(std::move(state), std::move(words)));
   FB_ASSIGN(tie->index_, tie->words_->take(&tie->pair_));
+  int lowest = 0, highest = 0;
+  ErrorKeeper& errors = tie->state_->errors;
+  FB_TRY(errors.check(cudaSetDevice(tie->state_->ordinal), "choosing the device"));
+  FB_TRY(errors.check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "asking for stream priorities"));
+  FB_TRY(errors.check(cudaStreamCreateWithPriority(&tie->side_, cudaStreamNonBlocking, lowest), "creating a stream"));
   // The words go on from where the last user left them.
   tie->last_ticket_ = std::atomic_ref<std::uint32_t>(tie->pair_->finished).load();
   return std::unique_ptr<PassTie>(std::move(tie));
@@ -114,11 +119,6 @@ Result<std::uint32_t> CudaTie::attach(void* stream, void* consumed) {
   FB_TRY(state_->errors.check(cudaSetDevice(state_->ordinal), "choosing the device"));
   const auto callers = static_cast<cudaStream_t>(stream);
   const std::uint32_t ticket = last_ticket_ + 1;
-  if (consumed != nullptr && side_ == nullptr) {
-    int lowest = 0, highest = 0;
-    FB_TRY(state_->errors.check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "asking for stream priorities"));
-    FB_TRY(state_->errors.check(cudaStreamCreateWithPriority(&side_, cudaStreamNonBlocking, lowest), "creating a stream"));
-  }
   FB_ASSIGN(const cudaEvent_t arrived, take_arrival(ticket));
   last_ticket_ = ticket;
   Status status = state_->errors.check(cudaEventRecord(arrived, callers), "recording an event on the caller's stream");

@@ -61,7 +61,7 @@ class CudaTie final : public PassTie {
   const std::shared_ptr<TieWords> words_;
   TieWords::Pair* pair_ = nullptr;
   std::uint32_t index_ = 0, last_ticket_ = 0;
-  cudaStream_t side_ = nullptr;  // of the caller's consumed events; made when first wanted
+  cudaStream_t side_ = nullptr;  // of the caller's consumed events
   std::mutex mutex_;             // guards arrivals_
   std::vector<Arrival> arrivals_;
 };
