@@ -20,6 +20,17 @@ namespace {
 constexpr int kOldest =
     FOREBAY_CUDA_OLDEST;  // compute capability, ten times: what the library has machine code for
 
+// CUDA itself tells of a driver that is not there as of one that is too old.
+Status check_driver() {
+  int has = 0, needs = 0;
+  if (cudaDriverGetVersion(&has) != cudaSuccess || has == 0) return Status(Code::unavailable, "no NVIDIA driver is there (libcuda.so.1)");
+  static_cast<void>(cudaRuntimeGetVersion(&needs));
+  // A driver serves every runtime of its major version.
+  if (has / 1000 >= needs / 1000) return {};
+  return Status(Code::unavailable, "the NVIDIA driver supports CUDA " + std::to_string(has / 1000) + "." + std::to_string(has % 1000 / 10) + ", this build needs " +
+                                       std::to_string(needs / 1000) + ".0 or newer");
+}
+
 class CudaDevice final : public Device, public CallerStreams, public DeviceTools {
  public:
   static Result<std::unique_ptr<Device>> open() {
@@ -27,6 +38,7 @@ class CudaDevice final : public Device, public CallerStreams, public DeviceTools
     // Kernels that came to the device when first used would take memory in the middle of a pass. Read by the driver when it starts, if it has
     // not, and the caller has not chosen.
     setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+    FB_TRY(check_driver());
     int count = 0;
     FB_TRY(state->errors.check(cudaGetDeviceCount(&count), "looking for a CUDA device"));
     if (count == 0) return Status(Code::unavailable, "the CUDA driver shows no device");
