@@ -127,5 +127,27 @@ TEST_F(Enqueue, AContextGoesAfterItsPasses) {
   EXPECT_TRUE(same_bits(y, wants_[3]));
 }
 
+TEST_F(Enqueue, DebugSyncNamesTheKernelThatFails) {
+  OnnxMaker maker;
+  auto graph = maker.graph();
+  graph.input("x", DType::f32, {4, 3});
+  graph.input("rows", DType::i64, {2});
+  graph.node("Gather", {"x", "rows"}, {"y"}).name("pick").set("axis", 0);
+  graph.output("y", DType::f32, {2, 3});
+  ASSERT_VALUE(Plan plan, build_plan(maker, folder_, "gather"));
+  EngineOptions options = with_budget(Budget::automatic());
+  options.debug_sync = true;
+  ASSERT_VALUE(Engine engine, Engine::create(plan, {}, options));
+  HostTensor rows(DType::i64, Shape{2});
+  rows.as<std::int64_t>()[1] = 7;
+  Tensors inputs = only("x", filled(Shape{4, 3}, 1));
+  inputs.emplace_back("rows", rows.clone());
+  const auto failed = run_once(engine, inputs);
+  EXPECT_CODE(failed, Code::invalid_argument);
+  for (const char* part : {"node 'pick' (Gather)", ", kernel ", " on f32[4,3], i64[2]"}) {
+    EXPECT_NE(failed.status().to_string().find(part), std::string::npos) << failed.status().to_string();
+  }
+}
+
 }  // namespace
 }  // namespace forebay
