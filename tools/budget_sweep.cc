@@ -48,12 +48,14 @@ Status sweep_budgets(Session& session, Engine& engine, const std::vector<NamedTe
     if (held > bytes) return Status(Code::gate_failed, fmt::format("a budget of {} bytes was exceeded: {} are committed", bytes, held));
     for (std::size_t o = 0; o < got.size(); ++o) {
       if (!same_bytes(got[o], want[o])) {
-        return Status(Code::gate_failed, fmt::format("output \"{}\" has other bits with a budget of {} bytes than fully resident", engine.plan().outputs()[o].name, bytes));
+        return Status(Code::gate_failed, fmt::format("output \"{}\" has other bits with a budget of {} bytes than fully resident",
+                                                     engine.plan().outputs()[o].name, bytes));
       }
     }
   }
   session.result["sweep"] = boost::json::object{{"budgets", count}, {"streaming", streaming}};
-  session.print("the same bits at {} budgets from {} to {}; weights streamed at {}\n", count, format_size(sizes.min_budget), format_size(sizes.full_budget), streaming);
+  session.print("the same bits at {} budgets from {} to {}; weights streamed at {}\n", count, format_size(sizes.min_budget),
+                format_size(sizes.full_budget), streaming);
   return {};
 }
 

@@ -1,8 +1,8 @@
-// Passes that the caller does not wait for: a thread of the context runs them one after the other, tied to the caller's streams; and passes that
-// become a part of the caller's own graph.
+// Passes that the caller does not wait for: a thread of the context runs them one after the other, tied to the caller's streams; and passes
+// that become a part of the caller's own graph.
 //
-// Invariants: a call's inputs are not touched before it has consumed them; whoever waits for a call is let go whatever becomes of it; what a
-// captured pass refers to stays where it is while its context lives.
+// Invariants: a call's inputs are not touched before it has consumed them; whoever waits for a call is let go whatever becomes of it; what
+// a captured pass refers to stays where it is while its context lives.
 #include <algorithm>
 #include <system_error>
 #include <utility>
@@ -17,15 +17,16 @@ namespace {
 
 using plan::kNone;
 
-Status check_bound(const plan::Plan& plan, const std::vector<plan::ValueId>& ids, std::string_view what, std::string_view name, DType dtype, const Shape& shape,
-                   const void* data, std::size_t* place) {
+Status check_bound(const plan::Plan& plan, const std::vector<plan::ValueId>& ids, std::string_view what, std::string_view name, DType dtype,
+                   const Shape& shape, const void* data, std::size_t* place) {
   const auto at = std::find_if(ids.begin(), ids.end(), [&](plan::ValueId id) { return plan.values[id].name == name; });
   const std::string shown = std::string(what) + " '" + std::string(name) + "'";
   if (at == ids.end()) return Status(Code::invalid_argument, "the plan has no " + shown);
   *place = static_cast<std::size_t>(at - ids.begin());
   if (dtype == DType::none) return {};
   if (plan.values[*at].dtype != dtype) {
-    return Status(Code::invalid_argument, shown + " is " + std::string(dtype_name(plan.values[*at].dtype)) + ", the memory given is " + std::string(dtype_name(dtype)));
+    return Status(Code::invalid_argument, shown + " is " + std::string(dtype_name(plan.values[*at].dtype)) + ", the memory given is " +
+                                              std::string(dtype_name(dtype)));
   }
   const auto bytes = checked_bytes(dtype, shape.dims());
   if (!bytes || (*bytes > 0 && data == nullptr)) return Status(Code::invalid_argument, shown + " has no memory or an impossible shape");
@@ -50,7 +51,8 @@ ContextCore::~ContextCore() {
 Status ContextCore::bind_input(std::string_view name, ConstTensorView tensor) {
   std::size_t i = 0;
   FB_TRY(check_bound(plan(), plan().graphs[0].inputs, "input", name, tensor.dtype, tensor.shape, tensor.data, &i));
-  if (state_of_input(i) != nullptr) return Status(Code::invalid_argument, "input '" + std::string(name) + "' is a state: it stays in the engine's memory");
+  if (state_of_input(i) != nullptr)
+    return Status(Code::invalid_argument, "input '" + std::string(name) + "' is a state: it stays in the engine's memory");
   bound_inputs_[i] = tensor;
   input_set_[i] = tensor.present();
   return {};
@@ -59,7 +61,8 @@ Status ContextCore::bind_input(std::string_view name, ConstTensorView tensor) {
 Status ContextCore::bind_output(std::string_view name, TensorView tensor) {
   std::size_t i = 0;
   FB_TRY(check_bound(plan(), plan().graphs[0].outputs, "output", name, tensor.dtype, tensor.shape, tensor.data, &i));
-  if (is_state_output(i)) return Status(Code::invalid_argument, "output '" + std::string(name) + "' is a state: it stays in the engine's memory");
+  if (is_state_output(i))
+    return Status(Code::invalid_argument, "output '" + std::string(name) + "' is a state: it stays in the engine's memory");
   bound_outputs_[i] = tensor;
   return {};
 }
@@ -69,7 +72,8 @@ Result<ContextCore::Call> ContextCore::next_call() const {
   call.inputs.resize(inputs_.size());
   for (std::size_t i = 0; i < inputs_.size(); ++i) {
     if (state_of_input(i) != nullptr) continue;
-    if (!input_set_[i]) return Status(Code::invalid_argument, "input '" + plan().values[plan().graphs[0].inputs[i]].name + "' has not been set");
+    if (!input_set_[i])
+      return Status(Code::invalid_argument, "input '" + plan().values[plan().graphs[0].inputs[i]].name + "' has not been set");
     call.inputs[i] = bound_inputs_[i].present() ? bound_inputs_[i] : ConstTensorView(inputs_[i]);
   }
   call.outputs = bound_outputs_;
@@ -158,13 +162,16 @@ Status ContextCore::check_capture() const {
     return refuse("weights stream under this budget; with " + std::to_string(needed) + " bytes nothing streams");
   }
   for (std::size_t i = 0; i < inputs_.size(); ++i) {
-    if (!bound_inputs_[i].present()) return refuse("input '" + plan().values[plan().graphs[0].inputs[i]].name + "' is not in the caller's memory (bind_input)");
+    if (!bound_inputs_[i].present())
+      return refuse("input '" + plan().values[plan().graphs[0].inputs[i]].name + "' is not in the caller's memory (bind_input)");
   }
   for (std::size_t i = 0; i < outputs_.size(); ++i) {
-    if (bound_outputs_[i].data == nullptr) return refuse("output '" + plan().values[plan().graphs[0].outputs[i]].name + "' is not in the caller's memory (bind_output)");
+    if (bound_outputs_[i].data == nullptr)
+      return refuse("output '" + plan().values[plan().graphs[0].outputs[i]].name + "' is not in the caller's memory (bind_output)");
   }
   FB_ASSIGN(const auto shapes, shapes_now());
-  if (!prepared_ || prepared_->input_shapes != shapes) return refuse("run a pass of these shapes before, not captured, so that weights and memory are in place");
+  if (!prepared_ || prepared_->input_shapes != shapes)
+    return refuse("run a pass of these shapes before, not captured, so that weights and memory are in place");
   if (prepared_->dynamic) return refuse("data decides shapes");
   for (const PreparedStep& step : prepared_->main.steps) {
     const std::string where = "node '" + step.name + "' (" + step.step->node->op + ")";
@@ -188,7 +195,8 @@ Result<ContextCore::Captured> ContextCore::hold_pass() {
   held.lease = std::move(lease).value();
   if (held.lease->shared()) return held;
   drop(held);
-  return Status(Code::failed_precondition, "the pass cannot be captured: its weights are not all in place; run a pass before, not captured");
+  return Status(Code::failed_precondition,
+                "the pass cannot be captured: its weights are not all in place; run a pass before, not captured");
 }
 
 void ContextCore::drop(Captured& held) {

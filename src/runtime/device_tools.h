@@ -13,7 +13,8 @@ namespace forebay {
 class Stopwatch {
  public:
   virtual ~Stopwatch() = default;
-  // For functions that a queue runs: remembers when all that the queue was given before is done. Marks are numbered from 0, each once between resets.
+  // For functions that a queue runs: remembers when all that the queue was given before is done. Marks are numbered from 0, each once
+  // between resets.
   virtual Status mark(std::size_t number) = 0;
   // Nanoseconds of std::chrono::steady_clock; failed_precondition for a mark that is not reached yet.
   virtual Result<std::int64_t> read(std::size_t number) = 0;

@@ -120,8 +120,9 @@ Status ContextCore::read_clock(std::int64_t begin_ns) {
   for (const TraceSpan& span : spans) {
     const auto ms = [&](std::int64_t ns) { return static_cast<double>(ns - begin_ns) / 1e6; };
     const bool compute = span.lane == TraceSpan::Lane::compute;
-    profile_.spans.push_back({static_cast<PassProfile::Span::Lane>(span.lane), compute ? profile_.ops[span.subject].node : weight_of(plan(), span.subject),
-                              ms(span.begin_ns), ms(span.end_ns), span.bytes});
+    profile_.spans.push_back({static_cast<PassProfile::Span::Lane>(span.lane),
+                              compute ? profile_.ops[span.subject].node : weight_of(plan(), span.subject), ms(span.begin_ns),
+                              ms(span.end_ns), span.bytes});
   }
   return {};
 }

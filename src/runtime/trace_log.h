@@ -11,7 +11,7 @@ namespace forebay {
 struct TraceSpan {
   enum class Lane : std::uint8_t { disk, decode, link, compute };
   Lane lane = Lane::compute;
-  std::uint32_t subject = 0;  // a chunk; of compute, a place in the profile's ops
+  std::uint32_t subject = 0;              // a chunk; of compute, a place in the profile's ops
   std::int64_t begin_ns = 0, end_ns = 0;  // of steady_clock
   std::uint64_t bytes = 0;
 };

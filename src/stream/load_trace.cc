@@ -42,9 +42,11 @@ void ReadPipeline::trace_copy(LoadSlot& slot, std::uint64_t bytes) {
   slot.copy_mark = next_mark_;
   next_mark_ += 2;
   traced_copies_.push_back({slot.chunk, slot.copy_mark, bytes});
-  copy_queue_->launch([](void* s) { return static_cast<LoadSlot*>(s)->pipeline->copy_watch_->mark(static_cast<LoadSlot*>(s)->copy_mark); }, &slot);
+  copy_queue_->launch([](void* s) { return static_cast<LoadSlot*>(s)->pipeline->copy_watch_->mark(static_cast<LoadSlot*>(s)->copy_mark); },
+                      &slot);
   copy_queue_->copy(slot.device, slot.copy_from, bytes);
-  copy_queue_->launch([](void* s) { return static_cast<LoadSlot*>(s)->pipeline->copy_watch_->mark(static_cast<LoadSlot*>(s)->copy_mark + 1); }, &slot);
+  copy_queue_->launch(
+      [](void* s) { return static_cast<LoadSlot*>(s)->pipeline->copy_watch_->mark(static_cast<LoadSlot*>(s)->copy_mark + 1); }, &slot);
 }
 
 }  // namespace forebay::stream

@@ -115,8 +115,8 @@ TEST_F(CudaEngine, AConvolutionModelHasEqualBitsAt64Budgets) {
     streaming += context.profile().link_bytes > 0 ? 1 : 0;
   }
   EXPECT_GE(streaming, 32);
-  std::printf("convolutions: the same bits at 64 budgets from %llu to %llu bytes; weights streamed at %d\n", static_cast<unsigned long long>(sizes.min_budget),
-              static_cast<unsigned long long>(sizes.full_budget), streaming);
+  std::printf("convolutions: the same bits at 64 budgets from %llu to %llu bytes; weights streamed at %d\n",
+              static_cast<unsigned long long>(sizes.min_budget), static_cast<unsigned long long>(sizes.full_budget), streaming);
 }
 
 TEST_F(CudaRun, RefitsWhileContextsRun) {
@@ -155,7 +155,8 @@ TEST_F(CudaRun, RefitsWhileContextsRun) {
     for (std::thread& caller : callers) caller.join();
     EXPECT_EQ(wrong.load(), 0);
     EXPECT_GT(passes.load(), 0);
-    std::printf("refits while running, budget %llu/16: %d passes of two contexts, %d wrong\n", static_cast<unsigned long long>(part), passes.load(), wrong.load());
+    std::printf("refits while running, budget %llu/16: %d passes of two contexts, %d wrong\n", static_cast<unsigned long long>(part),
+                passes.load(), wrong.load());
   }
 }
 
@@ -267,8 +268,8 @@ TEST_F(CudaRun, TheUsersMemoryIsTheArena) {
   EXPECT_CODE(Engine::create(*plan_, world_.model(), options), Code::invalid_argument);
 }
 
-// Reads, copies and kernels on one clock: within the pass but for what was begun before or is for the next one; kernels in order, link and compute
-// busy at the same time.
+// Reads, copies and kernels on one clock: within the pass but for what was begun before or is for the next one; kernels in order, link and
+// compute busy at the same time.
 TEST_F(CudaRun, ProfilesTellOfTheDevicesTime) {
   for (const bool cached : {false, true}) {
     EngineOptions options = on_cuda(between(2, 16));
@@ -303,8 +304,8 @@ TEST_F(CudaRun, ProfilesTellOfTheDevicesTime) {
     EXPECT_GT(copied, 0u);
     const auto reads = std::count_if(profile.spans.begin(), profile.spans.end(), [](const auto& span) { return span.lane == Lane::disk; });
     EXPECT_EQ(reads > 0, !cached) << reads;
-    std::printf("%s: a pass of %.2f ms, %zu launches %.2f ms, %.1f MB over the link\n", cached ? "cached" : "from disk", profile.milliseconds, kernels, compute,
-                static_cast<double>(copied) / 1e6);
+    std::printf("%s: a pass of %.2f ms, %zu launches %.2f ms, %.1f MB over the link\n", cached ? "cached" : "from disk",
+                profile.milliseconds, kernels, compute, static_cast<double>(copied) / 1e6);
   }
 }
 
@@ -362,7 +363,8 @@ TEST_F(CudaLarge, MemoryGoesBackToTheDriverWhilePassesRun) {
   std::printf("6.4 GB in place and 3 passes after %.0f ms\n", ms_since(load));
   const std::uint64_t full = engine.memory().budget, committed = engine.memory().committed;
   const std::uint64_t beside = free_before - free_bytes() - committed;
-  std::printf("arena %llu bytes, device memory taken beside it %.1f MiB\n", static_cast<unsigned long long>(committed), static_cast<double>(beside) / (1 << 20));
+  std::printf("arena %llu bytes, device memory taken beside it %.1f MiB\n", static_cast<unsigned long long>(committed),
+              static_cast<double>(beside) / (1 << 20));
   EXPECT_LE(beside, 64u << 20);
   std::atomic<bool> stop{false};
   std::atomic<int> passes{0};
@@ -395,8 +397,9 @@ TEST_F(CudaLarge, MemoryGoesBackToTheDriverWhilePassesRun) {
     EXPECT_OK(back);
     if (!back.ok()) break;
     EXPECT_OK(back->wait());
-    std::printf("4 GB back at the driver after %.1f ms, the call's end after %.1f ms (a resident pass: %.1f ms); grown again after %.1f ms\n", seen < 0 ? done : seen, done,
-                longest.load(), ms_since(grow));
+    std::printf(
+        "4 GB back at the driver after %.1f ms, the call's end after %.1f ms (a resident pass: %.1f ms); grown again after %.1f ms\n",
+        seen < 0 ? done : seen, done, longest.load(), ms_since(grow));
     for (const int now = passes; passes < now + 3;) std::this_thread::yield();
   }
   stop = true;

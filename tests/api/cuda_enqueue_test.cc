@@ -75,15 +75,17 @@ class CudaEnqueue : public CudaEngine {
     for (std::size_t k = 0; k < kWide; ++k) x.as<float>()[k] = slope(i) * static_cast<float>(k) + 1.0f;
     return x;
   }
-  Result<Engine> engine(double percent, int concurrent = 1) { return Engine::create(*plan_, world_.model(), on_cuda(Budget::of_percent(percent), concurrent)); }
+  Result<Engine> engine(double percent, int concurrent = 1) {
+    return Engine::create(*plan_, world_.model(), on_cuda(Budget::of_percent(percent), concurrent));
+  }
 
   LayersWorld world_;
   std::unique_ptr<Plan> plan_;
   std::vector<HostTensor> ramps_, wants_;
 };
 
-// The caller's kernel makes the input, late; the stream itself carries on with the output. Nothing else synchronises. `fma` in the kernel's ramp
-// would give other bits than the host's: the slope times a small integer plus one is compared as the device made it.
+// The caller's kernel makes the input, late; the stream itself carries on with the output. Nothing else synchronises. `fma` in the kernel's
+// ramp would give other bits than the host's: the slope times a small integer plus one is compared as the device made it.
 TEST_F(CudaEnqueue, FollowsTheStreamAndIsFollowedByIt) {
   for (const double percent : {100.0, 30.0}) {
     SCOPED_TRACE(percent);
@@ -287,7 +289,8 @@ TEST_F(CudaEnqueue, DebugSyncNamesTheKernelThatFails) {
         const Status status = ready ? context->execute() : Status(Code::internal, "never ran");
         const std::string text = status.to_string();
         std::fprintf(stderr, "%s\n", text.c_str());
-        const bool named = text.find("node '") != std::string::npos && text.find(", kernel ") != std::string::npos && text.find(" on f32[1,512]") != std::string::npos;
+        const bool named = text.find("node '") != std::string::npos && text.find(", kernel ") != std::string::npos &&
+                           text.find(" on f32[1,512]") != std::string::npos;
         std::_Exit(status.code() == Code::device_lost && named ? 0 : 1);
       },
       ::testing::ExitedWithCode(0), "");

@@ -80,9 +80,11 @@ TEST_F(Enqueue, ReturnsBeforeThePassHasRun) {
   ASSERT_VALUE(Engine engine, this->engine(100));
   ASSERT_VALUE(ExecutionContext context, engine.create_context());
   std::atomic<bool> go{false};
-  ASSERT_OK(context.set_debug([&](const DebugTensor&) {
-    while (!go) std::this_thread::yield();
-  }, {"y"}));
+  ASSERT_OK(context.set_debug(
+      [&](const DebugTensor&) {
+        while (!go) std::this_thread::yield();
+      },
+      {"y"}));
   ASSERT_OK(context.set_input("x", inputs_[1]));
   for (int i = 0; i < 5; ++i) ASSERT_OK(context.enqueue());  // would never return if it waited
   go = true;

@@ -88,7 +88,11 @@ TEST_F(Command, RunAnswersAllKeys) {
     const std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
     boost::json::error_code error;
     EXPECT_TRUE(boost::json::parse(text, error).is_object()) << file;
+    for (const char* part : {"\"disk\"", "\"compute\"", "\"ts\""}) EXPECT_EQ(text.find(part) != std::string::npos, file == std::string("t.json")) << file << " " << part;
   }
+  const boost::json::object swept = run_command({"run", plan(), "--weights", model(), "--sweep", "16", "--json"}).json();
+  EXPECT_EQ(swept.at("sweep").as_object().at("budgets"), 16);
+  EXPECT_GE(swept.at("sweep").as_object().at("streaming").to_number<int>(), 8);
 }
 
 TEST_F(Command, SameBitsAtEveryBudgetAndFromEverySource) {

@@ -37,7 +37,7 @@ class CaptureQueue final : public Queue {
     if (point.timeline == nullptr || point.timeline->value() >= point.value) return;
     keep(Status(Code::failed_precondition, "the pass would wait for weights: it cannot be captured"));
   }
-  void signal(TimelinePoint) override {}  // nobody waits for a pass that has not run
+  void signal(TimelinePoint) override {}            // nobody waits for a pass that has not run
   Status synchronize() override { return error_; }  // nothing has run, and nothing is waited for
   void clear_error() override { error_ = Status(); }
 
@@ -60,7 +60,8 @@ Result<std::uint32_t> TieWords::take(Pair** words) {
   const std::lock_guard lock(mutex_);
   if (pairs_ == nullptr) {
     void* memory = nullptr;
-    FB_TRY(state_->errors.check(cudaHostAlloc(&memory, kPairs * sizeof(Pair), cudaHostAllocMapped | cudaHostAllocPortable), "page-locking the words of enqueued passes"));
+    FB_TRY(state_->errors.check(cudaHostAlloc(&memory, kPairs * sizeof(Pair), cudaHostAllocMapped | cudaHostAllocPortable),
+                                "page-locking the words of enqueued passes"));
     pairs_ = static_cast<Pair*>(memory);
     std::fill_n(pairs_, kPairs, Pair());
     for (std::uint32_t i = kPairs; i-- > 0;) free_.push_back(i);
@@ -123,8 +124,10 @@ Result<std::uint32_t> CudaTie::attach(void* stream, void* consumed) {
   last_ticket_ = ticket;
   Status status = state_->errors.check(cudaEventRecord(arrived, callers), "recording an event on the caller's stream");
   if (status.ok() && consumed != nullptr) {
-    status = state_->errors.check(state_->driver.wait_value(side_, address_of(&pair_->consumed), ticket, CU_STREAM_WAIT_VALUE_GEQ), "waiting for inputs");
-    if (status.ok()) status = state_->errors.check(cudaEventRecord(static_cast<cudaEvent_t>(consumed), side_), "recording the inputs-consumed event");
+    status = state_->errors.check(state_->driver.wait_value(side_, address_of(&pair_->consumed), ticket, CU_STREAM_WAIT_VALUE_GEQ),
+                                  "waiting for inputs");
+    if (status.ok())
+      status = state_->errors.check(cudaEventRecord(static_cast<cudaEvent_t>(consumed), side_), "recording the inputs-consumed event");
   }
   // Last: when it is refused, nobody waits for a pass that will not come.
   if (status.ok()) {
@@ -149,7 +152,8 @@ Status CudaTie::begin(std::uint32_t ticket) {
 }
 
 Status CudaTie::write(std::uint32_t* word, std::uint32_t value) {
-  return state_->errors.check(state_->driver.write_value(queue_stream(), address_of(word), value, CU_STREAM_WRITE_VALUE_DEFAULT), "telling the caller's stream");
+  return state_->errors.check(state_->driver.write_value(queue_stream(), address_of(word), value, CU_STREAM_WRITE_VALUE_DEFAULT),
+                              "telling the caller's stream");
 }
 
 Status CudaTie::consume(std::uint32_t ticket) { return write(&pair_->consumed, ticket); }

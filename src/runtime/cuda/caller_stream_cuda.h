@@ -1,11 +1,11 @@
 // Ties of passes to the caller's CUDA streams.
 //
-// A pass is given to the device by a worker, long after enqueue returned: what the caller's stream waits for is not there yet, so it cannot be an
-// event. The stream waits for a word in page-locked memory to reach the pass's ticket; the pass's own stream writes it, or the host when the pass
-// failed. The words belong to the device and only ever grow: a wait that comes late finds what it waits for.
+// A pass is given to the device by a worker, long after enqueue returned: what the caller's stream waits for is not there yet, so it cannot
+// be an event. The stream waits for a word in page-locked memory to reach the pass's ticket; the pass's own stream writes it, or the host
+// when the pass failed. The words belong to the device and only ever grow: a wait that comes late finds what it waits for.
 //
-// Streams that wait so must not share a hardware channel with streams they wait for. Channels are shared within a priority: our queues have the
-// highest, and the stream that waits for the caller's event has the lowest.
+// Streams that wait so must not share a hardware channel with streams they wait for. Channels are shared within a priority: our queues have
+// the highest, and the stream that waits for the caller's event has the lowest.
 #pragma once
 
 #include <array>

@@ -40,7 +40,8 @@ CudaStopwatch::~CudaStopwatch() {
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 
-// On an idle stream of its own an event is done a few microseconds after it is recorded: the middle of the wait is close enough. The best of a few.
+// On an idle stream of its own an event is done a few microseconds after it is recorded: the middle of the wait is close enough. The best
+// of a few.
 Status CudaStopwatch::reset() {
   std::int64_t best = INT64_MAX;
   for (int i = 0; i < 4; ++i) {

@@ -25,7 +25,7 @@ class CudaStopwatch final : public Stopwatch {
   cudaStream_t stream_ = nullptr;  // of the base alone
   cudaEvent_t base_ = nullptr;     // done when the host's clock showed base_ns_
   std::int64_t base_ns_ = 0;
-  std::mutex mutex_;               // guards events_
+  std::mutex mutex_;  // guards events_
   std::vector<cudaEvent_t> events_;
 };
 
