@@ -114,7 +114,9 @@ ArenaDemand EngineCore::demand_locked() const {
 std::uint64_t EngineCore::resolve_locked(const Budget& budget) const {
   const std::uint64_t granule = parts_.device->info().granule;
   const std::uint64_t free = parts_.user_memory ? parts_.arena->reserved_bytes() : free_at_start_;
-  std::uint64_t bytes = resolve_budget(budget, sizes_locked(), free, granule);
+  // The user's memory is there for the engine: all of it may be used.
+  const bool all = parts_.user_memory && budget.kind == Budget::Kind::automatic;
+  std::uint64_t bytes = resolve_budget(all ? Budget::unlimited() : budget, sizes_locked(), free, granule);
   if (parts_.user_memory) bytes = std::min(bytes, align_down(parts_.arena->reserved_bytes(), granule));
   return bytes;
 }
@@ -125,8 +127,9 @@ Status EngineCore::movable() const {
 }
 
 Status EngineCore::relayout_locked() {
-  FB_TRY(movable());
   FB_ASSIGN(const ArenaLayout layout, plan_arena(demand_locked(), resolve_locked(budget_)));
+  if (captures_.load() > 0 && layout == layout_) return {};
+  FB_TRY(movable());
   return apply_locked(layout);
 }
 
@@ -266,6 +269,7 @@ Result<std::shared_ptr<Completion>> EngineCore::set_budget(const Budget& budget)
 
 Status EngineCore::publish(plan::GenerationPtr generation) {
   const std::lock_guard lock(layout_mutex_);
+  FB_TRY(movable());
   const SourceLimits before = published_limits_;
   published_limits_ = parts_.source->limits_for(*generation);
   Status status = relayout_locked();

@@ -41,6 +41,7 @@ struct ArenaLayout {
   std::uint64_t ring_offset = 0, ring_bytes = 0;
   std::uint64_t resident_bytes = 0;   // the last resident_bytes of the arena hold a prefix of the priority order
   std::uint64_t arena_bytes = 0;      // reserved size
+  friend bool operator==(const ArenaLayout&, const ArenaLayout&) = default;
 };
 
 struct SourceLimits {

@@ -4,8 +4,11 @@
 // be an event. The stream waits for a word in page-locked memory to reach the pass's ticket; the pass's own stream writes it, or the host
 // when the pass failed. The words belong to the device and only ever grow: a wait that comes late finds what it waits for.
 //
-// Streams that wait so must not share a hardware channel with streams they wait for. Channels are shared within a priority: our queues have
-// the highest, and the stream that waits for the caller's event has the lowest.
+// Streams that wait so must not share a hardware queue with what they wait for. Queues for kernels are shared within a priority: ours have
+// the highest, and the stream that waits for the caller's event has the lowest. Queues for copies are shared whatever the priority, once a
+// process has more streams than CUDA_DEVICE_MAX_CONNECTIONS: a copy given to a waiting stream may then be before a load that the pass
+// needs, and both stop for good. 48 streams that waited and copied at once did so with 8 queues; the device asks for 32, the most there
+// are, where it starts the driver.
 #pragma once
 
 #include <array>

@@ -38,6 +38,8 @@ class CudaDevice final : public Device, public CallerStreams, public DeviceTools
     // Kernels that came to the device when first used would take memory in the middle of a pass. Read by the driver when it starts, if it has
     // not, and the caller has not chosen.
     setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+    // Streams share hardware queues beyond this number (8 otherwise): see caller_stream_cuda.h.
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
     FB_TRY(check_driver());
     int count = 0;
     FB_TRY(state->errors.check(cudaGetDeviceCount(&count), "looking for a CUDA device"));
