@@ -82,8 +82,7 @@ class CudaEnqueue : public CudaEngine {
   std::vector<HostTensor> ramps_, wants_;
 };
 
-// The caller's kernel makes the input, late; the stream itself carries on with the output. Nothing else synchronises. `fma` in the kernel's
-// ramp would give other bits than the host's: the slope times a small integer plus one is compared as the device made it.
+// The input comes late, copied or made by a kernel; the stream itself carries on with the output. Nothing else synchronises.
 TEST_F(CudaEnqueue, FollowsTheStreamAndIsFollowedByIt) {
   for (const double percent : {100.0, 30.0}) {
     SCOPED_TRACE(percent);
