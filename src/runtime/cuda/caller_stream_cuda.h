@@ -7,8 +7,8 @@
 // Streams that wait so must not share a hardware queue with what they wait for. Queues for kernels are shared within a priority: ours have
 // the highest, and the stream that waits for the caller's event has the lowest. Queues for copies are shared whatever the priority, once a
 // process has more streams than CUDA_DEVICE_MAX_CONNECTIONS: a copy given to a waiting stream may then be before a load that the pass
-// needs, and both stop for good. 48 streams that waited and copied at once did so with 8 queues and with 32, 24 did not with 32; the device asks for 32, the most there
-// are, where it starts the driver.
+// needs, and both stop for good. 48 streams that waited and copied at once did so, with 8 queues and with 32; 24 did not, with 32. The device asks
+// for 32, the most there are, where it starts the driver.
 #pragma once
 
 #include <array>
