@@ -8,6 +8,7 @@
 #include "refit/catalog.h"
 #include "refit/shard_reader.h"
 #include "refit_setup.h"
+#include "runtime/device_library.h"
 
 namespace forebay::tools {
 
@@ -31,6 +32,7 @@ Result<EngineSetup> engine_setup(Session& session) {
   setup.options.direct = given.text("direct");
   setup.options.threads = static_cast<int>(given.integer("threads"));
   setup.options.concurrent_passes = static_cast<int>(given.integer("contexts"));
+  setup.options.debug_sync = given.flag("debug-sync");
   setup.options.logger = &session.console;
   if (given.flag("retime") || !given.text("timing-cache").empty()) {
     setup.options.retime.emplace();
@@ -39,6 +41,19 @@ Result<EngineSetup> engine_setup(Session& session) {
     FB_ASSIGN(setup.options.retime->shapes, input_shapes(setup.plan.data(), wanted));
   }
   return setup;
+}
+
+Result<DeviceMemory> DeviceMemory::open(const EngineOptions& options) {
+  DeviceMemory memory;
+  if (options.device.empty() || options.device == "cpu") return memory;
+  FB_ASSIGN(memory.device_, load_device(options.device));
+  FB_ASSIGN(memory.free_, memory.device_->free_bytes());
+  return memory;
+}
+
+std::int64_t DeviceMemory::taken_beside(std::uint64_t committed) const {
+  const auto now = device_->free_bytes();
+  return now.ok() ? static_cast<std::int64_t>(free_) - static_cast<std::int64_t>(*now) - static_cast<std::int64_t>(committed) : 0;
 }
 
 Result<std::vector<std::unique_ptr<File>>> weight_files(const EngineSetup& setup, Logger& logger) {

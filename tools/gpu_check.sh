@@ -33,9 +33,9 @@ step() {  # step NAME COMMAND...: one row, ok or FAILED
 json() { python3 -c 'import json,sys; d=json.load(open(sys.argv[1])); print(eval(sys.argv[2], {"d": d}))' "$1" "$2" 2>>"$log"; }
 
 row machine "$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -1)"
-for test in device_test cuda_kernels_test; do
+for test in runtime/device_test runtime/cuda_kernels_test api/cuda_engine_test api/cuda_enqueue_test; do
   [ $curve = 1 ] && break
-  [ -x "$build/tests/runtime/$test" ] && step "$test" "$build/tests/runtime/$test"
+  [ -x "$build/tests/$test" ] && step "${test#*/}" "$build/tests/$test"
 done
 
 # The same bits at every budget, in runs that stream, for each dtype; and close to the CPU.
@@ -58,14 +58,26 @@ model() {  # model PARAMS DTYPE: makes $work/PARAMS-DTYPE
   [ -f "$dir/model.plan" ] && return 0
   "$forebay" synth llama --params "$1" --dtype "$2" --seed 1 -o "$dir" >>"$log" 2>&1 && "$forebay" build "$dir/model.onnx" -o "$dir/model.plan" --strip >>"$log" 2>&1
 }
+sweep() {  # sweep DIR INPUT-SHAPES: 64 budgets in one process
+  "$forebay" run "$1/model.plan" --weights "$1" --device cuda --budget 100% --shapes "$2" --seed 3 --sweep 64 --json >"$1/sweep.json" 2>>"$log"
+}
+swept=()
 for dtype in f32 f16 bf16; do
   [ $curve = 1 ] && break
   step "synth 100M $dtype" model 100M $dtype
+  if sweep "$work/100M-$dtype" input_ids=1x1; then
+    swept+=("100M $dtype: $(json "$work/100M-$dtype/sweep.json" '"%d (%d streaming)" % (d["sweep"]["budgets"], d["sweep"]["streaming"])')")
+  else
+    swept+=("100M $dtype: FAILED") bad=1
+  fi
   step "equal bits, decode, $dtype" equal_bits "$work/100M-$dtype" input_ids=1x1 100% 75% 50% 35% 25% 20% 15% 12%
   step "equal bits, prefill of 64, $dtype" equal_bits "$work/100M-$dtype" input_ids=1x64 100% 50% 35% 25%
   step "close to the CPU, $dtype" "$forebay" compare "$work/100M-$dtype/model.plan" --weights "$work/100M-$dtype" --device cuda --against cpu \
     --shapes input_ids=1x16 --seed 5 --rtol 0.05 --atol 0.05
 done
+
+# The fourth model, convolutions, is in cuda_engine_test.
+[ $curve = 1 ] || row "equal bits at many budgets" "$(IFS=,; echo "${swept[*]}")$(grep -o 'convolutions: .*' "$log" | tail -1 | sed 's/^/, /')"
 
 # ONNX's own node tests on both devices, where the data of the onnx package is.
 [ -n "$data" ] || data=$(python3 -c 'import onnx, os; print(os.path.join(os.path.dirname(onnx.__file__), "backend/test/data"))' 2>/dev/null)
@@ -90,6 +102,7 @@ import json, sys
 for r in json.load(open(sys.argv[1]))["rows"]:
     if r["refused"]: print(f"{r['budget']}: refused"); continue
     print(f"{r['budget']}: p50 {r['pass_ms']['p50']:.2f} ms, link {r['streamed_bytes']['link'] / 1e9:.2f} GB a pass, "
+          f"host cores {r['host_cores']:.2f}, device MiB beside the arena {r['device_bytes_beside'] / 2**20:.0f}, "
           f"share of the copy limit {100 * r['link_share']:.1f} %, peak over budget {max(0, r['peak_arena_bytes'] - r['budget_bytes'])}, {r['bound_by']}")
 P
 )

@@ -60,9 +60,10 @@ constexpr OptionSpec kOptions[] = {
     {"direct", 0, K::choice, false, "MODE", "auto|on|off", "auto", "O_DIRECT: past the page cache"},
     {"output-dir", 0, K::path, false, "DIR", "", "", "write the outputs there as NAME.npy"},
     {"profile", 0, K::path, false, "FILE", "", "", "write times per node as JSON"},
-    {"trace", 0, K::path, false, "FILE", "", "", "write a Chrome trace (chrome://tracing, Perfetto)"},
-    {"debug-tensors", 0, K::text, true, "NAMES", "", "",
-     "write these values to --output-dir at every write, Loop iterations too; \"all\": every value"},
+    {"sweep", 0, K::integer, false, "N", "", "0", "then at N budgets from the minimum to full, changed while the engine lives: the bits must be the same", 0},
+    {"trace", 0, K::path, false, "FILE", "", "", "write a Chrome trace (chrome://tracing, Perfetto) of the last pass: disk, decode, link and compute on one clock"},
+    {"debug-sync", 0, K::flag, false, "", "", "", "wait for the device after every kernel: a failure names its node, shapes and kernel"},
+    {"debug-tensors", 0, K::text, true, "NAMES", "", "", "write these values to --output-dir at every write, Loop iterations too; \"all\": every value"},
     {"warm-up", 0, K::integer, false, "N", "", "1", "passes before measuring", 0},
     {"reference", 0, K::path, false, "DIR", "", "", "folder of NAME.npy to compare the outputs with"},
     {"against", 0, K::choice, false, "DEVICE", "cpu", "",
@@ -85,7 +86,7 @@ constexpr OptionSpec kOptions[] = {
 
 #define FB_ENGINE_OPTIONS                                                                                                                  \
   "weights map strict finite allow-inexact budget host-cache device retime timing-cache input shapes seed iterations contexts threads io " \
-  "direct stateful"
+  "direct stateful debug-sync"
 constexpr VerbSpec kVerbs[] = {
 #ifndef FOREBAY_RUNTIME_ONLY
     {"build", "MODEL.onnx", 1, 1, "make a plan from an ONNX model",
@@ -106,7 +107,7 @@ constexpr VerbSpec kVerbs[] = {
     {"run", "PLAN", 1, 1, "run a plan under a budget",
      "forebay run model.plan --weights model.onnx --budget 8GiB --output-dir out/\n"
      "forebay run model.plan --weights shards/ --input image=photo.npy --json",
-     FB_ENGINE_OPTIONS " output-dir profile trace debug-tensors", run_run},
+     FB_ENGINE_OPTIONS " output-dir profile trace debug-tensors sweep", run_run},
     {"bench", "PLAN", 1, 1, "measure passes over a grid of budgets, beside the machine's own limits",
      "forebay bench model.plan --weights model.onnx --budget 5%,10%,25%,50%,100%\n"
      "forebay bench model.plan --weights shards/ --prompt 512 --decode 64 --budget 25%,100% --json",

@@ -1,7 +1,10 @@
 #include "trace_file.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <boost/json.hpp>
 
 #include "base/check.h"
@@ -34,24 +37,31 @@ Status write_profile(const std::string& path, const PassProfile& profile) {
   return write_text_file(path, json::serialize(out) + "\n");
 }
 
+// What overlaps within a lane is spread over as many rows as it takes: reads are under way by the dozen.
 Status write_trace(const std::string& path, const PassProfile& profile) {
+  static constexpr const char* kLanes[] = {"disk", "decode", "link", "compute"};
+  constexpr int kRows = 1000;  // of a lane at most
+  std::vector<const PassProfile::Span*> spans;
+  for (const PassProfile::Span& span : profile.spans) spans.push_back(&span);
+  std::stable_sort(spans.begin(), spans.end(), [](const auto* a, const auto* b) { return a->begin_ms < b->begin_ms; });
   json::array events;
   const std::int64_t pid = ::getpid();
-  const auto lane = [&](int id, const char* name) {
-    events.push_back(json::object{{"name", "thread_name"}, {"ph", "M"}, {"pid", pid}, {"tid", id}, {"args", json::object{{"name", name}}}});
-  };
-  lane(1, "compute");
-  lane(2, "wait for weights");
-  double now_us = 0;
-  const auto event = [&](const PassProfile::Op& op, int id, double ms) {
-    if (ms <= 0) return;
-    events.push_back(json::object{{"name", op.node}, {"cat", op.op}, {"ph", "X"}, {"pid", pid}, {"tid", id}, {"ts", now_us}, {"dur", ms * 1000},
-                                  {"args", json::object{{"op", op.op}, {"kernel", op.kernel}, {"calls", op.calls}, {"weight_bytes", op.weight_bytes}}}});
-    now_us += ms * 1000;
-  };
-  for (const PassProfile::Op& op : profile.ops) {
-    event(op, 2, op.wait_ms);
-    event(op, 1, op.compute_ms);
+  std::array<std::vector<double>, 4> busy_until;  // by lane and row
+  for (const PassProfile::Span* span : spans) {
+    const auto lane = static_cast<std::size_t>(span->lane);
+    std::vector<double>& rows = busy_until[lane];
+    const auto free = std::find_if(rows.begin(), rows.end(), [&](double end) { return end <= span->begin_ms; });
+    const int row = std::min(kRows - 1, static_cast<int>(free - rows.begin()));
+    if (free == rows.end()) {
+      rows.push_back(0);
+      const std::string name = row == 0 ? kLanes[lane] : fmt::format("{} {}", kLanes[lane], row + 1);
+      const int id = static_cast<int>(lane) * kRows + row;
+      events.push_back(json::object{{"name", "thread_name"}, {"ph", "M"}, {"pid", pid}, {"tid", id}, {"args", json::object{{"name", name}}}});
+      events.push_back(json::object{{"name", "thread_sort_index"}, {"ph", "M"}, {"pid", pid}, {"tid", id}, {"args", json::object{{"sort_index", id}}}});
+    }
+    rows[static_cast<std::size_t>(row)] = span->end_ms;
+    events.push_back(json::object{{"name", span->name}, {"cat", kLanes[lane]}, {"ph", "X"}, {"pid", pid}, {"tid", static_cast<int>(lane) * kRows + row},
+                                  {"ts", span->begin_ms * 1000}, {"dur", (span->end_ms - span->begin_ms) * 1000}, {"args", json::object{{"bytes", span->bytes}}}});
   }
   json::object out;
   out["traceEvents"] = std::move(events);

@@ -124,6 +124,7 @@ class Bench {
     }
     EngineOptions options = setup_.options;
     options.budget = budget;
+    FB_ASSIGN(beside_, DeviceMemory::open(options));
     FB_ASSIGN(engine_, Engine::create(setup_.plan, setup_.sources, options));
     session_.result["device"] = engine_->device_name();
     return {};
@@ -151,6 +152,7 @@ class Bench {
     probe.profile = true;
     probe.stateful = request.stateful;
     FB_ASSIGN(const RunOutcome profiled, run_passes(*engine_, inputs_, probe));
+    if (beside_.known()) row["device_bytes_beside"] = beside_.taken_beside(outcome->memory.committed);
     fill_row(row, text, *engine_, *outcome, profiled.last, (before + after) / 2);
     if (cold && request.warm_up > 0) {  // the weights come for the first time, past the page cache
       const double bytes = static_cast<double>(outcome->first_disk_bytes), seconds = outcome->first_pass_ms / 1e3;
@@ -300,6 +302,7 @@ class Bench {
   std::vector<NamedTensor> inputs_;
   std::optional<Generation> generation_;
   GpuSampler sampler_;
+  DeviceMemory beside_;  // before engine_ was made
   std::optional<Engine> engine_;
   std::vector<std::unique_ptr<File>> files_;
   Limits limits_;

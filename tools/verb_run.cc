@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/npy.h"
+#include "budget_sweep.h"
 #include "context_runs.h"
 #include "engine_setup.h"
 #include "input_maker.h"
@@ -100,11 +101,14 @@ Status run_run(Session& session) {
     request.debug = [&debug](const DebugTensor& seen) { debug.write(seen); };
   }
   if (!folder.empty()) FB_TRY(posix_file_system().make_folder(folder));
+  FB_ASSIGN(DeviceMemory beside, DeviceMemory::open(setup.options));
   FB_ASSIGN(Engine engine, Engine::create(setup.plan, setup.sources, setup.options));
   FB_ASSIGN(const RunOutcome outcome, run_passes(engine, inputs, request));
   FB_TRY(debug.status());
   report(session, engine, outcome);
+  if (beside.known()) session.result["device_bytes_beside"] = beside.taken_beside(engine.memory().committed);
   FB_TRY(write_outputs(session, outcome.outputs, folder));
+  if (const int sweep = static_cast<int>(session.options.integer("sweep")); sweep > 0) FB_TRY(sweep_budgets(session, engine, inputs, sweep));
   if (debug.written() > 0) session.result["debug_tensors"] = debug.written();
   if (!profile.empty()) FB_TRY(write_profile(profile, outcome.last));
   if (!trace.empty()) FB_TRY(write_trace(trace, outcome.last));

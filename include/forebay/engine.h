@@ -32,7 +32,7 @@ struct Retiming {
 };
 
 struct EngineOptions {
-  std::string device = "cpu";            // "cpu"; others are unavailable
+  std::string device = "cpu";            // "cpu", "cuda"
   std::optional<Retiming> retime;        // not on the CPU
   Budget budget;
   std::optional<std::uint64_t> host_cache_bytes;  // default: what recipes need and no more
@@ -40,6 +40,7 @@ struct EngineOptions {
   std::string direct = "auto";           // "auto", "on", "off"
   int threads = 0;                       // compute threads; 0: all. Part of numerics_id
   int concurrent_passes = 1;             // passes that may run at once when nothing streams
+  bool debug_sync = false;               // waits for the device after every kernel: a failure names its node, shapes and kernel
   // The caller's memory as the arena: at least the minimum budget, kept alive and unmoved while the engine lives. The budget is then at
   // most its size. A null pointer with a size, or too little, is invalid_argument.
   std::optional<std::span<std::byte>> arena_memory;
@@ -57,7 +58,17 @@ struct PassProfile {
     double compute_ms = 0, wait_ms = 0;  // wait: for weights
     std::uint64_t weight_bytes = 0;
   };
+  // What happened when, on one clock that starts with the pass: reads, decoding, copies to the device, kernels. Loads that were begun before the
+  // pass, or are for the next one, are among them.
+  struct Span {
+    enum class Lane : std::uint8_t { disk, decode, link, compute };
+    Lane lane = Lane::compute;
+    std::string name;                    // of the weight, or of the node
+    double begin_ms = 0, end_ms = 0;
+    std::uint64_t bytes = 0;
+  };
   std::vector<Op> ops;                   // filled when profiling is on
+  std::vector<Span> spans;               // also
 };
 
 // A tensor seen while a pass runs; `data` is valid during the call only. `iteration` counts Loop/Scan iterations, innermost.
@@ -79,6 +90,10 @@ class BudgetChange {
   friend class Engine;
   std::shared_ptr<State> state_;
 };
+
+// A stream and an event of the device's own interface, as it hands them out: cudaStream_t and cudaEvent_t on "cuda". The CPU device has none.
+using StreamHandle = void*;
+using EventHandle = void*;
 
 class ExecutionContext;
 
@@ -134,9 +149,25 @@ class ExecutionContext {
 
   // Copies the tensor; its shape may differ from the last pass's. invalid_argument naming input, dtype, range or both conflicting dimensions.
   Status set_input(std::string_view name, ConstTensorView tensor);
+  // The caller's memory, of the host or of the device, in place of a copy: passes read it where it lies, or write their output there. It must
+  // stay until the pass has read it (see enqueue) or has ended; binding other memory afterwards is fine. An absent tensor unbinds.
+  Status bind_input(std::string_view name, ConstTensorView tensor);
+  Status bind_output(std::string_view name, TensorView tensor);
   // Runs one pass and waits. All inputs must be set (or bound as state). A failure leaves engine, weights and state as they were.
   Status execute();
-  // The last pass's output, copied.
+  // The same without waiting, neither for weights nor for the device, whether weights stream or not. Passes of a context run in order.
+  // With a stream the pass begins after what the stream was given before, and what it is given later begins after the pass: no other
+  // synchronisation is needed around device memory. `inputs_consumed`, when given, fires once inputs may be overwritten (until then set_input
+  // waits). What goes wrong is told by wait(); the stream goes on, its outputs are then not written or incomplete.
+  // Streams of the highest priority must not be used, nor more streams than the device has hardware queues (README): what waits could share a
+  // queue with what it waits for, and neither would go on.
+  // A stream that is being captured takes the pass into its graph: everything resident, inputs and outputs bound, no state, and a pass of these
+  // shapes run before; else failed_precondition with the reason. Budget changes and refits are then refused until the context, which serves
+  // that graph alone and must outlive it, is destroyed; other contexts need EngineOptions::concurrent_passes above 1.
+  Status enqueue(StreamHandle stream = nullptr, EventHandle inputs_consumed = nullptr);
+  Status wait();         // until nothing enqueued is left; the first failure since the last wait
+  Status wait_inputs();  // until all that was enqueued has read its inputs
+  // The last pass's output, copied. Waits for what is enqueued; failed_precondition when it is bound to the caller's memory.
   Result<HostTensor> output(std::string_view name) const;
   // After each pass `output` becomes the next pass's `input` without leaving the device. The first value is the input as set, or an empty
   // tensor when every unknown dimension may be 0.

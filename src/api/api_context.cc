@@ -9,6 +9,11 @@ ExecutionContext::ExecutionContext(ExecutionContext&&) noexcept = default;
 ExecutionContext& ExecutionContext::operator=(ExecutionContext&&) noexcept = default;
 
 Status ExecutionContext::set_input(std::string_view name, ConstTensorView tensor) { return state_->core->set_input(name, tensor); }
+Status ExecutionContext::bind_input(std::string_view name, ConstTensorView tensor) { return state_->core->bind_input(name, tensor); }
+Status ExecutionContext::bind_output(std::string_view name, TensorView tensor) { return state_->core->bind_output(name, tensor); }
+Status ExecutionContext::enqueue(StreamHandle stream, EventHandle inputs_consumed) { return state_->core->enqueue(stream, inputs_consumed); }
+Status ExecutionContext::wait() { return state_->core->wait(); }
+Status ExecutionContext::wait_inputs() { return state_->core->wait_inputs(); }
 Status ExecutionContext::execute() { return state_->core->execute(); }
 
 Result<HostTensor> ExecutionContext::output(std::string_view name) const {

@@ -136,6 +136,7 @@ Result<Engine> Engine::create(const Plan& plan, const WeightSources& sources, co
   FB_ASSIGN(parts.source, stream::create_streamer(*parts.device, *parts.arena, plan.share(), parts.compiled->program, generation, streaming, *state->logger));
   parts.budget = options.budget;
   parts.passes = static_cast<std::uint32_t>(options.concurrent_passes);
+  parts.debug_sync = options.debug_sync;
   parts.user_memory = options.arena_memory.has_value();
   parts.logger = state->logger;
   FB_ASSIGN(state->core, EngineCore::create(std::move(parts)));

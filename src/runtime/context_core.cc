@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 #include "base/check.h"
@@ -46,10 +47,10 @@ ContextCore::ContextCore(EngineCore& engine) : engine_(engine) {
   inputs_.resize(plan().graphs[0].inputs.size());
   input_set_.assign(inputs_.size(), false);
   outputs_.resize(plan().graphs[0].outputs.size());
+  bound_inputs_.resize(inputs_.size());
+  bound_outputs_.resize(outputs_.size());
   debug_values_.assign(plan().values.size(), false);
 }
-
-ContextCore::~ContextCore() { engine_.forget(*this); }
 
 const plan::Plan& ContextCore::plan() const { return engine_.plan(); }
 DType ContextCore::input_dtype(std::size_t input) const { return plan().values[plan().graphs[0].inputs[input]].dtype; }
@@ -87,6 +88,8 @@ Status ContextCore::set_input(std::string_view name, ConstTensorView tensor) {
   const auto bytes = checked_bytes(tensor.dtype, tensor.shape.dims());
   if (!bytes || (*bytes > 0 && tensor.data == nullptr)) return Status(Code::invalid_argument, "input '" + std::string(name) + "' has no data or an impossible shape");
   const State* bound = state_of_input(i);
+  FB_TRY(bound != nullptr ? settle() : wait_inputs());
+  bound_inputs_[i] = ConstTensorView();
   HostTensor& to = bound != nullptr ? const_cast<State*>(bound)->seed : inputs_[i];
   if (to.dtype() != tensor.dtype || !(to.shape() == tensor.shape)) to = HostTensor(tensor.dtype, tensor.shape);
   if (*bytes > 0) std::memcpy(to.data(), tensor.data, *bytes);
@@ -105,8 +108,8 @@ Shape ContextCore::first_state_shape(const State& state) const {
     std::int64_t size = std::max<std::int64_t>(0, dim.size);
     for (std::size_t i = 0; dim.size < 0 && !dim.name.empty() && i < inputs_.size(); ++i) {
       const plan::Value& other = plan().values[plan().graphs[0].inputs[i]];
-      for (std::size_t axis = 0; input_set_[i] && state_of_input(i) == nullptr && axis < other.dims.size(); ++axis) {
-        if (other.dims[axis].name == dim.name) size = inputs_[i].shape()[static_cast<int>(axis)];
+      for (std::size_t axis = 0; call_->inputs[i].present() && axis < other.dims.size(); ++axis) {
+        if (other.dims[axis].name == dim.name) size = call_->inputs[i].shape[static_cast<int>(axis)];
       }
     }
     shape.push_back(size);
@@ -119,8 +122,7 @@ Result<std::vector<std::pair<std::string, Shape>>> ContextCore::shapes_now() con
   for (std::size_t i = 0; i < inputs_.size(); ++i) {
     const std::string& name = plan().values[plan().graphs[0].inputs[i]].name;
     const State* state = state_of_input(i);
-    if (state == nullptr && !input_set_[i]) return Status(Code::invalid_argument, "input '" + name + "' has not been set");
-    shapes.emplace_back(name, state == nullptr ? inputs_[i].shape() : state->filled ? state->shape : first_state_shape(*state));
+    shapes.emplace_back(name, state == nullptr ? call_->inputs[i].shape : state->filled ? state->shape : first_state_shape(*state));
   }
   return shapes;
 }
@@ -227,51 +229,14 @@ Result<bool> ContextCore::reserve_more() {
   return true;
 }
 
-namespace {
-
-void collect_step(const PreparedStep& step, const plan::Plan& plan, std::vector<PassProfile::Op>& ops) {
-  PassProfile::Op op;
-  op.node = step.name;
-  op.op = step.step->node->op;
-  op.kernel = step.kernel->id();
-  op.calls = step.calls;
-  op.compute_ms = step.compute_ms;
-  op.wait_ms = step.wait_ms;
-  for (const WeightOperand& operand : step.step->weights) op.weight_bytes += plan.weights[operand.weight].bytes;
-  ops.push_back(std::move(op));
-}
-
-void collect_profile(const PreparedGraph& graph, const plan::Plan& plan, std::vector<PassProfile::Op>& ops) {
-  for (const PreparedStep& step : graph.steps) {
-    for (const auto& body : step.bodies) {
-      if (body) collect_profile(*body, plan, ops);
-    }
-    if (step.kernel) collect_step(step, plan, ops);
-  }
-}
-
-void collect_profile(PreparedPass& pass, const plan::Plan& plan, std::vector<PassProfile::Op>& ops) {
-  collect_profile(pass.main, plan, ops);
-  if (pass.dynamic) pass.dynamic->each_step([&](PreparedStep& step) { collect_step(step, plan, ops); });
-}
-
-void clear_profile(PreparedGraph& graph) {
-  for (PreparedStep& step : graph.steps) {
-    step.compute_ms = step.wait_ms = 0;
-    for (auto& body : step.bodies) {
-      if (body) clear_profile(*body);
-    }
-  }
-}
-
-void clear_profile(PreparedPass& pass) {
-  clear_profile(pass.main);
-  if (pass.dynamic) pass.dynamic->each_step([](PreparedStep& step) { step.compute_ms = step.wait_ms = 0; });
-}
-
-}  // namespace
-
 Status ContextCore::execute() {
+  FB_TRY(settle());
+  FB_ASSIGN(Call call, next_call());
+  return run_call(call);
+}
+
+Status ContextCore::run_call(Call& call) {
+  call_ = &call;
   Status ready = prepare();
   if (!ready.ok()) return blame_shapes(plan(), std::move(ready), shapes_now());
   while (true) {
@@ -284,7 +249,8 @@ Status ContextCore::execute() {
 
 Status ContextCore::run_pass() {
   const auto start = std::chrono::steady_clock::now();
-  EngineCore::Slot& slot = engine_.take_slot();
+  FB_ASSIGN(EngineCore::Slot* const taken, engine_.take_slot());
+  EngineCore::Slot& slot = *taken;
   auto begun = engine_.source().begin_pass();
   if (!begun.ok()) {
     engine_.give_slot(slot);
@@ -292,11 +258,10 @@ Status ContextCore::run_pass() {
   }
   std::unique_ptr<PassLease> lease = std::move(begun).value();
   const StreamCounters before = engine_.source().counters();
-  const auto begin = std::chrono::steady_clock::now();
-  clock_ = {profiling_, begin};
-  if (profiling_) clear_profile(*prepared_);
-  PassRunner runner(engine_, *this, slot, *lease);
-  Status status = runner.run();
+  const auto begin_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  Status status = start_clock();
+  PassRunner runner(engine_, *this, slot, *lease, *slot.queue);
+  if (status.ok()) status = runner.run();
   if (!status.ok()) {
     // run() may have stopped before its own wait.
     const Status ignored = slot.queue->synchronize();
@@ -309,14 +274,14 @@ Status ContextCore::run_pass() {
   if (!status.ok()) return status;
   for (State& state : states_) state.fetched = false;
   profile_.ops.clear();
+  profile_.spans.clear();
   profile_.milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   profile_.disk_bytes = after.disk_bytes - before.disk_bytes;
   profile_.link_bytes = after.link_bytes - before.link_bytes;
   profile_.gathered_bytes = after.gathered_bytes - before.gathered_bytes;
   profile_.stalls = after.stalls - before.stalls;
   profile_.host_waits = runner.host_waits();
-  if (profiling_) collect_profile(*prepared_, plan(), profile_.ops);
-  return {};
+  return profiling_ ? read_clock(begin_ns) : Status();
 }
 
 // Layouts change under the layout mutex only, and nobody else uses the queue of a slot that is taken.
@@ -325,7 +290,8 @@ Status ContextCore::fetch_state(State& state) {
   HostTensor& to = outputs_[state.output];
   const DType dtype = input_dtype(state.input);
   if (to.dtype() != dtype || !(to.shape() == state.shape)) to = HostTensor(dtype, state.shape);
-  EngineCore::Slot& slot = engine_.take_slot();
+  FB_ASSIGN(EngineCore::Slot* const taken, engine_.take_slot());
+  EngineCore::Slot& slot = *taken;
   Status status;
   {
     const std::lock_guard lock(engine_.layout_mutex_);
@@ -351,6 +317,8 @@ Result<const HostTensor*> ContextCore::output(std::string_view name) {
   const auto& ids = plan().graphs[0].outputs;
   const std::size_t i = place_of(plan(), ids, name);
   if (i == ids.size()) return unknown_name(plan(), ids, "output", name);
+  FB_TRY(settle());
+  if (bound_outputs_[i].data != nullptr) return Status(Code::failed_precondition, "output '" + std::string(name) + "' is in the caller's memory");
   for (State& state : states_) {
     if (state.output == i) FB_TRY(fetch_state(state));
   }
@@ -359,6 +327,7 @@ Result<const HostTensor*> ContextCore::output(std::string_view name) {
 }
 
 Status ContextCore::bind_state(std::string_view output, std::string_view input) {
+  FB_TRY(settle());
   const plan::Graph& main = plan().graphs[0];
   const std::size_t out = place_of(plan(), main.outputs, output), in = place_of(plan(), main.inputs, input);
   if (out == main.outputs.size()) return unknown_name(plan(), main.outputs, "output", output);
@@ -367,6 +336,8 @@ Status ContextCore::bind_state(std::string_view output, std::string_view input) 
     return Status(Code::invalid_argument, "output '" + std::string(output) + "' and input '" + std::string(input) + "' have different dtypes");
   }
   if (state_of_input(in) != nullptr) return Status(Code::invalid_argument, "input '" + std::string(input) + "' is bound already");
+  if (bound_inputs_[in].present() || bound_outputs_[out].data != nullptr)
+    return Status(Code::invalid_argument, "a state stays in the engine's memory: '" + std::string(input) + "' or '" + std::string(output) + "' is in the caller's");
   const std::lock_guard lock(engine_.layout_mutex_);
   State state;
   state.output = static_cast<std::uint32_t>(out);
@@ -379,6 +350,7 @@ Status ContextCore::bind_state(std::string_view output, std::string_view input) 
 }
 
 Status ContextCore::reset_state() {
+  FB_TRY(settle());
   FB_TRY(fetch_states());
   for (State& state : states_) {
     state.filled = false;
@@ -388,6 +360,7 @@ Status ContextCore::reset_state() {
 }
 
 Status ContextCore::set_debug(DebugCallback callback, const std::vector<std::string>& names) {
+  FB_TRY(settle());
   std::vector<bool> wanted(plan().values.size(), names.empty());
   for (const std::string& name : names) {
     bool found = false;

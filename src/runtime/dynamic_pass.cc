@@ -196,10 +196,7 @@ Status DynamicPass::settle(const Step& step, DynamicStep& dynamic) {
     for (HostTensor& result : results) dynamic.results.push_back(std::make_shared<HostTensor>(std::move(result)));
     dynamic.prepared = {};
   } else if (step.kind != Step::Kind::view) {
-    const double compute_ms = dynamic.prepared.compute_ms, wait_ms = dynamic.prepared.wait_ms;
     FB_ASSIGN(dynamic.prepared, make_kernel_step(plan_, step, o, pool_, device_));
-    dynamic.prepared.compute_ms = compute_ms;
-    dynamic.prepared.wait_ms = wait_ms;
   }
   dynamic.outputs = std::move(o.outputs);
   dynamic.seen.clear();

@@ -116,9 +116,16 @@ ArenaDemand EngineCore::demand_locked(bool with_idle) const {
 std::uint64_t EngineCore::resolve_locked(const Budget& budget, bool with_idle) const {
   const std::uint64_t granule = parts_.device->info().granule;
   const std::uint64_t free = parts_.user_memory ? parts_.arena->reserved_bytes() : free_at_start_;
-  std::uint64_t bytes = resolve_budget(budget, sizes_locked(with_idle), free, granule);
+  // The user's memory is there for the engine: all of it may be used.
+  const bool all = parts_.user_memory && budget.kind == Budget::Kind::automatic;
+  std::uint64_t bytes = resolve_budget(all ? Budget::unlimited() : budget, sizes_locked(with_idle), free, granule);
   if (parts_.user_memory) bytes = std::min(bytes, align_down(parts_.arena->reserved_bytes(), granule));
   return bytes;
+}
+
+Status EngineCore::movable() const {
+  if (captures_.load() == 0) return {};
+  return Status(Code::failed_precondition, "a captured pass holds the weights and activations where they are; destroy its context first");
 }
 
 Result<ArenaLayout> EngineCore::arena_locked(const Budget& budget, bool with_idle) const {
@@ -132,6 +139,8 @@ Status EngineCore::relayout_locked() {
     if (layout.ok()) idle_activation_bytes_ = 0;
   }
   if (!layout.ok()) return std::move(layout).status();
+  if (captures_.load() > 0 && *layout == layout_) return {};
+  FB_TRY(movable());
   return apply_locked(*layout);
 }
 
@@ -251,6 +260,7 @@ Result<std::unique_ptr<ContextCore>> EngineCore::create_context() {
 
 Result<std::shared_ptr<Completion>> EngineCore::set_budget(const Budget& budget) {
   const std::lock_guard lock(layout_mutex_);
+  FB_TRY(movable());
   if (!arena_locked(budget, true).ok()) FB_TRY(arena_locked(budget, false).status());
   auto completion = std::make_shared<Completion>();
   const std::lock_guard control(control_mutex_);
@@ -271,6 +281,7 @@ Result<std::shared_ptr<Completion>> EngineCore::set_budget(const Budget& budget)
 
 Status EngineCore::publish(plan::GenerationPtr generation) {
   const std::lock_guard lock(layout_mutex_);
+  FB_TRY(movable());
   const SourceLimits before = published_limits_;
   published_limits_ = parts_.source->limits_for(*generation);
   Status status = relayout_locked();
@@ -329,7 +340,7 @@ std::string EngineCore::numerics_id() const {
   return parts_.device->info().kind + "-" + to_hex(digest).substr(0, 16);
 }
 
-EngineCore::Slot& EngineCore::take_slot() {
+Result<EngineCore::Slot*> EngineCore::take_slot() {
   std::unique_lock lock(slot_mutex_);
   const std::uint64_t ticket = slot_ticket_++;
   Slot* free = nullptr;
@@ -337,17 +348,29 @@ EngineCore::Slot& EngineCore::take_slot() {
     if (ticket != slot_serving_) return false;
     const auto found = std::find_if(slots_.begin(), slots_.end(), [](const auto& slot) { return !slot->busy; });
     free = found == slots_.end() ? nullptr : found->get();
-    return free != nullptr;
+    return free != nullptr || captures_.load() == slots_.size();
   });
   ++slot_serving_;
-  free->busy = true;
+  if (free != nullptr) free->busy = true;
   slot_free_.notify_all();
-  return *free;
+  if (free == nullptr)
+    return Status(Code::failed_precondition, "captured passes hold the room of all " + std::to_string(slots_.size()) + " passes; open the engine with more concurrent_passes");
+  return free;
+}
+
+// No layout is being changed while this one is.
+void EngineCore::hold(Slot& slot) {
+  const std::lock_guard layout(layout_mutex_);
+  const std::lock_guard lock(slot_mutex_);
+  slot.captured = true;
+  ++captures_;
+  slot_free_.notify_all();
 }
 
 void EngineCore::give_slot(Slot& slot) {
   const std::lock_guard lock(slot_mutex_);
-  slot.busy = false;
+  if (slot.captured) --captures_;
+  slot.busy = slot.captured = false;
   slot_free_.notify_all();
 }
 

@@ -4,6 +4,7 @@
 // context's state is written only after its whole pass has succeeded; every pass sees one generation.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -18,8 +19,10 @@
 #include "forebay/engine.h"
 #include "forebay/logger.h"
 #include "runtime/arena_layout.h"
+#include "runtime/caller_stream.h"
 #include "runtime/compiled_plan.h"
 #include "runtime/device.h"
+#include "runtime/device_tools.h"
 #include "runtime/prepared_pass.h"
 #include "runtime/state_room.h"
 #include "runtime/thread_pool.h"
@@ -53,6 +56,7 @@ struct EngineParts {
   Budget budget;
   std::uint32_t passes = 1;
   bool user_memory = false;
+  bool debug_sync = false;
   Logger* logger = nullptr;
 };
 
@@ -90,6 +94,7 @@ class EngineCore {  // thread-safe
     std::uint64_t value = 0;
     std::uint32_t index = 0;
     bool busy = false;
+    bool captured = false;  // of a graph of the caller's: busy until its context goes
   };
 
   explicit EngineCore(EngineParts parts) : parts_(std::move(parts)) {}
@@ -108,8 +113,10 @@ class EngineCore {  // thread-safe
   // Moves states of all contexts around `change` (commit and uncommit), with no pass running.
   Status move_states(const std::function<Status()>& change);
   void forget(ContextCore& context);
-  Slot& take_slot();
+  Result<Slot*> take_slot();  // failed_precondition when captured passes hold all of them
   void give_slot(Slot& slot);
+  void hold(Slot& slot);      // one that was taken: a captured pass's until it is given back
+  Status movable() const;     // refused while a captured pass holds addresses
   void control_loop();
 
   EngineParts parts_;
@@ -126,6 +133,7 @@ class EngineCore {  // thread-safe
   std::condition_variable slot_free_;
   std::vector<std::unique_ptr<Slot>> slots_;
   std::uint64_t slot_ticket_ = 0, slot_serving_ = 0;
+  std::atomic<std::uint32_t> captures_{0};  // slots that are captured
 
   std::mutex control_mutex_;
   std::condition_variable control_wake_;
@@ -139,13 +147,25 @@ class ContextCore {
  public:
   ~ContextCore();
   Status set_input(std::string_view name, ConstTensorView tensor);
+  Status bind_input(std::string_view name, ConstTensorView tensor);
+  Status bind_output(std::string_view name, TensorView tensor);
   Status execute();
+  // context_enqueue.cc
+  Status enqueue(void* stream, void* inputs_consumed);
+  Status wait();          // for all that was enqueued; the first failure since the last wait
+  Status wait_inputs();   // until what was enqueued has read its inputs
   Result<const HostTensor*> output(std::string_view name);
   Status bind_state(std::string_view output, std::string_view input);
   Status reset_state();
   Status set_debug(DebugCallback callback, const std::vector<std::string>& names);
-  void set_profiling(bool on) { profiling_ = on; }
-  const PassProfile& profile() const { return profile_; }
+  void set_profiling(bool on) {
+    static_cast<void>(settle());
+    profiling_ = on;
+  }
+  const PassProfile& profile() {
+    static_cast<void>(settle());
+    return profile_;
+  }
 
  private:
   friend class EngineCore;
@@ -162,15 +182,40 @@ class ContextCore {
     bool fetched = true;                  // the host's copy of the output is the last pass's
   };
 
+  // One pass as it was asked for. What it points to lives until its inputs are consumed, or it has ended.
+  struct Call {
+    std::vector<ConstTensorView> inputs;  // states aside
+    std::vector<TensorView> outputs;      // the caller's memory; null: the context's own
+    std::uint64_t number = 0;             // on consumed_; 0: not enqueued
+    PassTie* tie = nullptr;
+    std::uint32_t ticket = 0;
+  };
+  struct Captured {
+    EngineCore::Slot* slot = nullptr;
+    std::unique_ptr<PassLease> lease;
+    explicit operator bool() const { return lease != nullptr; }
+  };
+
   explicit ContextCore(EngineCore& engine);
   Status prepare();
   void prepare_next();  // while the device works on a pass: the one after it, as far as its shapes can be told
+  Status run_call(Call& call);
   Status run_pass();
+  Result<Call> next_call() const;  // of the inputs and outputs as they are now
+  Status settle();                 // waits until nothing enqueued is left; refuses when the context's pass is captured
+  void serve();
+  Status capture(CallerStreams& streams, void* stream, void* inputs_consumed);
+  Status check_capture() const;
+  Result<Captured> hold_pass();
+  void drop(Captured& held);
   // Shapes that depend on data are known: outputs take them; a state that has grown beyond its room is resource_exhausted.
   Status fit_results();
   // After a pass that needed more than was reserved. False: it did not.
   Result<bool> reserve_more();
   void shape_outputs(const PreparedPass& prepared);
+  // pass_profile.cc
+  Status start_clock();
+  Status read_clock(std::int64_t begin_ns);
   std::vector<EngineCore::StateNeed> state_needs(const PreparedPass& prepared) const;
   bool is_state_output(std::size_t output) const;
   Status fetch_state(State& state);
@@ -190,6 +235,9 @@ class ContextCore {
   std::vector<HostTensor> inputs_;
   std::vector<bool> input_set_;
   std::vector<HostTensor> outputs_;
+  std::vector<ConstTensorView> bound_inputs_;  // the caller's memory in place of inputs_
+  std::vector<TensorView> bound_outputs_;
+  Call* call_ = nullptr;                       // of the pass that is being prepared or run
   std::unique_ptr<PreparedPass> prepared_, next_;
   TransferBlock ends_;
   std::vector<State> states_;
@@ -200,6 +248,19 @@ class ContextCore {
   bool profiling_ = false;
   PassProfile profile_;
   PassClock clock_;
+  std::unique_ptr<Stopwatch> watch_;  // of the device; made when first profiled
+
+  // Enqueued passes: run one after the other by a thread of the context, which starts with the first.
+  std::unique_ptr<PassTie> tie_;
+  std::unique_ptr<Timeline> consumed_;  // number of the last call whose inputs have been read
+  std::uint64_t enqueued_ = 0;
+  std::mutex calls_mutex_;              // guards calls_, failure_ and stop_
+  std::condition_variable calls_changed_;
+  std::deque<Call> calls_;              // the first is running
+  Status failure_;
+  bool stop_ = false;
+  Captured captured_;
+  std::thread server_;
 };
 
 }  // namespace forebay

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cstring>
 #include <utility>
 
@@ -18,12 +17,10 @@ using plan::ValueId;
 
 std::uint64_t bytes_of(const ValuePlace& place) { return dtype_bytes(place.dtype, place.shape.elements()).value_or(0); }
 
-double milliseconds(std::chrono::steady_clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
-
 }  // namespace
 
-PassRunner::PassRunner(EngineCore& engine, ContextCore& context, Slot& slot, PassLease& lease)
-    : engine_(engine), context_(context), slot_(slot), lease_(lease), queue_(*slot.queue), pass_(*context.prepared_) {
+PassRunner::PassRunner(EngineCore& engine, ContextCore& context, Slot& slot, PassLease& lease, Queue& queue)
+    : engine_(engine), context_(context), slot_(slot), lease_(lease), queue_(queue), pass_(*context.prepared_) {
   const ArenaLayout& layout = engine.layout_;
   const std::uint64_t per_pass = layout.activation_bytes / engine.slots_.size();
   capacity_ = per_pass;
@@ -41,10 +38,17 @@ std::byte* PassRunner::address(ValueId value) const {
 Status PassRunner::run() {
   DynamicPass* dynamic = pass_.dynamic.get();
   if (dynamic != nullptr) FB_TRY(dynamic->begin(capacity_));
+  ContextCore::Call* const call = context_.call_;
+  if (call->tie != nullptr) queue_.launch([](void* c) { return static_cast<ContextCore::Call*>(c)->tie->begin(static_cast<ContextCore::Call*>(c)->ticket); }, call);
   FB_TRY(upload());
+  // A pass of which shapes are not known ahead may run again, from its inputs on.
+  if (dynamic == nullptr) tell_consumed();
   Status status = dynamic != nullptr ? dynamic->run(*this) : run_graph(pass_.main);
   if (status.ok() && dynamic != nullptr) status = context_.fit_results();
   if (status.ok()) status = download();
+  if (status.ok() && dynamic != nullptr) tell_consumed();
+  if (status.ok() && call->tie != nullptr)
+    queue_.launch([](void* c) { return static_cast<ContextCore::Call*>(c)->tie->finish(static_cast<ContextCore::Call*>(c)->ticket); }, call);
   if (status.ok() && replay_ != nullptr) context_.prepare_next();  // the CPU device has its hands full
   // Also after a failure: nothing of this pass may still run when its lease ends.
   Status finished = queue_.synchronize();
@@ -61,6 +65,20 @@ Status PassRunner::run() {
   return {};
 }
 
+void PassRunner::tell_consumed() {
+  ContextCore::Call* const call = context_.call_;
+  if (call->tie != nullptr) queue_.launch([](void* c) { return static_cast<ContextCore::Call*>(c)->tie->consume(static_cast<ContextCore::Call*>(c)->ticket); }, call);
+  if (call->number != 0) queue_.signal({context_.consumed_.get(), call->number});
+}
+
+Status PassRunner::record(const std::function<Status()>& inputs_read) {
+  replay_ = nullptr;  // the caller's graph holds the launches themselves
+  FB_TRY(upload());
+  FB_TRY(inputs_read());
+  FB_TRY(run_graph(pass_.main));
+  return download();
+}
+
 Status PassRunner::upload() {
   const plan::Graph& main = engine_.plan().graphs[0];
   std::byte* const block = pass_.given_bytes > 0 ? context_.ends_.data() : nullptr;
@@ -74,7 +92,7 @@ Status PassRunner::upload() {
     }
   }
   const auto in_block = [&](std::size_t i) {
-    return block != nullptr && pass_.places[main.inputs[i]].packed && context_.state_of_input(i) == nullptr;
+    return block != nullptr && pass_.places[main.inputs[i]].packed && own_input(i);
   };
   for (std::size_t i = 0; i < main.inputs.size(); ++i) {
     const ValuePlace& place = pass_.places[main.inputs[i]];
@@ -112,15 +130,18 @@ void PassRunner::upload_input(std::size_t i) {
   } else if (state != nullptr) {
     queue_.zero(address(id), bytes);
   } else {
-    queue_.copy(address(id), context_.inputs_[i].data(), bytes);
+    queue_.copy(address(id), context_.call_->inputs[i].data, bytes);
   }
+}
+
+bool PassRunner::own_input(std::size_t i) const {
+  return context_.state_of_input(i) == nullptr && context_.call_->inputs[i].data == context_.inputs_[i].data();
 }
 
 const HostTensor* PassRunner::given_input(ValueId value) const {
   const auto& inputs = engine_.plan().graphs[0].inputs;
-  const auto at = std::find(inputs.begin(), inputs.end(), value);
-  const auto i = static_cast<std::size_t>(at - inputs.begin());
-  return at == inputs.end() || context_.state_of_input(i) != nullptr ? nullptr : &context_.inputs_[i];
+  const auto i = static_cast<std::size_t>(std::find(inputs.begin(), inputs.end(), value) - inputs.begin());
+  return i == inputs.size() || !own_input(i) ? nullptr : &context_.inputs_[i];
 }
 
 Status PassRunner::run_graph(PreparedGraph& graph) {
@@ -269,30 +290,14 @@ void PassRunner::release(std::uint32_t substep) {
   lease_.release(substep, done);
 }
 
-Status PassRunner::run_launch(void* argument) {
-  Launch& launch = *static_cast<Launch*>(argument);
-  PassClock& clock = *launch.clock;
-  const auto start = clock.on ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
-  Status status = launch.merged > 1 ? launch.step->merged->run_merged({launch.call, launch.merged}) : launch.kernel->run(*launch.call);
-  if (clock.on) {
-    const auto end = std::chrono::steady_clock::now();
-    launch.step->wait_ms += milliseconds(start - clock.last);
-    launch.step->compute_ms += milliseconds(end - start);
-    clock.last = end;
-  }
-  if (!status.ok()) {
-    return std::move(status).with_context("node '" + launch.step->name + "' (" + launch.step->step->node->op + ")");
-  }
-  return {};
-}
-
 // Indices that the caller gave are known now: the rows are fetched while the device is at what came before, and copied when it is done.
 Status PassRunner::run_gather_step(PreparedStep& step) {
   for (std::size_t o = 0; o < step.outputs.size(); ++o) {
     if (step.output_values[o] != kNone) step.outputs[o].data = address(step.output_values[o]);
   }
   end_stretch();
-  const bool staged = !engine_.device().info().arena_host_addressable;
+  // Of an enqueued pass they may be overwritten as soon as they are on the device.
+  const bool staged = !engine_.device().info().arena_host_addressable && context_.call_->number == 0;
   if (const HostTensor* given = staged ? given_input(step.input_values[1]) : nullptr; given != nullptr) {
     FB_TRY(gather(step, given->data(), step.row_bytes.data()));
     const std::uint64_t bytes = bytes_of(pass_.places[step.output_values[0]]);
@@ -394,13 +399,23 @@ Status PassRunner::run_debug(void* argument) {
 // States stay on the device: what they hold is fetched when it is asked for.
 Status PassRunner::download() {
   const plan::Graph& main = engine_.plan().graphs[0];
+  bool block = false;
   for (std::size_t i = 0; i < main.outputs.size(); ++i) {
     const ValuePlace& place = pass_.places[main.outputs[i]];
     const std::uint64_t bytes = bytes_of(place);
-    if (bytes == 0 || context_.is_state_output(i) || made_in_block(place)) continue;
-    queue_.copy(context_.outputs_[i].data(), address(main.outputs[i]), bytes);
+    if (bytes == 0 || context_.is_state_output(i)) continue;
+    const TensorView& bound = context_.call_->outputs[i];
+    if (made_in_block(i)) {
+      block = true;
+      continue;
+    }
+    if (bound.data != nullptr && !(bound.shape == place.shape)) {
+      return Status(Code::invalid_argument, "output '" + engine_.plan().values[main.outputs[i]].name + "' is " + place.shape.to_string() +
+                                                ", the caller's memory is given as " + bound.shape.to_string());
+    }
+    queue_.copy(bound.data != nullptr ? bound.data : context_.outputs_[i].data(), address(main.outputs[i]), bytes);
   }
-  if (pass_.made_bytes > 0) queue_.copy(context_.ends_.data() + pass_.given_bytes, activations_ + pass_.made_offset, pass_.made_bytes);
+  if (block) queue_.copy(context_.ends_.data() + pass_.given_bytes, activations_ + pass_.made_offset, pass_.made_bytes);
   for (std::size_t s = 0; s < context_.states_.size(); ++s) {
     const ContextCore::State& state = context_.states_[s];
     const std::uint64_t bytes = bytes_of(pass_.places[main.outputs[state.output]]);
@@ -411,8 +426,9 @@ Status PassRunner::download() {
 }
 
 // An output that is an input of the pass lies among those.
-bool PassRunner::made_in_block(const ValuePlace& place) const {
-  return place.packed && pass_.made_bytes > 0 && place.offset >= pass_.made_offset;
+bool PassRunner::made_in_block(std::size_t output) const {
+  const ValuePlace& place = pass_.places[engine_.plan().graphs[0].outputs[output]];
+  return place.packed && pass_.made_bytes > 0 && place.offset >= pass_.made_offset && context_.call_->outputs[output].data == nullptr;
 }
 
 // When the block has arrived.
@@ -420,7 +436,7 @@ void PassRunner::unpack_outputs() {
   const plan::Graph& main = engine_.plan().graphs[0];
   for (std::size_t i = 0; i < main.outputs.size(); ++i) {
     const ValuePlace& place = pass_.places[main.outputs[i]];
-    if (!made_in_block(place) || context_.is_state_output(i)) continue;
+    if (!made_in_block(i) || context_.is_state_output(i)) continue;
     const std::byte* const made = context_.ends_.data() + pass_.given_bytes;
     std::memcpy(context_.outputs_[i].data(), made + (place.offset - pass_.made_offset), bytes_of(place));
   }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <vector>
 
 #include "forebay/status.h"
@@ -14,9 +15,12 @@ class PassRunner {
   using Slot = EngineCore::Slot;
 
  public:
-  PassRunner(EngineCore& engine, ContextCore& context, Slot& slot, PassLease& lease);
+  // `queue`: the slot's own.
+  PassRunner(EngineCore& engine, ContextCore& context, Slot& slot, PassLease& lease, Queue& queue);
   // The whole pass, outputs copied to the host and states handed over. The lease is not ended here.
   Status run();
+  // The pass given to a queue that captures; `inputs_read` is called in between.
+  Status record(const std::function<Status()>& inputs_read);
   std::uint64_t host_waits() const { return host_waits_; }
 
  private:
@@ -36,9 +40,10 @@ class PassRunner {
   static Status run_gather(void* argument);
   static Status run_debug(void* argument);
 
+  void tell_consumed();
   Status upload();
   void upload_input(std::size_t i);
-  bool made_in_block(const ValuePlace& place) const;
+  bool made_in_block(std::size_t output) const;
   void unpack_outputs();
   Status run_graph(PreparedGraph& graph);
   Status run_step(PreparedStep& step);
@@ -66,6 +71,7 @@ class PassRunner {
   Status wait_for_queue() { return queue_.synchronize(); }
   std::int64_t iteration() const { return iteration_; }
   void set_iteration(std::int64_t iteration) { iteration_ = iteration; }
+  bool own_input(std::size_t input) const;  // in the context's memory, and no state
   const HostTensor* given_input(plan::ValueId value) const;  // as the caller set it; null for other values and states
   Status run_append(PreparedStep& step);
   static Status run_spread(void* argument);

@@ -2,7 +2,6 @@
 // Belongs to one context; rebuilt when input shapes change. Values whose contents follow from shapes are computed here, on the host.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -21,7 +20,9 @@ namespace forebay {
 
 class Device;
 class DynamicPass;
+class DeviceTools;
 class MergedKernel;
+class Stopwatch;
 struct PreparedGraph;
 struct PassClock;
 struct PreparedStep;
@@ -57,10 +58,17 @@ struct Launch {
   PassClock* clock = nullptr;
   std::uint32_t merged = 1;  // calls from `call` on
 };
-// Written by the queue's worker only while a pass runs.
+// How launches are looked at. Written by the queue's worker only while a pass runs.
 struct PassClock {
   bool on = false;
-  std::chrono::steady_clock::time_point last;
+  bool sync = false;             // wait after each launch
+  DeviceTools* tools = nullptr;  // the device's, where it has some
+  Stopwatch* watch = nullptr;    // tells of the device's work; null: kernels run on the host's clock
+  struct Record {                // of launch i; with a watch its marks 2 i and 2 i + 1 tell the times
+    PreparedStep* step = nullptr;
+    std::int64_t begin_ns = 0, end_ns = 0;
+  };
+  std::vector<Record> records;
 };
 
 struct PreparedStep {
@@ -78,7 +86,6 @@ struct PreparedStep {
   std::int64_t append_planes = 0;         // Concat of a state and new rows: how many stretches of rows there are; 0: it is no such one
   std::vector<KernelCall> kernel_calls;   // one a call, spans into the above
   std::vector<Launch> launches;           // one a call
-  double compute_ms = 0, wait_ms = 0;     // of the running pass
   std::vector<std::int64_t> rows;         // gather_rows: scratch for indices
   std::vector<std::byte> row_bytes;       // and for the rows, where the host does not address the arena
   // Control nodes. If: bodies are then and else; null where that branch cannot run at these shapes, and branch_errors says why.

@@ -61,7 +61,7 @@ void Stretch::add(Launch& launch) {
 Status Stretch::run_all(void* stretch) {
   const auto& launches = static_cast<Stretch*>(stretch)->launches_;
   for (std::size_t i = 0; i < launches.size(); ++i) {
-    if (i + 1 < launches.size() && !launches[i]->clock->on) {
+    if (i + 1 < launches.size() && !launches[i]->clock->on && !launches[i]->clock->sync) {
       FB_ASSIGN(const bool both, run_pair(*launches[i], *launches[i + 1]));
       if (both) {
         ++i;
@@ -90,8 +90,8 @@ Result<bool> Stretch::run_pair(const Launch& one, const Launch& next) {
 // worth it.
 Status Stretch::run(void* argument) {
   auto& stretch = *static_cast<Stretch*>(argument);
-  const bool timed = stretch.launches_.front()->clock->on;
-  if (timed || stretch.launches_.size() < kLeast) return run_all(argument);
+  const PassClock& clock = *stretch.launches_.front()->clock;
+  if (clock.on || clock.sync || stretch.launches_.size() < kLeast) return run_all(argument);
   auto& kept = stretch.kept_;
   const auto found =
       std::find_if(kept.begin(), kept.end(), [&](const Kept& k) { return k.key == stretch.key_; });

@@ -16,6 +16,7 @@
 #include "forebay/status.h"
 #include "plan/binding.h"
 #include "runtime/device.h"
+#include "runtime/trace_log.h"
 
 namespace forebay {
 
@@ -40,6 +41,7 @@ struct ArenaLayout {
   std::uint64_t ring_offset = 0, ring_bytes = 0;
   std::uint64_t resident_bytes = 0;   // the last resident_bytes of the arena hold a prefix of the priority order
   std::uint64_t arena_bytes = 0;      // reserved size
+  friend bool operator==(const ArenaLayout&, const ArenaLayout&) = default;
 };
 
 struct SourceLimits {
@@ -66,6 +68,7 @@ class PassLease {
  public:
   virtual ~PassLease() = default;
   virtual const plan::Generation& generation() const = 0;
+  virtual bool shared() const = 0;  // nothing streams and all is in place: other passes may run meanwhile, addresses stay
   // Segments are entered in program order of execution; the previous one must be finished.
   virtual Status begin_segment(std::uint32_t segment) = 0;
   // Addresses of the substep's chunks, in the order of its uses. Substeps of a segment are acquired in order, each once. Never waits for data.
@@ -93,6 +96,9 @@ class WeightSource {  // thread-safe
   // Blocks until it is this pass's turn (FIFO). cancelled after shutdown().
   virtual Result<std::unique_ptr<PassLease>> begin_pass() = 0;
   virtual StreamCounters counters() const = 0;
+  // Spans of loads from now on, until they are taken.
+  virtual void start_trace() {}
+  virtual std::vector<TraceSpan> stop_trace() { return {}; }
   virtual bool fully_resident() const = 0;  // by layout: nothing streams once filled
   virtual void shutdown() = 0;              // cancels and drains; afterwards only destruction
 };

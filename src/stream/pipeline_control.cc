@@ -44,10 +44,12 @@ Status ReadPipeline::process(LoadSlot& slot, int worker) {
     if (slot.device == nullptr) stats_.link_bytes.fetch_add(binding.stored_bytes, std::memory_order_relaxed);
   }
   if (source.coded) {
+    const std::int64_t begin = now_ns();
     codec::ChunkCodec& codec = codecs_[static_cast<std::size_t>(worker)];
     Status decoded = codec.decode(static_cast<std::uint8_t>(binding.codec), binding.codec_version, stored,
                                   {slot.raw, static_cast<std::size_t>(raw_bytes)});
     if (!decoded.ok()) return bound.name_failure(slot.chunk, std::move(decoded));
+    trace(TraceSpan::Lane::decode, slot, begin, raw_bytes);
     deliver(slot, slot.raw, raw_bytes);
   } else {
     deliver(slot, stored.data(), raw_bytes);
@@ -62,7 +64,9 @@ void ReadPipeline::deliver(LoadSlot& slot, const std::byte* from, std::uint64_t 
     stats_.link_bytes.fetch_add(bytes, std::memory_order_relaxed);
     slot.copy_from = from;
   } else if (from != slot.raw) {
+    const std::int64_t begin = now_ns();
     std::memmove(slot.raw, from, bytes);
+    trace(TraceSpan::Lane::link, slot, begin, bytes);
   }
 }
 

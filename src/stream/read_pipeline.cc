@@ -2,7 +2,6 @@
 #include "stream/read_pipeline.h"
 
 #include <algorithm>
-#include <chrono>
 #include <system_error>
 #include <utility>
 
@@ -16,10 +15,6 @@ namespace {
 
 constexpr std::uint64_t kReadBytes = 1u << 20;
 constexpr std::uint32_t kRequests = 128;  // in flight at most: small chunks need more of them for the same bytes
-
-std::int64_t now_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 std::uint64_t read_size(const StreamerOptions& options) {
   const std::uint64_t wish = options.read_bytes == 0 ? kReadBytes : options.read_bytes;
@@ -193,6 +188,7 @@ void ReadPipeline::on_read(ReadDone done) {
   if (slot.outstanding > 0) return;
   if (slot.status.ok() && slot.started < source.read_bytes) return;  // more of it is to be started
   if (partial_ == &slot) partial_ = nullptr;
+  trace(TraceSpan::Lane::disk, slot, slot.begun_ns, source.read_bytes);
   hand_over(slot);
 }
 
@@ -363,6 +359,7 @@ bool ReadPipeline::begin_load(LoadSlot& slot) {
     return false;
   }
   slot.stage.store(Stage::reading, std::memory_order_relaxed);
+  slot.begun_ns = trace_.on() ? now_ns() : 0;
   partial_ = &slot;
   return false;
 }

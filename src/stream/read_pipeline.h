@@ -20,6 +20,8 @@
 #include <vector>
 
 #include "codec/chunk_codec.h"
+#include "runtime/device_tools.h"
+#include "runtime/trace_log.h"
 #include "stream/bound_generation.h"
 #include "stream/depth_finder.h"
 #include "stream/host_cache.h"
@@ -28,6 +30,8 @@
 #include "stream/work_pool.h"
 
 namespace forebay::stream {
+
+std::int64_t now_ns();  // of steady_clock
 
 // What the I/O thread works by; changed only within quiesce().
 struct PipelineConfig {
@@ -89,6 +93,10 @@ class ReadPipeline {
   bool filled(plan::ChunkId chunk) const;
   void forget(plan::ChunkId chunk);  // within quiesce
 
+  // load_trace.cc
+  void start_trace();
+  std::vector<TraceSpan> stop_trace();  // copies under way are left out
+
  private:
   enum class Fill : std::uint8_t { none, filling, filled };
   enum class Stage : std::uint8_t { idle, reading, working, copying, finished };
@@ -107,7 +115,15 @@ class ReadPipeline {
     const std::byte* cached = nullptr;
     std::uint64_t started = 0;     // bytes of the read handed to the engine
     std::uint32_t outstanding = 0;
+    std::int64_t begun_ns = 0;     // of its reads, when they are traced
+    ReadPipeline* pipeline = nullptr;  // when its copy is traced
+    std::size_t copy_mark = 0;         // of that, on copy_watch_
     Status status;
+  };
+  struct TracedCopy {
+    plan::ChunkId chunk = 0;
+    std::size_t mark = 0;  // and the next one at its end
+    std::uint64_t bytes = 0;
   };
   static constexpr std::uint64_t kSlots = 256;  // loads under way
   static constexpr std::size_t kWalks = 64;
@@ -137,6 +153,8 @@ class ReadPipeline {
 
   // staged_copy.cc: copies to a device whose arena the host does not address.
   Status open_copies(Device& device);
+  void trace(TraceSpan::Lane lane, const LoadSlot& slot, std::int64_t begin_ns, std::uint64_t bytes);
+  void trace_copy(LoadSlot& slot, std::uint64_t bytes);
   void copy_to_device(LoadSlot& slot);  // the last that a pool thread does with a slot
   bool settled(LoadSlot& slot);  // a copy that is done makes its load finished
 
@@ -157,6 +175,11 @@ class ReadPipeline {
   std::unique_ptr<Queue> copy_queue_;
   std::mutex copy_mutex_;              // the pool's threads enqueue
   std::uint64_t copies_ = 0;
+  TraceLog trace_;
+  DeviceTools* tools_ = nullptr;       // of the staged device
+  std::unique_ptr<Stopwatch> copy_watch_;  // made with the first trace, under copy_mutex_, as the rest
+  std::size_t next_mark_ = 0;
+  std::vector<TracedCopy> traced_copies_;
   std::string why_;
   PipelineStats stats_;
   std::atomic<std::uint64_t> retries_{0}, depth_{0};

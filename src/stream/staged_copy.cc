@@ -12,6 +12,7 @@ constexpr std::uint32_t kCopyCommands = 1024;
 }
 
 Status ReadPipeline::open_copies(Device& device) {
+  tools_ = dynamic_cast<DeviceTools*>(&device);
   FB_ASSIGN(copied_, device.create_timeline());
   FB_ASSIGN(copy_queue_, device.create_queue("copy", kCopyCommands));
   copied_->set_listener([this] { engine_->wake(); });
@@ -26,7 +27,11 @@ void ReadPipeline::copy_to_device(LoadSlot& slot) {
   slot.copy_number = number;
   slot.copy_begun.store(false, std::memory_order_relaxed);
   slot.stage.store(Stage::copying, std::memory_order_release);
-  copy_queue_->copy(slot.device, slot.copy_from, bytes);
+  if (trace_.on() && copy_watch_ != nullptr) {
+    trace_copy(slot, bytes);
+  } else {
+    copy_queue_->copy(slot.device, slot.copy_from, bytes);
+  }
   // Left out by a queue that has failed.
   copy_queue_->launch(
       [](void* begun) {

@@ -31,6 +31,7 @@ class Lease final : public PassLease {
     if (!ended_) Lease::end(true);
   }
   const plan::Generation& generation() const override { return *rows_->bound()->generation(); }
+  bool shared() const override { return !exclusive_; }
   Status begin_segment(std::uint32_t segment) override;
   Status acquire(std::uint32_t substep, std::span<ChunkAddress> out) override;
   void release(std::uint32_t substep, TimelinePoint done) override;
@@ -66,6 +67,8 @@ class Streamer final : public WeightSource {
   plan::GenerationPtr current() const override;
   Result<std::unique_ptr<PassLease>> begin_pass() override;
   StreamCounters counters() const override;
+  void start_trace() override { pipeline_->start_trace(); }
+  std::vector<TraceSpan> stop_trace() override { return pipeline_->stop_trace(); }
   bool fully_resident() const override;
   void shutdown() override;
 

@@ -88,7 +88,11 @@ TEST_F(Command, RunAnswersAllKeys) {
     const std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
     boost::json::error_code error;
     EXPECT_TRUE(boost::json::parse(text, error).is_object()) << file;
+    for (const char* part : {"\"disk\"", "\"compute\"", "\"ts\""}) EXPECT_EQ(text.find(part) != std::string::npos, file == std::string("t.json")) << file << " " << part;
   }
+  const boost::json::object swept = run_command({"run", plan(), "--weights", model(), "--sweep", "16", "--json"}).json();
+  EXPECT_EQ(swept.at("sweep").as_object().at("budgets"), 16);
+  EXPECT_GE(swept.at("sweep").as_object().at("streaming").to_number<int>(), 8);
 }
 
 TEST_F(Command, SameBitsAtEveryBudgetAndFromEverySource) {
@@ -219,7 +223,13 @@ TEST_F(Command, ExitCodes) {
   const boost::json::object small = expect_error(run_command({"run", plan(), "--weights", model(), "--budget", "4096", "--json"}), 6);
   EXPECT_NE(std::string(small.at("message").as_string()).find("minimum"), std::string::npos) << boost::json::serialize(small);
   // 7 no such device
-  expect_error(run_command({"run", plan(), "--weights", model(), "--device", "cuda", "--json"}), 7);
+  CommandOptions no_library;
+  no_library.environment["FOREBAY_CUDA_LIBRARY"] = path("nowhere.so");
+  expect_error(run_command({"run", plan(), "--weights", model(), "--device", "cuda", "--json"}, no_library), 7);
+  const CommandResult plain = run_command({"run", plan(), "--weights", model(), "--device", "cuda"}, no_library);
+  EXPECT_EQ(plain.exit, 7);
+  EXPECT_NE(plain.err.find("nowhere.so"), std::string::npos) << plain.err;
+  EXPECT_NE(plain.err.find("--device cpu"), std::string::npos) << plain.err;
   // 8 no such file, no place to write
   expect_error(run_command({"run", path("absent.plan"), "--json"}), 8);
   expect_error(run_command({"build", model(), "-o", path("no/such/folder/x.plan"), "--json"}), 8);

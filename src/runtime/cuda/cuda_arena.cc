@@ -73,6 +73,7 @@ CudaArena::~CudaArena() {
     if (!unmap_piece(offset).ok())
       pieces_.erase(offset);  // a lost device: the process's end gives it back
   }
+  if (stream_ != nullptr) cudaStreamDestroy(stream_);
   if (owned_) state_->driver.free_addresses(reinterpret_cast<CUdeviceptr>(base_), bytes_);
 }
 
@@ -166,37 +167,96 @@ Status CudaArena::commit(std::uint64_t offset, std::uint64_t bytes) {
   return fill(offset, bytes);
 }
 
-// A piece goes as a whole. What is to stay of one that is cut is held in host memory meanwhile, so
-// that the device never holds it twice.
+// What of a piece lies in [from, to) gets memory of its own, at the same addresses, and the rest of the piece is gone. For a moment both are there:
+// pieces given back before make up for it.
+Status CudaArena::shorten_piece(std::uint64_t offset, std::uint64_t from, std::uint64_t to) {
+  const DriverCalls& driver = state_->driver;
+  const CUmemAllocationProp prop = properties(state_->ordinal);
+  const std::uint64_t bytes = to - from;
+  CUmemAccessDesc access{};
+  access.location = prop.location;
+  access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+  CUmemGenericAllocationHandle handle = 0;
+  CUdeviceptr aside = 0;
+  FB_TRY(state_->errors.check(driver.create(&handle, bytes, &prop, 0), "keeping a part of the arena"));
+  Status status = state_->errors.check(driver.reserve(&aside, bytes, kGranule, 0, 0), "reserving device addresses");
+  if (status.ok()) {
+    status = state_->errors.check(driver.map(aside, bytes, 0, handle, 0), "mapping device memory");
+    if (status.ok()) {
+      status = state_->errors.check(driver.set_access(aside, bytes, &access, 1), "opening device memory");
+      if (status.ok()) status = copy_and_wait(reinterpret_cast<std::byte*>(aside), base_ + from, bytes);
+      driver.unmap(aside, bytes);
+    }
+    driver.free_addresses(aside, bytes);
+  }
+  const CUdeviceptr place = reinterpret_cast<CUdeviceptr>(base_) + from;
+  if (status.ok()) status = unmap_piece(offset);
+  if (status.ok()) status = state_->errors.check(driver.map(place, bytes, 0, handle, 0), "mapping device memory");
+  if (!status.ok()) {
+    driver.release(handle);
+    return status;
+  }
+  pieces_[from] = {bytes, handle};
+  count(static_cast<std::int64_t>(bytes));
+  return state_->errors.check(driver.set_access(place, bytes, &access, 1), "opening device memory");
+}
+
+Status CudaArena::copy_and_wait(std::byte* to, const std::byte* from, std::uint64_t bytes) {
+  if (stream_ == nullptr) FB_TRY(state_->errors.check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream"));
+  FB_TRY(state_->errors.check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_), "moving a part of the arena"));
+  return state_->errors.check(cudaStreamSynchronize(stream_), "moving a part of the arena");
+}
+
+// With nothing else given back that would make up for a copy on the device.
+Status CudaArena::shorten_through_host(std::uint64_t offset, std::uint64_t from, std::uint64_t to) {
+  std::vector<std::byte> held(to - from);
+  FB_TRY(copy_and_wait(held.data(), base_ + from, held.size()));
+  FB_TRY(unmap_piece(offset));
+  FB_TRY(fill(from, held.size()));
+  return copy_and_wait(base_ + from, held.data(), held.size());
+}
+
+// A piece goes as a whole: of one that is cut what stays is moved, after all others are gone, so that the device never holds more than before.
 Status CudaArena::uncommit(std::uint64_t offset, std::uint64_t bytes) {
   FB_TRY(check_range(offset, bytes));
   const std::uint64_t end = offset + bytes;
-  struct Kept {
-    std::uint64_t offset;
-    std::vector<std::byte> held;
+  struct Cut {
+    std::uint64_t piece, from, to;
   };
-  std::vector<Kept> kept;
+  std::vector<Cut> cuts;
   std::vector<std::uint64_t> gone;
+  std::uint64_t freed = 0;
   for (const auto& [at, piece] : pieces_) {
     const std::uint64_t stop = at + piece.bytes;
     if (stop <= offset || at >= end) continue;
-    gone.push_back(at);
-    if (at < offset) kept.push_back({at, std::vector<std::byte>(offset - at)});
-    if (stop > end) kept.push_back({end, std::vector<std::byte>(stop - end)});
-  }
-  for (Kept& part : kept) {
-    FB_TRY(state_->errors.check(
-        cudaMemcpy(part.held.data(), base_ + part.offset, part.held.size(), cudaMemcpyDeviceToHost),
-        "saving a part of the arena"));
+    if (at >= offset && stop <= end) {
+      gone.push_back(at);
+      freed += piece.bytes;
+    } else if (at < offset && stop > end) {
+      return split_piece(at, offset, end);
+    } else {
+      cuts.push_back(at < offset ? Cut{at, at, offset} : Cut{at, end, stop});
+    }
   }
   for (const std::uint64_t at : gone) FB_TRY(unmap_piece(at));
-  for (const Kept& part : kept) {
-    FB_TRY(fill(part.offset, part.held.size()));
-    FB_TRY(state_->errors.check(
-        cudaMemcpy(base_ + part.offset, part.held.data(), part.held.size(), cudaMemcpyHostToDevice),
-        "restoring a part of the arena"));
+  for (const Cut& cut : cuts) {
+    const bool room = owned_ && freed >= cut.to - cut.from;
+    FB_TRY(room ? shorten_piece(cut.piece, cut.from, cut.to) : shorten_through_host(cut.piece, cut.from, cut.to));
   }
   return {};
+}
+
+// A hole within one piece: both of its ends stay, held in host memory meanwhile.
+Status CudaArena::split_piece(std::uint64_t piece, std::uint64_t offset, std::uint64_t end) {
+  const std::uint64_t stop = piece + pieces_.at(piece).bytes;
+  std::vector<std::byte> before(offset - piece), after(stop - end);
+  FB_TRY(copy_and_wait(before.data(), base_ + piece, before.size()));
+  FB_TRY(copy_and_wait(after.data(), base_ + end, after.size()));
+  FB_TRY(unmap_piece(piece));
+  FB_TRY(fill(piece, before.size()));
+  FB_TRY(fill(end, after.size()));
+  FB_TRY(copy_and_wait(base_ + piece, before.data(), before.size()));
+  return copy_and_wait(base_ + end, after.data(), after.size());
 }
 
 }  // namespace forebay::cuda

@@ -46,11 +46,16 @@ class CudaArena final : public Arena {
   // Fills the gaps of [offset, offset + bytes); on failure what it mapped is given back.
   Status fill(std::uint64_t offset, std::uint64_t bytes);
   void count(std::int64_t bytes);
+  Status shorten_piece(std::uint64_t offset, std::uint64_t from, std::uint64_t to);
+  Status shorten_through_host(std::uint64_t offset, std::uint64_t from, std::uint64_t to);
+  Status split_piece(std::uint64_t piece, std::uint64_t offset, std::uint64_t end);
+  Status copy_and_wait(std::byte* to, const std::byte* from, std::uint64_t bytes);
 
   std::byte* const base_;
   const std::uint64_t bytes_;
   const bool owned_;
   const std::shared_ptr<CudaState> state_;
+  cudaStream_t stream_ = nullptr;          // for what is moved; made when first wanted
   std::map<std::uint64_t, Piece> pieces_;  // by offset; disjoint
   std::atomic<std::uint64_t> committed_{0}, peak_{0};
 };

@@ -1,15 +1,18 @@
 // The CUDA device, and the entry of its library.
 #include <sys/types.h>
 
+#include <cstdlib>
 #include <string>
 #include <utility>
 
 #include "base/check.h"
 #include "runtime/cpu/cpu_timeline.h"
+#include "runtime/cuda/caller_stream_cuda.h"
 #include "runtime/cuda/cuda_arena.h"
 #include "runtime/cuda/cuda_kernels.h"
 #include "runtime/cuda/cuda_queue.h"
 #include "runtime/cuda/cuda_recording.h"
+#include "runtime/cuda/cuda_tools.h"
 #include "runtime/cuda/lt_product.h"
 #include "runtime/cuda/run_timer_cuda.h"
 #include "runtime/device_library.h"
@@ -21,10 +24,27 @@ namespace {
 constexpr int kOldest =
     FOREBAY_CUDA_OLDEST;  // compute capability, ten times: what the library has machine code for
 
-class CudaDevice final : public Device, public ReplayDevice, public RunTimer {
+// CUDA itself tells of a driver that is not there as of one that is too old.
+Status check_driver() {
+  int has = 0, needs = 0;
+  if (cudaDriverGetVersion(&has) != cudaSuccess || has == 0) return Status(Code::unavailable, "no NVIDIA driver is there (libcuda.so.1)");
+  static_cast<void>(cudaRuntimeGetVersion(&needs));
+  // A driver serves every runtime of its major version.
+  if (has / 1000 >= needs / 1000) return {};
+  return Status(Code::unavailable, "the NVIDIA driver supports CUDA " + std::to_string(has / 1000) + "." + std::to_string(has % 1000 / 10) + ", this build needs " +
+                                       std::to_string(needs / 1000) + ".0 or newer");
+}
+
+class CudaDevice final : public Device, public ReplayDevice, public RunTimer, public CallerStreams, public DeviceTools {
  public:
   static Result<std::unique_ptr<Device>> open() {
     auto state = std::make_shared<CudaState>();
+    // Kernels that came to the device when first used would take memory in the middle of a pass. Read by the driver when it starts, if it has
+    // not, and the caller has not chosen.
+    setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+    // Streams share hardware queues beyond this number (8 otherwise): see caller_stream_cuda.h.
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+    FB_TRY(check_driver());
     int count = 0;
     FB_TRY(state->errors.check(cudaGetDeviceCount(&count), "looking for a CUDA device"));
     if (count == 0) return Status(Code::unavailable, "the CUDA driver shows no device");
@@ -90,9 +110,26 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer {
   std::unique_ptr<Recording> record(Queue::HostFunction work, void* argument) override { return record_graph(work, argument, state_); }
   Status replay(Recording& recording) override { return replay_graph(recording); }
 
+  Result<std::unique_ptr<PassTie>> create_tie() override { return CudaTie::create(state_, words_); }
+  Result<bool> capturing(void* stream) override {
+    cudaStreamCaptureStatus now = cudaStreamCaptureStatusNone;
+    FB_TRY(state_->errors.check(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &now), "asking whether the caller's stream is captured"));
+    return now != cudaStreamCaptureStatusNone;
+  }
+  std::unique_ptr<Queue> capture_queue(void* stream) override { return make_capture_queue(static_cast<cudaStream_t>(stream), state_); }
+  Status capture_event(void* stream, void* event) override {
+    return state_->errors.check(cudaEventRecordWithFlags(static_cast<cudaEvent_t>(event), static_cast<cudaStream_t>(stream), cudaEventRecordExternal),
+                                "capturing the inputs-consumed event");
+  }
+
+  Result<std::unique_ptr<Stopwatch>> create_stopwatch() override { return CudaStopwatch::create(state_); }
+  void begin_range(const char* name) override { begin_nvtx_range(name); }
+  void end_range() override { end_nvtx_range(); }
+  Status sync() override { return state_->errors.check(cudaStreamSynchronize(queue_stream()), "work of the device"); }
+
  private:
   CudaDevice(std::shared_ptr<CudaState> state, const cudaDeviceProp& facts)
-      : state_(std::move(state)) {
+      : state_(std::move(state)), words_(std::make_shared<TieWords>(state_)) {
     info_.kind = "cuda";
     info_.name = facts.name;
     info_.granule = kGranule;
@@ -104,6 +141,7 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer {
   }
 
   const std::shared_ptr<CudaState> state_;
+  const std::shared_ptr<TieWords> words_;
   DeviceInfo info_;
 };
 

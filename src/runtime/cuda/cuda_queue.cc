@@ -24,6 +24,9 @@ cudaStream_t queue_stream() {
   return worker_stream;
 }
 
+StreamScope::StreamScope(cudaStream_t stream) : before_(std::exchange(worker_stream, stream)) {}
+StreamScope::~StreamScope() { worker_stream = before_; }
+
 Result<std::unique_ptr<Queue>> CudaQueue::create_on(const std::string& name, std::uint32_t capacity,
                                                     std::shared_ptr<CudaState> state) {
   if (capacity == 0)
@@ -35,8 +38,13 @@ Result<std::unique_ptr<Queue>> CudaQueue::create_on(const std::string& name, std
 
 Status CudaQueue::open(const std::string& name) {
   FB_TRY(state_->errors.check(cudaSetDevice(state_->ordinal), "choosing the device"));
-  FB_TRY(state_->errors.check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
+  // Above the caller's streams, which may wait for this one (caller_stream_cuda.h).
+  int lowest = 0, highest = 0;
+  FB_TRY(state_->errors.check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "asking for stream priorities"));
+  FB_TRY(state_->errors.check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, highest),
                               "creating a stream"));
+  // Now, not when first used: while a stream of the caller's waits for this queue, the driver may not get to make anything.
+  for (Mark& mark : marks_) FB_TRY(state_->errors.check(cudaEventCreateWithFlags(&mark.event, cudaEventDisableTiming), "creating an event"));
   try {
     watcher_ = std::thread([this] { watch(); });
   } catch (const std::system_error& error) {
@@ -87,18 +95,14 @@ void CudaQueue::make_signal(TimelinePoint point) {
   marks_changed_.wait(lock, [&] { return last_mark_ - first_mark_ < marks_.size(); });
   Mark& mark = marks_[last_mark_ % marks_.size()];
   mark.point = point;
-  Status recorded;
-  if (mark.event == nullptr) recorded = state_->errors.check(cudaEventCreateWithFlags(&mark.event, cudaEventDisableTiming), "creating an event");
-  if (recorded.ok()) recorded = state_->errors.check(cudaEventRecord(mark.event, stream_), "recording an event");
+  Status recorded = state_->errors.check(cudaEventRecord(mark.event, stream_), "recording an event");
   ++last_mark_;
   marks_changed_.notify_all();
   lock.unlock();
   if (!recorded.ok()) set_error(std::move(recorded));
 }
 
-// Null: the event could not be made, and the queue has failed.
 Status CudaQueue::await(cudaEvent_t event) {
-  if (event == nullptr) return {};
   for (;;) {
     const cudaError_t now = cudaEventQuery(event);
     if (now != cudaErrorNotReady) return state_->errors.check(now, "work of the device");

@@ -21,6 +21,18 @@ namespace forebay::cuda {
 // Null on threads that are no queue's worker.
 cudaStream_t queue_stream();
 
+// Makes `stream` the queue_stream() of this thread meanwhile.
+class StreamScope {
+ public:
+  explicit StreamScope(cudaStream_t stream);
+  ~StreamScope();
+  StreamScope(const StreamScope&) = delete;
+  StreamScope& operator=(const StreamScope&) = delete;
+
+ private:
+  const cudaStream_t before_;
+};
+
 class CudaQueue final : public CpuQueue {
  public:
   static Result<std::unique_ptr<Queue>> create_on(const std::string& name, std::uint32_t capacity,

@@ -92,6 +92,8 @@ Status find_driver_calls(DriverCalls* calls) {
         look_up("cuMemGetAllocationGranularity", &calls->granularity)}) {
     if (!status.ok()) return status;
   }
+  if (!look_up("cuStreamWaitValue32", &calls->wait_value).ok()) calls->wait_value = nullptr;
+  if (!look_up("cuStreamWriteValue32", &calls->write_value).ok()) calls->write_value = nullptr;
   return {};
 }
 

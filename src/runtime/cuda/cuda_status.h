@@ -40,6 +40,8 @@ struct DriverCalls {
   decltype(&cuMemUnmap) unmap = nullptr;
   decltype(&cuMemSetAccess) set_access = nullptr;
   decltype(&cuMemGetAllocationGranularity) granularity = nullptr;
+  decltype(&cuStreamWaitValue32) wait_value = nullptr;  // these two are null in a driver without them
+  decltype(&cuStreamWriteValue32) write_value = nullptr;
 };
 Status find_driver_calls(DriverCalls* calls);
 

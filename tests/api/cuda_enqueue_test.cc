@@ -1,0 +1,305 @@
+// Passes on the caller's own CUDA streams, and in its own graphs. Skips where there is no GPU, and says so.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "api/cuda_caller.h"
+#include "api/cuda_world.h"
+
+namespace forebay {
+namespace {
+
+using namespace test;
+
+constexpr std::int64_t kWide = LayersWorld::kLayerWidth;
+constexpr std::uint64_t kBytes = kWide * sizeof(float);
+constexpr long kLong = 20'000'000;  // about 10 ms
+
+// Memory and streams of a caller, given back at the end.
+struct Caller {
+  Caller() {
+    CUDA_OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    CUDA_OK(cudaEventCreateWithFlags(&consumed, cudaEventDisableTiming));
+    CUDA_OK(cudaMalloc(reinterpret_cast<void**>(&x), kBytes));
+    CUDA_OK(cudaMalloc(reinterpret_cast<void**>(&y), kBytes));
+    CUDA_OK(cudaMallocHost(&pinned, kBytes));
+  }
+  ~Caller() {
+    cudaStreamSynchronize(stream);
+    cudaStreamDestroy(stream);
+    cudaEventDestroy(consumed);
+    cudaFree(x);
+    cudaFree(y);
+    cudaFreeHost(pinned);
+  }
+  Status bind(ExecutionContext& context) const {
+    Status status = context.bind_input("x", ConstTensorView(reinterpret_cast<const std::byte*>(x), DType::f32, Shape{1, kWide}));
+    if (!status.ok()) return status;
+    return context.bind_output("y", TensorView{reinterpret_cast<std::byte*>(y), DType::f32, Shape{1, kWide}});
+  }
+  HostTensor result() const {  // of what the stream has done by then, with no other synchronisation
+    HostTensor got(DType::f32, Shape{1, kWide});
+    CUDA_OK(cudaMemcpyAsync(pinned, y, kBytes, cudaMemcpyDeviceToHost, stream));
+    CUDA_OK(cudaStreamSynchronize(stream));
+    std::memcpy(got.data(), pinned, kBytes);
+    return got;
+  }
+  cudaStream_t stream = nullptr;
+  cudaEvent_t consumed = nullptr;
+  float *x = nullptr, *y = nullptr;
+  void* pinned = nullptr;
+};
+
+class CudaEnqueue : public CudaEngine {
+ protected:
+  void SetUp() override {
+    CudaEngine::SetUp();
+    if (IsSkipped()) return;
+    ASSERT_VALUE(Plan plan, world_.plan());
+    plan_ = std::make_unique<Plan>(std::move(plan));
+    ASSERT_VALUE(Engine engine, Engine::create(*plan_, world_.model(), on_cuda(Budget::of_percent(100))));
+    for (int i = 0; i < 4; ++i) {
+      ramps_.push_back(ramp(i));
+      ASSERT_VALUE(HostTensor y, run_once(engine, only("x", ramps_.back().clone())));
+      wants_.push_back(std::move(y));
+    }
+  }
+  static float slope(int i) { return 0.001f * static_cast<float>(i + 1); }
+  static HostTensor ramp(int i) {  // as launch_ramp makes it
+    HostTensor x(DType::f32, Shape{1, kWide});
+    for (std::size_t k = 0; k < kWide; ++k) x.as<float>()[k] = slope(i) * static_cast<float>(k) + 1.0f;
+    return x;
+  }
+  Result<Engine> engine(double percent, int concurrent = 1) {
+    return Engine::create(*plan_, world_.model(), on_cuda(Budget::of_percent(percent), concurrent));
+  }
+
+  LayersWorld world_;
+  std::unique_ptr<Plan> plan_;
+  std::vector<HostTensor> ramps_, wants_;
+};
+
+// The input comes late, copied or made by a kernel; the stream itself carries on with the output. Nothing else synchronises.
+TEST_F(CudaEnqueue, FollowsTheStreamAndIsFollowedByIt) {
+  for (const double percent : {100.0, 30.0}) {
+    SCOPED_TRACE(percent);
+    Caller caller;
+    ASSERT_VALUE(Engine engine, this->engine(percent));
+    ASSERT_VALUE(ExecutionContext context, engine.create_context());
+    ASSERT_OK(caller.bind(context));
+    for (int i = 0; i < 4; ++i) {
+      CUDA_OK(cudaMemcpyAsync(caller.x, ramps_[(i + 1) % 4].data(), kBytes, cudaMemcpyHostToDevice, caller.stream));
+      launch_ramp(caller.y, kWide, 1, 1, kLong, caller.stream);  // late
+      CUDA_OK(cudaMemcpyAsync(caller.x, ramps_[i].data(), kBytes, cudaMemcpyHostToDevice, caller.stream));
+      ASSERT_OK(context.enqueue(caller.stream));
+      EXPECT_TRUE(same_bits(caller.result(), wants_[i])) << i;
+    }
+    ASSERT_OK(context.wait());
+    // A kernel's own values, not copied ones.
+    launch_ramp(caller.x, kWide, 0, 0.5f, kLong, caller.stream);
+    ASSERT_OK(context.enqueue(caller.stream));
+    const HostTensor got = caller.result();
+    ASSERT_OK(context.wait());
+    ASSERT_VALUE(const HostTensor want, run_once(engine, only("x", filled(Shape{1, kWide}, 0.5f))));
+    EXPECT_TRUE(same_bits(got, want));
+  }
+}
+
+// The moment the event fires the input is overwritten, by the host; many passes in a row, while weights stream and while they do not.
+TEST_F(CudaEnqueue, InputsMayBeOverwrittenOnceConsumed) {
+  for (const double percent : {100.0, 50.0, 25.0}) {
+    SCOPED_TRACE(percent);
+    Caller caller;
+    ASSERT_VALUE(Engine engine, this->engine(percent));
+    ASSERT_VALUE(ExecutionContext context, engine.create_context());
+    ASSERT_OK(caller.bind(context));
+    cudaStream_t other = nullptr;
+    CUDA_OK(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking));
+    for (int i = 0; i < 40; ++i) {
+      CUDA_OK(cudaMemcpyAsync(caller.x, ramps_[i % 4].data(), kBytes, cudaMemcpyHostToDevice, other));
+      CUDA_OK(cudaStreamSynchronize(other));
+      ASSERT_OK(context.enqueue(caller.stream, caller.consumed));
+      while (cudaEventQuery(caller.consumed) == cudaErrorNotReady) {
+      }
+      CUDA_OK(cudaMemsetAsync(caller.x, 0xff, kBytes, other));  // not numbers
+      CUDA_OK(cudaStreamSynchronize(other));
+      EXPECT_TRUE(same_bits(caller.result(), wants_[i % 4])) << i;
+    }
+    ASSERT_OK(context.wait());
+    cudaStreamDestroy(other);
+  }
+}
+
+TEST_F(CudaEnqueue, ReturnsWithoutWaiting) {
+  Caller caller;
+  ASSERT_VALUE(Engine engine, this->engine(25));
+  ASSERT_VALUE(ExecutionContext context, engine.create_context());
+  ASSERT_OK(caller.bind(context));
+  CUDA_OK(cudaMemcpyAsync(caller.x, ramps_[0].data(), kBytes, cudaMemcpyHostToDevice, caller.stream));
+  ASSERT_OK(context.enqueue(caller.stream));
+  ASSERT_OK(context.wait());
+  constexpr int kPasses = 32;
+  double worst = 0;
+  // The stream is busy with something else: none of these passes can have begun when all are enqueued.
+  launch_ramp(caller.y, kWide, 1, 1, 100 * kLong, caller.stream);
+  for (int i = 0; i < kPasses; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    ASSERT_OK(context.enqueue(caller.stream, caller.consumed));
+    worst = std::max(worst, std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count());
+  }
+  EXPECT_EQ(cudaEventQuery(caller.consumed), cudaErrorNotReady);
+  EXPECT_EQ(cudaStreamQuery(caller.stream), cudaErrorNotReady);
+  EXPECT_TRUE(same_bits(caller.result(), wants_[0]));
+  EXPECT_EQ(cudaEventQuery(caller.consumed), cudaSuccess);
+  ASSERT_OK(context.wait());
+  EXPECT_GT(context.profile().disk_bytes + context.profile().link_bytes, 0u);
+  std::printf("enqueue while streaming: at most %.3f ms of %d calls\n", worst, kPasses);
+}
+
+// Several streams wait, and copy when they have waited; some for passes that come late. FOREBAY_TEST_STREAMS: how many.
+TEST_F(CudaEnqueue, ManyStreamsWait) {
+  const char* const given = std::getenv("FOREBAY_TEST_STREAMS");
+  const int count = given != nullptr ? std::atoi(given) : 8;
+  for (const double percent : {100.0, 40.0}) {
+    ASSERT_VALUE(Engine engine, this->engine(percent));
+    ASSERT_VALUE(ExecutionContext context, engine.create_context());
+    std::vector<std::unique_ptr<Caller>> callers;
+    for (int i = 0; i < count; ++i) callers.push_back(std::make_unique<Caller>());
+    for (int round = 0; round < 3; ++round) {
+      for (std::size_t i = 0; i < callers.size(); ++i) {
+        Caller& caller = *callers[i];
+        CUDA_OK(cudaMemcpyAsync(caller.x, ramps_[i % 4].data(), kBytes, cudaMemcpyHostToDevice, caller.stream));
+        ASSERT_OK(caller.bind(context));
+        ASSERT_OK(context.enqueue(caller.stream, caller.consumed));
+      }
+      for (std::size_t i = 0; i < callers.size(); ++i) EXPECT_TRUE(same_bits(callers[i]->result(), wants_[i % 4])) << i;
+    }
+    ASSERT_OK(context.wait());
+    std::printf("%d streams waited, budget %.0f %%\n", count, percent);
+    std::fflush(stdout);
+  }
+}
+
+TEST_F(CudaEnqueue, AFailureLetsTheStreamGoOn) {
+  Caller caller;
+  ASSERT_VALUE(Engine engine, this->engine(40));
+  ASSERT_VALUE(ExecutionContext context, engine.create_context());
+  ASSERT_OK(caller.bind(context));
+  ASSERT_OK(context.bind_output("y", TensorView{reinterpret_cast<std::byte*>(caller.y), DType::f32, Shape{1, 3}}));
+  ASSERT_OK(context.enqueue(caller.stream, caller.consumed));
+  CUDA_OK(cudaStreamSynchronize(caller.stream));
+  CUDA_OK(cudaEventSynchronize(caller.consumed));
+  EXPECT_CODE(context.wait(), Code::invalid_argument);
+  EXPECT_OK(context.wait());
+  ASSERT_OK(caller.bind(context));
+  CUDA_OK(cudaMemcpyAsync(caller.x, ramps_[2].data(), kBytes, cudaMemcpyHostToDevice, caller.stream));
+  ASSERT_OK(context.enqueue(caller.stream));
+  EXPECT_TRUE(same_bits(caller.result(), wants_[2]));
+  EXPECT_OK(context.wait());
+}
+
+// Captures a pass with `stream`'s own work around it.
+Status capture(ExecutionContext& context, Caller& caller, cudaGraphExec_t* made) {
+  CUDA_OK(cudaStreamBeginCapture(caller.stream, cudaStreamCaptureModeGlobal));
+  Status status = context.enqueue(caller.stream, caller.consumed);
+  cudaGraph_t graph = nullptr;
+  CUDA_OK(cudaStreamEndCapture(caller.stream, &graph));
+  if (status.ok()) CUDA_OK(cudaGraphInstantiate(made, graph, 0));
+  cudaGraphDestroy(graph);
+  return status;
+}
+
+TEST_F(CudaEnqueue, AResidentPassIsCaptured) {
+  Caller caller;
+  ASSERT_VALUE(Engine engine, this->engine(100, 2));
+  ASSERT_VALUE(ExecutionContext other, engine.create_context());
+  {
+    ASSERT_VALUE(ExecutionContext context, engine.create_context());
+    cudaGraphExec_t exec = nullptr;
+    EXPECT_CODE(capture(context, caller, &exec), Code::invalid_argument);  // no input
+    ASSERT_OK(context.set_input("x", ramps_[0]));
+    EXPECT_CODE(capture(context, caller, &exec), Code::failed_precondition);  // nothing bound
+    ASSERT_OK(caller.bind(context));
+    EXPECT_CODE(capture(context, caller, &exec), Code::failed_precondition);  // never run
+    ASSERT_OK(context.execute());
+    ASSERT_OK(capture(context, caller, &exec));
+    for (int i = 0; i < 12; ++i) {
+      CUDA_OK(cudaMemcpyAsync(caller.x, ramps_[i % 4].data(), kBytes, cudaMemcpyHostToDevice, caller.stream));
+      CUDA_OK(cudaGraphLaunch(exec, caller.stream));
+      CUDA_OK(cudaEventSynchronize(caller.consumed));
+      ASSERT_VALUE(const HostTensor beside, run_once(other, only("x", ramps_[(i + 1) % 4].clone())));
+      EXPECT_TRUE(same_bits(beside, wants_[(i + 1) % 4])) << i;
+      EXPECT_TRUE(same_bits(caller.result(), wants_[i % 4])) << i;
+    }
+    EXPECT_CODE(context.execute(), Code::failed_precondition);
+    EXPECT_CODE(engine.set_budget(Budget::of_percent(50)), Code::failed_precondition);
+    EXPECT_CODE(engine.refit(world_.model(), nullptr), Code::failed_precondition);
+    cudaGraphExecDestroy(exec);
+  }
+  ASSERT_VALUE(BudgetChange change, engine.set_budget(Budget::of_percent(50)));
+  ASSERT_OK(change.wait());
+  ASSERT_VALUE(const HostTensor got, run_once(other, only("x", ramps_[0].clone())));
+  EXPECT_TRUE(same_bits(got, wants_[0]));
+}
+
+TEST_F(CudaEnqueue, AStreamingPassIsNotCaptured) {
+  Caller caller;
+  ASSERT_VALUE(Engine engine, this->engine(40));
+  ASSERT_VALUE(ExecutionContext context, engine.create_context());
+  ASSERT_OK(caller.bind(context));
+  ASSERT_OK(context.execute());
+  cudaGraphExec_t exec = nullptr;
+  const Status refused = capture(context, caller, &exec);
+  EXPECT_CODE(refused, Code::failed_precondition);
+  EXPECT_NE(refused.to_string().find("stream"), std::string::npos) << refused.to_string();
+  ASSERT_OK(context.execute());  // it serves on
+}
+
+// In a process of its own: the device is lost to it. Every later call says what went wrong first.
+TEST_F(CudaEnqueue, AKernelThatTrapsLosesTheDevice) {
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  EXPECT_EXIT(
+      {
+        Caller caller;
+        auto engine = this->engine(40);
+        auto context = engine->create_context();
+        const bool bound = caller.bind(*context).ok() && context->execute().ok();
+        launch_trap(caller.stream);
+        const Status enqueued = bound ? context->enqueue(caller.stream) : Status(Code::internal, "not bound");
+        const Status first = enqueued.ok() ? context->wait() : enqueued;
+        const Status second = context->execute();
+        std::fprintf(stderr, "first: %s\nsecond: %s\n", first.to_string().c_str(), second.to_string().c_str());
+        std::_Exit(first.code() == Code::device_lost && second.code() == Code::device_lost ? 0 : 1);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+// The memory of the weights is taken away under the engine: the first kernel that fails is named, with its shapes.
+TEST_F(CudaEnqueue, DebugSyncNamesTheKernelThatFails) {
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
+  EXPECT_EXIT(
+      {
+        constexpr std::uint64_t kBlock = 128u << 20;
+        auto block = device->reserve_arena(kBlock).value();
+        bool ready = block->commit(0, kBlock).ok();
+        EngineOptions options = on_cuda(Budget::automatic());
+        options.arena_memory = std::span(block->base(), kBlock);
+        options.debug_sync = true;
+        auto engine = Engine::create(*plan_, world_.model(), options);
+        auto context = engine->create_context();
+        ready = ready && run_once(*context, only("x", ramps_[0].clone())).ok() && block->uncommit(kBlock / 2, kBlock / 2).ok();
+        const Status status = ready ? context->execute() : Status(Code::internal, "never ran");
+        const std::string text = status.to_string();
+        std::fprintf(stderr, "%s\n", text.c_str());
+        const bool named = text.find("node '") != std::string::npos && text.find(", kernel ") != std::string::npos &&
+                           text.find(" on f32[1,512]") != std::string::npos;
+        std::_Exit(status.code() == Code::device_lost && named ? 0 : 1);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+}  // namespace
+}  // namespace forebay
