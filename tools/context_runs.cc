@@ -104,7 +104,6 @@ Result<RunOutcome> run_passes(Engine& engine, const std::vector<NamedTensor>& in
   work(0);
   for (std::thread& thread : threads) thread.join();
   const double wall = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-  processor = processor_ms() - processor;
   for (Status& failure : failures) FB_TRY(std::move(failure));
   RunOutcome outcome = std::move(outcomes[0]);
   outcome.wall_ms = wall;

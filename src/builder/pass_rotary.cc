@@ -67,7 +67,7 @@ class RotaryPass {
 
   // concat(-x2, x1)
   bool rotated(ValueId id, ValueId& x) {
-    ValueId parts[2];
+    ValueId parts[2] = {kNone, kNone};
     if (pairs_ ? !stack_of(id, parts) : !joint_of(id, parts)) return false;
     const IrNode* negated = pattern_.take(parts[0], "Neg");
     ValueId other = kNone;
@@ -106,7 +106,7 @@ class RotaryPass {
 
   // stack(x1 cos - x2 sin, x2 cos + x1 sin)
   bool stacked(const IrNode& flat, Found& found) {
-    ValueId parts[2];
+    ValueId parts[2] = {kNone, kNone};
     pairs_ = found.pairs = true;
     return stack_of(flat.outputs[0], parts) && turned_parts(parts, found);
   }
