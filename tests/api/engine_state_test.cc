@@ -223,7 +223,9 @@ TEST(CacheState, GrowsBehindEachHead) {
     }
     const HostTensor x = random_tensor(DType::f32, Shape{1, kHeads, 1, kWidth}, static_cast<std::uint64_t>(step + 1));
     ASSERT_VALUE(const HostTensor y, run_once(bound, only("x", x.clone())));
-    if (step == 15) EXPECT_EQ(engine.memory().state, 2u * kHeads * kMost * kWidth * 4) << "one place for each cache";
+    if (step == 15) {
+      EXPECT_EQ(engine.memory().state, 2u * kHeads * kMost * kWidth * 4) << "one place for each cache";
+    }
     Tensors inputs = only("x", x.clone());
     for (const auto& [name, tensor] : past) inputs.emplace_back(name, tensor.clone());
     ASSERT_VALUE(const HostTensor want, run_once(carrying, inputs));

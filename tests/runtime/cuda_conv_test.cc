@@ -71,7 +71,7 @@ TEST_F(CudaConv, ConvolutionsAreCloseWholeAndInSlabs) {
       NodeRun run{"forebay", "Conv", 1, {}, {&x, &w, c.bias ? &b : nullptr}, 1, plan::kNone, {}};
       add_window(run, c);
       HostTensor sum;  // every other case adds an image
-      if (&c - kConvs & 1) {
+      if (((&c - kConvs) & 1) != 0) {
         auto plain = run_node(run, pool_);
         ASSERT_TRUE(plain.ok());
         sum = random_tensor(random_, type, (*plain)[0].shape());

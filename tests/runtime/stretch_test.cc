@@ -225,13 +225,13 @@ TEST_F(CudaReplay, RefusesWhatWaits) {
   } attempt{this};
   queue_->launch(
       [](void* argument) {
-        auto& attempt = *static_cast<Try*>(argument);
+        auto& mine = *static_cast<Try*>(argument);
         const auto waits = [](void* self) {
           auto& test = *static_cast<CudaReplay*>(self);
           std::byte one;
           return test.device_->copy_now(&one, test.rows_[0], 1);
         };
-        attempt.kept = attempt.test->replay_->record(waits, attempt.test) != nullptr;
+        mine.kept = mine.test->replay_->record(waits, mine.test) != nullptr;
         return Status();
       },
       &attempt);
