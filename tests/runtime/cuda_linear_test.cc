@@ -18,7 +18,7 @@ TEST_F(CudaLinear, SlabsShareLaunchesWithoutChangingBits) {
                               {128, 512, 64, 80, "Relu", false},
                               {1100, 1600, 264, 112, ""},
                               {33, 40, 8, 16, "GeluTanh"},
-                              {700, 1000, 4096, 64, "Swish", false},
+                              {700, 1000, 2048, 64, "Swish", false},
                               {197, 768, 768, 160, "Gelu", true, true},
                               {1500, 1536, 1000, 112, "", true, true},
                               {20, 104, 3080, 48, "Relu", false, true}};
