@@ -2,6 +2,7 @@
 // is one transpose of what lies at its beginning, often none. nn.MultiheadAttention works on [S,B,..] and [S,B*H,..] and turns its input,
 // its heads and its result; joined, its heads are those of [B,S,H,D].
 #include <algorithm>
+#include <compare>
 #include <map>
 #include <numeric>
 #include <optional>
@@ -95,8 +96,7 @@ std::optional<Layout> reshaped(Layout from, const Dims& dims) {
 
 class MovesPass {
  public:
-  explicit MovesPass(PassContext& context)
-      : ir_(context.ir), pattern_(context), needs_(context.ir, context.registry), uses_(context.ir) {}
+  explicit MovesPass(PassContext& context) : ir_(context.ir), pattern_(context), needs_(context.ir, context.registry), uses_(context.ir) {}
 
   Result<std::size_t> run() {
     const std::vector<IrNode*> nodes = execution_order(ir_);
@@ -108,7 +108,7 @@ class MovesPass {
       const auto at = node->outputs.empty() ? chains_.end() : chains_.find(node->outputs[0]);
       if (at == chains_.end() || !is_end(at->first)) continue;
       const Cluster& cluster = root(at->second);
-      if (cluster.after >= cluster.before) continue;
+      if (cluster.before.transposes == 0 || cluster.after > cluster.before) continue;
       pattern_.begin(*node);
       FB_TRY(finish(*node, at->second.layout));
       ++made;
@@ -118,10 +118,19 @@ class MovesPass {
   }
 
  private:
-  // Chains that share a node are rewritten together or not at all: then nothing of the old ones stays.
+  // Chains that share a node are rewritten together or not at all: then nothing of the old ones stays. Where it costs the same they are,
+  // too: the order of heads is one that pass_attention_heads knows.
+  struct Cost {
+    std::int64_t elements = 0, transposes = 0;  // moved; also those that move nothing
+    auto operator<=>(const Cost&) const = default;
+    void operator+=(const Cost& other) {
+      elements += other.elements;
+      transposes += other.transposes;
+    }
+  };
   struct Cluster {
     std::size_t parent = 0;
-    std::int64_t before = 0, after = 0;  // elements moved
+    Cost before, after;
   };
   struct Chain {
     Layout layout;
@@ -140,7 +149,7 @@ class MovesPass {
     return !found.empty() && std::all_of(found.begin(), found.end(), [](std::int64_t d) { return d > 0; }) ? &found : nullptr;
   }
   std::int64_t elements(ValueId id) const { return ir_.values[id].type.shape().elements(); }
-  std::int64_t cost(const Layout& layout, ValueId id) const { return layout.lies_still() ? 0 : elements(id); }
+  Cost cost(const Layout& layout, ValueId id) const { return layout.lies_still() ? Cost() : Cost{elements(id), 1}; }
 
   Layout layout_of(ValueId id) const {
     const auto at = chains_.find(id);
@@ -177,12 +186,12 @@ class MovesPass {
     if (dims(out) == nullptr || needs_.fixed(out)) return {};
     std::optional<Layout> layout;
     std::size_t from = 0;
-    std::int64_t before = 0, after = 0;
+    Cost before, after;
     if (node.op == "Transpose" && dims(node.inputs[0]) != nullptr) {
       const auto perm = ir_.view(node).integers("perm");
       if (perm.size() != dims(out)->size()) return {};
       layout = transposed(layout_of(node.inputs[0]), perm);
-      before = cost(transposed(plain_layout(node.inputs[0], *dims(node.inputs[0])), perm), out);
+      before = {cost(transposed(plain_layout(node.inputs[0], *dims(node.inputs[0])), perm), out).elements, 1};
     } else if ((node.op == "Reshape" || node.op == "Squeeze" || node.op == "Unsqueeze" || node.op == "Flatten") &&
                dims(node.inputs[0]) != nullptr) {
       layout = reshaped(layout_of(node.inputs[0]), *dims(out));
@@ -222,7 +231,8 @@ class MovesPass {
   struct Move {
     Dims from, perm, to;
   };
-  static Move move_of(const Layout& layout) {
+  Move move_of(const Layout& layout) const {
+    if (layout.atoms == ir_.values[layout.base].type.dims) return move_in_place(layout);
     std::vector<std::size_t> order;
     Dims sizes;  // of the atoms in `order`
     for (std::size_t axis = 0, place = 0; axis < layout.axes.size(); ++axis) {
@@ -240,13 +250,32 @@ class MovesPass {
         last = atom;
       }
     }
-    std::vector<std::size_t> by_source(order.size());
-    std::iota(by_source.begin(), by_source.end(), std::size_t{0});
-    std::sort(by_source.begin(), by_source.end(), [&](std::size_t a, std::size_t b) { return order[a] < order[b]; });
-    Move out{{}, Dims(order.size()), sizes};
-    for (std::size_t i = 0; i < by_source.size(); ++i) {
-      out.from.push_back(sizes[by_source[i]]);
-      out.perm[by_source[i]] = static_cast<std::int64_t>(i);
+    // Ones can lie anywhere; where they are not turned, later passes see which axes are.
+    std::vector<std::size_t> by_source;
+    for (std::size_t i = 0; i < order.size(); ++i)
+      if (sizes[i] != 1) by_source.push_back(i);
+    const std::vector<std::size_t> free = by_source;
+    std::sort(by_source.begin(), by_source.end(), [&](std::size_t x, std::size_t y) { return order[x] < order[y]; });
+    Move out{Dims(order.size(), 1), Dims(order.size()), sizes};
+    std::iota(out.perm.begin(), out.perm.end(), std::int64_t{0});
+    for (std::size_t i = 0; i < free.size(); ++i) {
+      out.from[free[i]] = sizes[by_source[i]];
+      out.perm[by_source[i]] = static_cast<std::int64_t>(free[i]);
+    }
+    return out;
+  }
+
+  // Of the base as it is, ones staying where they are: heads that come out of attention still look so.
+  static Move move_in_place(const Layout& layout) {
+    Dims turned;
+    for (const std::size_t atom : layout.order)
+      if (layout.atoms[atom] != 1) turned.push_back(static_cast<std::int64_t>(atom));
+    Move out{layout.atoms, {}, {}};
+    auto next = turned.begin();
+    for (std::size_t i = 0; i < layout.atoms.size(); ++i) {
+      const std::int64_t from = layout.atoms[i] == 1 ? static_cast<std::int64_t>(i) : *next++;
+      out.perm.push_back(from);
+      out.to.push_back(layout.atoms[static_cast<std::size_t>(from)]);
     }
     return out;
   }
@@ -275,8 +304,8 @@ class MovesPass {
     pattern_.begin(node);
     FB_ASSIGN(const ValueId whole, viewed(node, layout.base, layout.atoms));
     const std::string name = ir_.values[node.outputs[0]].name + "/picked";
-    FB_ASSIGN(layout.base, pattern_.insert(node, name, "Gather", node.version, {whole, node.inputs[1]},
-                                           {{"axis", static_cast<std::int64_t>(atom)}}));
+    FB_ASSIGN(layout.base,
+              pattern_.insert(node, name, "Gather", node.version, {whole, node.inputs[1]}, {{"axis", static_cast<std::int64_t>(atom)}}));
     layout.atoms.erase(layout.atoms.begin() + static_cast<std::ptrdiff_t>(atom));
     layout.order.erase(layout.order.begin() + static_cast<std::ptrdiff_t>(place));
     layout.axes.erase(layout.axes.begin() + axis);
@@ -285,7 +314,7 @@ class MovesPass {
   }
 
   // The product of the rows in the order of the base: [rows, columns], whatever order they are read in.
-  Result<std::optional<Layout>> product(IrNode& node, std::size_t from, std::int64_t& after) {
+  Result<std::optional<Layout>> product(IrNode& node, std::size_t from, Cost& after) {
     const ValueId data = node.inputs[from];
     Layout layout = layout_of(data);
     const std::size_t rows = layout.first(layout.axes.size() - 1);
@@ -336,13 +365,15 @@ class MovesPass {
   ValueNeeds needs_;
   UseIndex uses_;
   std::map<ValueId, Chain> chains_;
-  std::map<ValueId, ValueId> rows_;  // of a value, as the product of its rows reads them
+  std::map<ValueId, ValueId> rows_;             // of a value, as the product of its rows reads them
   std::map<const IrNode*, std::size_t> links_;  // and the input that they follow
   std::vector<Cluster> clusters_;
 };
 
 }  // namespace
 
-Result<std::size_t> pass_moves(PassContext& context) { return MovesPass(context).run(); }
+Result<std::size_t> pass_moves(PassContext& context) {
+  return MovesPass(context).run();
+}
 
 }  // namespace forebay::builder

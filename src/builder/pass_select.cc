@@ -111,6 +111,8 @@ class SelectPass {
 
 }  // namespace
 
-Result<std::size_t> pass_select(PassContext& context) { return SelectPass(context).run(); }
+Result<std::size_t> pass_select(PassContext& context) {
+  return SelectPass(context).run();
+}
 
 }  // namespace forebay::builder

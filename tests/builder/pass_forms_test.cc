@@ -144,7 +144,7 @@ TEST(AttentionForms, KeysTurnedBeforeTheyAreFolded) {
   feeds["q"] = floats({2, 4, 5, 8}, 1);
   feeds["k"] = floats({7, 8, 8}, 2);
   feeds["v"] = floats({2, 4, 7, 8}, 3);
-  EXPECT_EQ(fused_ops(g, feeds), (Ops{"Transpose", "Reshape", "Attention"}));
+  EXPECT_EQ(fused_ops(g, feeds), (Ops{"Reshape", "Transpose", "Attention"}));
 }
 
 // x * cos + [-odd, even by turns] * sin, and the same with half-width tables from pairs.
