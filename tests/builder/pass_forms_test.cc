@@ -274,5 +274,37 @@ TEST(NormForms, AsTensorFlowNormalises) {
   EXPECT_EQ(fused_ops(other, feeds), plain_ops(other));
 }
 
+// As tf2onnx writes what Keras normalises: means by pooling, -mean * f + shift, parameters [1,1,C].
+GraphMaker keras_norm(bool shift_first, bool negative = true) {
+  GraphMaker g;
+  g.input("x", DType::f32, {"B", "S", "12"})
+      .initializer("gamma", floats({1, 1, 12}, 1))
+      .initializer("beta", floats({1, 1, 12}, 2))
+      .constant("e", list({1e-5f}, true));
+  g.node("GlobalAveragePool", {"x"}, {"mean"})
+      .node(negative ? "Neg" : "Abs", {"mean"}, {"less"})
+      .node("Sub", {"x", "mean"}, {"d"})
+      .node("Mul", {"d", "d"}, {"dd"})
+      .node("GlobalAveragePool", {"dd"}, {"var"})
+      .node("Add", {"var", "e"}, {"ve"})
+      .node("Sqrt", {"ve"}, {"root"})
+      .node("Reciprocal", {"root"}, {"inverse"})
+      .node("Mul", {"inverse", "gamma"}, {"f"})
+      .node("Mul", {"x", "f"}, {"xf"})
+      .node("Mul", {"less", "f"}, {"mf"});
+  if (shift_first) g.node("Add", {"beta", "mf"}, {"rest"}).node("Add", {"rest", "xf"}, {"y"});
+  if (!shift_first) g.node("Add", {"mf", "beta"}, {"rest"}).node("Add", {"xf", "rest"}, {"y"});
+  return g.output("y", DType::f32);
+}
+
+TEST(NormForms, AsKerasNormalises) {
+  Feeds feeds;
+  feeds["x"] = floats({3, 5, 12}, 3, -2.0f, 3.0f);
+  for (const bool shift_first : {true, false})
+    EXPECT_EQ(fused_ops(keras_norm(shift_first), feeds), Ops{"LayerNormalization"}) << shift_first;
+  const GraphMaker other = keras_norm(true, false);
+  EXPECT_EQ(fused_ops(other, feeds), plain_ops(other));
+}
+
 }  // namespace
 }  // namespace forebay::builder::test
