@@ -148,7 +148,7 @@ TEST(AttentionForms, KeysTurnedBeforeTheyAreFolded) {
 }
 
 // x * cos + [-odd, even by turns] * sin, and the same with half-width tables from pairs.
-GraphMaker turns(bool whole, bool gathers, std::int64_t first = 0) {
+GraphMaker turns(bool whole, bool gathers, std::int64_t first = 0, bool computed = false) {
   GraphMaker g;
   g.input("x", DType::f32, {"B", "3", "S", "8"})
       .input("cos", DType::f32, {"S", whole ? "8" : "4"})
@@ -187,7 +187,12 @@ GraphMaker turns(bool whole, bool gathers, std::int64_t first = 0) {
       .node("Unsqueeze", {q, "last"}, {"qu"})
       .node("Concat", {"pu", "qu"}, {"stack"})
       .with("axis", std::int64_t{-1});
-  g.node("Reshape", {"stack", "flat"}, {whole ? "r" : "y"});
+  if (computed) {  // as TorchScript flattens
+    g.constant("i0", integers({0})).constant("i3", integers({3})).node("Shape", {"stack"}, {"dims"});
+    g.node("Slice", {"dims", "i0", "i3", "i0"}, {"lead"}).node("Concat", {"lead", "last"}, {"to"});
+    g.with("axis", std::int64_t{0});
+  }
+  g.node("Reshape", {"stack", computed ? "to" : "flat"}, {whole ? "r" : "y"});
   if (whole)
     g.node("Mul", {"x", "cos"}, {"xc"})
         .node("Mul", {"r", "sin"}, {"rs"})
@@ -204,6 +209,7 @@ TEST(RotaryForms, EvenAndOddElements) {
     for (const bool gathers : {true, false})
       EXPECT_EQ(fused_ops(turns(whole, gathers), feeds, 1e-6), Ops{"RotateHalf"})
           << whole << gathers;
+    EXPECT_EQ(fused_ops(turns(whole, false, 0, true), feeds, 1e-6), Ops{"RotateHalf"}) << whole;
     const GraphMaker swapped = turns(whole, false, 1);  // odd elements first: another rotation
     EXPECT_EQ(fused_ops(swapped, feeds, 1e-6), plain_ops(swapped));
   }
