@@ -378,7 +378,8 @@ KernelPtr make(const NodeView&, std::span<const TypeShape> inputs, std::span<con
 }
 
 // Caches of a fixed length and the scores as an output are the host's.
-KernelPtr make_multi_head(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs, const StatePtr& state) {
+KernelPtr make_multi_head(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs,
+                          const StatePtr& state) {
   using In = ops::MultiHead;
   const bool buffer = inputs.size() > In::kPastLength && inputs[In::kPastLength].present();
   const bool scores = outputs.size() > 3 && outputs[3].present();
