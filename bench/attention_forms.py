@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """The same attention block in every form that torch.onnx writes, at one size: pass times beside the fastest form's.
 
-  attention_forms.py [--forebay build/release/tools/forebay] [--threads 2] [--length 256] [--rounds 11]
+  attention_forms.py [--forebay build/release/tools/forebay] [--threads 2] [--length 256] [--rounds 11] [--slab 1MiB] [--cpu]
 
-Slabs are those of a model of 256 MB: one block alone would be cut into 64 KiB, the forms' matrices differently. Needs PyTorch as tests/models/fixtures/requirements.txt says. The forms take turns in each round; medians. Exit 1 where one is more than 5 % slower.
+Slabs are by default those of a model of 256 MB: one block alone would be cut into 64 KiB, the forms' matrices differently. Needs PyTorch as tests/models/fixtures/requirements.txt says. The forms take turns in each round; medians. Exit 1 where one is more than 5 % slower.
 """
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -34,6 +35,28 @@ def export(form, exporter, length, path):
         file.write(model.SerializeToString())
 
 
+def bench(args, plan, passes):
+    command = [args.forebay, "bench", plan, "--budget", "unlimited", "--threads", str(args.threads), "--iterations", str(passes),
+               "--shapes", f"x=2x{args.length}x{families.HIDDEN}", "--quick", "--json"]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def pass_wall(args, plan):
+    return bench(args, plan, args.passes)["rows"][0]["pass_ms"]["min"]
+
+
+def pass_cpu(args, plan):
+    """Processor time of a pass: what a run of more passes takes beyond one of few."""
+
+    def spent(passes):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        bench(args, plan, passes)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    return (spent(args.passes + 2) - spent(2)) * 1e3 / args.passes
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--forebay", default=os.path.join(HERE, "../build/release/tools/forebay"))
@@ -41,7 +64,11 @@ def main():
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--passes", type=int, default=20)
+    parser.add_argument("--slab", default="1MiB", help="8MiB: that of models above 2 GB")
+    parser.add_argument("--cpu", action="store_true", help="processor time of one thread in place of wall time: for machines that others load")
     args = parser.parse_args()
+    if args.cpu:
+        args.threads = 1
     families.HIDDEN, families.HEADS, families.HEAD = 512, 8, 64
     torch.backends.mha.set_fastpath_enabled(False)
     times = {}
@@ -52,13 +79,10 @@ def main():
             model = os.path.join(folder, name + ".onnx")
             export(form, exporter, args.length, model)
             plans[name] = os.path.join(folder, name + ".plan")
-            subprocess.run([args.forebay, "build", model, "-o", plans[name], "--slab", "1MiB"], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([args.forebay, "build", model, "-o", plans[name], "--slab", args.slab], check=True, stdout=subprocess.DEVNULL)
         for _ in range(args.rounds):
             for name, plan in plans.items():
-                command = [args.forebay, "bench", plan, "--budget", "unlimited", "--threads", str(args.threads), "--iterations", str(args.passes),
-                           "--shapes", f"x=2x{args.length}x{families.HIDDEN}", "--quick", "--json"]
-                result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-                times.setdefault(name, []).append(result["rows"][0]["pass_ms"]["min"])
+                times.setdefault(name, []).append(pass_cpu(args, plan) if args.cpu else pass_wall(args, plan))
     medians = {name: statistics.median(values) for name, values in times.items()}
     best = min(medians.values())
     for name, value in medians.items():

@@ -50,27 +50,48 @@ class NormPass {
   }
 
  private:
-  // x * f + (shift - mean * f) with f = scale / root, as TensorFlow normalises.
+  // x * f + (shift - mean * f) with f = scale / root, as TensorFlow normalises; tf2onnx writes
+  // (-mean * f + shift), too.
   bool affine(IrNode& sum, Norm& norm, Reach& reach) {
-    for (std::size_t side = 0; side < 2; ++side) {
-      for (std::size_t operand = 0; operand < 2; ++operand) {
-        pattern_.back_to(0);
-        const IrNode *scaled = pattern_.take(sum.inputs[side], "Mul", 7),
-                     *rest = pattern_.take(sum.inputs[1 - side], "Sub", 7);
-        const IrNode* part = rest != nullptr ? pattern_.take(rest->inputs[1], "Mul", 7) : nullptr;
-        if (scaled == nullptr || part == nullptr) break;
-        const ValueId factor = scaled->inputs[1 - operand];
-        norm.x = scaled->inputs[operand];
-        reach = {&sum, kNone, rest->inputs[0], 0};
-        const std::size_t mean = part->inputs[0] == factor ? 1 : 0;
-        if (part->inputs[1 - mean] != factor || !scaled_inverse(factor, norm, reach.scale) ||
-            !deviation_of(norm, part->inputs[mean]))
-          continue;
-        reach.matched = pattern_.mark();
-        return affine_fits(sum, norm, reach);
-      }
+    for (std::size_t way = 0; way < 12; ++way) {
+      const std::size_t side = way % 2, operand = way / 2 % 2;
+      pattern_.back_to(0);
+      const IrNode* scaled = pattern_.take(sum.inputs[side], "Mul", 7);
+      if (scaled == nullptr) continue;
+      const ValueId factor = scaled->inputs[1 - operand];
+      ValueId mean = kNone;
+      norm.x = scaled->inputs[operand];
+      reach = {&sum, kNone, kNone, 0};
+      if (!rest_of(sum.inputs[1 - side], way / 4, factor, mean, reach.shift) ||
+          !scaled_inverse(factor, norm, reach.scale) || !deviation_of(norm, mean))
+        continue;
+      reach.matched = pattern_.mark();
+      return affine_fits(sum, norm, reach);
     }
     return false;
+  }
+
+  // shift - mean * f (form 0), or -mean * f + shift (1) in either order (2).
+  bool rest_of(ValueId id, std::size_t form, ValueId factor, ValueId& mean, ValueId& shift) {
+    const IrNode* rest = pattern_.take(id, form == 0 ? "Sub" : "Add", 7);
+    if (rest == nullptr) return false;
+    const std::size_t product = form == 1 ? 0 : 1;
+    const IrNode* part = pattern_.take(rest->inputs[product], "Mul", 7);
+    if (part == nullptr) return false;
+    const std::size_t side = part->inputs[0] == factor ? 1 : 0;
+    if (part->inputs[1 - side] != factor) return false;
+    shift = rest->inputs[1 - product];
+    mean = part->inputs[side];
+    if (form == 0) return true;
+    const IrNode* negative = pattern_.take(mean, "Neg");
+    if (negative != nullptr) mean = negative->inputs[0];
+    return negative != nullptr;
+  }
+
+  // A mean over axes; GlobalAveragePool is one over all but the first two.
+  const IrNode* take_mean(ValueId id) {
+    const IrNode* mean = pattern_.take(id, "ReduceMean");
+    return mean != nullptr ? mean : pattern_.take(id, "GlobalAveragePool");
   }
 
   // 1 / root, perhaps times a scale.
@@ -91,7 +112,7 @@ class NormPass {
   // What was squared is x less this mean of it, over the axes of the variance.
   bool deviation_of(Norm& norm, ValueId mean) {
     const IrNode *difference = pattern_.take(squared_, "Sub", 7),
-                 *average = pattern_.take(mean, "ReduceMean");
+                 *average = take_mean(mean);
     std::int64_t axis = 0;
     norm.centred = true;
     return difference != nullptr && average != nullptr && difference->inputs[0] == norm.x &&
@@ -146,7 +167,7 @@ class NormPass {
       norm.epsilon = *epsilon;
       id = pattern_.through_casts(sum->inputs[side]);
     }
-    const IrNode* mean = pattern_.take(id, "ReduceMean");
+    const IrNode* mean = take_mean(id);
     if (mean == nullptr || !trailing_axes(*mean, norm.axis)) return false;
     return square(mean->inputs[0]);
   }
@@ -189,7 +210,7 @@ class NormPass {
   // x - mean(x) over the same axes; the squares may be of a second, equal difference.
   bool centred(ValueId squared, ValueId bare, const IrNode& difference, Norm& norm) {
     const auto is_centred = [&](const IrNode& node) {
-      const IrNode* mean = pattern_.take(pattern_.through_casts(node.inputs[1]), "ReduceMean");
+      const IrNode* mean = take_mean(pattern_.through_casts(node.inputs[1]));
       std::int64_t axis = -1;
       return mean != nullptr && trailing_axes(*mean, axis) && axis == norm.axis &&
              (mean->inputs[0] == node.inputs[0] ||
@@ -209,6 +230,10 @@ class NormPass {
     const NodeView view = ir_.view(mean);
     if (!x.has_rank || view.integer("keepdims", 1) != 1) return false;
     const auto rank = static_cast<std::int64_t>(x.dims.size());
+    if (mean.op == "GlobalAveragePool") {
+      axis = 2 - rank;
+      return axis < 0;
+    }
     const auto listed = view.integers("axes");
     std::vector<std::int64_t> axes(listed.begin(), listed.end());
     if (mean.version >= 18) {

@@ -82,11 +82,25 @@ class RotaryPass {
     return true;
   }
 
+  // TorchScript asks the stack itself for the shape it is flattened to.
+  void take_shape(const IrNode& flat) {
+    const IrNode* target = pattern_.maker(flat.inputs[1], "Concat");
+    for (std::size_t i = 0; target != nullptr && i < target->inputs.size(); ++i) {
+      const IrNode* part = pattern_.maker(target->inputs[i], "Slice");
+      const IrNode* shape = part != nullptr ? pattern_.maker(part->inputs[0], "Shape") : nullptr;
+      if (shape == nullptr || shape->inputs[0] != flat.inputs[0]) continue;
+      pattern_.take(flat.inputs[1], "Concat");
+      pattern_.take(target->inputs[i], "Slice");
+      pattern_.take(part->inputs[0], "Shape");
+    }
+  }
+
   // stack((p, q), -1).flatten(-2): p and q by turns.
   bool stack_of(ValueId id, ValueId* parts) {
     const IrNode* flat = pattern_.take(id, "Reshape", 5);
     ValueId ends[2];
     if (flat == nullptr || !joint_of(flat->inputs[0], ends)) return false;
+    take_shape(*flat);
     for (int i = 0; i < 2; ++i) {
       const IrNode* column = pattern_.take(ends[i], "Unsqueeze", 13);
       const auto axes = column != nullptr ? pattern_.integers(column->inputs[1]) : std::nullopt;

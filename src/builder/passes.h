@@ -58,8 +58,13 @@ Result<std::size_t> pass_quant(PassContext& context);
 Result<std::size_t> pass_activation(PassContext& context);
 // pass_norm.cc: layer and RMS normalisation written out become LayerNormalization and RMSNormalization. After pass_fold.
 Result<std::size_t> pass_norm(PassContext& context);
+// pass_select.cc: Gather of one element and Squeeze go in front of a Transpose. Before passes that look for heads.
+Result<std::size_t> pass_select(PassContext& context);
 // pass_attention.cc: softmax attention written out becomes forebay.Attention. After pass_fold.
 Result<std::size_t> pass_attention(PassContext& context);
+// pass_moves.cc: chains of transposes and views of known sizes, with products of rows between them, become one each where that moves less.
+// After pass_attention.
+Result<std::size_t> pass_moves(PassContext& context);
 // pass_attention_heads.cc: transposes around forebay.Attention go away. After pass_attention.
 Result<std::size_t> pass_attention_heads(PassContext& context);
 // pass_linear.cc: MatMul of a transposed weight reads it as it lies: forebay.Linear or FusedMatMul

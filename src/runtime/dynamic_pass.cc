@@ -180,7 +180,10 @@ Status DynamicPass::settle(const Step& step, DynamicStep& dynamic) {
   InferContext context(NodeView(node, plan_), o.inputs, o.values, o.outputs);
   FB_TRY(step.spec->infer(context));
   for (std::size_t i = 0; i < node.outputs.size(); ++i) {
-    if (node.outputs[i] == kNone) continue;
+    if (node.outputs[i] == kNone) {
+      o.outputs[i] = TypeShape();  // a kernel must not take it for wanted
+      continue;
+    }
     if (!o.outputs[i].known())
       return NodeView(node, plan_).unsupported("the shape of output '" + plan_.values[node.outputs[i]].name + "' depends on data");
     FB_TRY(check_output(plan_, node, o.outputs[i]));
@@ -261,7 +264,10 @@ Status DynamicPass::run_unsettled(const Step& step, const Status& why) {
   bound_outputs(NodeView(node, plan_), o.inputs, o.values, o.outputs);
   for (std::size_t i = 0; i < node.outputs.size(); ++i) {
     const ValueId id = node.outputs[i];
-    if (id == kNone) continue;
+    if (id == kNone) {
+      o.outputs[i] = TypeShape();
+      continue;
+    }
     TypeShape& type = o.outputs[i];
     if (!type.has_rank && !bounds_[id].empty()) {
       type.has_rank = true;

@@ -157,7 +157,10 @@ Status Preparer::infer(const Step& step, Operands& o) {
   InferContext context(NodeView(node, plan_), o.inputs, o.values, o.outputs);
   FB_TRY(step.spec->infer(context));
   for (std::size_t i = 0; i < node.outputs.size(); ++i) {
-    if (node.outputs[i] == kNone) continue;
+    if (node.outputs[i] == kNone) {
+      o.outputs[i] = TypeShape();  // a kernel must not take it for wanted
+      continue;
+    }
     if (!o.outputs[i].known()) return depends_on_data(node, "the shape of output '" + plan_.values[node.outputs[i]].name + "' depends on data");
     FB_TRY(check_output(plan_, node, o.outputs[i]));
   }

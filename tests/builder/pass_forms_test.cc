@@ -144,11 +144,11 @@ TEST(AttentionForms, KeysTurnedBeforeTheyAreFolded) {
   feeds["q"] = floats({2, 4, 5, 8}, 1);
   feeds["k"] = floats({7, 8, 8}, 2);
   feeds["v"] = floats({2, 4, 7, 8}, 3);
-  EXPECT_EQ(fused_ops(g, feeds), (Ops{"Transpose", "Reshape", "Attention"}));
+  EXPECT_EQ(fused_ops(g, feeds), (Ops{"Reshape", "Transpose", "Attention"}));
 }
 
 // x * cos + [-odd, even by turns] * sin, and the same with half-width tables from pairs.
-GraphMaker turns(bool whole, bool gathers, std::int64_t first = 0) {
+GraphMaker turns(bool whole, bool gathers, std::int64_t first = 0, bool computed = false) {
   GraphMaker g;
   g.input("x", DType::f32, {"B", "3", "S", "8"})
       .input("cos", DType::f32, {"S", whole ? "8" : "4"})
@@ -187,7 +187,12 @@ GraphMaker turns(bool whole, bool gathers, std::int64_t first = 0) {
       .node("Unsqueeze", {q, "last"}, {"qu"})
       .node("Concat", {"pu", "qu"}, {"stack"})
       .with("axis", std::int64_t{-1});
-  g.node("Reshape", {"stack", "flat"}, {whole ? "r" : "y"});
+  if (computed) {  // as TorchScript flattens
+    g.constant("i0", integers({0})).constant("i3", integers({3})).node("Shape", {"stack"}, {"dims"});
+    g.node("Slice", {"dims", "i0", "i3", "i0"}, {"lead"}).node("Concat", {"lead", "last"}, {"to"});
+    g.with("axis", std::int64_t{0});
+  }
+  g.node("Reshape", {"stack", computed ? "to" : "flat"}, {whole ? "r" : "y"});
   if (whole)
     g.node("Mul", {"x", "cos"}, {"xc"})
         .node("Mul", {"r", "sin"}, {"rs"})
@@ -204,6 +209,7 @@ TEST(RotaryForms, EvenAndOddElements) {
     for (const bool gathers : {true, false})
       EXPECT_EQ(fused_ops(turns(whole, gathers), feeds, 1e-6), Ops{"RotateHalf"})
           << whole << gathers;
+    EXPECT_EQ(fused_ops(turns(whole, false, 0, true), feeds, 1e-6), Ops{"RotateHalf"}) << whole;
     const GraphMaker swapped = turns(whole, false, 1);  // odd elements first: another rotation
     EXPECT_EQ(fused_ops(swapped, feeds, 1e-6), plain_ops(swapped));
   }
@@ -271,6 +277,38 @@ TEST(NormForms, AsTensorFlowNormalises) {
   const GraphMaker shown = tensorflow_norm(true).output("mean");
   EXPECT_EQ(fused_ops(shown, feeds), plain_ops(shown));
   const GraphMaker other = tensorflow_norm(true, 1);
+  EXPECT_EQ(fused_ops(other, feeds), plain_ops(other));
+}
+
+// As tf2onnx writes what Keras normalises: means by pooling, -mean * f + shift, parameters [1,1,C].
+GraphMaker keras_norm(bool shift_first, bool negative = true) {
+  GraphMaker g;
+  g.input("x", DType::f32, {"B", "S", "12"})
+      .initializer("gamma", floats({1, 1, 12}, 1))
+      .initializer("beta", floats({1, 1, 12}, 2))
+      .constant("e", list({1e-5f}, true));
+  g.node("GlobalAveragePool", {"x"}, {"mean"})
+      .node(negative ? "Neg" : "Abs", {"mean"}, {"less"})
+      .node("Sub", {"x", "mean"}, {"d"})
+      .node("Mul", {"d", "d"}, {"dd"})
+      .node("GlobalAveragePool", {"dd"}, {"var"})
+      .node("Add", {"var", "e"}, {"ve"})
+      .node("Sqrt", {"ve"}, {"root"})
+      .node("Reciprocal", {"root"}, {"inverse"})
+      .node("Mul", {"inverse", "gamma"}, {"f"})
+      .node("Mul", {"x", "f"}, {"xf"})
+      .node("Mul", {"less", "f"}, {"mf"});
+  if (shift_first) g.node("Add", {"beta", "mf"}, {"rest"}).node("Add", {"rest", "xf"}, {"y"});
+  if (!shift_first) g.node("Add", {"mf", "beta"}, {"rest"}).node("Add", {"xf", "rest"}, {"y"});
+  return g.output("y", DType::f32);
+}
+
+TEST(NormForms, AsKerasNormalises) {
+  Feeds feeds;
+  feeds["x"] = floats({3, 5, 12}, 3, -2.0f, 3.0f);
+  for (const bool shift_first : {true, false})
+    EXPECT_EQ(fused_ops(keras_norm(shift_first), feeds), Ops{"LayerNormalization"}) << shift_first;
+  const GraphMaker other = keras_norm(true, false);
   EXPECT_EQ(fused_ops(other, feeds), plain_ops(other));
 }
 

@@ -80,23 +80,29 @@ def random(name, dtype):
 def multi_head(c, tag, dtype):
     B, S, L, N, D, DV, P = 2, 3, 5, 4, 8, 6, 4
 
-    def one(name, bias=False, padding=None, added=None, past=False, attrs=None, length=L, form="apart", dv=D, S=S, D=D, P=P):
+    def one(name, bias=False, padding=None, added=None, past=False, attrs=None, length=L, form="apart", dv=D, S=S, D=D, P=P, buffer=0, scores=False):
+        """buffer: rows of a cache of which P are filled; scores: the output qk is wanted."""
         rng, r = random("mha" + name, dtype)
         T = length + (P if past else 0)
         q, k, v = r(B, S, N * D), r(B, length, N * D), r(B, length, N * dv)
         b = r(N * (2 * D + dv)) if bias else None
-        masks = {None: None, "lengths": np.array([2, T - 1], np.int32), "keys": (rng.random((B, T)) < 0.7).astype(np.int32),
+        masks = {None: None, "lengths": np.array([2, T - 1], np.int32),
+                 "starts": np.array([2, T - 1, 0, S, 2 * S, 0, 2, T + 1], np.int32), "keys": (rng.random((B, T)) < 0.7).astype(np.int32),
                  "full": (rng.random((B, S, T)) < 0.7).astype(np.int32), "left": (np.arange(T)[None] >= np.array([[2], [1]])).astype(np.int32),
                  "nothing": np.array([[0] * T, [1] * T], np.int32)}
         mask = masks[padding]
         if padding in ("keys", "full"):
             mask[..., 0] = 1
         extra = r(*added, S, T) if added else None
-        pk, pv = (r(B, N, P, D), r(B, N, P, dv)) if past else (None, None)
+        pk, pv = (r(B, N, buffer or P, D), r(B, N, buffer or P, dv)) if past else (None, None)
         rest = [("bias", b, True), ("mask", mask, False), ("added", extra, False), ("past_key", pk, False), ("past_value", pv, False)]
+        if buffer:
+            rest.append(("past_length", np.array([P], np.int32), False))
         apart = [("q", q, False), ("k", k, False), ("v", v, False)] + rest
         attrs = dict(num_heads=N, **(attrs or {}))
         outputs = ("y", "present_key", "present_value") if past else ("y",)
+        if scores:
+            outputs = (outputs + ("", ""))[:3] + ("qk",)
         reference = None
         inputs = apart
         if form == "packed_kv":
@@ -126,6 +132,17 @@ def multi_head(c, tag, dtype):
     one("causal_left_padding", padding="left", attrs=dict(unidirectional=1), length=S)
     one("large", S=70, length=70, D=64, dv=64, bias=True, padding="keys")
     one("large_causal_past", S=33, length=33, P=45, D=32, dv=32, past=True, attrs=dict(unidirectional=1))
+    one("padding_starts", padding="starts")
+    one("padding_starts_past", padding="starts", past=True)
+    one("buffer", past=True, length=S, buffer=9)
+    one("buffer_full", past=True, length=S, buffer=S + P)
+    one("buffer_step", past=True, S=1, length=1, buffer=16, bias=True, attrs=dict(unidirectional=1))
+    one("buffer_causal_masked", past=True, length=S, buffer=12, padding="keys", attrs=dict(unidirectional=1))
+    one("scores", scores=True)
+    one("scores_masked", scores=True, padding="keys", added=(1, N), bias=True, attrs=dict(scale=0.3, mask_filter_value=-3.0))
+    one("scores_causal", scores=True, length=S, attrs=dict(unidirectional=1))
+    one("scores_causal_past", scores=True, length=S, past=True, attrs=dict(unidirectional=1))
+    one("scores_buffer", scores=True, length=S, past=True, buffer=11)
     one("cross", form="by_head")
     one("packed_kv", form="packed_kv", bias=True)
     one("packed_qkv", form="packed_qkv", length=S)

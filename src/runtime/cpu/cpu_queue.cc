@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <cstring>
 #include <new>
 #include <system_error>
@@ -93,9 +94,7 @@ void CpuQueue::push(const Command& command) {
   const std::uint64_t tail = tail_.load(std::memory_order_relaxed);
   if (tail - head_.load() == ring_.size()) {
     std::unique_lock lock(mutex_);
-    ++watchers_;
-    progress_.wait(lock, [&] { return tail - head_.load() < ring_.size(); });
-    --watchers_;
+    await(lock, tail - ring_.size() / 2);
   }
   ring_[tail % ring_.size()] = command;
   // Sequentially consistent with idle_: either the worker sees the command before it sleeps, or we see that it sleeps.
@@ -118,10 +117,21 @@ void CpuQueue::work() {
     }
     run(ring_[head % ring_.size()]);
     head_.store(head + 1);
-    if (watchers_.load() > 0) {
+    if (watched_.load() <= head + 1) {
       std::lock_guard lock(mutex_);
+      watched_.store(kNobody);
       progress_.notify_all();
     }
+  }
+}
+
+// Sequentially consistent with head_: either the worker sees what is awaited, or we see that it is there. To be woken for every command
+// would take a core from the kernels each time.
+void CpuQueue::await(std::unique_lock<std::mutex>& lock, std::uint64_t head) {
+  for (;;) {
+    watched_.store(std::min(watched_.load(), head));
+    if (head_.load() >= head) return;
+    progress_.wait(lock);
   }
 }
 
@@ -184,9 +194,7 @@ void CpuQueue::set_error(Status status) {
 Status CpuQueue::synchronize() {
   const std::uint64_t target = tail_.load(std::memory_order_relaxed);
   std::unique_lock lock(mutex_);
-  ++watchers_;
-  progress_.wait(lock, [&] { return head_.load() >= target; });
-  --watchers_;
+  await(lock, target);
   return error_;
 }
 

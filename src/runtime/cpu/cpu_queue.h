@@ -55,6 +55,7 @@ class CpuQueue : public Queue {
 
   void push(const Command& command);
   void work();
+  void await(std::unique_lock<std::mutex>& lock, std::uint64_t head);
   void run(const Command& command);
   Status act(const Command& command);
   Status wait_for(TimelinePoint point);
@@ -64,8 +65,9 @@ class CpuQueue : public Queue {
   std::atomic<std::uint64_t> head_{0};  // next to run; grows
   std::atomic<std::uint64_t> tail_{0};  // next to write; grows
   std::atomic<bool> idle_{false}, stop_{false}, failed_{false};
-  std::atomic<int> watchers_{0};  // producers in want of space, and synchronize()
-  std::mutex mutex_;              // guards error_, waiting_on_ and the sleeps
+  static constexpr std::uint64_t kNobody = ~std::uint64_t{0};
+  std::atomic<std::uint64_t> watched_{kNobody};  // the head_ that a producer in want of space, or synchronize(), is waiting for
+  std::mutex mutex_;  // guards error_, waiting_on_ and the sleeps
   std::condition_variable work_, progress_;
   CpuTimeline* waiting_on_ = nullptr;
   Status error_;

@@ -377,11 +377,20 @@ KernelPtr make(const NodeView&, std::span<const TypeShape> inputs, std::span<con
   return std::make_unique<K>(type, state);
 }
 
+// Caches of a fixed length and the scores as an output are the host's.
+KernelPtr make_multi_head(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs,
+                          const StatePtr& state) {
+  using In = ops::MultiHead;
+  const bool buffer = inputs.size() > In::kPastLength && inputs[In::kPastLength].present();
+  const bool scores = outputs.size() > 3 && outputs[3].present();
+  return buffer || scores ? nullptr : make<MultiHeadKernel>(node, inputs, outputs, state);
+}
+
 }  // namespace
 
 std::span<const TableEntry> vendor_attention_table() {
   static constexpr TableEntry kTable[] = {{"com.microsoft", "GroupQueryAttention", make<GroupQueryKernel>},
-                                          {"com.microsoft", "MultiHeadAttention", make<MultiHeadKernel>},
+                                          {"com.microsoft", "MultiHeadAttention", make_multi_head},
                                           {"com.microsoft", "RotaryEmbedding", make<RotaryKernel>},
                                           {"", "RotaryEmbedding", make<RotaryKernel>}};
   return kTable;

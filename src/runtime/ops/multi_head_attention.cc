@@ -1,12 +1,16 @@
 // com.microsoft.MultiHeadAttention: heads packed in several ways, an input bias, padding masks, a past.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/check.h"
 #include "runtime/ops/attention_front.h"
 #include "runtime/ops/families.h"
 #include "runtime/ops/infer.h"
+#include "runtime/ops/lane_sums.h"
 #include "runtime/ops/vendor_attention.h"
 
 namespace forebay::ops {
@@ -30,24 +34,30 @@ Status infer_multi_head(InferContext& context) {
   for (std::size_t i = 0; i < context.input_count(); ++i) {
     inputs.push_back(context.input(i));
     if (!inputs[i].present()) continue;
-    if (i == kPastLength || i == kIndirection)
-      return node.unsupported("past_sequence_length and cache_indirection (beam search in one buffer)");
-    if (i == kPadding ? inputs[i].dtype != DType::i32 : !narrow_float(inputs[i].dtype)) {
+    if (i == kIndirection) return node.unsupported("cache_indirection (beam search in one buffer)");
+    if (i == kPadding || i == kPastLength ? inputs[i].dtype != DType::i32 : !narrow_float(inputs[i].dtype)) {
       return node.unsupported("input " + std::to_string(i) + " has type " + std::string(dtype_name(inputs[i].dtype)));
     }
     ranked = ranked && (inputs[i].has_rank || i == kPastKey || i == kPastValue);
   }
   if (!has(inputs, kQuery)) return node.invalid("a query is needed");
-  if (context.output_count() > 3) return node.unsupported("the output qk");
   const DType dtype = inputs[kQuery].dtype;
   if (!ranked) {
-    for (std::size_t i = 0; i < 3; ++i) context.set_output_unranked(i, dtype);
+    for (std::size_t i = 0; i < 4; ++i) context.set_output_unranked(i, dtype);
     return {};
   }
-  FB_ASSIGN(const MultiHead m, multi_head_dims(node, inputs));
+  std::int64_t past_length = -1;
+  if (has(inputs, kPastLength)) {
+    bool known = false;
+    const std::vector<std::int64_t> values = context.integers(kPastLength, &known);
+    if (known && values.size() != 1) return node.invalid("past_sequence_length must be one number");
+    if (known) past_length = std::max<std::int64_t>(values[0], 0);
+  }
+  FB_ASSIGN(const MultiHead m, multi_head_dims(node, inputs, past_length));
   context.set_output(0, dtype, {m.batch, m.queries, m.value_head < 0 ? -1 : m.value_head * m.heads});
-  context.set_output(1, dtype, {m.batch, m.heads, m.keys(), m.head});
-  context.set_output(2, dtype, {m.batch, m.heads, m.keys(), m.value_head});
+  context.set_output(1, dtype, {m.batch, m.heads, m.present_rows(), m.head});
+  context.set_output(2, dtype, {m.batch, m.heads, m.present_rows(), m.value_head});
+  context.set_output(3, dtype, {m.batch, m.heads, m.queries, m.keys()});
   return {};
 }
 
@@ -78,7 +88,9 @@ class MultiHeadAttention final : public AttentionFront {
       if (cached && has(context.inputs, i) && context.inputs[i].dtype != cache)
         return node.unsupported("a past of another type than the query");
     }
-    return plan_front(context, dims, {node.real("scale", 0.0f), 0.0f, m_.causal && m_.past == 0, cache, !wanted(1), !wanted(2)});
+    scale_ = node.real("scale", 0.0f);
+    scores_ = wanted(3);
+    return plan_front(context, dims, {scale_, 0.0f, m_.causal && m_.past == 0, cache, !in_place(wanted(1)), !in_place(wanted(2))});
   }
 
   Status compute(const KernelCall& call) override {
@@ -120,20 +132,52 @@ class MultiHeadAttention final : public AttentionFront {
     const std::byte* keys = gather_cache(call, 1, k, kPastKey, m_.head, own.k);
     const std::byte* values = gather_cache(call, 2, v, kPastValue, m_.value_head, own.v);
     if (dims_.mask_batch > 0) write_mask(call, own.mask);
+    if (scores_) write_scores(call, own, keys);
     return attend(call, keys, values);
   }
 
  private:
-  // Past rows and new rows, one after the other: in the output where it is wanted.
+  // Can attention read the present as it lies? Not with rows behind the keys.
+  bool in_place(bool present) const { return present && m_.present_rows() == m_.keys(); }
+
+  // Past rows and new rows, one after the other: in the output where it is wanted. A buffer's rows behind them stay as they are.
   const std::byte* gather_cache(const KernelCall& call, std::size_t output, const HeadRows& fresh, std::size_t past, std::int64_t size,
                                 std::byte* scratch) const {
     const bool wanted = call.outputs.size() > output && call.outputs[output].present();
-    std::byte* to = wanted ? call.outputs[output].data : scratch;
-    const std::int64_t length = m_.keys();
-    if (m_.past > 0)
-      copy_heads(*call.pool, call.inputs[past].data, m_.batch * m_.heads, m_.past, m_.past, size * dtype_bits(cache_) / 8, to, length);
-    write_rows(*call.pool, fresh, m_.batch, m_.heads, m_.fresh, size, cache_, to, length, m_.past);
-    return to;
+    const std::int64_t units = m_.batch * m_.heads, row_bytes = size * dtype_bits(cache_) / 8;
+    const auto join = [&](std::byte* to, std::int64_t length) {
+      if (m_.past_rows() > 0)
+        copy_heads(*call.pool, call.inputs[past].data, units, m_.past_rows(), std::min(m_.past_rows(), length), row_bytes, to, length);
+      write_rows(*call.pool, fresh, m_.batch, m_.heads, m_.fresh, size, cache_, to, length, m_.past);
+      return to;
+    };
+    std::byte* present = wanted ? join(call.outputs[output].data, m_.present_rows()) : nullptr;
+    return in_place(wanted) ? present : join(scratch, m_.keys());
+  }
+
+  // The output qk: scaled scores with all masks, as the softmax gets them.
+  void write_scores(const KernelCall& call, const Buffers& own, const std::byte* keys) const {
+    const std::int64_t length = m_.keys(), rows = m_.queries, size = m_.head;
+    const float scale = scale_ != 0 ? scale_ : static_cast<float>(1 / std::sqrt(static_cast<double>(size)));
+    auto* to = reinterpret_cast<float*>(call.outputs[3].data);
+    call.pool->parallel_for(m_.batch * m_.heads, 1, [&](std::int64_t begin, std::int64_t end) {
+      std::vector<float> key(static_cast<std::size_t>(size));
+      for (std::int64_t unit = begin; unit < end; ++unit) {
+        const std::int64_t b = dims_.mask_batch > 1 ? unit / m_.heads : 0, h = dims_.mask_heads > 1 ? unit % m_.heads : 0;
+        for (std::int64_t j = 0; j < length; ++j) {
+          copy_floats(cache_, keys + (unit * length + j) * size * dtype_bits(cache_) / 8, size, DType::f32,
+                      reinterpret_cast<std::byte*>(key.data()));
+          for (std::int64_t i = 0; i < rows; ++i) {
+            const float* q = own.q + (unit * rows + i) * size;
+            float score = scale * lane_sum<float>(size, [&](std::int64_t e) { return q[e] * key[static_cast<std::size_t>(e)]; });
+            const std::int64_t row = dims_.mask_rows > 1 ? i : 0;
+            if (dims_.mask_batch > 0) score += own.mask[((b * dims_.mask_heads + h) * dims_.mask_rows + row) * length + j];
+            if (m_.causal && j > i + m_.past) score = std::numeric_limits<float>::lowest();
+            to[(unit * rows + i) * length + j] = score;
+          }
+        }
+      }
+    });
   }
 
   float padding(const KernelCall& call, std::int64_t b, std::int64_t i, std::int64_t j) const {
@@ -161,6 +205,8 @@ class MultiHeadAttention final : public AttentionFront {
   }
 
   MultiHead m_;
+  float scale_ = 0;
+  bool scores_ = false;  // the output qk is wanted
 };
 
 Result<std::unique_ptr<Kernel>> create(const NodeView&, std::span<const TypeShape>, std::span<const TypeShape>) {
@@ -168,12 +214,16 @@ Result<std::unique_ptr<Kernel>> create(const NodeView&, std::span<const TypeShap
 }
 
 constexpr OpSpec kSpecs[] = {
-    {.domain = "com.microsoft", .name = "MultiHeadAttention", .infer = infer_multi_head, .create = create},
+    {.domain = "com.microsoft",
+     .name = "MultiHeadAttention",
+     .host_inputs = 1u << kPastLength,
+     .infer = infer_multi_head,
+     .create = create},
 };
 
 }  // namespace
 
-Result<MultiHead> multi_head_dims(const NodeView& node, std::span<const TypeShape> inputs) {
+Result<MultiHead> multi_head_dims(const NodeView& node, std::span<const TypeShape> inputs, std::int64_t past_length) {
   MultiHead m;
   m.heads = node.integer("num_heads", 0);
   if (m.heads < 1) return node.invalid("num_heads is needed");
@@ -206,12 +256,20 @@ Result<MultiHead> multi_head_dims(const NodeView& node, std::span<const TypeShap
   m.queries = q[1];
   if (has(inputs, kPastKey) != has(inputs, kPastValue)) return node.invalid("past_key and past_value come together");
   if (has(inputs, kPastKey)) m.past = inputs[kPastKey].has_rank && inputs[kPastKey].dims.size() == 4 ? inputs[kPastKey].dims[2] : -1;
+  if (has(inputs, kPastLength)) {
+    if (!has(inputs, kPastKey)) return node.invalid("past_sequence_length comes with past_key and past_value");
+    m.buffer = std::exchange(m.past, past_length);
+    if (m.buffer >= 0 && m.keys() > m.buffer)
+      return node.invalid(std::to_string(m.keys()) + " rows do not fit the buffer of " + std::to_string(m.buffer) + " rows in past_key");
+  }
   return m;
 }
 
 Result<MultiHead> multi_head(const PrepareContext& context) {
   const NodeView& node = context.node;
-  FB_ASSIGN(MultiHead m, multi_head_dims(node, context.inputs));
+  const std::int64_t past_length = has(context.inputs, kPastLength) ? host_integers(*context.values[kPastLength])[0] : 0;
+  if (past_length < 0) return node.invalid("past_sequence_length is " + std::to_string(past_length));
+  FB_ASSIGN(MultiHead m, multi_head_dims(node, context.inputs, past_length));
   m.causal = node.integer("unidirectional", 0) != 0;
   m.fill = node.real("mask_filter_value", -10000.0f);
   m.padding_rank = has(context.inputs, kPadding) ? context.inputs[kPadding].dims.size() : 0;
@@ -219,8 +277,8 @@ Result<MultiHead> multi_head(const PrepareContext& context) {
     return !has(context.inputs, i) || context.inputs[i].dims == dims;
   };
   const std::int64_t wide = m.heads * m.head, all = m.keys();
-  bool fits = dims_are(kPastKey, {m.batch, m.heads, m.past, m.head}) && dims_are(kPastValue, {m.batch, m.heads, m.past, m.value_head}) &&
-              dims_are(kBias, {2 * wide + m.heads * m.value_head});
+  bool fits = dims_are(kPastKey, {m.batch, m.heads, m.past_rows(), m.head}) &&
+              dims_are(kPastValue, {m.batch, m.heads, m.past_rows(), m.value_head}) && dims_are(kBias, {2 * wide + m.heads * m.value_head});
   if (m.form == Form::apart)
     fits = fits && dims_are(kKey, {m.batch, m.fresh, wide}) && dims_are(kValue, {m.batch, m.fresh, m.heads * m.value_head});
   if (m.form == Form::by_head)
@@ -229,11 +287,10 @@ Result<MultiHead> multi_head(const PrepareContext& context) {
   if (!fits) return context.node.invalid("key, value, bias or past do not fit the query " + dims_text(context.inputs[kQuery].dims));
   if (has(context.inputs, kPadding)) {
     const auto& padding = context.inputs[kPadding].dims;
-    // Start and cumulative lengths of rows, and masks of four dimensions, are of older exports.
-    if (padding.size() > 3 || (padding.size() == 1 && padding[0] != m.batch)) {
-      return context.node.unsupported("a key_padding_mask " + dims_text(padding));
-    }
-    const bool good = dims_are(kPadding, {m.batch}) || dims_are(kPadding, {m.batch, all}) || dims_are(kPadding, {m.batch, m.queries, all});
+    if (padding.size() > 3) return context.node.unsupported("a key_padding_mask " + dims_text(padding));
+    // Lengths, and behind them, for kernels that drop the padding, where each sequence's queries and keys begin.
+    const bool good = dims_are(kPadding, {m.batch}) || dims_are(kPadding, {3 * m.batch + 2}) || dims_are(kPadding, {m.batch, all}) ||
+                      dims_are(kPadding, {m.batch, m.queries, all});
     if (!good) return context.node.invalid("key_padding_mask " + dims_text(padding) + " does not fit " + std::to_string(all) + " keys");
   }
   if (has(context.inputs, kAdded)) {

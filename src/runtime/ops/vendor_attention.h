@@ -46,14 +46,18 @@ struct MultiHead {
   enum class Form : std::uint8_t { apart, packed_qkv, packed_kv, by_head };
   Form form = Form::apart;
   std::int64_t batch = -1, heads = 1, queries = -1, fresh = -1, past = 0, head = -1, value_head = -1;
+  std::int64_t buffer = 0;  // rows of past and present when they are one buffer of a fixed length; 0: they are not
   std::int64_t keys() const { return fresh < 0 || past < 0 ? -1 : past + fresh; }
+  std::int64_t past_rows() const { return buffer != 0 ? buffer : past; }
+  std::int64_t present_rows() const { return buffer != 0 ? buffer : keys(); }
   // Known with the shapes.
   bool causal = false;
   float fill = 0;                // of what the padding hides
   std::size_t padding_rank = 0;  // 0: none
   std::int64_t added_batch = 1;
 };
-Result<MultiHead> multi_head_dims(const NodeView& node, std::span<const TypeShape> inputs);
+// `past_length`: the value of past_sequence_length, -1 while it is not known.
+Result<MultiHead> multi_head_dims(const NodeView& node, std::span<const TypeShape> inputs, std::int64_t past_length);
 Result<MultiHead> multi_head(const PrepareContext& context);
 
 }  // namespace forebay::ops
