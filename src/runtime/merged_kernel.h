@@ -30,4 +30,11 @@ class GroupedKernel {
   virtual Result<std::size_t> run_group(std::span<const Member> members) = 0;
 };
 
+// Kernels that may read a weight ahead of what they wait for, because no kernel writes it.
+class WeightReader {
+ public:
+  virtual ~WeightReader() = default;
+  virtual void reads_weight(std::size_t input) = 0;  // after prepare
+};
+
 }  // namespace forebay

@@ -37,7 +37,7 @@ class Stretch {
 
   void begin(ReplayDevice* device);
   void add(Launch& launch);
-  bool empty() const { return launches_.empty(); }
+  std::size_t size() const { return launches_.size(); }
   // For Queue::launch; the argument is the stretch, which stays as it is until it has run.
   static Status run(void* stretch);
 

@@ -26,7 +26,7 @@ std::optional<std::int64_t> even_step(std::span<const std::int64_t> offsets) {
   return step;
 }
 
-class ProductKernel final : public MergedKernel, public GroupedKernel, public ChoosingKernel {
+class ProductKernel final : public MergedKernel, public GroupedKernel, public WeightReader, public ChoosingKernel {
  public:
   ProductKernel(const ops::ProductSpec& spec, const NamedActivation& finish, StatePtr state)
       : spec_(spec), finish_(finish), state_(std::move(state)) {}
@@ -60,7 +60,7 @@ class ProductKernel final : public MergedKernel, public GroupedKernel, public Ch
     task_.y_batch = layout_.m * layout_.n;
     task_.alpha = spec_.alpha;
     task_.beta = spec_.beta;
-    task_.constant_b = context.sliced_input == 1;
+    task_.constant_b = context.sliced_input == 1;  // or by reads_weight
     task_.activation = finish_.activation;
     task_.activation_alpha = finish_.alpha;
     task_.activation_beta = finish_.beta;
@@ -85,6 +85,8 @@ class ProductKernel final : public MergedKernel, public GroupedKernel, public Ch
     if (mma_serves_) way_ = Way::mma;
     return {};
   }
+
+  void reads_weight(std::size_t input) override { task_.constant_b = task_.constant_b || input == 1; }
 
   // Few rows have one way: the bits of the CPU.
   std::string problem() const override {
@@ -174,7 +176,11 @@ class ProductKernel final : public MergedKernel, public GroupedKernel, public Ch
     return kNames[static_cast<int>(way)];
   }
 
-  bool groups() const { return way_ == Way::row_dot && consumption_ == plan::Consumption::by_output && even_slabs_ && task_.batches == 1; }
+  // A small weight comes as one piece.
+  bool groups() const {
+    const bool slabs = consumption_ == plan::Consumption::by_output && even_slabs_, whole = consumption_ == plan::Consumption::whole;
+    return way_ == Way::row_dot && (slabs || whole) && task_.batches == 1 && layout_.b_offsets[0] == 0;
+  }
 
   // The calls of slabs that follow each other as one task over the slabs of the table.
   ProductTask joined(std::span<const KernelCall> calls, SlabTable* table) const {

@@ -1,8 +1,8 @@
 // Products of few rows with B as rows: a warp a row of B, in the order of additions of
 // runtime/cpu/gemv.h, the same bits. A row's sum does not depend on what else a launch holds, nor
 // on where its activations are read.
-#include "runtime/cuda/product_parts.cuh"
 #include "runtime/cuda/row_group.h"
+#include "runtime/cuda/row_parts.cuh"
 
 namespace forebay::cuda {
 namespace {
@@ -42,20 +42,6 @@ struct Eight {
         __ushort_as_half(static_cast<unsigned short>(i % 2 == 0 ? bits & 0xffffu : bits >> 16)));
   }
 };
-
-// Sums of one row, lane l holding 8l to 8l+7: sum i takes elements i, i + 256, ...; then the tree.
-template <int M>
-__device__ inline void finish_row(const ProductTask& task, const float (&sums)[M][8],
-                                  std::int64_t n, std::int64_t batch) {
-#pragma unroll
-  for (int m = 0; m < M; ++m) {
-    const float* s = sums[m];
-    float run = ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
-#pragma unroll
-    for (int half = 16; half > 0; half /= 2) run = run + __shfl_down_sync(0xffffffffu, run, half);
-    if (threadIdx.x % 32 == 0 && m < task.m) put(task, batch, m, n, run);
-  }
-}
 
 // Any alignment.
 template <typename T, int M>
@@ -176,6 +162,7 @@ cudaError_t start(RowWork& work, cudaStream_t stream) {
     for (std::int64_t i = 0; i * rows < n; ++i) work.vectors = work.vectors && aligned(group.tables[t].slabs[i], task.b_batch);
     work.begins[t + 1] = work.begins[t] + static_cast<unsigned>((n + kRowWarps - 1) / kRowWarps);
   }
+  if (cudaError_t error = cudaSuccess; work.vectors && launch_row_stream(group, stream, &error)) return error;
   const dim3 grid(work.begins[group.count], static_cast<unsigned>(task.batches));
   const std::size_t bytes = static_cast<std::size_t>(task.k) * M * sizeof(T);
   if (!work.vectors || bytes > kMostShared)
