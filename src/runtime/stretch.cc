@@ -76,9 +76,9 @@ Result<std::size_t> Stretch::run_group(std::span<Launch* const> launches) {
   std::array<GroupedKernel::Member, GroupedKernel::kMost> members;
   std::size_t count = 0;
   for (const Launch* launch : launches.first(std::min(launches.size(), members.size()))) {
+    if (dynamic_cast<GroupedKernel*>(launch->kernel) == nullptr) break;
     const auto earlier = launches.first(count);
-    const bool alone = std::all_of(earlier.begin(), earlier.end(), [&](const Launch* e) { return apart(*e, *launch) && apart(*launch, *e); });
-    if (!alone || dynamic_cast<GroupedKernel*>(launch->kernel) == nullptr) break;
+    if (!std::all_of(earlier.begin(), earlier.end(), [&](const Launch* e) { return apart(*e, *launch) && apart(*launch, *e); })) break;
     members[count++] = {launch->kernel, {launch->call, launch->merged}};
   }
   if (count < 2) return std::size_t{0};

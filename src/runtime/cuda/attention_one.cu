@@ -131,7 +131,7 @@ __device__ inline void put_one(const AttentionTask& t, const Unit& unit, int row
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kWarps * 32) attend_one(const __grid_constant__ AttentionTask t) {
+__global__ void __launch_bounds__(kWarps * 32, 2) attend_one(const __grid_constant__ AttentionTask t) {
 #if __CUDA_ARCH__ >= 900
   __shared__ OneShared shared;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;

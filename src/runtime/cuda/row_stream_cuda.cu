@@ -78,7 +78,7 @@ __device__ inline float number_at(const uint4& run, int i) {
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kWarps * 32, 1) row_stream(const __grid_constant__ StreamWork work) {
+__global__ void __launch_bounds__(kWarps * 32, 2) row_stream(const __grid_constant__ StreamWork work) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) std::byte memory[];
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
