@@ -273,7 +273,7 @@ void PassRunner::launch(PreparedStep& step, std::uint32_t first, std::uint32_t c
 
 // The device works on the first launches while the others are collected: a stretch may be some times as long as the one before.
 void PassRunner::collect(Launch& launch) {
-  constexpr std::size_t kFirst = 24, kGrowth = 4;
+  constexpr std::size_t kFirst = 8, kGrowth = 4;
   if (stretch_ != nullptr) {
     const std::size_t before = stretches_ > 1 ? pass_.stretches[stretches_ - 2].size() : 0;
     if (stretch_->size() >= std::max(kFirst, kGrowth * before)) end_stretch();
