@@ -9,7 +9,6 @@ namespace {
 
 constexpr std::ptrdiff_t kNear = 16;  // nodes: results of those further away would only lie about
 
-
 // Everything but the first input is there from the start.
 bool product_by_weights(const Ir& ir, const IrNode& node) {
   const bool product = node.op == "MatMul" || node.op == "Gemm" || node.op == "Linear" || node.op == "QuantLinear";

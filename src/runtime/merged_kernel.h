@@ -17,7 +17,8 @@ class MergedKernel : public Kernel {
   virtual Status run_merged(std::span<const KernelCall> calls) = 0;
 };
 
-// Kernels that may do the work of launches behind theirs in the same launch. Whoever asks has made sure that none touches what another writes.
+// Kernels that may do the work of launches behind theirs in the same launch. Whoever asks has made sure that none touches what another
+// writes.
 class GroupedKernel {
  public:
   struct Member {

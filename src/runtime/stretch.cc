@@ -18,8 +18,8 @@ bool overlap(const std::byte* a, std::uint64_t a_bytes, const std::byte* b, std:
 
 template <typename View>
 bool writes_over(const TensorView& output, const View& other) {
-  return overlap(output.data, dtype_bytes(output.dtype, output.shape.elements()).value_or(0),
-                 other.data, dtype_bytes(other.dtype, other.shape.elements()).value_or(0));
+  return overlap(output.data, dtype_bytes(output.dtype, output.shape.elements()).value_or(0), other.data,
+                 dtype_bytes(other.dtype, other.shape.elements()).value_or(0));
 }
 
 // Nothing that `writer` writes is read or written by `other`.
@@ -95,8 +95,7 @@ Status Stretch::run(void* argument) {
   const PassClock& clock = *stretch.launches_.front()->clock;
   if (clock.on || clock.sync || stretch.launches_.size() < kLeast) return run_all(argument);
   auto& kept = stretch.kept_;
-  const auto found =
-      std::find_if(kept.begin(), kept.end(), [&](const Kept& k) { return k.key == stretch.key_; });
+  const auto found = std::find_if(kept.begin(), kept.end(), [&](const Kept& k) { return k.key == stretch.key_; });
   if (found == kept.end()) {
     if (kept.size() == kKept) kept.pop_back();
     kept.insert(kept.begin(), Kept{stretch.key_, nullptr, false});

@@ -104,15 +104,17 @@ TEST_F(CudaKernels, AttentionOfOneQueryIsCloseToTheCpu) {
   struct Form {
     std::int64_t q_heads, kv_heads, head, keys;
   };
-  constexpr Form kForms[] = {{4, 4, 64, 1},   {8, 2, 128, 2},   {8, 2, 128, 63},  {8, 2, 128, 64},  {8, 2, 128, 65},  {12, 4, 80, 129},
+  constexpr Form kForms[] = {{4, 4, 64, 1},     {8, 2, 128, 2},   {8, 2, 128, 63},  {8, 2, 128, 64},   {8, 2, 128, 65},  {12, 4, 80, 129},
                              {32, 8, 128, 513}, {16, 1, 64, 700}, {6, 2, 256, 300}, {8, 1, 256, 2048}, {5, 1, 24, 1000}, {9, 1, 128, 2049}};
   for (const DType type : {DType::f16, DType::bf16}) {
     for (const Form& f : kForms) {
-      const HostTensor q = random_tensor(random_, type, Shape{2, f.q_heads, 1, f.head}), k = random_tensor(random_, type, Shape{2, f.kv_heads, f.keys, f.head}),
-                       v = random_tensor(random_, type, Shape{2, f.kv_heads, f.keys, f.head}), mask = random_tensor(random_, type, Shape{1, f.keys});
+      const HostTensor q = random_tensor(random_, type, Shape{2, f.q_heads, 1, f.head}),
+                       k = random_tensor(random_, type, Shape{2, f.kv_heads, f.keys, f.head}),
+                       v = random_tensor(random_, type, Shape{2, f.kv_heads, f.keys, f.head}),
+                       mask = random_tensor(random_, type, Shape{1, f.keys});
       NodeRun run{"", "Attention", 23, {}, {&q, &k, &v}, 1, plan::kNone, {}};
-      const std::string what = std::string(dtype_name(type)) + " " + std::to_string(f.q_heads) + "/" + std::to_string(f.kv_heads) + " heads of " +
-                               std::to_string(f.head) + ", " + std::to_string(f.keys) + " keys";
+      const std::string what = std::string(dtype_name(type)) + " " + std::to_string(f.q_heads) + "/" + std::to_string(f.kv_heads) +
+                               " heads of " + std::to_string(f.head) + ", " + std::to_string(f.keys) + " keys";
       compare(run, tolerance_of(type), what);
       run.inputs.push_back(&mask);
       run.attributes.push_back({"softcap", plan::AttributeValue(3.0f)});

@@ -1,7 +1,7 @@
-// Attention of one query with few keys: decoding. All of it is one launch: the keys of a unit are split among the blocks of a cluster, a block's
-// warps have a row each, and of its keys a slice; a key is read by as many lanes as its head has runs of eight. Each warp has a running
-// softmax in f32; slices are joined in order, then the cluster's blocks. Little code on purpose: between two products most of a small
-// kernel's time is fetching its instructions.
+// Attention of one query with few keys: decoding. All of it is one launch: the keys of a unit are split among the blocks of a cluster, a
+// block's warps have a row each, and of its keys a slice; a key is read by as many lanes as its head has runs of eight. Each warp has a
+// running softmax in f32; slices are joined in order, then the cluster's blocks. Little code on purpose: between two products most of a
+// small kernel's time is fetching its instructions.
 #include <cooperative_groups.h>
 
 #include <algorithm>
@@ -64,8 +64,8 @@ struct OneWarp {
     for (int u = 0; u < kPer; ++u) {
       const int j = at + u * groups + lane / lanes, from = j < end ? j : at;
       keys[u] = load_run(unit.key<T>(t, t.k, t.past_key, t.k_strides, from, t.head), column, static_cast<int>(t.head), j < end, t.aligned);
-      values[u] = load_run(unit.key<T>(t, t.v, t.past_value, t.v_strides, from, t.value_head), column, static_cast<int>(t.value_head), j < end,
-                           t.aligned);
+      values[u] = load_run(unit.key<T>(t, t.v, t.past_value, t.v_strides, from, t.value_head), column, static_cast<int>(t.value_head),
+                           j < end, t.aligned);
     }
 #pragma unroll
     for (int u = 0; u < kPer; ++u) {
@@ -132,17 +132,19 @@ __device__ inline void put_one(const AttentionTask& t, const Unit& unit, int row
 
 template <typename T>
 __global__ void __launch_bounds__(kWarps * 32, 2) attend_one(const __grid_constant__ AttentionTask t) {
-#if __CUDA_ARCH__ >= 900
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   __shared__ OneShared shared;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const int rows = static_cast<int>(t.q_heads) / static_cast<int>(t.kv_heads), slices = kWarps / rows, row = warp % rows, slice = warp / rows;
+  const int rows = static_cast<int>(t.q_heads) / static_cast<int>(t.kv_heads), slices = kWarps / rows, row = warp % rows,
+            slice = warp / rows;
   const int width = static_cast<int>(t.value_head), wide = static_cast<int>(max(t.head, t.value_head));
   const int lanes = wide > 128 ? 32 : wide > 64 ? 16 : 8, step = kPer * (32 / lanes);
   const Unit unit(t, blockIdx.y);
   after_previous();
   const int all = static_cast<int>(unit.visible(t, 0)), least = t.window > 0 ? max(0, all - static_cast<int>(t.window)) : 0;
   const int from = static_cast<int>(blockIdx.x * t.split_keys), end = min(all, from + static_cast<int>(t.split_keys));
-  const uint4 q = load_run(static_cast<const T*>(t.q) + unit.place(t, t.q_strides, row), lane % lanes * kRun, static_cast<int>(t.head), true, t.aligned);
+  const uint4 q = load_run(static_cast<const T*>(t.q) + unit.place(t, t.q_strides, row), lane % lanes * kRun, static_cast<int>(t.head),
+                           true, t.aligned);
   OneWarp<T> own;
   for (int at = from + slice * step; slice < slices && at < end; at += slices * step) own.step(t, unit, row, q, at, end, least, lanes);
   own.share(shared, lanes);
@@ -150,8 +152,9 @@ __global__ void __launch_bounds__(kWarps * 32, 2) attend_one(const __grid_consta
   for (int i = static_cast<int>(threadIdx.x); i < rows * width; i += kWarps * 32) {
     const int own_row = i / width, column = i % width;
     Joined sum;
-    sum.of(slices, [&](int s) { return shared.most[s * rows + own_row]; }, [&](int s) { return shared.total[s * rows + own_row]; },
-           [&](int s) { return shared.mixed[s * rows + own_row][column]; });
+    sum.of(
+        slices, [&](int s) { return shared.most[s * rows + own_row]; }, [&](int s) { return shared.total[s * rows + own_row]; },
+        [&](int s) { return shared.mixed[s * rows + own_row][column]; });
     if (t.splits == 1) {
       put_one<T>(t, unit, own_row, column, all > 0, sum);
       continue;
@@ -167,7 +170,9 @@ __global__ void __launch_bounds__(kWarps * 32, 2) attend_one(const __grid_consta
   const int splits = static_cast<int>(t.splits);
   for (int i = static_cast<int>(blockIdx.x) * kWarps * 32 + static_cast<int>(threadIdx.x); i < rows * width; i += splits * kWarps * 32) {
     const int own_row = i / width;
-    const auto of = [&](float* place) { return [&, place](int block) { return *cluster.map_shared_rank(place, static_cast<unsigned>(block)); }; };
+    const auto of = [&](float* place) {
+      return [&, place](int block) { return *cluster.map_shared_rank(place, static_cast<unsigned>(block)); };
+    };
     Joined sum;
     sum.of(splits, of(&shared.part_most[own_row]), of(&shared.part_total[own_row]), of(&shared.part[i]));
     put_one<T>(t, unit, own_row, i % width, all > 0, sum);
@@ -196,7 +201,8 @@ cudaError_t start(const AttentionTask& t, cudaStream_t stream) {
 }  // namespace
 
 bool serves_attention_one(const AttentionTask& t) {
-  if (t.queries != 1 || t.q_heads / t.kv_heads > kMostOneRows || t.past + t.keys > kMostOneKeys || t.batch * t.kv_heads > kMostOneUnits) return false;
+  if (t.queries != 1 || t.q_heads / t.kv_heads > kMostOneRows || t.past + t.keys > kMostOneKeys || t.batch * t.kv_heads > kMostOneUnits)
+    return false;
   cudaFuncAttributes made;  // clusters exist from 9.0 on, in the device and in the code made for it
   int device = 0, major = 0;
   const bool known = cudaFuncGetAttributes(&made, attend_one<__half>) == cudaSuccess && cudaGetDevice(&device) == cudaSuccess &&

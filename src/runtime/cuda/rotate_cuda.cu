@@ -33,10 +33,14 @@ cudaError_t start(DType table_type, const RotateGroup& group, cudaStream_t strea
   if (most == 0) return cudaSuccess;
   const dim3 grid(blocks_for(most, kThreads), static_cast<unsigned>(group.count));
   switch (table_type) {
-    case DType::f32: return launch_after(rotate<T, float>, grid, kThreads, 0, stream, group);
-    case DType::f16: return launch_after(rotate<T, __half>, grid, kThreads, 0, stream, group);
-    case DType::bf16: return launch_after(rotate<T, __nv_bfloat16>, grid, kThreads, 0, stream, group);
-    default: return cudaErrorInvalidValue;
+    case DType::f32:
+      return launch_after(rotate<T, float>, grid, kThreads, 0, stream, group);
+    case DType::f16:
+      return launch_after(rotate<T, __half>, grid, kThreads, 0, stream, group);
+    case DType::bf16:
+      return launch_after(rotate<T, __nv_bfloat16>, grid, kThreads, 0, stream, group);
+    default:
+      return cudaErrorInvalidValue;
   }
 }
 
@@ -55,10 +59,14 @@ cudaError_t launch_rotates(DType type, DType table_type, const RotateGroup& grou
     if (error != cudaSuccess) return error;
   }
   switch (type) {
-    case DType::f32: return start<float>(table_type, rest, stream);
-    case DType::f16: return start<__half>(table_type, rest, stream);
-    case DType::bf16: return start<__nv_bfloat16>(table_type, rest, stream);
-    default: return cudaErrorInvalidValue;
+    case DType::f32:
+      return start<float>(table_type, rest, stream);
+    case DType::f16:
+      return start<__half>(table_type, rest, stream);
+    case DType::bf16:
+      return start<__nv_bfloat16>(table_type, rest, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
 }
 

@@ -12,7 +12,8 @@ struct RowGroup {
   ProductTask tasks[kMost];
   SlabTable tables[kMost];
 };
-// One row of 16-bit numbers by large weights on devices that have bulk copies; addresses and steps are multiples of 16 bytes. False: not served.
+// One row of 16-bit numbers by large weights on devices that have bulk copies; addresses and steps are multiples of 16 bytes. False: not
+// served.
 bool launch_row_stream(const RowGroup& group, cudaStream_t stream, cudaError_t* error);
 cudaError_t launch_row_dot_group(const RowGroup& group, cudaStream_t stream);
 

@@ -7,8 +7,7 @@ namespace forebay::cuda {
 
 // Sums of one row, lane l holding 8l to 8l+7: sum i takes elements i, i + 256, ...; then the tree.
 template <int M>
-__device__ inline void finish_row(const ProductTask& task, const float (&sums)[M][8],
-                                  std::int64_t n, std::int64_t batch) {
+__device__ inline void finish_row(const ProductTask& task, const float (&sums)[M][8], std::int64_t n, std::int64_t batch) {
 #pragma unroll
   for (int m = 0; m < M; ++m) {
     const float* s = sums[m];

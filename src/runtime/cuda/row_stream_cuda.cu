@@ -1,8 +1,8 @@
-// Products of one row with B as rows, for large constant B of 16-bit numbers: the sums of row_dot_cuda.cu in the same order, the same bits. A
-// block a multiprocessor, and each of its warps takes rows by turns, whose weights come through a ring in shared memory by bulk copies: what
-// is under way does not depend on registers, and a ring runs on from row to row. No two blocks fit a multiprocessor: where they do, launches
-// that begin early put two blocks on one and none on another (6.4 ms a token of an 8B decoder in place of 4.6). Registers are few, so that
-// the small kernels between products begin beside a block.
+// Products of one row with B as rows, for large constant B of 16-bit numbers: the sums of row_dot_cuda.cu in the same order, the same bits.
+// A block a multiprocessor, and each of its warps takes rows by turns, whose weights come through a ring in shared memory by bulk copies:
+// what is under way does not depend on registers, and a ring runs on from row to row. No two blocks fit a multiprocessor: where they do,
+// launches that begin early put two blocks on one and none on another (6.4 ms a token of an 8B decoder in place of 4.6). Registers are few,
+// so that the small kernels between products begin beside a block.
 #include <algorithm>
 
 #include "runtime/cuda/row_group.h"
@@ -30,7 +30,8 @@ struct StreamRow {
   __device__ inline const std::byte* weights(const StreamWork& work) const {
     const SlabTable& table = work.group.tables[product];
     const int rows = static_cast<int>(table.rows), slab = row / rows;
-    return static_cast<const std::byte*>(table.slabs[slab]) + static_cast<std::int64_t>(row - slab * rows) * work.group.tasks[product].k * 2;
+    return static_cast<const std::byte*>(table.slabs[slab]) +
+           static_cast<std::int64_t>(row - slab * rows) * work.group.tasks[product].k * 2;
   }
 };
 
@@ -52,8 +53,8 @@ struct StreamSource {
     if (row == nullptr) return;
     const int count = min(kStageBytes, bytes - at);
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_at(barrier)), "r"(count) : "memory");
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_at(to)), "l"(row + at),
-                 "r"(count), "r"(shared_at(barrier))
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_at(to)),
+                 "l"(row + at), "r"(count), "r"(shared_at(barrier))
                  : "memory");
     at += count;
     if (at < bytes) return;
@@ -81,7 +82,7 @@ __device__ inline float number_at(const uint4& run, int i) {
 
 template <typename T>
 __global__ void __launch_bounds__(kWarps * 32, 2) row_stream(const __grid_constant__ StreamWork work) {
-#if __CUDA_ARCH__ >= 900
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) std::byte memory[];
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   std::byte* const ring = memory + warp * kStages * kStageBytes;
@@ -146,7 +147,8 @@ bool streams(const RowGroup& group) {
     rows += group.tasks[t].n;
   }
   const bool sixteen = task.b_type == DType::bf16 || task.b_type == DType::f16;
-  return sixteen && task.m == 1 && task.batches == 1 && task.k >= kLeastDepth && task.k <= kMostDepth && rows >= kLeastRows && rows < (1 << 30);
+  return sixteen && task.m == 1 && task.batches == 1 && task.k >= kLeastDepth && task.k <= kMostDepth && rows >= kLeastRows &&
+         rows < (1 << 30);
 }
 
 }  // namespace
