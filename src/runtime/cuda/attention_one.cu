@@ -11,8 +11,7 @@
 namespace forebay::cuda {
 namespace {
 
-constexpr int kWarps = 16, kRun = 8;
-constexpr int kPer = 4;  // keys and values a lane has under way
+constexpr int kWarps = 16;
 constexpr int kMostWidth = 256;
 static_assert(kMostOneRows <= kWarps);
 
@@ -20,6 +19,10 @@ struct OneShared {
   float most[kWarps], total[kWarps], mixed[kWarps][kMostWidth];
   float part_most[kWarps], part_total[kWarps], part[kWarps * kMostWidth];  // of this block's rows, for the others of its cluster
 };
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900  // clusters
+constexpr int kRun = 8;
+constexpr int kPer = 4;  // keys and values a lane has under way
 
 // Eight numbers from `column` on; zeros beyond `width`, or where they are not `wanted`.
 template <typename T>
@@ -129,6 +132,7 @@ __device__ inline void put_one(const AttentionTask& t, const Unit& unit, int row
   const float all = divisor(t, unit.head(t, row), sum.total, sum.most, kLn2);
   static_cast<T*>(t.y)[unit.place(t, t.y_strides, row) + column] = narrow<T>(settle(t, sees, sum.mixed, all));
 }
+#endif
 
 template <typename T>
 __global__ void __launch_bounds__(kWarps * 32, 2) attend_one(const __grid_constant__ AttentionTask t) {

@@ -11,7 +11,7 @@
 namespace forebay::cuda {
 namespace {
 
-constexpr int kWarps = 16, kStages = 3, kStageBytes = 2048, kRunBytes = 512;  // a run: 256 numbers
+constexpr int kWarps = 16, kStages = 3, kStageBytes = 2048;
 constexpr int kRingBytes = kWarps * kStages * kStageBytes, kBarrierBytes = kWarps * kStages * 8;
 constexpr std::size_t kLeastShared = 116 << 10;  // above half of a multiprocessor's
 constexpr std::int64_t kLeastDepth = kStageBytes / 2, kMostDepth = 32 << 10, kLeastRows = 1024;
@@ -20,6 +20,9 @@ struct StreamWork {
   RowGroup group;
   int ends[RowGroup::kMost] = {};  // rows of the products up to each
 };
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900  // bulk copies
+constexpr int kRunBytes = 512;                      // 256 numbers
 
 struct StreamRow {
   int product = 0, row = 0;
@@ -79,6 +82,7 @@ __device__ inline float number_at(const uint4& run, int i) {
   if constexpr (std::is_same_v<T, __nv_bfloat16>) return __uint_as_float(i % 2 == 0 ? word << 16 : word & 0xffff0000u);
   return __half2float(__ushort_as_half(static_cast<unsigned short>(i % 2 == 0 ? word & 0xffffu : word >> 16)));
 }
+#endif
 
 template <typename T>
 __global__ void __launch_bounds__(kWarps * 32, 2) row_stream(const __grid_constant__ StreamWork work) {
