@@ -156,6 +156,9 @@ Result<PreparedStep> make_kernel_step(const plan::Plan& plan, const Step& step, 
     context.slab_rows = slab_rows;
   }
   FB_ASSIGN(prepared.kernel, make_kernel(plan, step, o, context, device));
+  if (auto* const reader = dynamic_cast<WeightReader*>(prepared.kernel.get()); reader != nullptr) {
+    for (const WeightOperand& operand : step.weights) reader->reads_weight(operand.input);
+  }
   prepared.merged = dynamic_cast<MergedKernel*>(prepared.kernel.get());
   if (prepared.merged != nullptr && !prepared.merged->merges()) prepared.merged = nullptr;
   prepared.workspace_bytes = prepared.kernel->workspace_bytes();

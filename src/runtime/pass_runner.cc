@@ -271,7 +271,13 @@ void PassRunner::launch(PreparedStep& step, std::uint32_t first, std::uint32_t c
   release(step.step->first_substep + first + count - 1);
 }
 
+// The device works on the first launches while the others are collected: a stretch may be some times as long as the one before.
 void PassRunner::collect(Launch& launch) {
+  constexpr std::size_t kFirst = 8, kGrowth = 4;
+  if (stretch_ != nullptr) {
+    const std::size_t before = stretches_ > 1 ? pass_.stretches[stretches_ - 2].size() : 0;
+    if (stretch_->size() >= std::max(kFirst, kGrowth * before)) end_stretch();
+  }
   if (stretch_ == nullptr) {
     if (stretches_ == pass_.stretches.size()) pass_.stretches.emplace_back();
     stretch_ = &pass_.stretches[stretches_++];

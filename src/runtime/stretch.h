@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "forebay/status.h"
@@ -36,7 +37,7 @@ class Stretch {
 
   void begin(ReplayDevice* device);
   void add(Launch& launch);
-  bool empty() const { return launches_.empty(); }
+  std::size_t size() const { return launches_.size(); }
   // For Queue::launch; the argument is the stretch, which stays as it is until it has run.
   static Status run(void* stretch);
 
@@ -48,7 +49,7 @@ class Stretch {
     bool refused = false;
   };
   static Status run_all(void* stretch);
-  static Result<bool> run_pair(const Launch& one, const Launch& next);
+  static Result<std::size_t> run_group(std::span<Launch* const> launches);
 
   ReplayDevice* device_ = nullptr;
   std::vector<Launch*> launches_;

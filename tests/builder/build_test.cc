@@ -249,6 +249,33 @@ TEST(Build, NumbersChunksInExecutionOrder) {
   EXPECT_FALSE(plan.kernels[0].entries.empty());
 }
 
+// Those whose weights are computed, or that lie far away, stay where they are.
+TEST(Build, ProductsOfOneValueFollowEachOther) {
+  GraphMaker graph;
+  graph.input("x", DType::f32, {"N", "4"}).input("other", DType::f32, {"4", "4"}).node("Neg", {"x"}, {"h"});
+  for (const char* weight : {"wq", "wk", "wv", "wz"}) graph.initializer(weight, floats({4, 4}, weight[1]));
+  graph.node("MatMul", {"h", "wq"}, {"q"}).node("Exp", {"q"}, {"e"}).node("Sin", {"e"}, {"s"});
+  graph.node("MatMul", {"h", "wk"}, {"k"}).node("Sqrt", {"other"}, {"root"}).node("MatMul", {"h", "root"}, {"r"});
+  graph.node("MatMul", {"h", "wv"}, {"v"}).node("Sum", {"s", "k", "r", "v"}, {"sum"});
+  std::string last = "sum";
+  for (int i = 0; i < 20; ++i) {
+    graph.node(i % 2 == 0 ? "Exp" : "Sin", {last}, {"far" + std::to_string(i)});
+    last = "far" + std::to_string(i);
+  }
+  graph.node("MatMul", {"h", "wz"}, {"z"}).node("Add", {last, "z"}, {"y"}).output("y");
+  const auto order = [&](bool fuse) {
+    Options options;
+    options.fuse = fuse;
+    const auto built = build_model(graph.model(), options);
+    EXPECT_TRUE(built.ok()) << built.status().to_string();
+    std::vector<std::string> outputs;
+    for (const plan::Node& node : built->plan.graphs[0].nodes) outputs.push_back(built->plan.values[node.outputs[0]].name);
+    return std::vector<std::string>(outputs.begin(), outputs.begin() + 8);
+  };
+  EXPECT_EQ(order(true), (std::vector<std::string>{"h", "q", "k", "v", "e", "s", "root", "r"}));
+  EXPECT_EQ(order(false), (std::vector<std::string>{"h", "q", "e", "s", "k", "root", "r", "v"}));
+}
+
 TEST(Build, GivesUnnamedAndDoubledNodesNames) {
   GraphMaker graph;
   graph.input("x", DType::f32, {"4"}).node("Neg", {"x"}, {"a"}).node("Neg", {"a"}, {"b"}).node("Exp", {"b"}, {"c"}).named("e");

@@ -6,8 +6,9 @@
 namespace forebay::cuda {
 namespace {
 
-constexpr int kColumns = 32, kRows = 64, kThreads = 128;  // a warp computes, all of them fetch
+constexpr int kColumns = 32, kRows = 64, kThreads = 128;  // the first warp computes, the others fetch
 constexpr int kChain = 32;                                // rows that are in registers at a time
+constexpr std::size_t kMostShared = 64 << 10;             // of activations, as f32
 
 __device__ inline void copy_16(void* to, const void* from,
                                bool there) {  // zeros where there is nothing
@@ -24,29 +25,45 @@ __device__ inline void wait_groups() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N));
 }
 
-// The next rows of a column onto its sums.
-template <typename T, int M>
-__device__ inline void chain(const ProductTask& task, const T* rows, const T* x, int left,
-                             float (&sums)[M]) {
+// The next rows of a column onto its sums; activations of row m lie at x + m * x_row.
+template <typename T, typename X, int M>
+__device__ inline void chain(const ProductTask& task, const T* rows, const X* x, std::int64_t x_row, int left, float (&sums)[M]) {
   float w[kChain];
 #pragma unroll
   for (int r = 0; r < kChain; ++r) w[r] = widen(rows[r * kColumns]);
 #pragma unroll
   for (int m = 0; m < M; ++m) {
-    const T* values = x + (m < task.m ? m : 0) * task.a_row;
+    const X* values = x + (m < task.m ? m : 0) * x_row;
     if (left >= kChain) {
+      if constexpr (std::is_same_v<X, float4>) {
 #pragma unroll
-      for (int r = 0; r < kChain; ++r) sums[m] = __fmaf_rn(w[r], widen(values[r]), sums[m]);
-    } else {
+        for (int r = 0; r < kChain; r += 4) {
+          const float4 four = values[r / 4];
+          sums[m] = __fmaf_rn(w[r], four.x, sums[m]);
+          sums[m] = __fmaf_rn(w[r + 1], four.y, sums[m]);
+          sums[m] = __fmaf_rn(w[r + 2], four.z, sums[m]);
+          sums[m] = __fmaf_rn(w[r + 3], four.w, sums[m]);
+        }
+      } else {
 #pragma unroll
-      for (int r = 0; r < kChain; ++r) {
-        if (r < left) sums[m] = __fmaf_rn(w[r], widen(values[r]), sums[m]);
+        for (int r = 0; r < kChain; ++r) sums[m] = __fmaf_rn(w[r], widen(values[r]), sums[m]);
+      }
+      continue;
+    }
+#pragma unroll
+    for (int r = 0; r < kChain; ++r) {
+      if (r >= left) continue;
+      if constexpr (std::is_same_v<X, float4>) {
+        sums[m] = __fmaf_rn(w[r], reinterpret_cast<const float*>(values)[r], sums[m]);
+      } else {
+        sums[m] = __fmaf_rn(w[r], widen(values[r]), sums[m]);
       }
     }
   }
 }
 
-template <typename T, int M>
+// With kShared the activations are in shared memory, where the chain meets them without waiting.
+template <typename T, int M, bool kShared>
 __global__ void __launch_bounds__(kThreads)
     axpy(const __grid_constant__ ProductTask task, const __grid_constant__ SlabTable table) {
   constexpr int kStages = 16 / static_cast<int>(sizeof(T));  // 32 KiB of weights
@@ -56,7 +73,8 @@ __global__ void __launch_bounds__(kThreads)
                      n = n0 + threadIdx.x;
   const int depth = static_cast<int>(task.k), stages = (depth + kRows - 1) / kRows;
   const auto fetch = [&](int stage) {
-    for (int i = static_cast<int>(threadIdx.x); i < kRows * kRuns; i += kThreads) {
+    for (int i = static_cast<int>(threadIdx.x) - 32; i < kRows * kRuns; i += kThreads - 32) {
+      if (i < 0) break;
       const int row = i / kRuns, column = i % kRuns * kRun, k = stage * kRows + row;
       const bool there = k < depth && n0 + column < task.n;
       const int slab = there ? k / static_cast<int>(table.rows) : 0;
@@ -76,6 +94,11 @@ __global__ void __launch_bounds__(kThreads)
   if (!task.constant_b) begin();
   const bool mine = threadIdx.x < kColumns && n < task.n;
   const T* x = static_cast<const T*>(task.a) + batch * task.a_batch;
+  extern __shared__ float4 shared[];
+  const int row_fours = (depth + 3) / 4;
+  for (int i = static_cast<int>(threadIdx.x); kShared && i < depth; i += kThreads) {
+    for (int m = 0; m < task.m; ++m) reinterpret_cast<float*>(shared + m * row_fours)[i] = widen(x[m * task.a_row + i]);
+  }
   float sums[M] = {};
 #pragma unroll
   for (int m = 0; m < M; ++m) {
@@ -89,8 +112,13 @@ __global__ void __launch_bounds__(kThreads)
     if (!mine) continue;
     for (int r = 0; r < kRows; r += kChain) {
       const int k = stage * kRows + r;
-      if (k < depth)
-        chain<T, M>(task, &tile[stage % kStages][r][threadIdx.x], x + k, depth - k, sums);
+      if (k >= depth) continue;
+      const T* const rows = &tile[stage % kStages][r][threadIdx.x];
+      if constexpr (kShared) {
+        chain<T, float4, M>(task, rows, shared + k / 4, row_fours, depth - k, sums);
+      } else {
+        chain<T, T, M>(task, rows, x + k, task.a_row, depth - k, sums);
+      }
     }
   }
 #pragma unroll
@@ -145,7 +173,13 @@ cudaError_t start(const ProductTask& task, const SlabTable& table, cudaStream_t 
     vectors = vectors && reinterpret_cast<std::uintptr_t>(table.slabs[i]) % 16 == 0;
   const dim3 grid(static_cast<unsigned>((task.n + kColumns - 1) / kColumns),
                   static_cast<unsigned>(task.batches));
-  if (vectors) return launch_after(axpy<T, M>, grid, kThreads, 0, stream, task, table);
+  const std::size_t shared = static_cast<std::size_t>((task.k + 3) / 4 * task.m) * sizeof(float4);
+  if (vectors && shared <= kMostShared) {
+    const cudaError_t asked =  // beside the tiles it may be more than every kernel has
+        cudaFuncSetAttribute(axpy<T, M, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kMostShared));
+    return asked != cudaSuccess ? asked : launch_after(axpy<T, M, true>, grid, kThreads, shared, stream, task, table);
+  }
+  if (vectors) return launch_after(axpy<T, M, false>, grid, kThreads, 0, stream, task, table);
   return launch_after(plain_axpy<T, M>, grid, kColumns, 0, stream, task, table);
 }
 template <typename T>

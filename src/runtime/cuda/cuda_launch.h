@@ -96,6 +96,7 @@ struct NormTask {
   std::int64_t rows = 0, length = 0, skip_count = 0;
   float epsilon = 0;
   bool centred = false;
+  bool constant_scale = false;  // a weight: no kernel writes it
 };
 cudaError_t launch_norm(const NormTask& task, cudaStream_t stream);
 // forebay.RotateHalf. The walk is over the rows and the half width; operands: y, cos, sin.
@@ -103,8 +104,6 @@ struct RotateTask {
   Walk walk;
   std::int64_t half = 0, cos_step = 0, sin_step = 0;  // steps to the tables' second halves; 0: they serve both
 };
-cudaError_t launch_rotate(DType type, DType table_type, const RotateTask& task, void* y, const void* x, const void* cos, const void* sin, cudaStream_t stream);
-
 // As launch_long_binary.
 bool launch_long_rotate(DType type, DType table_type, const RotateTask& task, void* y, const void* x, const void* cos, const void* sin,
                         cudaStream_t stream, cudaError_t* error);
@@ -144,8 +143,6 @@ struct SlabTable {
   std::int64_t rows = 1;
 };
 cudaError_t launch_row_dot_slabs(const ProductTask& task, const SlabTable& table, cudaStream_t stream);
-// Two products of the same activations, types and k, of one batch.
-cudaError_t launch_row_dot_pair(const ProductTask (&tasks)[2], const SlabTable (&tables)[2], cudaStream_t stream);
 // At most 8 rows, B as [k, n]: one FMA chain an output in the order of k, carried over in sums. The
 // same bits as the CPU's.
 cudaError_t launch_axpy(const ProductTask& task, cudaStream_t stream);

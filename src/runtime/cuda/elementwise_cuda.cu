@@ -181,32 +181,6 @@ __global__ void float_activation(Activation activation, float alpha, float beta,
   }
 }
 
-template <typename T, typename C>
-__global__ void rotate(const __grid_constant__ RotateTask task, T* y, const T* x, const C* cosines, const C* sines) {
-  after_previous();
-  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < task.walk.total; i += step) {
-    std::int64_t at[3];
-    locate(task.walk, i, at);
-    const float a = widen(x[at[0]]), b = widen(x[at[0] + task.half]);
-    y[at[0]] = narrow<T>(a * widen(cosines[at[1]]) - b * widen(sines[at[2]]));
-    y[at[0] + task.half] = narrow<T>(b * widen(cosines[at[1] + task.cos_step]) + a * widen(sines[at[2] + task.sin_step]));
-  }
-}
-template <typename T>
-cudaError_t start_rotate(DType table_type, const RotateTask& task, void* y, const void* x, const void* cosines, const void* sines, cudaStream_t stream) {
-  const auto go = [&](auto tag) {
-    using C = decltype(tag);
-    return launch_after(rotate<T, C>, dim3(blocks_for(task.walk.total, kThreads)), kThreads, 0, stream, task, y, x, cosines, sines);
-  };
-  switch (table_type) {
-    case DType::f32: return go(float());
-    case DType::f16: return go(__half());
-    case DType::bf16: return go(__nv_bfloat16());
-    default: return cudaErrorInvalidValue;
-  }
-}
-
 // Integers become floats by one rounding to f32; narrower floats by a second, as the CPU does it.
 __device__ inline float as_float(float x) {
   return x;
@@ -228,6 +202,7 @@ __device__ inline float as_float(std::uint8_t x) {
 }
 template <typename T, typename Y>
 __global__ void cast(std::int64_t count, Y* y, const T* a) {
+  after_previous();
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
        i += step)
@@ -235,21 +210,13 @@ __global__ void cast(std::int64_t count, Y* y, const T* a) {
 }
 template <typename T>
 cudaError_t start_cast(DType to, std::int64_t count, void* y, const T* a, cudaStream_t stream) {
-  const unsigned blocks = blocks_for(count, kThreads);
+  const auto go = [&](auto* as) { return launch_after(cast<T, std::decay_t<decltype(*as)>>, dim3(blocks_for(count, kThreads)), kThreads, 0, stream, count, as, a); };
   switch (to) {
-    case DType::f32:
-      cast<<<blocks, kThreads, 0, stream>>>(count, static_cast<float*>(y), a);
-      break;
-    case DType::f16:
-      cast<<<blocks, kThreads, 0, stream>>>(count, static_cast<__half*>(y), a);
-      break;
-    case DType::bf16:
-      cast<<<blocks, kThreads, 0, stream>>>(count, static_cast<__nv_bfloat16*>(y), a);
-      break;
-    default:
-      return cudaErrorInvalidValue;
+    case DType::f32: return go(static_cast<float*>(y));
+    case DType::f16: return go(static_cast<__half*>(y));
+    case DType::bf16: return go(static_cast<__nv_bfloat16*>(y));
+    default: return cudaErrorInvalidValue;
   }
-  return cudaGetLastError();
 }
 
 template <typename T>
@@ -380,17 +347,6 @@ cudaError_t launch_activation(Activation activation, float alpha, float beta, DT
     case DType::f32: return go(float());
     case DType::f16: return go(__half());
     case DType::bf16: return go(__nv_bfloat16());
-    default: return cudaErrorInvalidValue;
-  }
-}
-
-cudaError_t launch_rotate(DType type, DType table_type, const RotateTask& task, void* y, const void* x, const void* cos, const void* sin, cudaStream_t stream) {
-  if (task.walk.total == 0) return cudaSuccess;
-  if (cudaError_t error = cudaSuccess; launch_long_rotate(type, table_type, task, y, x, cos, sin, stream, &error)) return error;
-  switch (type) {
-    case DType::f32: return start_rotate<float>(table_type, task, y, x, cos, sin, stream);
-    case DType::f16: return start_rotate<__half>(table_type, task, y, x, cos, sin, stream);
-    case DType::bf16: return start_rotate<__nv_bfloat16>(table_type, task, y, x, cos, sin, stream);
     default: return cudaErrorInvalidValue;
   }
 }

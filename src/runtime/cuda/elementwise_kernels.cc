@@ -1,7 +1,10 @@
 // Add to Where: element by element with broadcasting.
+#include <algorithm>
 #include <array>
 
 #include "runtime/cuda/kernel_base.h"
+#include "runtime/cuda/rotate_group.h"
+#include "runtime/merged_kernel.h"
 
 namespace forebay::cuda {
 namespace {
@@ -96,7 +99,7 @@ KernelPtr make_activation(const NodeView& node, std::span<const TypeShape> input
 }
 
 // forebay.RotateHalf: [a, b] along the last axis becomes [a cos - b sin, b cos + a sin]; halves, or even and odd elements.
-class RotateKernel final : public CudaKernel {
+class RotateKernel final : public CudaKernel, public GroupedKernel {
  public:
   RotateKernel(DType type, DType table_type, StatePtr state) : CudaKernel("cuda.rotate_half", std::move(state)), type_(type), table_type_(table_type) {}
   Status setup(const PrepareContext& context) override {
@@ -120,10 +123,26 @@ class RotateKernel final : public CudaKernel {
     return {};
   }
   Status run(const KernelCall& call) override {
-    return check(launch_rotate(type_, table_type_, task_, call.outputs[0].data, call.inputs[0].data, call.inputs[1].data, call.inputs[2].data, queue_stream()));
+    RotateGroup group;
+    add(call, &group);
+    return check(launch_rotates(type_, table_type_, group, queue_stream()));
+  }
+  Result<std::size_t> run_group(std::span<const Member> members) override {
+    RotateGroup group;
+    for (const Member& member : members.first(std::min(members.size(), std::size_t{RotateGroup::kMost}))) {
+      const auto* const kernel = dynamic_cast<const RotateKernel*>(member.kernel);
+      if (kernel == nullptr || kernel->type_ != type_ || kernel->table_type_ != table_type_) break;
+      kernel->add(member.calls[0], &group);
+    }
+    if (group.count < 2) return std::size_t{0};
+    FB_TRY(check(launch_rotates(type_, table_type_, group, queue_stream())));
+    return static_cast<std::size_t>(group.count);
   }
 
  private:
+  void add(const KernelCall& call, RotateGroup* group) const {
+    group->parts[group->count++] = {task_, call.outputs[0].data, call.inputs[0].data, call.inputs[1].data, call.inputs[2].data};
+  }
   const DType type_, table_type_;
   RotateTask task_;
 };

@@ -6,7 +6,6 @@ namespace {
 
 constexpr int kRun = 8;  // neighbours a thread takes at a time
 constexpr int kMostThreads = 512;
-constexpr int kKept = 2;  // runs of a thread that stay in registers: rows of up to 8192
 
 // The sum over the block, in every thread: a tree of lanes, then one of warps.
 __device__ inline float fold_block(float value) {
@@ -91,23 +90,32 @@ __device__ inline void norm_output(const NormTask& task, bool vectors, std::int6
   write_run<S>(task.y, row * task.length + at, left, vectors, y);
 }
 
-template <typename T, typename S>
-__global__ void __launch_bounds__(kMostThreads)
+// kKept runs of a thread stay in registers: rows of up to 4096, or 8192. Of short rows blocks are small enough to begin beside those of a
+// product.
+template <typename T, typename S, int kKept>
+__global__ void __launch_bounds__(kMostThreads, kKept == 1 ? 2 : 1)
     norm(const __grid_constant__ NormTask task, bool vectors) {
-  after_previous();
   const std::int64_t first = static_cast<std::int64_t>(threadIdx.x) * kRun,
                      step = static_cast<std::int64_t>(blockDim.x) * kRun;
   const auto count = static_cast<float>(task.length);
-  for (std::int64_t row = blockIdx.x; row < task.rows; row += gridDim.x) {
-    const std::int64_t skip_row = task.skip != nullptr ? row * task.length % task.skip_count : 0;
-    float kept[kKept][kRun],
-        scales[kKept][kRun];  // both are read at once: the scale comes from far away
+  float scales[kKept][kRun];
+  const auto read_scales = [&] {
 #pragma unroll
     for (int r = 0; r < kKept; ++r) {
       const std::int64_t at = first + r * step;
-      if (at >= task.length) continue;
-      read_run<S>(task.scale, at, task.length - at, vectors, scales[r]);
-      norm_input<T>(task, vectors, row, skip_row, at, kept[r]);
+      if (at < task.length) read_run<S>(task.scale, at, task.length - at, vectors, scales[r]);
+    }
+  };
+  if (task.constant_scale) read_scales();  // it comes from far away
+  after_previous();
+  if (!task.constant_scale) read_scales();
+  for (std::int64_t row = blockIdx.x; row < task.rows; row += gridDim.x) {
+    const std::int64_t skip_row = task.skip != nullptr ? row * task.length % task.skip_count : 0;
+    float kept[kKept][kRun];
+#pragma unroll
+    for (int r = 0; r < kKept; ++r) {
+      const std::int64_t at = first + r * step;
+      if (at < task.length) norm_input<T>(task, vectors, row, skip_row, at, kept[r]);
     }
     // Calls f with each run of this thread and its scale, in order.
     const auto each = [&](auto&& f) {
@@ -154,9 +162,9 @@ cudaError_t start(const NormTask& task, cudaStream_t stream) {
                            static_cast<const void*>(task.y), static_cast<const void*>(task.sum)}) {
     vectors = vectors && reinterpret_cast<std::uintptr_t>(data) % 16 == 0;
   }
-  return launch_after(norm<T, S>,
-                      dim3(static_cast<unsigned>(task.rows < 65535 ? task.rows : 65535)), threads,
-                      0, stream, task, vectors);
+  const dim3 grid(static_cast<unsigned>(task.rows < 65535 ? task.rows : 65535));
+  if (runs <= threads) return launch_after(norm<T, S, 1>, grid, threads, 0, stream, task, vectors);
+  return launch_after(norm<T, S, 2>, grid, threads, 0, stream, task, vectors);
 }
 template <typename T>
 cudaError_t by_scale(const NormTask& task, cudaStream_t stream) {

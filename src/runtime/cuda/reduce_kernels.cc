@@ -1,5 +1,6 @@
 // Norms over rows.
 #include "runtime/cuda/kernel_base.h"
+#include "runtime/merged_kernel.h"
 
 namespace forebay::cuda {
 namespace {
@@ -17,7 +18,7 @@ NormForm norm_form(std::string_view op) {
   return {false, false, 1, plan::kNone, plan::kNone, plan::kNone};
 }
 
-class NormKernel final : public CudaKernel {
+class NormKernel final : public CudaKernel, public WeightReader {
  public:
   NormKernel(const NormForm& form, StatePtr state) : CudaKernel("cuda.norm", std::move(state)), form_(form) {}
   Status setup(const PrepareContext& context) override {
@@ -49,6 +50,7 @@ class NormKernel final : public CudaKernel {
     }
     return {};
   }
+  void reads_weight(std::size_t input) override { task_.constant_scale = task_.constant_scale || input == form_.scale; }
   Status run(const KernelCall& call) override {
     NormTask task = task_;
     const auto in = [&](std::uint32_t i) -> const void* { return i < call.inputs.size() && call.inputs[i].present() ? call.inputs[i].data : nullptr; };
