@@ -266,7 +266,7 @@ std::uint64_t Streamer::fill_staging_bytes(const ArenaLayout& layout, const Boun
     sum += shape.raw_slot + shape.stored_slot;
     most = std::max(most, shape.raw_slot + shape.stored_slot);
   }
-  return std::max(most, std::min(sum, kFillStaging));
+  return std::max(most, std::min(sum, options_.fill_staging_bytes != 0 ? options_.fill_staging_bytes : kFillStaging));
 }
 
 void Streamer::lay_staging(PipelineConfig& config) const {
