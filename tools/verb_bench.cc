@@ -92,6 +92,7 @@ class Bench {
     session_.print("limits of this machine, same run: disk {:.2f} GB/s ({}{}), copy {:.2f} GB/s, memory {:.2f} GB/s\n", limits_.disk,
                    limits_.disk_engine, limits_.disk_direct ? ", direct" : ", buffered: this may be the page cache", limits_.link,
                    limits_.memory);
+    if (from_page_cache_) session_.print("some weights came from the page cache: --direct on measures the disk\n");
     return {};
   }
 
@@ -273,6 +274,7 @@ class Bench {
     row["bound_by"] = bound;
     row["refused"] = nullptr;
     const Engine::IoInfo io = engine.io();
+    from_page_cache_ = from_page_cache_ || io.page_cache_bytes > 0;
     row["io"] = json::object{{"engine", io.engine}, {"direct", io.direct}, {"registered", io.registered}, {"queue_depth", io.queue_depth}, {"page_cache_bytes", io.page_cache_bytes}};
     session_.print("{:>10} {:>12} {:>10.3f} {:>10.3f} {:>10.3f} {:>10.3f} {:>10.3f} {:>12} {:>6.0f}% {:>6.1f}% {}\n", text, memory.budget,
                    sorted.front(), percentile(sorted, 50), percentile(sorted, 90), percentile(sorted, 99), sorted.back(),
@@ -307,6 +309,7 @@ class Bench {
   std::optional<Engine> engine_;
   std::vector<std::unique_ptr<File>> files_;
   Limits limits_;
+  bool from_page_cache_ = false;
 };
 
 // --prompt, --decode. The batch is that of --shapes.
