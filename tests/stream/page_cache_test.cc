@@ -70,7 +70,8 @@ TEST_P(PageCache, EveryByteAtEverySize) {
       }
     }
     const IoReport report = io_report(*rig.source);
-    EXPECT_EQ(report.page_cache_bytes, tells ? rig.source->counters().disk_bytes : 0u);
+    EXPECT_EQ(report.page_cache_bytes > 0, tells);
+    EXPECT_LE(report.page_cache_bytes, rig.source->counters().disk_bytes);  // the system may take pages back at any time
     EXPECT_GT(report.loaded_bytes, 0u);
     EXPECT_GT(report.load_ns, 0u);
   }
