@@ -157,9 +157,10 @@ class Bench {
     fill_row(row, text, *engine_, *outcome, profiled.last, (before + after) / 2);
     if (cold && request.warm_up > 0) {  // the weights come for the first time: from the page cache what it holds, but with --direct on
       const double bytes = static_cast<double>(outcome->first_disk_bytes), seconds = outcome->first_pass_ms / 1e3;
-      row["first_pass"] = json::object{
-          {"ms", outcome->first_pass_ms}, {"disk_bytes", bytes}, {"over_disk_limit", bytes > 0 ? seconds * before * 1e9 / bytes : 0},
-          {"load", load_json(engine_->io())}};
+      row["first_pass"] = json::object{{"ms", outcome->first_pass_ms},
+                                       {"disk_bytes", bytes},
+                                       {"over_disk_limit", bytes > 0 ? seconds * before * 1e9 / bytes : 0},
+                                       {"load", load_json(engine_->io())}};
     }
     add_gpu(row, text, std::move(gpu));
     return row;
@@ -275,7 +276,11 @@ class Bench {
     row["refused"] = nullptr;
     const Engine::IoInfo io = engine.io();
     from_page_cache_ = from_page_cache_ || io.page_cache_bytes > 0;
-    row["io"] = json::object{{"engine", io.engine}, {"direct", io.direct}, {"registered", io.registered}, {"queue_depth", io.queue_depth}, {"page_cache_bytes", io.page_cache_bytes}};
+    row["io"] = json::object{{"engine", io.engine},
+                             {"direct", io.direct},
+                             {"registered", io.registered},
+                             {"queue_depth", io.queue_depth},
+                             {"page_cache_bytes", io.page_cache_bytes}};
     session_.print("{:>10} {:>12} {:>10.3f} {:>10.3f} {:>10.3f} {:>10.3f} {:>10.3f} {:>12} {:>6.0f}% {:>6.1f}% {}\n", text, memory.budget,
                    sorted.front(), percentile(sorted, 50), percentile(sorted, 90), percentile(sorted, 99), sorted.back(),
                    format_size(static_cast<std::uint64_t>(disk)), disk_share * 100, link_share * 100, bound);

@@ -1,5 +1,5 @@
-// Weights that the page cache holds. A direct read would go to the disk for them, and io_uring would copy them on the thread that submits: the
-// pool's threads read them instead, a chunk each, and take the digest of every piece while it is still in their cache.
+// Weights that the page cache holds. A direct read would go to the disk for them, and io_uring would copy them on the thread that submits:
+// the pool's threads read them instead, a chunk each, and take the digest of every piece while it is still in their cache.
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -45,9 +45,9 @@ Status ReadPipeline::too_short(const LoadSlot& slot, std::uint64_t at) const {
   const ChunkSource& source = config_.bound->source(slot.chunk);
   std::uint64_t real = source.read_offset + at;
   if (auto identity = source.buffered->identity(); identity.ok()) real = identity->bytes;
-  return config_.bound->name_failure(
-      slot.chunk, Status(Code::corruption, "the file is shorter than its index says: bytes up to " +
-                                               std::to_string(source.read_offset + source.needed) + " wanted, " + std::to_string(real) + " there"));
+  return config_.bound->name_failure(slot.chunk, Status(Code::corruption, "the file is shorter than its index says: bytes up to " +
+                                                                              std::to_string(source.read_offset + source.needed) +
+                                                                              " wanted, " + std::to_string(real) + " there"));
 }
 
 // The digest of the stored bytes. What was evicted meanwhile comes from the disk, a little later.

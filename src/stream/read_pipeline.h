@@ -109,7 +109,7 @@ class ReadPipeline {
     std::uint64_t sequence = 0, first_step = 0;
     plan::ChunkId chunk = 0;
     bool fill = false, skipped = false;
-    bool page_cached = false;  // read by the pool, from the page cache
+    bool page_cached = false;      // read by the pool, from the page cache
     std::uint64_t staged_end = 0;  // of a fill, in fill_staging: see stage_fill
     bool prefetched = false;  // begun before its pass: a failure is not held against that, it is read once more
     std::byte* raw = nullptr;      // where the raw bytes are to be; in the staging when there is one
@@ -208,9 +208,9 @@ class ReadPipeline {
   std::uint64_t head_ = 0, tail_ = 0;  // loads under way: [head_, tail_)
   std::uint64_t bytes_in_flight_ = 0;
   std::uint64_t fill_begin_ = 0, fill_end_ = 0;  // of fill_staging in use; they only grow, places are taken modulo its size
-  std::int64_t load_began_ns_ = 0;     // of the first fill
-  std::uint64_t load_bytes_ = 0;       // come since
-  bool load_told_ = false;             // the first filling is over
+  std::int64_t load_began_ns_ = 0;               // of the first fill
+  std::uint64_t load_bytes_ = 0;                 // come since
+  bool load_told_ = false;                       // the first filling is over
   DepthFinder finder_;
   LoadSlot* partial_ = nullptr;        // its reads are not all started yet
   LoadSlot* redo_ = nullptr;           // to be begun again

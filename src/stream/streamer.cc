@@ -245,8 +245,10 @@ void Streamer::apply(Plan plan, const std::vector<bool>& stays, bool memory_chan
     if (pool_ != nullptr) pool_->want(plan.cached_bytes);
     config = std::move(plan.config);
     lay_staging(config);
-    const std::span<std::byte> reads(staged_ != nullptr ? staging_->data() : config.ring, staged_ != nullptr ? staging_->bytes() : config.ring_bytes);
-    if (memory_changed && options_.register_buffers && config.ring_bytes > 0 && (config.schedule.streamed_loads > 0 || staged_ != nullptr)) {
+    const std::span<std::byte> reads(staged_ != nullptr ? staging_->data() : config.ring,
+                                     staged_ != nullptr ? staging_->bytes() : config.ring_bytes);
+    if (memory_changed && options_.register_buffers && config.ring_bytes > 0 &&
+        (config.schedule.streamed_loads > 0 || staged_ != nullptr)) {
       const Status registered = engine.register_memory(reads);
       if (!registered.ok()) logger_.log(LogLevel::debug, "registered_buffers=off why=\"" + registered.message() + "\"");
     }

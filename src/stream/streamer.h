@@ -21,7 +21,7 @@ struct StreamerOptions {
   IoChoice io = IoChoice::automatic;
   DirectIo direct = DirectIo::prefer;
   std::uint64_t host_cache_bytes = 0;  // beyond Where::host chunks, which are always there
-  int decode_threads = 0;  // for digests, decoding and reads from the page cache; 0: chosen
+  int decode_threads = 0;              // for digests, decoding and reads from the page cache; 0: chosen
   std::uint32_t read_bytes = 0, queue_depth = 0;  // 0: chosen (1 MiB reads; the depth by measurement)
   std::uint64_t ring_bytes = 0;  // 0: chosen
   std::uint64_t fill_staging_bytes = 0;  // host memory that fills of a device pass through; 0: chosen

@@ -1,4 +1,5 @@
-// Weights that the page cache holds, and fills of a device whose arena the host does not address: every byte that a step is given is compared.
+// Weights that the page cache holds, and fills of a device whose arena the host does not address: every byte that a step is given is
+// compared.
 #include <gtest/gtest.h>
 
 #include <filesystem>
