@@ -45,7 +45,7 @@ Status ReadPipeline::process(LoadSlot& slot, int worker) {
       digest = xxh128(stored);
     }
     FB_TRY(bound.check_arrival(slot.chunk, stored, digest));
-    if (!slot.fill) cache_.offer(slot.chunk, stored);
+    if (!slot.fill && !(slot.page_cached && slot.first_pass)) cache_.offer(slot.chunk, stored);
   } else {
     if (slot.device == nullptr) stats_.link_bytes.fetch_add(binding.stored_bytes, std::memory_order_relaxed);
   }
@@ -201,6 +201,7 @@ void ReadPipeline::finish_pass(bool failed) {
   std::unique_lock lock(mutex_);
   Timeline* timeline = std::exchange(step_timeline_, nullptr);
   done_step_ = released_step_ = claimed_steps_;
+  passed_ = passed_ || !failed;
   if (failed && !halted_) {
     halted_ = true;
     failure_ = Status(Code::cancelled, "the pass failed");

@@ -340,6 +340,7 @@ ReadPipeline::Pick ReadPipeline::pick(std::uint64_t* sequence) {
   if (!stage_fill(slot)) return Pick::none;
   if (load.fill && !slot.skipped) fills_[load.chunk] = Fill::filling;
   slot.prefetched = slot.sequence >= claimed_loads_;
+  slot.first_pass = !passed_ && copied_ != nullptr;
   slot.first_step = walk.step_base + load.first_step;
   place(slot, load);
   slot.started = 0;
@@ -405,6 +406,7 @@ bool ReadPipeline::begin_load(LoadSlot& slot) {
     hand_over(slot);
     return false;
   }
+  if (!slot.fill) cache_.start();
   slot.stage.store(Stage::reading, std::memory_order_relaxed);
   partial_ = &slot;
   return false;

@@ -110,6 +110,7 @@ class ReadPipeline {
     plan::ChunkId chunk = 0;
     bool fill = false, skipped = false;
     bool page_cached = false;      // read by the pool, from the page cache
+    bool first_pass = false;       // what the page cache holds is not copied to the host cache then: the first answer does not wait for that
     std::uint64_t staged_end = 0;  // of a fill, in fill_staging: see stage_fill
     bool prefetched = false;  // begun before its pass: a failure is not held against that, it is read once more
     std::byte* raw = nullptr;      // where the raw bytes are to be; in the staging when there is one
@@ -226,6 +227,7 @@ class ReadPipeline {
   std::uint32_t walk_load_ = 0;                  // next load of it
   bool unclaimed_ = false;                       // the last walk was started by the I/O thread for the next pass
   bool started_ = false;                         // a pass has run under this schedule: prefetch may begin
+  bool passed_ = false;                          // a pass has ended
   std::uint64_t next_sequence_ = 0, next_step_ = 0;
   std::uint64_t claimed_loads_ = 0, claimed_steps_ = 0;  // ends of what the executor has entered
   std::uint64_t done_step_ = 0, released_step_ = 0;      // ends of what is done, and released

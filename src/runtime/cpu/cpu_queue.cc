@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <cstring>
 #include <new>
 #include <system_error>
@@ -93,9 +94,7 @@ void CpuQueue::push(const Command& command) {
   const std::uint64_t tail = tail_.load(std::memory_order_relaxed);
   if (tail - head_.load() == ring_.size()) {
     std::unique_lock lock(mutex_);
-    ++watchers_;
-    progress_.wait(lock, [&] { return tail - head_.load() < ring_.size(); });
-    --watchers_;
+    sleep_until(lock, tail - ring_.size() + 1);
   }
   ring_[tail % ring_.size()] = command;
   // Sequentially consistent with idle_: either the worker sees the command before it sleeps, or we see that it sleeps.
@@ -118,8 +117,9 @@ void CpuQueue::work() {
     }
     run(ring_[head % ring_.size()]);
     head_.store(head + 1);
-    if (watchers_.load() > 0) {
+    if (head + 1 >= wake_at_.load()) {
       std::lock_guard lock(mutex_);
+      wake_at_.store(kNever);  // whoever waits for more says so again
       progress_.notify_all();
     }
   }
@@ -184,10 +184,17 @@ void CpuQueue::set_error(Status status) {
 Status CpuQueue::synchronize() {
   const std::uint64_t target = tail_.load(std::memory_order_relaxed);
   std::unique_lock lock(mutex_);
-  ++watchers_;
-  progress_.wait(lock, [&] { return head_.load() >= target; });
-  --watchers_;
+  sleep_until(lock, target);
   return error_;
+}
+
+// Sequentially consistent with head_: either the worker sees what is waited for, or we see how far it has come. It does not wake us for less.
+void CpuQueue::sleep_until(std::unique_lock<std::mutex>& lock, std::uint64_t head) {
+  for (;;) {
+    wake_at_.store(std::min(wake_at_.load(), head));
+    if (head_.load() >= head) return;
+    progress_.wait(lock);
+  }
 }
 
 void CpuQueue::clear_error() {

@@ -58,13 +58,16 @@ class CpuQueue : public Queue {
   void run(const Command& command);
   Status act(const Command& command);
   Status wait_for(TimelinePoint point);
+  void sleep_until(std::unique_lock<std::mutex>& lock, std::uint64_t head);
+
+  static constexpr std::uint64_t kNever = ~0ull;
 
   const std::shared_ptr<DeviceHook> hook_;
   std::vector<Command> ring_;
   std::atomic<std::uint64_t> head_{0};  // next to run; grows
   std::atomic<std::uint64_t> tail_{0};  // next to write; grows
   std::atomic<bool> idle_{false}, stop_{false}, failed_{false};
-  std::atomic<int> watchers_{0};  // producers in want of space, and synchronize()
+  std::atomic<std::uint64_t> wake_at_{kNever};  // head_ that the nearest of the producer in want of space and synchronize() waits for
   std::mutex mutex_;              // guards error_, waiting_on_ and the sleeps
   std::condition_variable work_, progress_;
   CpuTimeline* waiting_on_ = nullptr;
