@@ -22,11 +22,9 @@ std::uint64_t read_size(const StreamerOptions& options) {
   return std::clamp<std::uint64_t>(align_up(wish, kBlockBytes), kBlockBytes, 64u << 20);
 }
 
-// Enough to keep a link busy from the page cache, each thread copying and hashing 4 to 5 GB/s; they sleep while weights come from
-// elsewhere.
-int chosen_workers() {
-  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) * 3 / 4, 1, kWorkersMax);
-}
+// Enough to keep a link busy from the page cache; with a thread for every core they slow each other down. They sleep while weights come
+// from elsewhere.
+int chosen_workers() { return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) * 5 / 8, 1, kWorkersMax); }
 
 }  // namespace
 

@@ -20,7 +20,8 @@ namespace {
 
 constexpr std::uint64_t kPreferredRing = 128ull << 20;
 constexpr std::uint64_t kStagedChunks = 4;
-constexpr std::uint64_t kFillStaging = 256ull << 20;  // a dozen reads of 8 MiB from the page cache, and the copies behind them
+// Ten reads of 8 MiB from the page cache, and the copies behind them; what is larger stays less well in the processor's cache.
+constexpr std::uint64_t kFillStaging = 128ull << 20;
 
 class Streamer;
 
