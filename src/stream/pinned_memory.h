@@ -46,7 +46,7 @@ class PinnedPool {
   ~PinnedPool();  // everything taken has been given back
   PinnedPool(const PinnedPool&) = delete;
   PinnedPool& operator=(const PinnedPool&) = delete;
-  void want(std::uint64_t bytes);        // to grow until so much is there
+  void want(std::uint64_t bytes);  // to grow until so much is there
   void start();
   std::byte* take(std::uint64_t bytes);  // null: not there yet
   void give(std::byte* data, std::uint64_t bytes);

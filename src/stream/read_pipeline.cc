@@ -24,7 +24,9 @@ std::uint64_t read_size(const StreamerOptions& options) {
 
 // Enough to keep a link busy from the page cache; with a thread for every core they slow each other down. They sleep while weights come
 // from elsewhere.
-int chosen_workers() { return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) * 5 / 8, 1, kWorkersMax); }
+int chosen_workers() {
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) * 5 / 8, 1, kWorkersMax);
+}
 
 }  // namespace
 

@@ -109,8 +109,8 @@ class ReadPipeline {
     std::uint64_t sequence = 0, first_step = 0;
     plan::ChunkId chunk = 0;
     bool fill = false, skipped = false;
-    bool page_cached = false;      // read by the pool, from the page cache
-    bool first_pass = false;       // what the page cache holds is not copied to the host cache then: the first answer does not wait for that
+    bool page_cached = false;  // read by the pool, from the page cache
+    bool first_pass = false;   // to a device: what the page cache holds goes to the host cache in a later one
     std::uint64_t staged_end = 0;  // of a fill, in fill_staging: see stage_fill
     bool prefetched = false;  // begun before its pass: a failure is not held against that, it is read once more
     std::byte* raw = nullptr;      // where the raw bytes are to be; in the staging when there is one

@@ -188,7 +188,8 @@ Status CpuQueue::synchronize() {
   return error_;
 }
 
-// Sequentially consistent with head_: either the worker sees what is waited for, or we see how far it has come. It does not wake us for less.
+// Sequentially consistent with head_: either the worker sees what is waited for, or we see how far it has come. It does not wake us for
+// less.
 void CpuQueue::sleep_until(std::unique_lock<std::mutex>& lock, std::uint64_t head) {
   for (;;) {
     wake_at_.store(std::min(wake_at_.load(), head));
