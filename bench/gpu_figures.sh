@@ -47,9 +47,9 @@ for r in bench["rows"]:
 P
 }
 
-budgets() { bench budgets --shapes input_ids=1x1 --budget "$budgets" --iterations 4 && rows budgets; }
+budgets() { bench budgets --direct on --shapes input_ids=1x1 --budget "$budgets" --iterations 4 && rows budgets; }
 batch() { bench batch64 --shapes input_ids=64x1 --budget "${budgets##*,}" --iterations 4 && rows batch64; }
-disk() { bench disk --shapes input_ids=1x1 --budget 25% --host-cache 0 --iterations 3 && rows disk; }
+disk() { bench disk --shapes input_ids=1x1 --budget 25% --host-cache 0 --direct on --iterations 3 && rows disk; }
 
 digest() {  # digest BUDGET: of the logits
   timeout "$limit" "$forebay" run "$plan" --weights "$model" --device cuda --seed 3 --shapes input_ids=1x1 --budget "$1" --iterations 3 \

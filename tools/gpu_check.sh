@@ -106,7 +106,7 @@ for r in json.load(open(sys.argv[1]))["rows"]:
           f"share of the copy limit {100 * r['link_share']:.1f} %, peak over budget {max(0, r['peak_arena_bytes'] - r['budget_bytes'])}, {r['bound_by']}")
 P
 )
-  timeout 200 "$forebay" bench "$dir/model.plan" --weights "$dir" --device cuda --budget 25% --host-cache 0 --shapes input_ids=1x1 --seed 3 --iterations 3 \
+  timeout 200 "$forebay" bench "$dir/model.plan" --weights "$dir" --device cuda --budget 25% --host-cache 0 --direct on --shapes input_ids=1x1 --seed 3 --iterations 3 \
     --warm-up 1 --json >"$work/disk.json" 2>>"$log" || bad=1
   row "$params from disk, 25%" "$(json "$work/disk.json" '"p50 %.0f ms, share of the disk limit %.1f %%" % (d["rows"][0]["pass_ms"]["p50"], 100 * d["rows"][0]["disk_share"])')"
 fi

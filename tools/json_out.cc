@@ -73,6 +73,12 @@ void add_memory(json::object& object, const MemoryReport& memory) {
   object["host_cache_bytes"] = memory.host_cache;
 }
 
+json::value load_json(const Engine::IoInfo& io) {
+  if (io.load_ms <= 0) return nullptr;
+  const double bytes = static_cast<double>(io.loaded_bytes);
+  return json::object{{"bytes", io.loaded_bytes}, {"ms", io.load_ms}, {"gbps", bytes / io.load_ms / 1e6}};
+}
+
 void add_refit_report(json::object& object, const RefitReport& report) {
   object["missing"] = problems_json(report.missing);
   object["extra"] = problems_json(report.extra);

@@ -21,6 +21,8 @@ boost::json::array dims_json(std::span<const std::int64_t> dims);
 // {dtype, shape, sha256}
 boost::json::object tensor_json(const HostTensor& tensor);
 void add_memory(boost::json::object& object, const MemoryReport& memory);
+// Of the first filling of the resident part: {bytes, ms, gbps}; null when nothing was to be filled.
+boost::json::value load_json(const Engine::IoInfo& io);
 void add_refit_report(boost::json::object& object, const RefitReport& report);
 
 // What happened, where, why, next: for a terminal.

@@ -57,7 +57,7 @@ constexpr OptionSpec kOptions[] = {
     {"contexts", 0, K::integer, false, "N", "", "1", "execution contexts, each on its own thread", 1},
     {"stateful", 0, K::flag, false, "", "", "", "carry state pairs (past/present) from pass to pass"},
     {"io", 0, K::choice, false, "ENGINE", "auto|uring|threads", "auto", "how files are read"},
-    {"direct", 0, K::choice, false, "MODE", "auto|on|off", "auto", "O_DIRECT: past the page cache"},
+    {"direct", 0, K::choice, false, "MODE", "auto|on|off", "auto", "O_DIRECT: past the page cache; auto takes what that holds"},
     {"output-dir", 0, K::path, false, "DIR", "", "", "write the outputs there as NAME.npy"},
     {"profile", 0, K::path, false, "FILE", "", "", "write times per node as JSON"},
     {"sweep", 0, K::integer, false, "N", "", "0", "then at N budgets from the minimum to full, changed while the engine lives: the bits must be the same", 0},

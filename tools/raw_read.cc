@@ -75,6 +75,8 @@ struct Mapping {
     bytes = size;
     const int flags = descriptor < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED | MAP_POPULATE;
     address = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, flags, descriptor, offset);
+    // As a stream's own memory: in small pages a read falls into more pieces than the disk takes at once, and the limit would be too low.
+    if (descriptor < 0 && address != MAP_FAILED) ::madvise(address, size, MADV_HUGEPAGE);
     return address != MAP_FAILED;
   }
   template <typename T>

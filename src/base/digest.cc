@@ -2,6 +2,9 @@
 
 #include <openssl/evp.h>
 #include <xxhash.h>
+#ifdef FOREBAY_XXHASH_DISPATCH
+#include <xxh_x86dispatch.h>  // the widest instructions of this machine: over twice the bytes a second
+#endif
 
 #include <new>
 

@@ -100,7 +100,7 @@ Status BoundGeneration::bind_chunk(plan::ChunkId chunk, std::span<const std::uin
     shape.fill_slot = source.lead != 0 ? shape.raw_slot : 0;
     source.shift = source.lead % kKernelAlign == 0 ? source.lead : 0;
   }
-  if (staged) shape.fill_slot = shape.raw_slot + shape.stored_slot;
+  if (staged) shape.fill_slot = 0;
   return {};
 }
 
@@ -116,13 +116,12 @@ Status BoundGeneration::name_failure(plan::ChunkId chunk, Status status) const {
   return std::move(std::move(status).with_context("reading chunk " + std::to_string(chunk)));
 }
 
-Status BoundGeneration::check_arrival(plan::ChunkId chunk, std::span<const std::byte> stored) {
+Status BoundGeneration::check_arrival(plan::ChunkId chunk, std::span<const std::byte> stored, const Xxh128& found) {
   const plan::ChunkBinding& b = binding(chunk);
   if (!b.has_digest) {
     Status unchanged = check_identity(b.file);
     if (!unchanged.ok()) return name_failure(chunk, std::move(unchanged));
   }
-  const Xxh128 found = xxh128(stored);
   ArrivalRecord record;
   {
     std::lock_guard lock(records_mutex_);

@@ -35,7 +35,7 @@ struct ArrivalRecord {
 class BoundGeneration {
  public:
   // Checks the binding against the plan and the files' sizes. `direct`: use the direct handles where they are. `staged`: nothing lands in
-  // its resident place directly, all of it passes through the ring.
+  // its resident place directly, all of it passes through host memory, and a fill takes nothing of the ring.
   static Result<std::shared_ptr<BoundGeneration>> bind(std::shared_ptr<const plan::Plan> plan, plan::GenerationPtr generation, bool direct,
                                                        bool staged = false);
 
@@ -48,7 +48,8 @@ class BoundGeneration {
   bool any_direct() const { return any_direct_; }
 
   // Digest, identity of the file, SHA-256 where the binding asks for them. Names file, weight and offset. Thread-safe.
-  Status check_arrival(plan::ChunkId chunk, std::span<const std::byte> stored);
+  // `digest` is what came out for `stored`.
+  Status check_arrival(plan::ChunkId chunk, std::span<const std::byte> stored, const Xxh128& digest);
   // Whether the file is still the one that was bound.
   Status check_identity(std::uint32_t file) const;
   // Fills file, tensor and offset of a failure about `chunk`.

@@ -38,6 +38,10 @@ class HostCache {
     const Entry& entry = entries_[chunk];
     return entry.filled.load(std::memory_order_acquire) ? entry.bytes.get() : nullptr;
   }
+  // Chunks will be offered: their memory may be made.
+  void start() {
+    if (pool_ != nullptr) pool_->start();
+  }
   // Keeps a copy of a wanted chunk (first time only). Does without when the host refuses memory.
   void offer(plan::ChunkId chunk, std::span<const std::byte> stored);
   std::uint64_t held_bytes() const { return held_.load(std::memory_order_relaxed); }

@@ -78,13 +78,22 @@ void PinnedPool::want(std::uint64_t bytes) {
   const std::lock_guard lock(mutex_);
   wanted_ = std::max(wanted_, bytes);
   changed_.notify_all();
-  if (thread_.joinable() || wanted_ == 0) return;
+}
+
+void PinnedPool::start() {
+  const std::lock_guard lock(mutex_);
+  start_locked();
+}
+
+void PinnedPool::start_locked() {
+  if (thread_.joinable() || wanted_ == 0 || refused_) return;
   try {
     thread_ = std::thread([this] { grow(); });
     pthread_setname_np(thread_.native_handle(), "fb-pin");
   } catch (const std::system_error& error) {
     logger_.log(LogLevel::warning,
                 std::string("host_cache=off why=\"no thread for it: ") + error.what() + "\"");
+    refused_ = true;
   }
 }
 
@@ -112,6 +121,7 @@ void PinnedPool::grow() {
 std::byte* PinnedPool::take(std::uint64_t bytes) {
   const std::uint64_t size = slot_bytes(bytes);
   const std::lock_guard lock(mutex_);
+  start_locked();
   for (auto it = free_.begin(); it != free_.end(); ++it) {
     if (it->second < size) continue;
     std::byte* const data = it->first;

@@ -38,19 +38,21 @@ class PinnedBlock {
   bool locked_ = false;
 };
 
-// Memory of the host cache, grown block by block by a thread of its own: the first pass never waits
-// for it. Thread-safe.
+// Memory of the host cache, grown block by block by a thread of its own, from start() or the first
+// take() on: the first pass never waits for it. Thread-safe.
 class PinnedPool {
  public:
   PinnedPool(Device& device, Logger& logger) : device_(device), logger_(logger) {}
   ~PinnedPool();  // everything taken has been given back
   PinnedPool(const PinnedPool&) = delete;
   PinnedPool& operator=(const PinnedPool&) = delete;
-  void want(std::uint64_t bytes);        // grow until so much is there
+  void want(std::uint64_t bytes);  // to grow until so much is there
+  void start();
   std::byte* take(std::uint64_t bytes);  // null: not there yet
   void give(std::byte* data, std::uint64_t bytes);
 
  private:
+  void start_locked();
   void grow();
 
   Device& device_;

@@ -38,14 +38,20 @@ Status ReadPipeline::process(LoadSlot& slot, int worker) {
   if (slot.cached == nullptr) {
     stored = {slot.read_to + source.lead, static_cast<std::size_t>(binding.stored_bytes)};
     stats_.disk_bytes.fetch_add(binding.stored_bytes, std::memory_order_relaxed);
-    FB_TRY(bound.check_arrival(slot.chunk, stored));
-    if (!slot.fill) cache_.offer(slot.chunk, stored);
+    Xxh128 digest;
+    if (slot.page_cached) {
+      FB_ASSIGN(digest, read_page_cache(slot, scratch_[static_cast<std::size_t>(worker)].digest));
+    } else {
+      digest = xxh128(stored);
+    }
+    FB_TRY(bound.check_arrival(slot.chunk, stored, digest));
+    if (!slot.fill && !(slot.page_cached && slot.first_pass)) cache_.offer(slot.chunk, stored);
   } else {
     if (slot.device == nullptr) stats_.link_bytes.fetch_add(binding.stored_bytes, std::memory_order_relaxed);
   }
   if (source.coded) {
     const std::int64_t begin = now_ns();
-    codec::ChunkCodec& codec = codecs_[static_cast<std::size_t>(worker)];
+    codec::ChunkCodec& codec = scratch_[static_cast<std::size_t>(worker)].codec;
     Status decoded = codec.decode(static_cast<std::uint8_t>(binding.codec), binding.codec_version, stored,
                                   {slot.raw, static_cast<std::size_t>(raw_bytes)});
     if (!decoded.ok()) return bound.name_failure(slot.chunk, std::move(decoded));
@@ -195,6 +201,7 @@ void ReadPipeline::finish_pass(bool failed) {
   std::unique_lock lock(mutex_);
   Timeline* timeline = std::exchange(step_timeline_, nullptr);
   done_step_ = released_step_ = claimed_steps_;
+  passed_ = passed_ || !failed;
   if (failed && !halted_) {
     halted_ = true;
     failure_ = Status(Code::cancelled, "the pass failed");

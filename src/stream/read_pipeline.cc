@@ -14,11 +14,18 @@ namespace forebay::stream {
 namespace {
 
 constexpr std::uint64_t kReadBytes = 1u << 20;
+constexpr int kWorkersMax = 12;
 constexpr std::uint32_t kRequests = 128;  // in flight at most: small chunks need more of them for the same bytes
 
 std::uint64_t read_size(const StreamerOptions& options) {
   const std::uint64_t wish = options.read_bytes == 0 ? kReadBytes : options.read_bytes;
   return std::clamp<std::uint64_t>(align_up(wish, kBlockBytes), kBlockBytes, 64u << 20);
+}
+
+// Enough to keep a link busy from the page cache; with a thread for every core they slow each other down. They sleep while weights come
+// from elsewhere.
+int chosen_workers() {
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) * 5 / 8, 1, kWorkersMax);
 }
 
 }  // namespace
@@ -40,8 +47,8 @@ ReadPipeline::ReadPipeline(const StreamerOptions& options, std::size_t chunks, s
 Result<std::unique_ptr<ReadPipeline>> ReadPipeline::create(const StreamerOptions& options, std::size_t chunks, std::uint64_t most_steps,
                                                            Timeline& ready, Logger& logger, Device* staged, PinnedPool* pool) {
   std::unique_ptr<ReadPipeline> p(new ReadPipeline(options, chunks, most_steps, ready, logger, pool));
-  const int workers = std::max(1, options.decode_threads);
-  for (int i = 0; i < workers; ++i) p->codecs_.emplace_back();
+  const int workers = options.decode_threads > 0 ? options.decode_threads : chosen_workers();
+  for (int i = 0; i < workers; ++i) p->scratch_.emplace_back();
   FB_ASSIGN(p->pool_, WorkPool::create(workers, kSlots, &ReadPipeline::work, p.get()));
   Status opened;
   std::condition_variable opened_signal;
@@ -139,7 +146,8 @@ bool ReadPipeline::serve_command() {
     slot_of(s).status = Status();
   }
   partial_ = redo_ = nullptr;
-  bytes_in_flight_ = 0;
+  bytes_in_flight_ = fill_begin_ = fill_end_ = 0;
+  load_told_ = load_told_ || load_bytes_ > 0;
   // Numbers go on from where they are, so that no old ready point can be met by a new load.
   head_ = tail_ = claimed_loads_ = next_sequence_;
   done_step_ = released_step_ = claimed_steps_ = next_step_;
@@ -178,12 +186,7 @@ void ReadPipeline::on_read(ReadDone done) {
   if (!done.status.ok()) {
     if (slot.status.ok()) slot.status = config_.bound->name_failure(slot.chunk, std::move(done.status));
   } else if (done.bytes < needed && slot.status.ok()) {
-    std::uint64_t real = source.read_offset + begin + done.bytes;
-    if (auto identity = source.buffered->identity(); identity.ok()) real = identity->bytes;
-    const std::string wanted = std::to_string(source.read_offset + source.needed);
-    slot.status = config_.bound->name_failure(
-        slot.chunk, Status(Code::corruption, "the file is shorter than its index says: bytes up to " + wanted + " wanted, " +
-                                                 std::to_string(real) + " there"));
+    slot.status = too_short(slot, begin + done.bytes);
   }
   if (slot.outstanding > 0) return;
   if (slot.status.ok() && slot.started < source.read_bytes) return;  // more of it is to be started
@@ -199,6 +202,9 @@ void ReadPipeline::hand_over(LoadSlot& slot) {
     return;
   }
   slot.stage.store(Stage::working, std::memory_order_relaxed);
+  // What lies in host memory as the device wants it needs only a command: not worth waking a thread for.
+  const ChunkSource& source = config_.bound->source(slot.chunk);
+  if (slot.device != nullptr && (source.file == nullptr || (slot.cached != nullptr && !source.coded))) return work(this, &slot, 0);
   pool_->submit(&slot);
 }
 
@@ -218,6 +224,8 @@ bool ReadPipeline::advance() {
       fills_[slot.chunk] = Fill::filled;
       stats_.fills.fetch_add(1, std::memory_order_relaxed);
     }
+    if (slot.staged_end != 0) fill_begin_ = slot.staged_end;
+    if (!slot.skipped) note_load(slot);
     if (!slot.skipped) {
       ++loads;
       first_step = slot.first_step;
@@ -230,6 +238,14 @@ bool ReadPipeline::advance() {
   if (loads > 0) note_stall(first_step);
   ready_.signal(head_);
   return true;
+}
+
+void ReadPipeline::note_load(const LoadSlot& slot) {
+  if (load_began_ns_ == 0 || load_told_) return;
+  load_bytes_ += config_.bound->raw_bytes(slot.chunk);
+  if (!slot.fill) return;
+  stats_.loaded_bytes.store(load_bytes_, std::memory_order_relaxed);
+  stats_.load_ns.store(static_cast<std::uint64_t>(now_ns() - load_began_ns_), std::memory_order_relaxed);
 }
 
 // The executor waited for this load when all it had before it was done.
@@ -320,27 +336,13 @@ ReadPipeline::Pick ReadPipeline::pick(std::uint64_t* sequence) {
   slot.chunk = load.chunk;
   slot.fill = load.fill;
   slot.skipped = load.fill && fills_[load.chunk] != Fill::none;  // by an earlier walk; in order, so it is ready before this one
+  slot.cached = cache_.find(load.chunk);
+  if (!stage_fill(slot)) return Pick::none;
   if (load.fill && !slot.skipped) fills_[load.chunk] = Fill::filling;
   slot.prefetched = slot.sequence >= claimed_loads_;
+  slot.first_pass = !passed_ && copied_ != nullptr;
   slot.first_step = walk.step_base + load.first_step;
-  const ChunkSource& source = config_.bound->source(load.chunk);
-  const bool staged = config_.staging != nullptr;
-  std::byte* const ring = staged ? config_.staging : config_.ring;
-  std::byte* const stored = load.stored_offset == kNoSlot ? nullptr : ring + load.stored_offset;
-  slot.device = !staged ? nullptr : load.fill ? config_.resident[load.chunk] : config_.ring + load.raw_offset + source.shift;
-  if (load.fill && staged) {
-    slot.read_to = stored;
-    slot.raw = stored == nullptr ? nullptr : stored + config_.bound->shapes()[load.chunk].stored_slot;  // of coded chunks
-  } else if (load.fill) {
-    slot.raw = config_.resident[load.chunk];
-    slot.read_to = stored != nullptr ? stored : slot.raw;
-  } else {
-    std::byte* const place = ring + load.raw_offset;
-    slot.raw = place + source.shift;
-    slot.read_to = stored != nullptr ? stored : place;
-  }
-  slot.cached = cache_.find(load.chunk);
-  if (source.file == nullptr || slot.cached != nullptr) slot.read_to = nullptr;
+  place(slot, load);
   slot.started = 0;
   slot.outstanding = 0;
   *sequence = tail_++;
@@ -348,18 +350,64 @@ ReadPipeline::Pick ReadPipeline::pick(std::uint64_t* sequence) {
   return Pick::load;
 }
 
+// Of a fill, the room in host memory through which it goes to the device. False: there is none until a load before it is done.
+bool ReadPipeline::stage_fill(LoadSlot& slot) {
+  slot.staged_end = 0;
+  if (!slot.fill || slot.skipped || config_.staging == nullptr || config_.bound->source(slot.chunk).file == nullptr) return true;
+  const ChunkShape& shape = config_.bound->shapes()[slot.chunk];
+  const std::uint64_t bytes = shape.raw_slot + shape.stored_slot, size = config_.fill_staging_bytes;
+  FB_CHECK(bytes <= size);
+  if (fill_begin_ == fill_end_) fill_begin_ = fill_end_ = 0;
+  std::uint64_t at = fill_end_;
+  if (at % size + bytes > size) at += size - at % size;  // the tail is too short for it
+  if (at + bytes - fill_begin_ > size) return false;
+  slot.staged_end = fill_end_ = at + bytes;
+  return true;
+}
+
+// Where the load's bytes go.
+void ReadPipeline::place(LoadSlot& slot, const Load& load) {
+  const ChunkSource& source = config_.bound->source(load.chunk);
+  const ChunkShape& shape = config_.bound->shapes()[load.chunk];
+  const bool staged = config_.staging != nullptr;
+  std::byte* const ring = staged ? config_.staging : config_.ring;
+  std::byte* stored = load.stored_offset == kNoSlot ? nullptr : ring + load.stored_offset;
+  slot.device = !staged ? nullptr : load.fill ? config_.resident[load.chunk] : config_.ring + load.raw_offset + source.shift;
+  if (slot.staged_end != 0) {
+    std::byte* const room = config_.fill_staging + (slot.staged_end - shape.raw_slot - shape.stored_slot) % config_.fill_staging_bytes;
+    slot.raw = room;
+    slot.read_to = source.coded ? room + shape.raw_slot : room;
+  } else if (load.fill) {
+    slot.raw = config_.resident[load.chunk];
+    slot.read_to = stored != nullptr ? stored : slot.raw;
+  } else {
+    std::byte* const at = ring + load.raw_offset;
+    slot.raw = at + source.shift;
+    slot.read_to = stored != nullptr ? stored : at;
+  }
+  if (source.file == nullptr || slot.cached != nullptr) slot.read_to = nullptr;
+}
+
 // True when it needed nothing and is finished.
 bool ReadPipeline::begin_load(LoadSlot& slot) {
+  if (slot.fill && load_began_ns_ == 0) load_began_ns_ = now_ns();
   if (slot.skipped) {
     slot.stage.store(Stage::finished, std::memory_order_release);
     return true;
   }
   if (slot.read_to == nullptr || config_.bound->source(slot.chunk).read_bytes == 0) {
+    slot.page_cached = false;
     hand_over(slot);
     return false;
   }
-  slot.stage.store(Stage::reading, std::memory_order_relaxed);
   slot.begun_ns = trace_.on() ? now_ns() : 0;
+  slot.page_cached = in_page_cache(slot);
+  if (slot.page_cached) {
+    hand_over(slot);
+    return false;
+  }
+  if (!slot.fill) cache_.start();
+  slot.stage.store(Stage::reading, std::memory_order_relaxed);
   partial_ = &slot;
   return false;
 }

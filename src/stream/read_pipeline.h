@@ -42,6 +42,9 @@ struct PipelineConfig {
   // Where the host does not address the arena: host memory with the places of the ring. A load is read into its place there, copied to its
   // place on the device by the copy queue, and ready when that is done. Null: reads land in the ring.
   std::byte* staging = nullptr;
+  // And room of its own for what goes to a resident place, first in first out: many fills under way however small the ring is.
+  std::byte* fill_staging = nullptr;
+  std::uint64_t fill_staging_bytes = 0;
   std::vector<std::byte*> resident;  // by chunk; null: streamed or unused
 };
 
@@ -53,6 +56,7 @@ struct Walk {
 
 struct PipelineStats {
   std::atomic<std::uint64_t> disk_bytes{0}, link_bytes{0}, chunks_loaded{0}, fills{0}, stalls{0}, stall_ns{0};
+  std::atomic<std::uint64_t> page_cache_bytes{0}, loaded_bytes{0}, load_ns{0};
 };
 
 class ReadPipeline {
@@ -84,7 +88,7 @@ class ReadPipeline {
   const PipelineConfig& config() const { return config_; }  // stable while a lease is out
   HostCache& cache() { return cache_; }
   const PipelineStats& stats() const { return stats_; }
-  std::uint64_t retries() const { return retries_.load(std::memory_order_relaxed); }
+  std::uint64_t retries() const { return retries_.load(std::memory_order_relaxed) + page_cache_retries_.load(std::memory_order_relaxed); }
   const std::string& why_not_uring() const { return why_; }
   std::string engine_name() const;
   bool registered() const { return registered_.load(); }
@@ -105,6 +109,9 @@ class ReadPipeline {
     std::uint64_t sequence = 0, first_step = 0;
     plan::ChunkId chunk = 0;
     bool fill = false, skipped = false;
+    bool page_cached = false;  // read by the pool, from the page cache
+    bool first_pass = false;   // to a device: what the page cache holds goes to the host cache in a later one
+    std::uint64_t staged_end = 0;  // of a fill, in fill_staging: see stage_fill
     bool prefetched = false;  // begun before its pass: a failure is not held against that, it is read once more
     std::byte* raw = nullptr;      // where the raw bytes are to be; in the staging when there is one
     std::byte* device = nullptr;   // and then where they are copied to
@@ -145,11 +152,19 @@ class ReadPipeline {
   bool forgive(LoadSlot& slot);
   void halt(const LoadSlot& slot);
   void note_stall(std::uint64_t first_step);
+  void place(LoadSlot& slot, const Load& load);
+  bool stage_fill(LoadSlot& slot);
+  void note_load(const LoadSlot& slot);
 
   // The pool.
   static void work(void* self, void* slot, int worker);
   Status process(LoadSlot& slot, int worker);
   void deliver(LoadSlot& slot, const std::byte* from, std::uint64_t bytes);
+
+  // page_cache_read.cc: what the system holds already needs copying, which many threads do faster than the disk's engine.
+  bool in_page_cache(const LoadSlot& slot) const;
+  Result<Xxh128> read_page_cache(LoadSlot& slot, Xxh128Stream& digest);
+  Status too_short(const LoadSlot& slot, std::uint64_t at) const;
 
   // staged_copy.cc: copies to a device whose arena the host does not address.
   Status open_copies(Device& device);
@@ -168,7 +183,11 @@ class ReadPipeline {
   Logger& logger_;
   std::unique_ptr<IoEngine> engine_;  // of the I/O thread, but for wake()
   std::unique_ptr<WorkPool> pool_;
-  std::deque<codec::ChunkCodec> codecs_;  // one a worker
+  struct Scratch {
+    codec::ChunkCodec codec;
+    Xxh128Stream digest;
+  };
+  std::deque<Scratch> scratch_;  // one a worker
   HostCache cache_;
   PipelineConfig config_;
   std::unique_ptr<Timeline> copied_;   // with a staged device
@@ -182,13 +201,17 @@ class ReadPipeline {
   std::vector<TracedCopy> traced_copies_;
   std::string why_;
   PipelineStats stats_;
-  std::atomic<std::uint64_t> retries_{0}, depth_{0};
+  std::atomic<std::uint64_t> retries_{0}, page_cache_retries_{0}, depth_{0};
   std::atomic<bool> registered_{false}, on_threads_{false};
 
   // Of the I/O thread.
   std::vector<LoadSlot> slots_;
   std::uint64_t head_ = 0, tail_ = 0;  // loads under way: [head_, tail_)
   std::uint64_t bytes_in_flight_ = 0;
+  std::uint64_t fill_begin_ = 0, fill_end_ = 0;  // of fill_staging in use; they only grow, places are taken modulo its size
+  std::int64_t load_began_ns_ = 0;               // of the first fill
+  std::uint64_t load_bytes_ = 0;                 // come since
+  bool load_told_ = false;                       // the first filling is over
   DepthFinder finder_;
   LoadSlot* partial_ = nullptr;        // its reads are not all started yet
   LoadSlot* redo_ = nullptr;           // to be begun again
@@ -204,6 +227,7 @@ class ReadPipeline {
   std::uint32_t walk_load_ = 0;                  // next load of it
   bool unclaimed_ = false;                       // the last walk was started by the I/O thread for the next pass
   bool started_ = false;                         // a pass has run under this schedule: prefetch may begin
+  bool passed_ = false;                          // a pass has ended
   std::uint64_t next_sequence_ = 0, next_step_ = 0;
   std::uint64_t claimed_loads_ = 0, claimed_steps_ = 0;  // ends of what the executor has entered
   std::uint64_t done_step_ = 0, released_step_ = 0;      // ends of what is done, and released

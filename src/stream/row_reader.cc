@@ -109,7 +109,7 @@ Status RowReader::load_chunk(plan::ChunkId chunk) {
   stored.resize(b.stored_bytes);
   Status read = bound_->generation()->binding.files[b.file].buffered->read_exactly(b.offset, stored);
   if (!read.ok()) return bound_->name_failure(chunk, std::move(read));
-  FB_TRY(bound_->check_arrival(chunk, stored));
+  FB_TRY(bound_->check_arrival(chunk, stored, xxh128(stored)));
   if (coded) {
     chunk_bytes_.resize(bound_->raw_bytes(chunk));
     Status decoded = codec_.decode(static_cast<std::uint8_t>(b.codec), b.codec_version, stored, chunk_bytes_);

@@ -20,6 +20,8 @@ namespace {
 
 constexpr std::uint64_t kPreferredRing = 128ull << 20;
 constexpr std::uint64_t kStagedChunks = 4;
+// Ten reads of 8 MiB from the page cache, and the copies behind them; what is larger stays less well in the processor's cache.
+constexpr std::uint64_t kFillStaging = 128ull << 20;
 
 class Streamer;
 
@@ -89,7 +91,9 @@ class Streamer final : public WeightSource {
   Result<Plan> plan_config(const ArenaLayout& layout, const std::shared_ptr<BoundGeneration>& bound, const std::vector<bool>& stays) const;
   void apply(Plan plan, const std::vector<bool>& stays, bool memory_changed);
   std::vector<bool> filled_now() const;
-  Status make_staging(std::uint64_t ring_bytes);
+  std::uint64_t fill_staging_bytes(const ArenaLayout& layout, const BoundGeneration& bound) const;
+  Status make_staging(const ArenaLayout& layout, const BoundGeneration& bound);
+  void lay_staging(PipelineConfig& config) const;
   Status refresh();
   Status fill_unvisited();
   Status take_pending(std::unique_lock<std::mutex>& lock);
@@ -106,7 +110,7 @@ class Streamer final : public WeightSource {
   ResidencyOrder order_;
   std::unique_ptr<Timeline> ready_;
   std::unique_ptr<PinnedPool> pool_;      // with a staged device: the host cache's memory,
-  std::unique_ptr<PinnedBlock> staging_;  // and what the ring's loads are read into
+  std::unique_ptr<PinnedBlock> staging_;  // and what the ring's loads and the fills are read into
   std::unique_ptr<ReadPipeline> pipeline_;
 
   mutable std::mutex mutex_;  // guards everything below; whoever has the turn may change layout and generation without it being seen half
@@ -142,7 +146,7 @@ SourceLimits Streamer::limits_for(const plan::Generation& generation) const {
   limits.resident_total_bytes = order_.total_bytes();
   std::uint64_t sum = 0;
   for (const plan::ChunkId chunk : program_.uses) sum += shapes[chunk].raw_slot + shapes[chunk].stored_slot;
-  // Through the staging of a small ring the disk would be read one chunk at a time, also when all of it is to stay.
+  // Through a ring of one chunk each would be read, copied and used before the next is read.
   if (staged_ != nullptr) limits.min_ring_bytes = std::max(limits.min_ring_bytes, std::min(sum, kStagedChunks * limits.min_ring_bytes));
   const std::uint64_t wish = options_.ring_bytes != 0 ? options_.ring_bytes : kPreferredRing;
   limits.preferred_ring_bytes = std::max(limits.min_ring_bytes, std::min(sum, wish));
@@ -241,10 +245,12 @@ void Streamer::apply(Plan plan, const std::vector<bool>& stays, bool memory_chan
     pipeline_->cache().configure(plan.cached);
     if (pool_ != nullptr) pool_->want(plan.cached_bytes);
     config = std::move(plan.config);
-    std::byte* const reads = staged_ != nullptr ? staging_->data() : config.ring;
-    if (staged_ != nullptr) config.staging = reads;
-    if (memory_changed && options_.register_buffers && config.ring_bytes > 0 && config.schedule.streamed_loads > 0) {
-      const Status registered = engine.register_memory({reads, static_cast<std::size_t>(config.ring_bytes)});
+    lay_staging(config);
+    const std::span<std::byte> reads(staged_ != nullptr ? staging_->data() : config.ring,
+                                     staged_ != nullptr ? staging_->bytes() : config.ring_bytes);
+    if (memory_changed && options_.register_buffers && config.ring_bytes > 0 &&
+        (config.schedule.streamed_loads > 0 || staged_ != nullptr)) {
+      const Status registered = engine.register_memory(reads);
       if (!registered.ok()) logger_.log(LogLevel::debug, "registered_buffers=off why=\"" + registered.message() + "\"");
     }
   });
@@ -254,14 +260,36 @@ void Streamer::apply(Plan plan, const std::vector<bool>& stays, bool memory_chan
   all_filled_ = fills == 0;
 }
 
-// Host memory for the reads of a ring of so many bytes; it only grows. The one in use, if any, has nothing in flight.
-Status Streamer::make_staging(std::uint64_t ring_bytes) {
-  if (staged_ == nullptr || (staging_ != nullptr && staging_->bytes() >= ring_bytes)) return {};
-  FB_ASSIGN(auto larger, PinnedBlock::create(*staged_, ring_bytes, logger_));
+// Host memory for fills: all of them where that is little, and for one of any chunk.
+std::uint64_t Streamer::fill_staging_bytes(const ArenaLayout& layout, const BoundGeneration& bound) const {
+  std::uint64_t sum = 0, most = 0;
+  const std::size_t resident = resident_count(order_, layout.resident_bytes);
+  for (std::size_t i = 0; i < resident; ++i) {
+    const ChunkShape& shape = bound.shapes()[order_.order[i]];
+    sum += shape.raw_slot + shape.stored_slot;
+    most = std::max(most, shape.raw_slot + shape.stored_slot);
+  }
+  return std::max(most, std::min(sum, options_.fill_staging_bytes != 0 ? options_.fill_staging_bytes : kFillStaging));
+}
+
+void Streamer::lay_staging(PipelineConfig& config) const {
+  if (staged_ == nullptr) return;
+  const std::uint64_t ring = align_up(config.ring_bytes, kBlockBytes);
+  config.staging = staging_->data();
+  config.fill_staging = staging_->data() + ring;
+  config.fill_staging_bytes = staging_->bytes() - ring;
+}
+
+// Host memory for the reads of the layout's ring and for its fills; it only grows. The one in use, if any, has nothing in flight.
+Status Streamer::make_staging(const ArenaLayout& layout, const BoundGeneration& bound) {
+  if (staged_ == nullptr) return {};
+  const std::uint64_t bytes = align_up(layout.ring_bytes, kBlockBytes) + fill_staging_bytes(layout, bound);
+  if (staging_ != nullptr && staging_->bytes() >= bytes) return {};
+  FB_ASSIGN(auto larger, PinnedBlock::create(*staged_, bytes, logger_));
   pipeline_->quiesce([&](PipelineConfig& config, IoEngine& engine) {
     engine.unregister_memory();
     staging_ = std::move(larger);
-    config.staging = staging_->data();
+    lay_staging(config);
   });
   return {};
 }
@@ -289,7 +317,7 @@ Status Streamer::change_layout(const ArenaLayout& layout, const std::function<St
   if (have_layout_ && layout_.arena_bytes != layout.arena_bytes) stays.assign(stays.size(), false);
   const std::size_t keeps = resident_count(order_, layout.resident_bytes);
   for (std::size_t i = keeps; i < order_.order.size(); ++i) stays[order_.order[i]] = false;
-  FB_TRY(make_staging(layout.ring_bytes));
+  FB_TRY(make_staging(layout, *bound));
   FB_ASSIGN(auto plan, plan_config(layout, bound, stays));
   const bool streams = keeps < order_.order.size();
   if (streams && layout.ring_bytes < needs.min_ring_bytes) {
@@ -346,7 +374,8 @@ Status Streamer::take_pending(std::unique_lock<std::mutex>& lock) {
     changed.push_back(chunk);
   }
   bound->inherit_records(*old->bound());
-  auto plan = plan_config(layout, bound, stays);
+  const Status staged = make_staging(layout, *bound);
+  auto plan = staged.ok() ? plan_config(layout, bound, stays) : Result<Plan>(staged);
   if (plan.ok()) {
     pipeline_->quiesce([&](PipelineConfig&, IoEngine&) {
       for (const plan::ChunkId chunk : changed) pipeline_->cache().drop(chunk);
@@ -474,6 +503,10 @@ IoReport Streamer::report() const {
   report.why = pipeline_->why_not_uring();
   report.registered = pipeline_->registered();
   report.depth = pipeline_->depth();
+  const PipelineStats& stats = pipeline_->stats();
+  report.page_cache_bytes = stats.page_cache_bytes.load(std::memory_order_relaxed);
+  report.loaded_bytes = stats.loaded_bytes.load(std::memory_order_relaxed);
+  report.load_ns = stats.load_ns.load(std::memory_order_relaxed);
   std::lock_guard lock(mutex_);
   report.direct = rows_->bound()->any_direct();
   return report;

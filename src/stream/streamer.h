@@ -21,9 +21,10 @@ struct StreamerOptions {
   IoChoice io = IoChoice::automatic;
   DirectIo direct = DirectIo::prefer;
   std::uint64_t host_cache_bytes = 0;  // beyond Where::host chunks, which are always there
-  int decode_threads = 1;
+  int decode_threads = 0;              // for digests, decoding and reads from the page cache; 0: chosen
   std::uint32_t read_bytes = 0, queue_depth = 0;  // 0: chosen (1 MiB reads; the depth by measurement)
   std::uint64_t ring_bytes = 0;  // 0: chosen
+  std::uint64_t fill_staging_bytes = 0;  // host memory that fills of a device pass through; 0: chosen
   bool register_buffers = true;
   std::function<std::unique_ptr<IoEngine>(std::unique_ptr<IoEngine>)> wrap_engine;  // for fault tests
 };
@@ -38,6 +39,9 @@ struct IoReport {  // for doctor, bench and log lines
   std::string why;      // why not uring
   bool direct = false, registered = false;
   std::uint64_t depth = 0;  // reads in flight at most, now
+  std::uint64_t page_cache_bytes = 0;  // of those read from files, taken from the page cache
+  // The first filling of the resident part, from its first load's start to its last one's end: all that was loaded meanwhile.
+  std::uint64_t loaded_bytes = 0, load_ns = 0;
 };
 IoReport io_report(const WeightSource& source);
 

@@ -195,12 +195,34 @@ class RecordingLogger final : public Logger {
   std::vector<std::string> lines;
 };
 
+// The CPU device as one whose arena the host does not address: what goes there is copied by a queue.
+class FarDevice final : public Device {
+ public:
+  explicit FarDevice(std::unique_ptr<Device> near) : near_(std::move(near)), info_(near_->info()) { info_.arena_host_addressable = false; }
+  const DeviceInfo& info() const override { return info_; }
+  Result<std::uint64_t> free_bytes() override { return near_->free_bytes(); }
+  Result<std::unique_ptr<Arena>> reserve_arena(std::uint64_t bytes) override { return near_->reserve_arena(bytes); }
+  Result<std::unique_ptr<Arena>> wrap_arena(std::span<std::byte> memory) override { return near_->wrap_arena(memory); }
+  Result<std::unique_ptr<Queue>> create_queue(const std::string& name, std::uint32_t capacity) override {
+    return near_->create_queue(name, capacity);
+  }
+  Result<std::unique_ptr<Timeline>> create_timeline() override { return near_->create_timeline(); }
+  Status register_host(std::span<std::byte> memory) override { return near_->register_host(memory); }
+  void unregister_host(std::span<std::byte> memory) override { near_->unregister_host(memory); }
+
+ private:
+  const std::unique_ptr<Device> near_;
+  DeviceInfo info_;
+};
+
 // Device, arena and streamer over a world, and passes that compare every chunk they use with what the generation holds.
 class Rig {
  public:
-  Rig(World& world, const plan::GenerationPtr& first, const StreamerOptions& options, const CpuDeviceOptions& device_options = {})
+  Rig(World& world, const plan::GenerationPtr& first, const StreamerOptions& options, const CpuDeviceOptions& device_options = {},
+      bool far = false)
       : world_(world) {
     device_ = create_cpu_device(device_options).value();
+    if (far) device_ = std::make_unique<FarDevice>(std::move(device_));
     std::uint64_t total = 0;
     for (const plan::Chunk& chunk : world.plan()->chunks) total += align_up(chunk.raw_bytes, kBlockBytes);
     arena_bytes_ = align_up(total, kBlockBytes) + (64ull << 20);
@@ -212,6 +234,7 @@ class Rig {
   }
   ~Rig() {
     if (source) source->shutdown();
+    source.reset();  // it unlocks memory through the device
   }
 
   // Ring of the minimum plus `ring_more`, and `resident` bytes at the end.

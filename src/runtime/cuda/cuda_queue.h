@@ -61,10 +61,11 @@ class CudaQueue final : public CpuQueue {
   const std::shared_ptr<CudaState> state_;
   cudaStream_t stream_ = nullptr;
   std::vector<Mark> marks_;  // a ring: [first_mark_, last_mark_)
-  std::mutex marks_mutex_;   // guards the two and stop_watch_
-  std::condition_variable marks_changed_;
+  std::mutex marks_mutex_;   // guards all below but watcher_
+  std::condition_variable marks_changed_, hurry_;
   std::uint64_t first_mark_ = 0, last_mark_ = 0;
   bool stop_watch_ = false;
+  bool hurried_ = false;  // all marks there are have been reached: look now
   std::thread watcher_;
 };
 
