@@ -8,6 +8,7 @@
 #include "runtime/cuda/gemm_mma.h"
 #include "runtime/cuda/kernel_base.h"
 #include "runtime/cuda/lt_product.h"
+#include "runtime/cuda/side_streams.h"
 #include "runtime/merged_kernel.h"
 #include "runtime/ops/product_plain.h"
 
@@ -141,11 +142,13 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
   }
 
   bool merges() const override {
+    if (beside()) return true;
     if (!even_slabs_) return false;
     if (way_ == Way::axpy) return consumption_ == plan::Consumption::by_reduction;
     return way_ == Way::row_dot && consumption_ == plan::Consumption::by_output;
   }
   Status run_merged(std::span<const KernelCall> calls) override {
+    if (beside()) return run_beside(*this, calls, *state_);
     SlabTable table;
     const ProductTask task = joined(calls, &table);
     return check(way_ == Way::row_dot ? launch_row_dot_slabs(task, table, queue_stream()) : launch_axpy_slabs(task, table, queue_stream()));
@@ -170,6 +173,10 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
     return kNames[static_cast<int>(way)];
   }
 
+  // Slabs that are launched apart, but need not wait for each other.
+  bool beside() const {
+    return way_ != Way::row_dot && way_ != Way::axpy && consumption_ == plan::Consumption::by_output && workspace_bytes() == 0;
+  }
   bool pairs() const { return way_ == Way::row_dot && consumption_ == plan::Consumption::by_output && even_slabs_ && task_.batches == 1; }
 
   // The calls of slabs that follow each other as one task over the slabs of the table.
