@@ -67,6 +67,21 @@ __device__ __forceinline__ void copy_whole_rows(unsigned tile, int own, const T*
   for (int i = 0; i < kRows / kStep; ++i, at += kStep * stride) copy_piece(to + static_cast<unsigned>(i * kStep * 128), at, true);
 }
 
+// As copy_whole_rows: rows before `split` are read at `old`, the others at `now`; zeros behind the `present` ones.
+template <int kRows, int kWidth, int kThreads, typename T>
+__device__ __forceinline__ void copy_divided_rows(unsigned tile, int own, int present, int split, const T* old, const T* now,
+                                                  std::int64_t stride) {
+  constexpr int kPieces = kWidth / 8, kStep = kThreads / kPieces;
+  const unsigned to = piece_of<kRows>(tile, own / kPieces, own % kPieces);
+#pragma unroll 4
+  for (int i = 0; i < kRows / kStep; ++i) {
+    const int row = own / kPieces + i * kStep;
+    const bool there = row < present;
+    const T* const from = row < split ? old + row * kWidth : now + (there ? row : 0) * stride;
+    copy_piece(to + static_cast<unsigned>(i * kStep * 128), from + own % kPieces * 8, there);
+  }
+}
+
 // Which rows a block has: of a unit, or of one of its heads. What sees most comes first.
 struct FlashPlace {
   std::int64_t unit, first, behind;
@@ -178,9 +193,15 @@ struct FlashBlock {
                                             const std::int64_t (&strides)[3], std::int64_t width) const {
     if constexpr (kThreads * 8 / kHead % 8 == 0 && kThreads * 8 / kHead <= Form::kTile) {
       const bool old = at + Form::kTile <= t.past;
-      if (t.aligned && width == kHead && at + Form::kTile <= all && (old || at >= t.past)) {
-        return copy_whole_rows<Form::kTile, kHead, kThreads>(to, own, unit.key<T>(t, now, past, strides, at, width),
-                                                             old ? width : strides[2]);
+      if (t.aligned && width == kHead) {
+        if (at + Form::kTile <= all && (old || at >= t.past)) {
+          return copy_whole_rows<Form::kTile, kHead, kThreads>(to, own, unit.key<T>(t, now, past, strides, at, width),
+                                                               old ? width : strides[2]);
+        }
+        const int split = static_cast<int>(min(max(t.past - at, std::int64_t{0}), std::int64_t{Form::kTile}));
+        const T* const before = split > 0 ? unit.key<T>(t, now, past, strides, at, width) : nullptr;
+        return copy_divided_rows<Form::kTile, kHead, kThreads>(
+            to, own, all - at, split, before, unit.key<T>(t, now, past, strides, t.past, width) + (at - t.past) * strides[2], strides[2]);
       }
     }
     copy_rows<Form::kTile, kHead, kThreads>(to, own, all - at, static_cast<int>(width), t.aligned,
@@ -243,6 +264,7 @@ struct FlashBlock {
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
+        asm volatile("" ::: "memory");  // a row's reads at a time: registers
         const auto of_row = f(tile, half);
 #pragma unroll
         for (int part = 0; part < kParts; ++part) {
@@ -258,17 +280,20 @@ struct FlashBlock {
   __device__ __forceinline__ void cap(float (&scores)[kTiles][kParts][4]) const {
     each_score(scores, [this](int, int) { return [this](int, float& score) { score = capped(t, score); }; });
   }
-  // Scores to powers of two, with a mask of type M. The largest negative numbers stay finite: a row of nothing else is an even mixture.
+  // Scores with a mask of type M, in units of `scale`, so that what the mask leaves alone keeps its bits. The largest negative numbers stay
+  // finite: a row of nothing else is an even mixture.
   template <typename M>
   __device__ __forceinline__ void add_mask(int at, float scale, float (&scores)[kTiles][kParts][4]) const {
     constexpr bool kBoolean = std::is_same_v<M, std::uint8_t>;
     const int key = key_of(at);
     const std::int64_t step = t.mask_strides[3];
+    const float inverse = 1.0f / scale, least_finite = -FLT_MAX / fmaxf(1.0f, scale * kLog2E);
     const bool fills = kBoolean && t.mask_fill != -INFINITY;
+    const float fill = fmaxf(t.mask_fill * inverse, least_finite);
     each_score(scores, [&](int tile, int half) {
       const int left = limits[tile][half] - key;
       const M* const row = static_cast<const M*>(t.mask) + (left > 0 ? unit.mask_row(t, first + row_of(tile, half)) + key * step : 0);
-      return [=, this](int column, float& score) {
+      return [=](int column, float& score) {
         float added = 0;
         if (column < left) {
           if constexpr (kBoolean) {
@@ -277,10 +302,9 @@ struct FlashBlock {
             added = widen(row[column * step]);
           }
         }
-        float x = fmaf(score, scale, added);
-        if (fills && added != 0.0f) x = t.mask_fill;
-        const float power = x * kLog2E;
-        score = power == -INFINITY && x != -INFINITY ? -FLT_MAX : power;
+        float x = fmaf(added, inverse, score);
+        if (x < least_finite && added != -INFINITY) x = least_finite;
+        score = fills && added != 0.0f ? fill : x;
       };
     });
   }
@@ -380,12 +404,9 @@ struct FlashBlock {
       } else {
         add_mask<std::uint8_t>(at, scale, scores);
       }
-      scale = 1;
-    } else {
-      scale *= kLog2E;
     }
     if (at + Form::kTile > least || (t.window > 0 && at < all - t.window)) hide(at, scores);
-    weigh(scale, scores, factors);
+    weigh(scale * kLog2E, scores, factors);
   }
 
   __device__ __forceinline__ void one_tile(int at, int stage, int kind) {

@@ -40,13 +40,7 @@ __device__ inline void open_products() {
 }
 __device__ inline void close_products() {
   asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
-}
-// Until at most kOpen of the closed groups are under way. What they wrote may be read from here on.
-template <int kOpen, int kParts>
-__device__ __forceinline__ void wait_for_products(float (&d)[kParts][4]) {
-  asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(kOpen) : "memory");
-#pragma unroll
-  for (int i = 0; i < kParts; ++i) asm volatile("" : "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])::"memory");
+  asm volatile("wgmma.wait_group.sync.aligned 0;\n" ::: "memory");
 }
 
 #define FB_EIGHT(x, i) \
@@ -122,78 +116,44 @@ template <typename Form>
 constexpr int kHopperBytes = Form::kRowsBytes + 4 * Form::kTileBytes + 2048;
 
 template <typename Form>
-struct HopperProducts {
+__device__ __forceinline__ void compute(FlashBlock<Form>& block, const HopperRing& ring, int from, int end, bool skip, int* turn) {
   using T = typename Form::Type;
-  const FlashBlock<Form>& block;
-  const HopperRing& ring;
-
-  __device__ __forceinline__ void begin_scores(int turn, float (&scores)[16][4]) const {
-    ring.wait_full(turn);
+  block.clear();
+  for (int at = block.next_tile(from, from, end, skip); at < end; at = block.next_tile(from, at + Form::kTile, end, skip)) {
+    float scores[1][16][4], factors[1][2];
+    ring.wait_full(*turn);
     show_products();
     open_products();
-    const unsigned rows = block.queries + threadIdx.x / 128 * 64 * 128;
 #pragma unroll
     for (int k = 0; k < Form::kHead / 16; ++k) {
-      const unsigned column = static_cast<unsigned>(k % 4 * 32);
-      multiply_scores<T>(scores, matrix_at(rows + static_cast<unsigned>(k / 4 * Form::kRows * 128) + column, 16),
-                         matrix_at(ring.place(turn) + static_cast<unsigned>(k / 4 * Form::kTile * 128) + column, 16), k > 0);
+      const unsigned column = static_cast<unsigned>(k % 4 * 32), rows = threadIdx.x / 128 * 64 * 128;
+      multiply_scores<T>(scores[0], matrix_at(block.queries + static_cast<unsigned>(k / 4 * Form::kRows * 128) + rows + column, 16),
+                         matrix_at(ring.place(*turn) + static_cast<unsigned>(k / 4 * Form::kTile * 128) + column, 16), k > 0);
     }
     close_products();
-  }
-  __device__ __forceinline__ void begin_mixing(int turn, const unsigned (&weights)[Form::kTile / 16][4],
-                                               float (&mixed)[Form::kHead / 8][4]) const {
-    ring.wait_full(turn);
+    ring.used(*turn);
+    block.settle_scores(at, skip ? block.kind_at(from, at, end) : kMixed, scores, factors);
+    block.level_mixed(factors);
+    ring.wait_full(*turn + 1);
     show_products();
-    open_products();
+    unsigned weights[Form::kTile / 16][4];
 #pragma unroll
     for (int k = 0; k < Form::kTile / 16; ++k) {
-      mix_values<T>(mixed, weights[k], matrix_at(ring.place(turn) + static_cast<unsigned>(k * 16 * 128), Form::kTile * 128));
-    }
-    close_products();
-  }
-  __device__ __forceinline__ static void pack(const float (&scores)[16][4], unsigned (&weights)[Form::kTile / 16][4]) {
-#pragma unroll
-    for (int k = 0; k < Form::kTile / 16; ++k) {
-      const float(&low)[4] = scores[2 * k], (&high)[4] = scores[2 * k + 1];
+      const float(&low)[4] = scores[0][2 * k], (&high)[4] = scores[0][2 * k + 1];
       weights[k][0] = pack_two<T>(low[0], low[1]);
       weights[k][1] = pack_two<T>(low[2], low[3]);
       weights[k][2] = pack_two<T>(high[0], high[1]);
       weights[k][3] = pack_two<T>(high[2], high[3]);
     }
-  }
-};
-
-// The next tile's scores and this one's mixing are under way together, and the next one's weights are found beside the mixing.
-template <typename Form>
-__device__ __forceinline__ void compute(FlashBlock<Form>& block, const HopperRing& ring, int from, int end, bool skip, int* turn) {
-  block.clear();
-  int at = block.next_tile(from, from, end, skip);
-  if (at >= end) return;
-  const HopperProducts<Form> products{block, ring};
-  float scores[1][16][4], factors[1][2];
-  unsigned weights[Form::kTile / 16][4];
-  products.begin_scores(*turn, scores[0]);
-  wait_for_products<0>(scores[0]);
-  ring.used(*turn);
-  block.settle_scores(at, skip ? block.kind_at(from, at, end) : kMixed, scores, factors);
-  for (int next = block.next_tile(from, at + Form::kTile, end, skip); next < end;
-       next = block.next_tile(from, next + Form::kTile, end, skip)) {
-    products.pack(scores[0], weights);
-    products.begin_scores(*turn + 2, scores[0]);
-    products.begin_mixing(*turn + 1, weights, block.mixed[0]);
-    wait_for_products<1>(scores[0]);
-    ring.used(*turn + 2);
-    block.settle_scores(next, skip ? block.kind_at(from, next, end) : kMixed, scores, factors);
-    wait_for_products<0>(block.mixed[0]);
+    open_products();
+#pragma unroll
+    for (int k = 0; k < Form::kTile / 16; ++k) {
+      mix_values<T>(block.mixed[0], weights[k], matrix_at(ring.place(*turn + 1) + static_cast<unsigned>(k * 16 * 128), Form::kTile * 128));
+    }
+    close_products();
     ring.used(*turn + 1);
-    block.level_mixed(factors);
     *turn += 2;
   }
-  products.pack(scores[0], weights);
-  products.begin_mixing(*turn + 1, weights, block.mixed[0]);
-  wait_for_products<0>(block.mixed[0]);
-  ring.used(*turn + 1);
-  *turn += 2;
 }
 
 template <typename Form>

@@ -81,6 +81,9 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
     library_shapes_.clear();
     mma_serves_ = way_ == Way::tiles && serves_mma(context);
     if (way_ == Way::tiles) find_library_shapes(context);
+    for (const std::string& config : whole_configs(1)) {
+      if (use_library(config)) return {};
+    }
     if (!library_shapes_.empty() && use_library({})) return {};
     if (mma_serves_) way_ = Way::mma;
     return {};
@@ -103,8 +106,11 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
     std::vector<KernelWay> all;
     if (way_ == Way::row_dot || way_ == Way::axpy) return all;
     if (!library_shapes_.empty()) {
-      for (std::string& config : lt_configs(library_shapes_.front(), state_, kMostAlgorithms))
-        all.push_back({std::string(name_of(Way::library)), std::move(config)});
+      std::vector<std::string> configs = whole_configs(kMostAlgorithms / 2);
+      for (std::string& config : lt_configs(library_shapes_.front(), state_, kMostAlgorithms)) {
+        if (std::find(configs.begin(), configs.end(), config) == configs.end()) configs.push_back(std::move(config));
+      }
+      for (std::string& config : configs) all.push_back({std::string(name_of(Way::library)), std::move(config)});
     }
     if (mma_serves_) all.push_back({std::string(name_of(Way::mma)), ""});
     all.push_back({std::string(name_of(Way::tiles)), ""});
@@ -278,6 +284,15 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
       shape.d_alignment = static_cast<std::uint32_t>(alignment);
       if (std::find(library_shapes_.begin(), library_shapes_.end(), shape) == library_shapes_.end()) library_shapes_.push_back(shape);
     }
+  }
+  // Slabs that run beside each other fill the device together: what serves the whole matrix serves them, while for one slab alone the
+  // library would take small tiles. Empty elsewhere.
+  std::vector<std::string> whole_configs(int most) const {
+    if (library_shapes_.empty() || consumption_ != plan::Consumption::by_output || with_sums()) return {};
+    LtShape whole = library_shapes_.front();
+    if (whole.n == layout_.n) return {};
+    whole.n = layout_.n;
+    return lt_configs(whole, state_, most);
   }
   // One product for each shape, by the algorithm named; the smaller slabs, where it does not serve them, by the heuristics' own. False, and
   // nothing has changed, when one is missing.
