@@ -73,7 +73,7 @@ __device__ __forceinline__ void copy_divided_rows(unsigned tile, int own, int pr
                                                   std::int64_t stride) {
   constexpr int kPieces = kWidth / 8, kStep = kThreads / kPieces;
   const unsigned to = piece_of<kRows>(tile, own / kPieces, own % kPieces);
-#pragma unroll 4
+#pragma unroll 1
   for (int i = 0; i < kRows / kStep; ++i) {
     const int row = own / kPieces + i * kStep;
     const bool there = row < present;

@@ -196,14 +196,14 @@ __global__ void __launch_bounds__(kThreads, 1) attend_hopper(const __grid_consta
   __syncthreads();
   bool skip = t.kinds != nullptr, again = numbers;
   if (threadIdx.x >= kComputing) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 56;\n");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;\n");
     do {
       copy_ahead(block, ring, from, end, skip, &turn);
       again = again && skip && __syncthreads_or(false) != 0;
       skip = false;
     } while (again);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;\n");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;\n");
     do {
       compute(block, ring, from, end, skip, &turn);
       again = again && skip && __syncthreads_or(block.saw_nothing()) != 0;
