@@ -30,9 +30,9 @@ Status SideStreams::open(int priority, CudaState& state) {
 }
 
 // Joined again whatever fails: a capture ends with every stream joined.
-Status SideStreams::run(Kernel& kernel, std::span<const KernelCall> calls, CudaState& state) {
+Status SideStreams::run(Kernel& kernel, std::span<const KernelCall> calls, std::size_t lanes, CudaState& state) {
   const cudaStream_t stream = queue_stream();
-  const std::size_t used = std::min(kSides, calls.size() - 1);
+  const std::size_t used = std::min({lanes, kMostLanes, calls.size()}) - 1;
   cudaError_t error = cudaEventRecord(begun_, stream);
   for (std::size_t s = 0; s < used && error == cudaSuccess; ++s) error = cudaStreamWaitEvent(sides_[s].stream, begun_, 0);
   Status given = state.errors.check(error, "dividing a stream");
@@ -54,8 +54,8 @@ void set_side_streams(SideStreams* streams) {
   worker_sides = streams;
 }
 
-Status run_beside(Kernel& kernel, std::span<const KernelCall> calls, CudaState& state) {
-  if (worker_sides != nullptr && calls.size() > 1) return worker_sides->run(kernel, calls, state);
+Status run_beside(Kernel& kernel, std::span<const KernelCall> calls, std::size_t lanes, CudaState& state) {
+  if (worker_sides != nullptr && calls.size() > 1 && lanes > 1) return worker_sides->run(kernel, calls, lanes, state);
   for (const KernelCall& call : calls) FB_TRY(kernel.run(call));
   return {};
 }

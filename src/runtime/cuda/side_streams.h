@@ -10,6 +10,8 @@
 
 namespace forebay::cuda {
 
+inline constexpr std::size_t kMostLanes = 8;
+
 class SideStreams {
  public:
   SideStreams() = default;
@@ -17,22 +19,21 @@ class SideStreams {
   SideStreams(const SideStreams&) = delete;
   SideStreams& operator=(const SideStreams&) = delete;
   Status open(int priority, CudaState& state);
-  // Each call in order, on the queue's stream and on these in turn. What came before on the queue's stream is done when they begin, they
-  // when what comes behind them begins.
-  Status run(Kernel& kernel, std::span<const KernelCall> calls, CudaState& state);
+  // Call i on stream i % lanes, the queue's own being the first; at most kMostLanes. What came before on the queue's stream is done when they
+  // begin, they when what comes behind them begins.
+  Status run(Kernel& kernel, std::span<const KernelCall> calls, std::size_t lanes, CudaState& state);
 
  private:
   struct Side {
     cudaStream_t stream = nullptr;
     cudaEvent_t done = nullptr;
   };
-  static constexpr std::size_t kSides = 7;
-  std::array<Side, kSides> sides_;
+  std::array<Side, kMostLanes - 1> sides_;
   cudaEvent_t begun_ = nullptr;
 };
 
 // As SideStreams::run with the streams of the queue whose worker calls; one call after the other elsewhere.
-Status run_beside(Kernel& kernel, std::span<const KernelCall> calls, CudaState& state);
+Status run_beside(Kernel& kernel, std::span<const KernelCall> calls, std::size_t lanes, CudaState& state);
 
 // Makes `streams` those of this thread's queue.
 void set_side_streams(SideStreams* streams);
