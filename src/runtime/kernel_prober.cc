@@ -5,7 +5,6 @@
 #include "base/check.h"
 #include "base/checked.h"
 #include "runtime/kernel_choice.h"
-#include "runtime/merged_kernel.h"
 #include "runtime/prepared_pass.h"
 #include "runtime/run_timer.h"
 
@@ -13,7 +12,7 @@ namespace forebay {
 namespace {
 
 constexpr std::uint64_t kAlign = 256;
-constexpr std::size_t kPattern = 1 << 20, kMostTimed = 16;
+constexpr std::size_t kPattern = 1 << 20;
 
 // Bytes that are small finite numbers in every float type: arithmetic on zeros takes less power than the real thing, and runs faster.
 std::vector<std::byte> pattern() {
@@ -53,30 +52,25 @@ class DeviceProber final : public KernelProber {
     place(step, call, arena_->base());
     call.inputs = inputs_;
     call.outputs = outputs_;
-    // Slabs that share a launch, or run beside each other, are timed as they run.
-    auto* const merged = dynamic_cast<MergedKernel*>(step.kernel.get());
-    calls_.assign(merged != nullptr && merged->merges() ? std::min<std::size_t>(step.calls, kMostTimed) : 1, call);
-    Probe probe{this, step.kernel.get(), merged, Result<double>(0.0)};
+    Probe probe{this, step.kernel.get(), &call, Result<double>(0.0)};
     queue_->launch(
         [](void* argument) {
           Probe& p = *static_cast<Probe*>(argument);
-          const std::vector<KernelCall>& calls = p.self->calls_;
-          p.time = p.self->timer_.time_calls([&] { return calls.size() > 1 ? p.merged->run_merged(calls) : p.kernel->run(calls[0]); });
+          p.time = p.self->timer_.time_calls([&p] { return p.kernel->run(*p.call); });
           return Status();
         },
         &probe);
     Status status = queue_->synchronize();
     if (!status.ok()) queue_->clear_error();
     FB_TRY(std::move(status));
-    FB_ASSIGN(const double time, std::move(probe.time));
-    return time / static_cast<double>(calls_.size());
+    return probe.time;
   }
 
  private:
   struct Probe {
     DeviceProber* self;
     Kernel* kernel;
-    MergedKernel* merged;
+    KernelCall* call;
     Result<double> time;
   };
 
@@ -106,7 +100,6 @@ class DeviceProber final : public KernelProber {
   std::uint64_t budget_ = 0, committed_ = 0;
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<Queue> queue_;
-  std::vector<KernelCall> calls_;  // of one slab, as often as slabs run together
   std::vector<ConstTensorView> inputs_;
   std::vector<TensorView> outputs_;
 };
