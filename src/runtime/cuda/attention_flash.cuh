@@ -280,16 +280,14 @@ struct FlashBlock {
   __device__ __forceinline__ void cap(float (&scores)[kTiles][kParts][4]) const {
     each_score(scores, [this](int, int) { return [this](int, float& score) { score = capped(t, score); }; });
   }
-  // Scores with a mask of type M, in units of `scale`, so that what the mask leaves alone keeps its bits. The largest negative numbers stay
-  // finite: a row of nothing else is an even mixture.
+  // Scores to powers of two, with a mask of type M. The largest negative numbers stay finite: a row of nothing else is an even mixture.
   template <typename M>
   __device__ __forceinline__ void add_mask(int at, float scale, float (&scores)[kTiles][kParts][4]) const {
     constexpr bool kBoolean = std::is_same_v<M, std::uint8_t>;
     const int key = key_of(at);
     const std::int64_t step = t.mask_strides[3];
-    const float inverse = 1.0f / scale, least_finite = -FLT_MAX / fmaxf(1.0f, scale * kLog2E);
     const bool fills = kBoolean && t.mask_fill != -INFINITY;
-    const float fill = fmaxf(t.mask_fill * inverse, least_finite);
+    const float fill = fmaxf(t.mask_fill * kLog2E, -FLT_MAX);
     each_score(scores, [&](int tile, int half) {
       const int left = limits[tile][half] - key;
       const M* const row = static_cast<const M*>(t.mask) + (left > 0 ? unit.mask_row(t, first + row_of(tile, half)) + key * step : 0);
@@ -302,18 +300,18 @@ struct FlashBlock {
             added = widen(row[column * step]);
           }
         }
-        float x = fmaf(added, inverse, score);
-        if (x < least_finite && added != -INFINITY) x = least_finite;
-        score = fills && added != 0.0f ? fill : x;
+        const float power = fmaf(added, kLog2E, score * scale);
+        score = fills && added != 0.0f ? fill : power == -INFINITY && added != -INFINITY ? -FLT_MAX : power;
       };
     });
   }
-  // Minus infinity where a row does not see.
-  __device__ __forceinline__ void hide(int at, float (&scores)[kTiles][kParts][4]) const {
+  // Minus infinity where a row does not see; the others times `scale`.
+  __device__ __forceinline__ void hide(int at, float scale, float (&scores)[kTiles][kParts][4]) const {
     const int key = key_of(at);
     each_score(scores, [&](int tile, int half) {
-      const int left = limits[tile][half] - key, passed = t.window > 0 ? static_cast<int>(max(left - t.window, std::int64_t{INT_MIN})) : INT_MIN;
-      return [=](int column, float& score) { score = column < left && column >= passed ? score : -INFINITY; };
+      const int left = limits[tile][half] - key,
+                passed = t.window > 0 ? static_cast<int>(max(left - t.window, std::int64_t{INT_MIN})) : INT_MIN;
+      return [=](int column, float& score) { score = column < left && column >= passed ? score * scale : -INFINITY; };
     });
   }
 
@@ -387,12 +385,12 @@ struct FlashBlock {
     }
   }
 
-  // Scores to weights; see weigh.
+  // Scores to weights; see weigh. What hides a key, mask or limit, changes no bit of the others.
   __device__ __forceinline__ void settle_scores(int at, int kind, float (&scores)[kTiles][kParts][4], float (&factors)[kTiles][2]) {
-    float scale = t.scale;
+    float scale = t.scale * kLog2E;
     if (t.softcap != 0.0f || t.scale <= 0) {
       cap(scores);
-      scale = 1;
+      scale = kLog2E;
     }
     if (t.mask != nullptr && kind != kPlain) {
       if (t.mask_type == DType::f32) {
@@ -404,9 +402,13 @@ struct FlashBlock {
       } else {
         add_mask<std::uint8_t>(at, scale, scores);
       }
+      scale = 1;
     }
-    if (at + Form::kTile > least || (t.window > 0 && at < all - t.window)) hide(at, scores);
-    weigh(scale * kLog2E, scores, factors);
+    if (at + Form::kTile > least || (t.window > 0 && at < all - t.window)) {
+      hide(at, scale, scores);
+      scale = 1;
+    }
+    weigh(scale, scores, factors);
   }
 
   __device__ __forceinline__ void one_tile(int at, int stage, int kind) {

@@ -16,6 +16,7 @@ namespace forebay::cuda {
 namespace {
 
 constexpr std::int64_t kFewRows = 8;
+constexpr std::int64_t kSmallSlab = 96;        // tiles of 128 by 128
 constexpr std::uint64_t kSumsRoom = 32 << 20;  // for sums of slabs beside each other, if that is more than two
 
 // The step from batch to batch; none when it is not one step.
@@ -84,6 +85,7 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
       const auto fitting = static_cast<std::int64_t>(kSumsRoom / std::max<std::uint64_t>(1, sums_bytes()));
       sums_lanes_ = std::clamp<std::int64_t>(fitting, 2, static_cast<std::int64_t>(std::min(kMostLanes, rows.size())));
     }
+    small_slabs_ = (layout_.m + 127) / 128 * ((sums_columns_ + 127) / 128) <= kSmallSlab;
     library_shapes_.clear();
     mma_serves_ = way_ == Way::tiles && serves_mma(context);
     if (way_ == Way::tiles) find_library_shapes(context);
@@ -184,8 +186,9 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
     return kNames[static_cast<int>(way)];
   }
 
-  // Slabs that are launched apart, but need not wait for each other: with sums, those whose sums lie apart.
-  bool beside() const { return way_ != Way::row_dot && way_ != Way::axpy && consumption_ == plan::Consumption::by_output; }
+  // Slabs that are launched apart, but need not wait for each other, where one does not fill the device, or has sums to be finished while
+  // the next one's are made.
+  bool beside() const { return way_ != Way::row_dot && way_ != Way::axpy && consumption_ == plan::Consumption::by_output && (small_slabs_ || has_sums()); }
   bool has_sums() const { return consumption_ == plan::Consumption::by_reduction || (way_ == Way::library && with_sums()); }
   std::uint64_t sums_bytes() const { return static_cast<std::uint64_t>(task_.batches * layout_.m * sums_columns_) * sizeof(float); }
   bool pairs() const { return way_ == Way::row_dot && consumption_ == plan::Consumption::by_output && even_slabs_ && task_.batches == 1; }
@@ -293,7 +296,7 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
   // Slabs that run beside each other fill the device together: what serves the whole matrix serves them, while for one slab alone the
   // library would take small tiles. Empty elsewhere.
   std::vector<std::string> whole_configs(int most) const {
-    if (library_shapes_.empty() || consumption_ != plan::Consumption::by_output) return {};
+    if (library_shapes_.empty() || consumption_ != plan::Consumption::by_output || !small_slabs_) return {};
     LtShape whole = library_shapes_.front();
     if (whole.n == layout_.n) return {};
     whole.n = layout_.n;
@@ -346,7 +349,7 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
   Way way_ = Way::tiles;
   std::vector<LtShape> library_shapes_;
   std::vector<std::unique_ptr<LtProduct>> library_;
-  bool even_slabs_ = false, mma_serves_ = false;
+  bool even_slabs_ = false, small_slabs_ = false, mma_serves_ = false;
 };
 static_assert(SlabTable::kMost >= kMostMerged);
 
