@@ -275,7 +275,9 @@ struct FlashBlock {
     }
   }
   // The first key of this thread's scores.
-  __device__ __forceinline__ int key_of(int at) const { return at + key_warp * Form::kKeys + lane % 4 * 2; }
+  __device__ __forceinline__ int key_of(int at) const {
+    return at + key_warp * Form::kKeys + lane % 4 * 2;
+  }
 
   __device__ __forceinline__ void cap(float (&scores)[kTiles][kParts][4]) const {
     each_score(scores, [this](int, int) { return [this](int, float& score) { score = capped(t, score); }; });

@@ -99,7 +99,8 @@ __global__ void __launch_bounds__(kMostThreads)
                      step = static_cast<std::int64_t>(blockDim.x) * kRun;
   const auto count = static_cast<float>(task.length);
   for (std::int64_t row = blockIdx.x; row < task.rows; row += gridDim.x) {
-    const std::int64_t begin = row * task.length, skip_row = task.skip == nullptr || begin < task.skip_count ? begin : begin % task.skip_count;
+    const std::int64_t begin = row * task.length,
+                       skip_row = task.skip == nullptr || begin < task.skip_count ? begin : begin % task.skip_count;
     float kept[kKept][kRun],
         scales[kKept][kRun];  // both are read at once: the scale comes from far away
 #pragma unroll

@@ -188,7 +188,9 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
 
   // Slabs that are launched apart, but need not wait for each other, where one does not fill the device, or has sums to be finished while
   // the next one's are made.
-  bool beside() const { return way_ != Way::row_dot && way_ != Way::axpy && consumption_ == plan::Consumption::by_output && (small_slabs_ || has_sums()); }
+  bool beside() const {
+    return way_ != Way::row_dot && way_ != Way::axpy && consumption_ == plan::Consumption::by_output && (small_slabs_ || has_sums());
+  }
   bool has_sums() const { return consumption_ == plan::Consumption::by_reduction || (way_ == Way::library && with_sums()); }
   std::uint64_t sums_bytes() const { return static_cast<std::uint64_t>(task_.batches * layout_.m * sums_columns_) * sizeof(float); }
   bool pairs() const { return way_ == Way::row_dot && consumption_ == plan::Consumption::by_output && even_slabs_ && task_.batches == 1; }
@@ -214,7 +216,8 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
     std::int64_t column = 0;
     task.n = layout_.n;
     task.k = layout_.k;
-    task.sums = reinterpret_cast<float*>(call.workspace + (has_sums() ? call.slab % static_cast<std::uint64_t>(sums_lanes_) * sums_bytes() : 0));
+    const std::uint64_t lane = call.slab % static_cast<std::uint64_t>(sums_lanes_);
+    task.sums = reinterpret_cast<float*>(call.workspace + (has_sums() ? lane * sums_bytes() : 0));
     if (consumption_ == plan::Consumption::by_output) {
       column = call.row_begin;
       task.n = call.inputs[1].shape[0];
@@ -345,7 +348,7 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
   plan::Consumption consumption_ = plan::Consumption::whole;
   DType type_ = DType::none, y_type_ = DType::none;
   ProductTask task_;
-  std::int64_t sums_columns_ = 0, sums_lanes_ = 1;  // slabs beside each other whose sums have a place of their own
+  std::int64_t sums_columns_ = 0, sums_lanes_ = 1;  // lanes: slabs beside each other, each with a place for its sums
   Way way_ = Way::tiles;
   std::vector<LtShape> library_shapes_;
   std::vector<std::unique_ptr<LtProduct>> library_;

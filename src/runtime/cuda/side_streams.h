@@ -19,8 +19,8 @@ class SideStreams {
   SideStreams(const SideStreams&) = delete;
   SideStreams& operator=(const SideStreams&) = delete;
   Status open(int priority, CudaState& state);
-  // Call i on stream i % lanes, the queue's own being the first; at most kMostLanes. What came before on the queue's stream is done when they
-  // begin, they when what comes behind them begins.
+  // Call i on stream i % lanes, the queue's own being the first; at most kMostLanes. What came before on the queue's stream is done when
+  // they begin, they when what comes behind them begins.
   Status run(Kernel& kernel, std::span<const KernelCall> calls, std::size_t lanes, CudaState& state);
 
  private:
