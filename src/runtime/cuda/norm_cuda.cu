@@ -5,8 +5,8 @@ namespace forebay::cuda {
 namespace {
 
 constexpr int kRun = 8;  // neighbours a thread takes at a time
-constexpr int kMostThreads = 1024;
-constexpr int kKept = 1;  // runs of a thread that stay in registers: rows of up to 8192
+constexpr int kMostThreads = 512;
+constexpr int kKept = 2;  // runs of a thread that stay in registers: rows of up to 8192
 
 // The sum over the block, in every thread: a tree of lanes, then one of warps.
 __device__ inline float fold_block(float value) {
@@ -99,8 +99,7 @@ __global__ void __launch_bounds__(kMostThreads)
                      step = static_cast<std::int64_t>(blockDim.x) * kRun;
   const auto count = static_cast<float>(task.length);
   for (std::int64_t row = blockIdx.x; row < task.rows; row += gridDim.x) {
-    const std::int64_t begin = row * task.length,
-                       skip_row = task.skip == nullptr || begin < task.skip_count ? begin : begin % task.skip_count;
+    const std::int64_t skip_row = task.skip != nullptr ? row * task.length % task.skip_count : 0;
     float kept[kKept][kRun],
         scales[kKept][kRun];  // both are read at once: the scale comes from far away
 #pragma unroll
