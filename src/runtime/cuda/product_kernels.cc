@@ -16,8 +16,7 @@ namespace forebay::cuda {
 namespace {
 
 constexpr std::int64_t kFewRows = 8;
-constexpr std::int64_t kSmallSlab = 96;        // tiles of 128 by 128
-constexpr std::uint64_t kSumsRoom = 32 << 20;  // for sums of slabs beside each other, if that is more than two
+constexpr std::int64_t kSmallSlab = 96;  // tiles of 128 by 128
 
 // The step from batch to batch; none when it is not one step.
 std::optional<std::int64_t> even_step(std::span<const std::int64_t> offsets) {
@@ -78,13 +77,8 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
     const bool few = layout_.m <= kFewRows && layout_.a_col == 1;
     way_ = !few ? Way::tiles : spec_.trans_b ? Way::row_dot : Way::axpy;
     library_.clear();
-    // A slab's sums are finished at once: room for the few that are made beside each other.
+    // A slab's sums are finished at once: room for one, small enough to stay in the device's cache.
     sums_columns_ = consumption_ == plan::Consumption::by_output ? *std::max_element(rows.begin(), rows.end()) : layout_.n;
-    sums_lanes_ = 1;
-    if (consumption_ == plan::Consumption::by_output && rows.size() > 1) {
-      const auto fitting = static_cast<std::int64_t>(kSumsRoom / std::max<std::uint64_t>(1, sums_bytes()));
-      sums_lanes_ = std::clamp<std::int64_t>(fitting, 2, static_cast<std::int64_t>(std::min(kMostLanes, rows.size())));
-    }
     small_slabs_ = (layout_.m + 127) / 128 * ((sums_columns_ + 127) / 128) <= kSmallSlab;
     library_shapes_.clear();
     mma_serves_ = way_ == Way::tiles && serves_mma(context);
@@ -138,7 +132,7 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
   }
 
   std::uint64_t workspace_bytes() const override {
-    return has_sums() ? static_cast<std::uint64_t>(sums_lanes_) * sums_bytes() : 0;
+    return has_sums() ? static_cast<std::uint64_t>(task_.batches * layout_.m * sums_columns_) * sizeof(float) : 0;
   }
   std::string_view id() const override { return name_of(way_); }
 
@@ -161,7 +155,7 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
     return way_ == Way::row_dot && consumption_ == plan::Consumption::by_output;
   }
   Status run_merged(std::span<const KernelCall> calls) override {
-    if (beside()) return run_beside(*this, calls, has_sums() ? static_cast<std::size_t>(sums_lanes_) : kMostLanes, *state_);
+    if (beside()) return run_beside(*this, calls, kMostLanes, *state_);
     SlabTable table;
     const ProductTask task = joined(calls, &table);
     return check(way_ == Way::row_dot ? launch_row_dot_slabs(task, table, queue_stream()) : launch_axpy_slabs(task, table, queue_stream()));
@@ -186,13 +180,11 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
     return kNames[static_cast<int>(way)];
   }
 
-  // Slabs that are launched apart, but need not wait for each other, where one does not fill the device, or has sums to be finished while
-  // the next one's are made.
+  // Slabs that are launched apart, but need not wait for each other: where one does not fill the device, and nothing is in the workspace.
   bool beside() const {
-    return way_ != Way::row_dot && way_ != Way::axpy && consumption_ == plan::Consumption::by_output && (small_slabs_ || has_sums());
+    return way_ != Way::row_dot && way_ != Way::axpy && consumption_ == plan::Consumption::by_output && small_slabs_ && !has_sums();
   }
   bool has_sums() const { return consumption_ == plan::Consumption::by_reduction || (way_ == Way::library && with_sums()); }
-  std::uint64_t sums_bytes() const { return static_cast<std::uint64_t>(task_.batches * layout_.m * sums_columns_) * sizeof(float); }
   bool pairs() const { return way_ == Way::row_dot && consumption_ == plan::Consumption::by_output && even_slabs_ && task_.batches == 1; }
 
   // The calls of slabs that follow each other as one task over the slabs of the table.
@@ -216,8 +208,7 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
     std::int64_t column = 0;
     task.n = layout_.n;
     task.k = layout_.k;
-    const std::uint64_t lane = call.slab % static_cast<std::uint64_t>(sums_lanes_);
-    task.sums = reinterpret_cast<float*>(call.workspace + (has_sums() ? lane * sums_bytes() : 0));
+    task.sums = reinterpret_cast<float*>(call.workspace);
     if (consumption_ == plan::Consumption::by_output) {
       column = call.row_begin;
       task.n = call.inputs[1].shape[0];
@@ -299,7 +290,7 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
   // Slabs that run beside each other fill the device together: what serves the whole matrix serves them, while for one slab alone the
   // library would take small tiles. Empty elsewhere.
   std::vector<std::string> whole_configs(int most) const {
-    if (library_shapes_.empty() || consumption_ != plan::Consumption::by_output || !small_slabs_) return {};
+    if (library_shapes_.empty() || consumption_ != plan::Consumption::by_output || !small_slabs_ || with_sums()) return {};
     LtShape whole = library_shapes_.front();
     if (whole.n == layout_.n) return {};
     whole.n = layout_.n;
@@ -348,7 +339,7 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
   plan::Consumption consumption_ = plan::Consumption::whole;
   DType type_ = DType::none, y_type_ = DType::none;
   ProductTask task_;
-  std::int64_t sums_columns_ = 0, sums_lanes_ = 1;  // lanes: slabs beside each other, each with a place for its sums
+  std::int64_t sums_columns_ = 0;
   Way way_ = Way::tiles;
   std::vector<LtShape> library_shapes_;
   std::vector<std::unique_ptr<LtProduct>> library_;
