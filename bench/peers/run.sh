@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the peers on one model folder and writes a line of JSON each, with the device memory the driver showed. See README.md.
-# run.sh FOLDER OUT.jsonl [compiled] [eager] [accelerate] [double_buffer] [load] [llama]
+# run.sh FOLDER OUT.jsonl [compiled] [eager] [accelerate] [double_buffer] [load] [llama] [deepspeed] [deepspeed_nvme]
+# deepspeed_nvme: NVME=a folder on the disk to be read from (another copy of the weights goes there; default FOLDER/nvme).
 # llama.cpp: LLAMA_BENCH=path of llama-bench; GGUF=where the converted model goes (16 GB for the 8B; default FOLDER/model.gguf).
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -45,6 +46,12 @@ for peer in "$@"; do
     double_buffer) measured $peer "$python" "$here/torch_double_buffer.py" "$folder" ;;
     load) measured $peer "$python" "$here/safetensors_load.py" "$folder" ;;
     llama) llama ;;
+    deepspeed) measured $peer "$python" "$here/deepspeed_inference.py" "$folder" ;;
+    deepspeed_nvme)
+      mkdir -p "${NVME:-$folder/nvme}"
+      measured $peer "$python" "$here/deepspeed_inference.py" "$folder" --nvme "${NVME:-$folder/nvme}"
+      rm -rf "${NVME:-$folder/nvme}"
+      ;;
     *) echo "unknown peer $peer" >&2; exit 2 ;;
   esac
 done

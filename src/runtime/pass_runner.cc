@@ -305,9 +305,15 @@ Status PassRunner::run_gather_step(PreparedStep& step) {
   // Of an enqueued pass they may be overwritten as soon as they are on the device.
   const bool staged = !engine_.device().info().arena_host_addressable && context_.call_->number == 0;
   if (const HostTensor* given = staged ? given_input(step.input_values[1]) : nullptr; given != nullptr) {
-    FB_TRY(gather(step, given->data(), step.row_bytes.data()));
-    const std::uint64_t bytes = bytes_of(pass_.places[step.output_values[0]]);
-    if (bytes > 0) queue_.copy(step.outputs[0].data, step.row_bytes.data(), bytes);
+    FB_TRY(find_rows(step, given->data()));
+    // The first are on their way to the device while the next ones are fetched.
+    constexpr std::size_t kAtOnce = 256;
+    const std::uint64_t bytes = step.rows.empty() ? 0 : bytes_of(pass_.places[step.output_values[0]]) / step.rows.size();
+    for (std::size_t first = 0; first < step.rows.size() && bytes > 0; first += kAtOnce) {
+      const std::size_t count = std::min(kAtOnce, step.rows.size() - first);
+      FB_TRY(fetch_rows(step, first, count, step.row_bytes.data() + first * bytes));
+      queue_.copy(step.outputs[0].data + first * bytes, step.row_bytes.data() + first * bytes, count * bytes);
+    }
   } else {
     gather_calls_.push_back({this, &step});
     queue_.launch(&PassRunner::run_gather, &gather_calls_.back());
@@ -331,6 +337,11 @@ Status PassRunner::run_gather(void* argument) {
 
 // The rows that `indices` names; they may lie where the rows go.
 Status PassRunner::gather(PreparedStep& step, const std::byte* indices, std::byte* to) {
+  FB_TRY(find_rows(step, indices));
+  return fetch_rows(step, 0, step.rows.size(), to);
+}
+
+Status PassRunner::find_rows(PreparedStep& step, const std::byte* indices) {
   const plan::Weight& weight = engine_.plan().weights[step.step->weights.front().weight];
   const std::int64_t rows = weight.shape[0];
   for (std::size_t i = 0; i < step.rows.size(); ++i) {
@@ -348,7 +359,11 @@ Status PassRunner::gather(PreparedStep& step, const std::byte* indices, std::byt
     }
     step.rows[i] = row < 0 ? row + rows : row;
   }
-  Status status = lease_.gather_rows(step.step->weights.front().weight, step.rows, to);
+  return {};
+}
+
+Status PassRunner::fetch_rows(PreparedStep& step, std::size_t first, std::size_t count, std::byte* to) {
+  Status status = lease_.gather_rows(step.step->weights.front().weight, std::span<const std::int64_t>(step.rows).subspan(first, count), to);
   return status.ok() ? Status() : std::move(status).with_context("gathering rows for node '" + step.name + "'");
 }
 

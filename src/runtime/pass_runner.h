@@ -53,6 +53,8 @@ class PassRunner {
   void end_stretch();
   Status run_gather_step(PreparedStep& step);
   Status gather(PreparedStep& step, const std::byte* indices, std::byte* to);
+  Status find_rows(PreparedStep& step, const std::byte* indices);
+  Status fetch_rows(PreparedStep& step, std::size_t first, std::size_t count, std::byte* to);
   Status run_load(PreparedStep& step);
   // pass_control.cc
   Status run_if(PreparedStep& step);

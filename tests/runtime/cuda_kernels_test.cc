@@ -321,6 +321,25 @@ TEST_F(CudaKernels, LinearWithBiasAndActivation) {
   EXPECT_GT(merged_, 0);
 }
 
+// More slabs than streams, and what follows on the queue's own stream reads all of them.
+TEST_F(CudaKernels, ManyRowsTimesSlabsBesideEachOther) {
+  for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
+    const HostTensor a = random_tensor(random_, type, Shape{300, 512}), b = random_tensor(random_, type, Shape{1000, 512});
+    NodeRun run{"", "Gemm", 13, {{"transB", plan::AttributeValue(std::int64_t{1})}}, {&a, &b}, 1, 1, {}};
+    for (std::int64_t at = 0; at < 1000; at += 56) run.slab_rows.push_back(std::min<std::int64_t>(56, 1000 - at));
+    const auto apart = on_device(run);
+    ASSERT_TRUE(apart.ok()) << apart.status().to_string();
+    merge_ = true;
+    for (int round = 0; round < 8; ++round) {
+      const auto beside = on_device(run);
+      ASSERT_TRUE(beside.ok()) << beside.status().to_string();
+      EXPECT_TRUE(same_bytes((*apart)[0], (*beside)[0])) << dtype_name(type) << ", round " << round;
+    }
+    merge_ = false;
+  }
+  EXPECT_EQ(merged_, 3 * 8);
+}
+
 TEST_F(CudaKernels, RotateHalfIsClose) {
   for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
     for (const DType table : {type, DType::f32}) {

@@ -67,6 +67,21 @@ __device__ __forceinline__ void copy_whole_rows(unsigned tile, int own, const T*
   for (int i = 0; i < kRows / kStep; ++i, at += kStep * stride) copy_piece(to + static_cast<unsigned>(i * kStep * 128), at, true);
 }
 
+// As copy_whole_rows: rows before `split` are read at `old`, the others at `now`; zeros behind the `present` ones.
+template <int kRows, int kWidth, int kThreads, typename T>
+__device__ __forceinline__ void copy_divided_rows(unsigned tile, int own, int present, int split, const T* old, const T* now,
+                                                  std::int64_t stride) {
+  constexpr int kPieces = kWidth / 8, kStep = kThreads / kPieces;
+  const unsigned to = piece_of<kRows>(tile, own / kPieces, own % kPieces);
+#pragma unroll 1
+  for (int i = 0; i < kRows / kStep; ++i) {
+    const int row = own / kPieces + i * kStep;
+    const bool there = row < present;
+    const T* const from = row < split ? old + row * kWidth : now + (there ? row : 0) * stride;
+    copy_piece(to + static_cast<unsigned>(i * kStep * 128), from + own % kPieces * 8, there);
+  }
+}
+
 // Which rows a block has: of a unit, or of one of its heads. What sees most comes first.
 struct FlashPlace {
   std::int64_t unit, first, behind;
@@ -178,9 +193,15 @@ struct FlashBlock {
                                             const std::int64_t (&strides)[3], std::int64_t width) const {
     if constexpr (kThreads * 8 / kHead % 8 == 0 && kThreads * 8 / kHead <= Form::kTile) {
       const bool old = at + Form::kTile <= t.past;
-      if (t.aligned && width == kHead && at + Form::kTile <= all && (old || at >= t.past)) {
-        return copy_whole_rows<Form::kTile, kHead, kThreads>(to, own, unit.key<T>(t, now, past, strides, at, width),
-                                                             old ? width : strides[2]);
+      if (t.aligned && width == kHead) {
+        if (at + Form::kTile <= all && (old || at >= t.past)) {
+          return copy_whole_rows<Form::kTile, kHead, kThreads>(to, own, unit.key<T>(t, now, past, strides, at, width),
+                                                               old ? width : strides[2]);
+        }
+        const int split = static_cast<int>(min(max(t.past - at, std::int64_t{0}), std::int64_t{Form::kTile}));
+        const T* const before = split > 0 ? unit.key<T>(t, now, past, strides, at, width) : nullptr;
+        return copy_divided_rows<Form::kTile, kHead, kThreads>(
+            to, own, all - at, split, before, unit.key<T>(t, now, past, strides, t.past, width) + (at - t.past) * strides[2], strides[2]);
       }
     }
     copy_rows<Form::kTile, kHead, kThreads>(to, own, all - at, static_cast<int>(width), t.aligned,
@@ -235,37 +256,69 @@ struct FlashBlock {
     }
   }
 
-  // Scores to powers of two under cap, mask and limits; minus infinity where a row does not see.
-  __device__ __forceinline__ void bias(int at, bool with_mask, float (&scores)[kTiles][kParts][4]) const {
-    const int key = at + key_warp * Form::kKeys + lane % 4 * 2;
+  // The steps below are apart so that none is large when it is unrolled over a tile's scores: few tiles need them, and what they need is
+  // seldom more than one.
+  template <typename F>
+  __device__ __forceinline__ void each_score(float (&scores)[kTiles][kParts][4], const F& f) const {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const std::int64_t row = with_mask && limits[tile][half] > 0 ? unit.mask_row(t, first + row_of(tile, half)) : 0;
+        asm volatile("" ::: "memory");  // a row's reads at a time: registers
+        const auto of_row = f(tile, half);
 #pragma unroll
         for (int part = 0; part < kParts; ++part) {
 #pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            const int j = key + part * 8 + e;
-            float& score = scores[tile][part][half * 2 + e];
-            float x = capped(t, score);
-            if (j >= limits[tile][half] || (t.window > 0 && j < limits[tile][half] - t.window)) {
-              x = -INFINITY;
-            } else if (with_mask) {
-              x = masked(t, row + j * t.mask_strides[3], x);
-            }
-            // The largest negative numbers stay finite: a row of nothing else is an even mixture.
-            const float power = x * kLog2E;
-            score = power == -INFINITY && x != -INFINITY ? -FLT_MAX : power;
-          }
+          for (int e = 0; e < 2; ++e) of_row(part * 8 + e, scores[tile][part][half * 2 + e]);
         }
       }
     }
   }
+  // The first key of this thread's scores.
+  __device__ __forceinline__ int key_of(int at) const {
+    return at + key_warp * Form::kKeys + lane % 4 * 2;
+  }
 
-  // Scores to weights; what was mixed before to the new level. `scale` makes the scores powers of two.
-  __device__ __forceinline__ void weigh(float scale, float (&scores)[kTiles][kParts][4]) {
+  __device__ __forceinline__ void cap(float (&scores)[kTiles][kParts][4]) const {
+    each_score(scores, [this](int, int) { return [this](int, float& score) { score = capped(t, score); }; });
+  }
+  // Scores to powers of two, with a mask of type M. The largest negative numbers stay finite: a row of nothing else is an even mixture.
+  template <typename M>
+  __device__ __forceinline__ void add_mask(int at, float scale, float (&scores)[kTiles][kParts][4]) const {
+    constexpr bool kBoolean = std::is_same_v<M, std::uint8_t>;
+    const int key = key_of(at);
+    const std::int64_t step = t.mask_strides[3];
+    const bool fills = kBoolean && t.mask_fill != -INFINITY;
+    const float fill = fmaxf(t.mask_fill * kLog2E, -FLT_MAX);
+    each_score(scores, [&](int tile, int half) {
+      const int left = limits[tile][half] - key;
+      const M* const row = static_cast<const M*>(t.mask) + (left > 0 ? unit.mask_row(t, first + row_of(tile, half)) + key * step : 0);
+      return [=](int column, float& score) {
+        float added = 0;
+        if (column < left) {
+          if constexpr (kBoolean) {
+            added = row[column * step] != 0 ? 0.0f : -INFINITY;
+          } else {
+            added = widen(row[column * step]);
+          }
+        }
+        const float power = fmaf(added, kLog2E, score * scale);
+        score = fills && added != 0.0f ? fill : power == -INFINITY && added != -INFINITY ? -FLT_MAX : power;
+      };
+    });
+  }
+  // Minus infinity where a row does not see; the others times `scale`.
+  __device__ __forceinline__ void hide(int at, float scale, float (&scores)[kTiles][kParts][4]) const {
+    const int key = key_of(at);
+    each_score(scores, [&](int tile, int half) {
+      const int left = limits[tile][half] - key,
+                passed = t.window > 0 ? static_cast<int>(max(left - t.window, std::int64_t{INT_MIN})) : INT_MIN;
+      return [=](int column, float& score) { score = column < left && column >= passed ? score * scale : -INFINITY; };
+    });
+  }
+
+  // Scores to weights. `scale` makes the scores powers of two; `factors` take what was mixed before to the new level.
+  __device__ __forceinline__ void weigh(float scale, float (&scores)[kTiles][kParts][4], float (&factors)[kTiles][2]) {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
@@ -289,11 +342,20 @@ struct FlashBlock {
           }
         }
         total[tile][half] = fmaf(total[tile][half], factor, sum);
-        if (!__any_sync(0xffffffffu, factor != 1.0f)) continue;
+        factors[tile][half] = factor;
+      }
+    }
+  }
+  __device__ __forceinline__ void level_mixed(const float (&factors)[kTiles][2]) {
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if (!__any_sync(0xffffffffu, factors[tile][half] != 1.0f)) continue;
 #pragma unroll
         for (int part = 0; part < kHead / 8; ++part) {
-          mixed[tile][part][half * 2] *= factor;
-          mixed[tile][part][half * 2 + 1] *= factor;
+          mixed[tile][part][half * 2] *= factors[tile][half];
+          mixed[tile][part][half * 2 + 1] *= factors[tile][half];
         }
       }
     }
@@ -325,20 +387,38 @@ struct FlashBlock {
     }
   }
 
-  // Scores to weights.
-  __device__ __forceinline__ void settle_scores(int at, int kind, float (&scores)[kTiles][kParts][4]) {
-    const bool with_mask = t.mask != nullptr && kind != kPlain;
-    const bool plain =
-        !with_mask && at + Form::kTile <= least && t.softcap == 0.0f && t.scale > 0 && (t.window == 0 || at >= all - t.window);
-    if (!plain) bias(at, with_mask, scores);
-    weigh(plain ? t.scale * kLog2E : 1.0f, scores);
+  // Scores to weights; see weigh. What hides a key, mask or limit, changes no bit of the others.
+  __device__ __forceinline__ void settle_scores(int at, int kind, float (&scores)[kTiles][kParts][4], float (&factors)[kTiles][2]) {
+    float scale = t.scale * kLog2E;
+    if (t.softcap != 0.0f || t.scale <= 0) {
+      cap(scores);
+      scale = kLog2E;
+    }
+    if (t.mask != nullptr && kind != kPlain) {
+      if (t.mask_type == DType::f32) {
+        add_mask<float>(at, scale, scores);
+      } else if (t.mask_type == DType::f16) {
+        add_mask<__half>(at, scale, scores);
+      } else if (t.mask_type == DType::bf16) {
+        add_mask<__nv_bfloat16>(at, scale, scores);
+      } else {
+        add_mask<std::uint8_t>(at, scale, scores);
+      }
+      scale = 1;
+    }
+    if (at + Form::kTile > least || (t.window > 0 && at < all - t.window)) {
+      hide(at, scale, scores);
+      scale = 1;
+    }
+    weigh(scale, scores, factors);
   }
 
   __device__ __forceinline__ void one_tile(int at, int stage, int kind) {
     const unsigned keys = stages + static_cast<unsigned>(stage * 2 * Form::kTileBytes);
-    float scores[kTiles][kParts][4] = {};
+    float scores[kTiles][kParts][4] = {}, factors[kTiles][2];
     multiply(keys, scores);
-    settle_scores(at, kind, scores);
+    settle_scores(at, kind, scores, factors);
+    level_mixed(factors);
     mix(keys + Form::kTileBytes, scores);
   }
 

@@ -120,7 +120,7 @@ __device__ __forceinline__ void compute(FlashBlock<Form>& block, const HopperRin
   using T = typename Form::Type;
   block.clear();
   for (int at = block.next_tile(from, from, end, skip); at < end; at = block.next_tile(from, at + Form::kTile, end, skip)) {
-    float scores[1][16][4];
+    float scores[1][16][4], factors[1][2];
     ring.wait_full(*turn);
     show_products();
     open_products();
@@ -132,7 +132,8 @@ __device__ __forceinline__ void compute(FlashBlock<Form>& block, const HopperRin
     }
     close_products();
     ring.used(*turn);
-    block.settle_scores(at, skip ? block.kind_at(from, at, end) : kMixed, scores);
+    block.settle_scores(at, skip ? block.kind_at(from, at, end) : kMixed, scores, factors);
+    block.level_mixed(factors);
     ring.wait_full(*turn + 1);
     show_products();
     unsigned weights[Form::kTile / 16][4];
@@ -195,14 +196,14 @@ __global__ void __launch_bounds__(kThreads, 1) attend_hopper(const __grid_consta
   __syncthreads();
   bool skip = t.kinds != nullptr, again = numbers;
   if (threadIdx.x >= kComputing) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 56;\n");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;\n");
     do {
       copy_ahead(block, ring, from, end, skip, &turn);
       again = again && skip && __syncthreads_or(false) != 0;
       skip = false;
     } while (again);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;\n");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;\n");
     do {
       compute(block, ring, from, end, skip, &turn);
       again = again && skip && __syncthreads_or(block.saw_nothing()) != 0;

@@ -44,6 +44,7 @@ Status CudaQueue::open(const std::string& name) {
   FB_TRY(state_->errors.check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "asking for stream priorities"));
   FB_TRY(state_->errors.check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, highest),
                               "creating a stream"));
+  FB_TRY(sides_.open(highest, *state_));
   // Now, not when first used: while a stream of the caller's waits for this queue, the driver may not get to make anything.
   for (Mark& mark : marks_) FB_TRY(state_->errors.check(cudaEventCreateWithFlags(&mark.event, cudaEventDisableTiming), "creating an event"));
   try {
@@ -76,6 +77,7 @@ CudaQueue::~CudaQueue() {
 
 void CudaQueue::on_start() {
   worker_stream = stream_;
+  set_side_streams(&sides_);
   Status chosen = state_->errors.check(cudaSetDevice(state_->ordinal), "choosing the device");
   if (!chosen.ok()) set_error(std::move(chosen));
 }

@@ -15,6 +15,7 @@
 
 #include "runtime/cpu/cpu_queue.h"
 #include "runtime/cuda/cuda_status.h"
+#include "runtime/cuda/side_streams.h"
 
 namespace forebay::cuda {
 
@@ -60,6 +61,7 @@ class CudaQueue final : public CpuQueue {
   static constexpr std::size_t kMarks = 1024;  // signals under way at most
   const std::shared_ptr<CudaState> state_;
   cudaStream_t stream_ = nullptr;
+  SideStreams sides_;
   std::vector<Mark> marks_;  // a ring: [first_mark_, last_mark_)
   std::mutex marks_mutex_;   // guards all below but watcher_
   std::condition_variable marks_changed_, hurry_;

@@ -9,6 +9,7 @@
 #include "runtime/cuda/kernel_base.h"
 #include "runtime/cuda/lt_product.h"
 #include "runtime/cuda/row_group.h"
+#include "runtime/cuda/side_streams.h"
 #include "runtime/merged_kernel.h"
 #include "runtime/ops/product_plain.h"
 
@@ -16,6 +17,7 @@ namespace forebay::cuda {
 namespace {
 
 constexpr std::int64_t kFewRows = 8;
+constexpr std::int64_t kSmallSlab = 96;  // tiles of 128 by 128
 
 // The step from batch to batch; none when it is not one step.
 std::optional<std::int64_t> even_step(std::span<const std::int64_t> offsets) {
@@ -78,9 +80,13 @@ class ProductKernel final : public MergedKernel, public GroupedKernel, public We
     library_.clear();
     // A slab's sums are finished at once: room for one, small enough to stay in the device's cache.
     sums_columns_ = consumption_ == plan::Consumption::by_output ? *std::max_element(rows.begin(), rows.end()) : layout_.n;
+    small_slabs_ = (layout_.m + 127) / 128 * ((sums_columns_ + 127) / 128) <= kSmallSlab;
     library_shapes_.clear();
     mma_serves_ = way_ == Way::tiles && serves_mma(context);
     if (way_ == Way::tiles) find_library_shapes(context);
+    for (const std::string& config : whole_configs(1)) {
+      if (use_library(config)) return {};
+    }
     if (!library_shapes_.empty() && use_library({})) return {};
     if (mma_serves_) way_ = Way::mma;
     return {};
@@ -105,8 +111,11 @@ class ProductKernel final : public MergedKernel, public GroupedKernel, public We
     std::vector<KernelWay> all;
     if (way_ == Way::row_dot || way_ == Way::axpy) return all;
     if (!library_shapes_.empty()) {
-      for (std::string& config : lt_configs(library_shapes_.front(), state_, kMostAlgorithms))
-        all.push_back({std::string(name_of(Way::library)), std::move(config)});
+      std::vector<std::string> configs = whole_configs(kMostAlgorithms / 2);
+      for (std::string& config : lt_configs(library_shapes_.front(), state_, kMostAlgorithms)) {
+        if (std::find(configs.begin(), configs.end(), config) == configs.end()) configs.push_back(std::move(config));
+      }
+      for (std::string& config : configs) all.push_back({std::string(name_of(Way::library)), std::move(config)});
     }
     if (mma_serves_) all.push_back({std::string(name_of(Way::mma)), ""});
     all.push_back({std::string(name_of(Way::tiles)), ""});
@@ -126,8 +135,7 @@ class ProductKernel final : public MergedKernel, public GroupedKernel, public We
   }
 
   std::uint64_t workspace_bytes() const override {
-    const bool sums = consumption_ == plan::Consumption::by_reduction || (way_ == Way::library && with_sums());
-    return sums ? static_cast<std::uint64_t>(task_.batches * layout_.m * sums_columns_) * sizeof(float) : 0;
+    return has_sums() ? static_cast<std::uint64_t>(task_.batches * layout_.m * sums_columns_) * sizeof(float) : 0;
   }
   std::string_view id() const override { return name_of(way_); }
 
@@ -144,11 +152,13 @@ class ProductKernel final : public MergedKernel, public GroupedKernel, public We
   }
 
   bool merges() const override {
+    if (beside()) return true;
     if (!even_slabs_) return false;
     if (way_ == Way::axpy) return consumption_ == plan::Consumption::by_reduction;
     return way_ == Way::row_dot && consumption_ == plan::Consumption::by_output;
   }
   Status run_merged(std::span<const KernelCall> calls) override {
+    if (beside()) return run_beside(*this, calls, kMostLanes, *state_);
     SlabTable table;
     const ProductTask task = joined(calls, &table);
     return check(way_ == Way::row_dot ? launch_row_dot_slabs(task, table, queue_stream()) : launch_axpy_slabs(task, table, queue_stream()));
@@ -181,6 +191,11 @@ class ProductKernel final : public MergedKernel, public GroupedKernel, public We
     const bool slabs = consumption_ == plan::Consumption::by_output && even_slabs_, whole = consumption_ == plan::Consumption::whole;
     return way_ == Way::row_dot && (slabs || whole) && task_.batches == 1 && layout_.b_offsets[0] == 0;
   }
+  // Slabs that are launched apart, but need not wait for each other: where one does not fill the device, and nothing is in the workspace.
+  bool beside() const {
+    return way_ != Way::row_dot && way_ != Way::axpy && consumption_ == plan::Consumption::by_output && small_slabs_ && !has_sums();
+  }
+  bool has_sums() const { return consumption_ == plan::Consumption::by_reduction || (way_ == Way::library && with_sums()); }
 
   // The calls of slabs that follow each other as one task over the slabs of the table.
   ProductTask joined(std::span<const KernelCall> calls, SlabTable* table) const {
@@ -282,6 +297,15 @@ class ProductKernel final : public MergedKernel, public GroupedKernel, public We
       if (std::find(library_shapes_.begin(), library_shapes_.end(), shape) == library_shapes_.end()) library_shapes_.push_back(shape);
     }
   }
+  // Slabs that run beside each other fill the device together: what serves the whole matrix serves them, while for one slab alone the
+  // library would take small tiles. Empty elsewhere.
+  std::vector<std::string> whole_configs(int most) const {
+    if (library_shapes_.empty() || consumption_ != plan::Consumption::by_output || !small_slabs_ || with_sums()) return {};
+    LtShape whole = library_shapes_.front();
+    if (whole.n == layout_.n) return {};
+    whole.n = layout_.n;
+    return lt_configs(whole, state_, most);
+  }
   // One product for each shape, by the algorithm named; the smaller slabs, where it does not serve them, by the heuristics' own. False, and
   // nothing has changed, when one is missing.
   bool use_library(std::string_view config) {
@@ -329,7 +353,7 @@ class ProductKernel final : public MergedKernel, public GroupedKernel, public We
   Way way_ = Way::tiles;
   std::vector<LtShape> library_shapes_;
   std::vector<std::unique_ptr<LtProduct>> library_;
-  bool even_slabs_ = false, mma_serves_ = false;
+  bool even_slabs_ = false, small_slabs_ = false, mma_serves_ = false;
 };
 static_assert(SlabTable::kMost >= kMostMerged);
 
