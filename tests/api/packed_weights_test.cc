@@ -334,8 +334,7 @@ TEST_F(PackedWeights, PadBeforeAQuantisedConvolution) {
   for (float& v : x.as<float>()) v *= 8.0f;
   EXPECT_TRUE(has_op(fused, "QLinearConv"));
   const Tensors inputs = only("x", std::move(x));
-  expect_at_every_budget(fused, inputs, whole_run(apart, inputs), "pad",
-                         false);  // one weight, taken whole
+  expect_at_every_budget(fused, inputs, whole_run(apart, inputs), "pad");
 }
 
 // Sums of integers are exact where those of floats are rounded: at most a step of the output apart,
