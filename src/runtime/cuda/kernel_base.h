@@ -57,6 +57,9 @@ std::span<const TableEntry> axis_table();
 std::span<const TableEntry> map_table();
 std::span<const TableEntry> linear_table();
 std::span<const TableEntry> vendor_attention_table();
+std::span<const TableEntry> quant_conv_table();
+std::span<const TableEntry> integer_conv_table();
+std::span<const TableEntry> batched_table();
 
 inline bool float_type(DType dtype) {
   return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16;
