@@ -61,6 +61,8 @@ std::span<const TableEntry> quant_conv_table();
 std::span<const TableEntry> integer_conv_table();
 std::span<const TableEntry> index_table();
 std::span<const TableEntry> sort_table();
+std::span<const TableEntry> recurrent_table();
+std::span<const TableEntry> expert_table();
 std::span<const TableEntry> batched_table();
 std::span<const TableEntry> arrange_table();
 std::span<const TableEntry> response_table();
