@@ -66,6 +66,7 @@ std::span<const TableEntry> expert_table();
 std::span<const TableEntry> batched_table();
 std::span<const TableEntry> arrange_table();
 std::span<const TableEntry> response_table();
+std::span<const TableEntry> number_table();  // of all types: asked last
 
 inline bool float_type(DType dtype) {
   return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16;
