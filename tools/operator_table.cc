@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "builder/lower_vendor.h"
+#include "device_operators.h"
 #include "runtime/op.h"
 
 namespace forebay::tools {
@@ -193,7 +194,9 @@ std::string slabs_of(const OpSpec& spec) {
   return spec.consume != nullptr ? "yes" : "";
 }
 std::string devices_of(const OpSpec& spec) {
-  return (spec.flags & kOpView) != 0 ? "any (a view)" : "cpu";
+  if ((spec.flags & kOpView) != 0) return "any (a view)";
+  const bool cuda = std::find(std::begin(kOnCuda), std::end(kOnCuda), full_name(spec)) != std::end(kOnCuda);
+  return cuda ? "cpu, cuda" : "cpu";
 }
 
 }  // namespace
@@ -209,6 +212,8 @@ std::string operators_markdown() {
       "and not; "
       "narrow: fp8, fp4, 4 and 2 bits.\n"
       "- *slabs*: a weight of this operator may be cut and streamed in slabs.\n"
+      "- *devices*: cuda has kernels of its own for f32, f16 and bf16, for integers where they are usual, and elementwise for f64. "
+      "Other types, and operators without cuda here, run there on the host, on copies; control flow is the executor's.\n"
       "- *read on the host*: inputs (counted from 0) that shapes depend on.\n"
       "- forebay.* is what the builder writes; it is no exchange format.\n\n"
       "| operator | versions | types | slabs | devices | limits |\n|---|---|---|---|---|---|\n";

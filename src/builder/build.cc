@@ -83,7 +83,8 @@ class Session {
     if (options.fuse) {
       using Pass = Result<std::size_t> (*)(PassContext&);
       for (const Pass pass : {pass_hard_swish, pass_activation, pass_norm, pass_select, pass_rotary, pass_attention, pass_moves, pass_attention_heads,
-                              pass_conv_affine, pass_conv_bn, pass_conv_affine, pass_qdq, pass_quant, pass_linear, pass_epilogue, pass_skip_norm}) {
+                              pass_conv_affine, pass_conv_bn, pass_conv_affine, pass_qdq, pass_quant, pass_linear, pass_epilogue, pass_quant_conv,
+                              pass_skip_norm}) {
         FB_ASSIGN(fused, pass(context_));
         summary.fused_nodes += fused;
         FB_TRY(pass_dead_code(context_).status());  // what a pass went round must not count as a reader in the next

@@ -57,6 +57,8 @@ class ConvAffine {
     if (conv == nullptr || conv->graph != node.graph || !conv->domain.empty() || !uses_.single_use(id)) return nullptr;
     if (conv->op != "Conv" && (conv->op != "ConvTranspose" || ir_.view(*conv).integer("group", 1) != 1)) return nullptr;
     if (conv->inputs.size() < 2 || !fixed_f32(conv->inputs[1]) || ir_.values[conv->inputs[1]].type.dims.size() < 3) return nullptr;
+    const IrNode* weight = ir_.values[conv->inputs[1]].producer;
+    if (weight != nullptr && weight->op == "DequantizeLinear") return nullptr;  // its codes stay packed
     const bool has_bias = conv->inputs.size() > 2 && conv->inputs[2] != kNone;
     return !has_bias || fixed_f32(conv->inputs[2]) ? conv : nullptr;
   }

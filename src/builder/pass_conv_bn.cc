@@ -45,6 +45,8 @@ class ConvBatchNorm {
     const bool transposed = conv->op == "ConvTranspose";
     if (conv->op != "Conv" && !transposed) return nullptr;
     if (transposed && ir_.view(*conv).integer("group", 1) != 1) return nullptr;
+    const IrNode* weight = ir_.values[conv->inputs[1]].producer;
+    if (weight != nullptr && weight->op == "DequantizeLinear") return nullptr;  // its codes stay packed
     if (!fixed_f32(needs, *conv, 1, 0) || ir_.values[conv->inputs[1]].type.dims.size() < 3) return nullptr;
     if (conv->inputs.size() > 2 && conv->inputs[2] != kNone && !fixed_f32(needs, *conv, 2, 1)) return nullptr;
     const std::int64_t channels = ir_.values[conv->inputs[1]].type.dims[transposed ? 1 : 0];

@@ -78,6 +78,8 @@ Result<std::size_t> pass_skip_norm(PassContext& context);
 // pass_epilogue.cc: a bias and an activation behind MatMul, Gemm, Linear or Conv go into forebay.Linear and forebay.Conv. After
 // pass_linear.
 Result<std::size_t> pass_epilogue(PassContext& context);
+// pass_quant_conv.cc: convolutions by dequantised weights read the packed weight. After pass_epilogue.
+Result<std::size_t> pass_quant_conv(PassContext& context);
 
 // pass_siblings.cc: products of one value by weights are executed one behind the other. After everything that makes products.
 Result<std::size_t> pass_siblings(PassContext& context);

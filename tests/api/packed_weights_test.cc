@@ -334,8 +334,62 @@ TEST_F(PackedWeights, PadBeforeAQuantisedConvolution) {
   for (float& v : x.as<float>()) v *= 8.0f;
   EXPECT_TRUE(has_op(fused, "QLinearConv"));
   const Tensors inputs = only("x", std::move(x));
-  expect_at_every_budget(fused, inputs, whole_run(apart, inputs), "pad",
-                         false);  // one weight, taken whole
+  expect_at_every_budget(fused, inputs, whole_run(apart, inputs), "pad");
+}
+
+// Codes of every width, a scale a filter or a block of channels, sums and activations behind the
+// convolution, channels of their own: the weight stays packed, and a slab's values are all that is
+// ever made of it.
+TEST_F(PackedWeights, ConvolutionsReadPackedFilters) {
+  struct Case {
+    DType code, value;
+    bool blocked, zero, depthwise;
+  };
+  const Case cases[] = {{DType::i4, DType::f32, false, true, false},
+                        {DType::u4, DType::f16, true, true, false},
+                        {DType::i8, DType::f32, true, false, false},
+                        {DType::u8, DType::bf16, false, true, false},
+                        {DType::f8e4m3fn, DType::f32, false, false, false},
+                        {DType::i8, DType::f32, false, true, true}};
+  for (const Case& c : cases) {
+    const std::int64_t filters = 96, channels = c.depthwise ? 1 : 32, planes = c.depthwise ? filters : channels,
+                       taps = c.depthwise ? 8 : 3;
+    const Shape weight{filters, channels, taps, taps};
+    const Fill graph_of = [&](GraphMaker& graph) {
+      const Shape scale = c.blocked ? Shape{filters, channels / 16, taps, taps} : Shape{filters};
+      graph.input("x", c.value, {"batch", planes, 9, 9});
+      graph.initializer("q", codes(c.code, weight, 4));
+      graph.initializer("s", scales(c.value, scale, 5));
+      std::vector<std::string> packed{"q", "s"};
+      if (c.zero) {
+        graph.initializer("z", codes(c.code, scale, 6));
+        packed.emplace_back("z");
+      }
+      auto node = graph.node("DequantizeLinear", packed, {"w"});
+      node.set("axis", c.blocked ? 1 : 0);
+      if (c.blocked) node.set("block_size", 16);
+      graph.initializer("b", scales(c.value, Shape{filters}, 7));
+      auto conv = graph.node("Conv", {"x", "w", "b"}, {"c"});
+      conv.set("pads", std::vector<std::int64_t>{1, 1, 1, 1}).set("strides", std::vector<std::int64_t>{2, 2});
+      if (c.depthwise) conv.set("group", filters);
+      graph.node("Relu", {"c"}, {"y"});
+      graph.output("y");
+    };
+    const std::string name = "conv_" + std::string(dtype_name(c.code)) + (c.depthwise ? "_depthwise" : c.blocked ? "_block" : "");
+    const Plan fused = plan_of(graph_of, name, true), apart = plan_of(graph_of, name + "_apart", false);
+    EXPECT_TRUE(has_op(fused, "QuantConv")) << name;
+    EXPECT_FALSE(has_op(fused, "DequantizeLinear") || has_op(fused, "Relu")) << name;
+    for (const std::int64_t batch : {1, 3}) {
+      const Tensors x = only("x", random_tensor(c.value, Shape{batch, planes, 9, 9}, 8));
+      expect_at_every_budget(fused, x, whole_run(apart, x), name);
+      // Neither the values of the whole weight nor a second copy of its codes.
+      ASSERT_VALUE(Engine one, Engine::create(fused, {}, with_budget(Budget::of_percent(100))));
+      ASSERT_VALUE(Engine two, Engine::create(apart, {}, with_budget(Budget::of_percent(100))));
+      ASSERT_VALUE(const Engine::Sizes sizes, one.sizes_for_shapes(shapes_of(x)));
+      ASSERT_VALUE(const Engine::Sizes whole, two.sizes_for_shapes(shapes_of(x)));
+      EXPECT_LT(sizes.min_budget, whole.min_budget) << name;
+    }
+  }
 }
 
 // Sums of integers are exact where those of floats are rounded: at most a step of the output apart,

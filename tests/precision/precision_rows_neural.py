@@ -318,6 +318,10 @@ for activation, f in [("", lambda x: x), ("Relu", lambda x: np.maximum(x, 0)), (
         reference=lambda x, w, b, f=f: f(x @ w.T + b))
 add("forebay.Conv", 1, [normal(2, 8, 9, 9), normal(12, 8, 1, 1), normal(12)], SUM, runtime=False, activation="Relu",
     reference=lambda x, w, b: np.maximum(np.einsum("nchw,fc->nfhw", x, w[:, :, 0, 0]) + b[:, None, None], 0))
+FILTER_CODES = lambda rng: rng.integers(-128, 128, (12, 8, 1, 1), dtype=np.int8)
+add("forebay.QuantConv", 1, [normal(2, 8, 9, 9), FILTER_CODES, np.zeros(12) + 0.03125, None, normal(12)], SUM, runtime=False, axis=0,
+    activation="Relu", reference=lambda x, c, s, _, b: np.maximum(np.einsum("nchw,fc->nfhw", x, c[:, :, 0, 0] * s[:, None]) +
+    b[:, None, None], 0))
 
 
 def route(scores):

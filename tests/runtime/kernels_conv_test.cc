@@ -134,5 +134,56 @@ TEST(KernelsConv, AWeightThatDoesNotFitIsRefused) {
   EXPECT_NE(made.status().message().find("[6,3,3,3]"), std::string::npos) << made.status().message();
 }
 
+// Slabs that end within groups, patches kept and made anew, biases of both kinds: the bits of the whole weight.
+TEST(KernelsConv, IntegerSlabsHaveTheBitsOfTheWhole) {
+  std::mt19937_64 random(7);
+  ThreadPool pool(2);
+  const auto codes = [&](DType type, const Shape& shape) {
+    HostTensor t(type, shape);
+    for (std::size_t i = 0; i < t.bytes(); ++i) t.data()[i] = static_cast<std::byte>(random());
+    return t;
+  };
+  struct Form {
+    Shape x, w;
+    std::int64_t group;
+  };
+  const Form forms[] = {{Shape{2, 12, 9, 8}, Shape{30, 12, 3, 3}, 1},
+                        {Shape{1, 12, 7, 7}, Shape{24, 4, 3, 2}, 3},
+                        {Shape{2, 20, 6, 6}, Shape{20, 1, 3, 3}, 20},
+                        {Shape{1, 40, 130, 130}, Shape{20, 40, 3, 3}, 1}};  // the last has more patches than are kept
+  for (const Form& form : forms) {
+    const std::int64_t filters = form.w[0];
+    const HostTensor x = codes(DType::u8, form.x), w = codes(DType::i8, form.w), x_zero = codes(DType::u8, Shape{}),
+                     w_zeros = codes(DType::i8, Shape{filters}), y_zero = codes(DType::u8, Shape{}),
+                     floats = random_tensor(random, DType::f32, Shape{filters});
+    HostTensor x_scale(DType::f32, Shape{}), w_scale(DType::f32, Shape{filters}), y_scale(DType::f32, Shape{}), bias(DType::i32, Shape{filters});
+    x_scale.as<float>()[0] = 0.013f;
+    y_scale.as<float>()[0] = 0.8f;
+    for (float& value : w_scale.as<float>()) value = 0.002f + 0.001f * static_cast<float>(random() % 8);
+    for (auto& value : bias.as<std::int32_t>()) value = static_cast<std::int32_t>(random() % 20000) - 10000;
+    const std::vector<plan::Attribute> attributes = {{"pads", plan::AttributeValue(std::vector<std::int64_t>{1, 0, 1, 1})},
+                                                     {"group", plan::AttributeValue(form.group)}};
+    const auto expect_same = [&](testing::NodeRun run, std::uint32_t weight) {
+      const auto want = testing::run_node(run, pool);
+      ASSERT_TRUE(want.ok()) << want.status().to_string();
+      run.sliced = weight;
+      for (int round = 0; round < 4; ++round) {
+        run.slab_rows = testing::random_cut(random, filters);
+        const auto got = testing::run_node(run, pool);
+        ASSERT_TRUE(got.ok()) << got.status().to_string();
+        EXPECT_TRUE(testing::same_bytes((*got)[0], (*want)[0])) << run.op << form.w.to_string() << " slabs of " << run.slab_rows[0];
+      }
+    };
+    expect_same({"", "ConvInteger", 10, attributes, {&x, &w, &x_zero, &w_zeros}, 1, plan::kNone, {}}, 1);
+    testing::NodeRun scaled{"", "QLinearConv", 10, attributes, {&x, &x_scale, &x_zero, &w, &w_scale, &w_zeros, &y_scale, &y_zero, &bias}, 1,
+                            plan::kNone, {}};
+    expect_same(scaled, 3);
+    scaled.domain = "forebay";
+    scaled.version = 1;
+    scaled.inputs.back() = &floats;
+    expect_same(scaled, 3);
+  }
+}
+
 }  // namespace
 }  // namespace forebay

@@ -4,6 +4,7 @@
 
 #include "runtime/cuda/axis_task.h"
 #include "runtime/cuda/kernel_base.h"
+#include "runtime/cuda/number_task.h"
 #include "runtime/ops/infer.h"
 
 namespace forebay::cuda {
@@ -11,7 +12,7 @@ namespace {
 
 using Ints = std::vector<std::int64_t>;
 
-bool number_type(DType type) {
+bool line_type(DType type) {
   return float_type(type) || type == DType::i32 || type == DType::i64;
 }
 
@@ -54,14 +55,14 @@ class AxisReduceKernel final : public CudaKernel {
     // Wrapping 64 bits would not do for what comes out of logarithms and means of integers.
     const bool exact = task_.op == AxisReduce::sum || task_.op == AxisReduce::max || task_.op == AxisReduce::min ||
                        task_.op == AxisReduce::l1 || task_.op == AxisReduce::prod || task_.op == AxisReduce::sum_square;
-    if (!float_type(task_.type) && (!exact || task_.inner.total == 0)) return node.unsupported("integers here");
+    if (!float_type(task_.type) && task_.type != DType::f64 && (!exact || task_.inner.total == 0)) return node.unsupported("integers here");
     return {};
   }
   Status run(const KernelCall& call) override {
     AxisReduceTask task = task_;
     task.a = call.inputs[0].data;
     task.y = call.outputs[0].data;
-    return check(launch_axis_reduce(task, queue_stream()));
+    return check(task.type == DType::f64 ? launch_double_reduce(task, queue_stream()) : launch_axis_reduce(task, queue_stream()));
   }
 
  private:
@@ -71,7 +72,9 @@ class AxisReduceKernel final : public CudaKernel {
 
 template <AxisReduce op>
 KernelPtr make_axis_reduce(const NodeView&, std::span<const TypeShape> inputs, std::span<const TypeShape>, const StatePtr& state) {
-  return number_type(inputs[0].dtype) ? std::make_unique<AxisReduceKernel>(op, op == AxisReduce::sum ? 13 : 18, inputs[0].dtype, state)
+  // Of f64 what needs no exponents.
+  const bool wide = inputs[0].dtype == DType::f64 && op != AxisReduce::log_sum && op != AxisReduce::log_sum_exp;
+  return wide || line_type(inputs[0].dtype) ? std::make_unique<AxisReduceKernel>(op, op == AxisReduce::sum ? 13 : 18, inputs[0].dtype, state)
                                       : nullptr;
 }
 
@@ -146,7 +149,7 @@ class ArgLines final : public LineKernel {
   const bool most_, last_;
 };
 KernelPtr make_arg(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape>, const StatePtr& state) {
-  return number_type(inputs[0].dtype) ? std::make_unique<ArgLines>(node, inputs[0].dtype, state) : nullptr;
+  return line_type(inputs[0].dtype) ? std::make_unique<ArgLines>(node, inputs[0].dtype, state) : nullptr;
 }
 
 class CumSumLines final : public LineKernel {
@@ -164,7 +167,7 @@ class CumSumLines final : public LineKernel {
   const bool exclusive_, reverse_;
 };
 KernelPtr make_cumsum(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape>, const StatePtr& state) {
-  return number_type(inputs[0].dtype) ? std::make_unique<CumSumLines>(node, inputs[0].dtype, state) : nullptr;
+  return line_type(inputs[0].dtype) ? std::make_unique<CumSumLines>(node, inputs[0].dtype, state) : nullptr;
 }
 
 // BatchNormalization as in use, not in training; InstanceNormalization is a group a channel.

@@ -1,34 +1,7 @@
-#include "runtime/cuda/integer_task.h"
-#include "runtime/cuda/packed_numbers.cuh"
+#include "runtime/cuda/integer_numbers.cuh"
 
 namespace forebay::cuda {
 namespace {
-
-__device__ inline int integer_at(DType type, const void* data, std::int64_t i) {
-  switch (type) {
-    case DType::i8:
-      return static_cast<const std::int8_t*>(data)[i];
-    case DType::u8:
-      return static_cast<const std::uint8_t*>(data)[i];
-    case DType::i16:
-      return static_cast<const std::int16_t*>(data)[i];
-    case DType::u16:
-      return static_cast<const std::uint16_t*>(data)[i];
-    default:
-      return static_cast<const std::int32_t*>(data)[i];
-  }
-}
-__device__ inline int zero_of(const Parameter& p, std::int64_t i) {
-  return p.data == nullptr ? 0 : integer_at(p.type, p.data, p.each ? i : 0);
-}
-__device__ inline float scale_of(const Parameter& p, std::int64_t i) {
-  return read_number(p.type, p.data, p.each ? i : 0);
-}
-
-// NaN becomes the smallest, as on the CPU.
-__device__ inline float limited(float value, float low, float high) {
-  return value > low ? (value < high ? value : high) : low;
-}
 
 __device__ inline void requantize(const IntegerProduct& task, std::int64_t row, std::int64_t n, std::int32_t sum) {
   const float scale = scale_of(task.a_scale, row) * scale_of(task.b_scale, n) / scale_of(task.y_scale, row);
@@ -38,67 +11,79 @@ __device__ inline void requantize(const IntegerProduct& task, std::int64_t row, 
       static_cast<std::uint8_t>(static_cast<int>(limited(value, is_signed ? -128.0f : 0.0f, is_signed ? 127.0f : 255.0f)));
 }
 
-constexpr int kTile = 64, kWords = 16;  // of k: words of four codes
+constexpr int kTile = 64, kWords = 16, kTileThreads = 256;  // words of four codes along k
 
-// Codes are taken as signed (u8 less 128), four at a time; their zero points come off at the end: sum(a b) - za sum(b) - zb sum(a) + k za
-// zb, which wraps as the plain sum would.
-__global__ void __launch_bounds__(256) integer_tiles(const __grid_constant__ IntegerProduct task) {
-  __shared__ std::uint32_t as[kWords][kTile + 1], bs[kWords][kTile + 1];
+// Four codes of a row of A from k on, as signed; zeros behind the last.
+__device__ inline std::uint32_t row_word(const std::uint8_t* row, std::int64_t k, std::int64_t depth, bool aligned, std::uint32_t flip) {
+  if (aligned && k + 4 <= depth) return *reinterpret_cast<const std::uint32_t*>(row + k) ^ (flip * 0x01010101u);
+  std::uint32_t word = 0;
+#pragma unroll
+  for (int j = 0; j < 4; ++j)
+    if (k + j < depth) word |= (row[k + j] ^ flip) << (8 * j);
+  return word;
+}
+
+// Codes are taken as signed (u8 less 128) by tensor cores; their zero points come off at the end: sum(a b) - za sum(b) - zb sum(a) + k za
+// zb, which wraps as the plain sum would. Eight warps, each 32 rows by 16 columns.
+__global__ void __launch_bounds__(kTileThreads) integer_tiles(const __grid_constant__ IntegerProduct task) {
+  __shared__ std::uint32_t as[kWords][kTile + 8], bs[kWords][kTile + 8];
+  __shared__ int a_sums[kTile], b_sums[kTile];
   const std::int64_t m0 = static_cast<std::int64_t>(blockIdx.y) * kTile, n0 = static_cast<std::int64_t>(blockIdx.x) * kTile,
                      batch = blockIdx.z;
   const auto* a = static_cast<const std::uint8_t*>(task.a) + batch * task.a_batch;
   const auto* b = static_cast<const std::uint8_t*>(task.b) + batch * task.b_batch;
   const std::uint32_t a_flip = task.a_type == DType::u8 ? 0x80u : 0u, b_flip = task.b_type == DType::u8 ? 0x80u : 0u;
-  const int tid = static_cast<int>(threadIdx.x), tm = tid / 16 * 4, tn = tid % 16 * 4;
-  int sums[4][4] = {}, a_sums[4] = {}, b_sums[4] = {};
+  const bool aligned = (reinterpret_cast<std::uintptr_t>(a) | static_cast<std::uintptr_t>(task.a_row)) % 4 == 0;
+  const int tid = static_cast<int>(threadIdx.x), lane = tid % 32, warp_m = tid / 32 / 4 * 32, warp_n = tid / 32 % 4 * 16;
+  const std::int64_t column = n0 + tid % kTile;  // of B, which this thread gathers
+  int sums[2][2][4] = {}, own_a[4] = {}, own_b = 0;
+  if (tid < kTile) a_sums[tid] = b_sums[tid] = 0;
   for (std::int64_t k0 = 0; k0 < task.k; k0 += kWords * 4) {
-    for (int i = tid; i < kTile * kWords; i += 256) {
-      const int ma = i / kWords, ka = i % kWords, nb = i % kTile, kb = i / kTile;
-      std::uint32_t left = 0, right = 0;
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      const int row = tid / kWords + r * (kTileThreads / kWords), word = tid % kWords;
+      const bool inside = m0 + row < task.m;
+      const std::uint32_t bits = inside ? row_word(a + (m0 + row) * task.a_row, k0 + word * 4, task.k, aligned, a_flip) : 0u;
+      as[word][row] = bits;
+      own_a[r] = __dp4a(static_cast<int>(bits), 0x01010101, own_a[r]);
+    }
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      const int word = tid / kTile + r * (kTileThreads / kTile);
+      std::uint32_t bits = 0;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const std::int64_t k_a = k0 + ka * 4 + j, k_b = k0 + kb * 4 + j;
-        if (m0 + ma < task.m && k_a < task.k) left |= (a[(m0 + ma) * task.a_row + k_a] ^ a_flip) << (8 * j);
-        if (n0 + nb < task.n && k_b < task.k) right |= (b[k_b * task.b_row + n0 + nb] ^ b_flip) << (8 * j);
+        const std::int64_t k = k0 + word * 4 + j;
+        if (column < task.n && k < task.k) bits |= (b[k * task.b_row + column] ^ b_flip) << (8 * j);
       }
-      as[ka][ma] = left;
-      bs[kb][nb] = right;
+      bs[word][tid % kTile] = bits;
+      own_b = __dp4a(static_cast<int>(bits), 0x01010101, own_b);
     }
     __syncthreads();
 #pragma unroll
-    for (int w = 0; w < kWords; ++w) {
-      int left[4], right[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        left[i] = static_cast<int>(as[w][tm + i]);
-        right[i] = static_cast<int>(bs[w][tn + i]);
-        a_sums[i] = __dp4a(left[i], 0x01010101, a_sums[i]);
-        b_sums[i] = __dp4a(right[i], 0x01010101, b_sums[i]);
-      }
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) sums[i][j] = __dp4a(left[i], right[j], sums[i][j]);
-      }
-    }
+    for (int half = 0; half < kWords; half += 8) multiply_tiles(sums, as, bs, half, warp_m, warp_n, lane);
     __syncthreads();
   }
-  for (int i = 0; i < 4; ++i) {
-    for (int j = 0; j < 4; ++j) {
-      const std::int64_t m = m0 + tm + i, n = n0 + tn + j;
-      if (m >= task.m || n >= task.n) continue;
-      const std::int64_t row = batch * task.m + m;
-      const auto za = static_cast<std::uint32_t>(zero_of(task.a_zero, row) - static_cast<int>(a_flip)),
-                 zb = static_cast<std::uint32_t>(zero_of(task.b_zero, n) - static_cast<int>(b_flip));
-      const std::uint32_t own = static_cast<std::uint32_t>(sums[i][j]) - za * static_cast<std::uint32_t>(b_sums[j]) -
-                                zb * static_cast<std::uint32_t>(a_sums[i]) + static_cast<std::uint32_t>(task.k) * za * zb;
-      const std::uint32_t before = task.first ? 0u : static_cast<std::uint32_t>(task.sums[row * task.n + n]);
-      const auto sum = static_cast<std::int32_t>(before + own);
-      if (task.y != nullptr && task.last) {
-        requantize(task, row, n, sum);
-      } else {
-        task.sums[row * task.n + n] = sum;
-      }
+#pragma unroll
+  for (int r = 0; r < 4; ++r) atomicAdd(&a_sums[tid / kWords + r * (kTileThreads / kWords)], own_a[r]);
+  atomicAdd(&b_sums[tid % kTile], own_b);
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const int at = warp_m + i / 8 * 16 + lane / 4 + i / 2 % 2 * 8, to = warp_n + i / 4 % 2 * 8 + lane % 4 * 2 + i % 2;
+    const std::int64_t m = m0 + at, n = n0 + to;
+    if (m >= task.m || n >= task.n) continue;
+    const std::int64_t row = batch * task.m + m;
+    const auto za = static_cast<std::uint32_t>(zero_of(task.a_zero, row) - static_cast<int>(a_flip)),
+               zb = static_cast<std::uint32_t>(zero_of(task.b_zero, n) - static_cast<int>(b_flip));
+    const std::uint32_t own = static_cast<std::uint32_t>(sums[i / 8][i / 4 % 2][i % 4]) - za * static_cast<std::uint32_t>(b_sums[to]) -
+                              zb * static_cast<std::uint32_t>(a_sums[at]) + static_cast<std::uint32_t>(task.k) * za * zb;
+    const std::uint32_t before = task.first ? 0u : static_cast<std::uint32_t>(task.sums[row * task.n + n]);
+    const auto sum = static_cast<std::int32_t>(before + own);
+    if (task.y != nullptr && task.last) {
+      requantize(task, row, n, sum);
+    } else {
+      task.sums[row * task.n + n] = sum;
     }
   }
 }
@@ -142,12 +127,14 @@ __global__ void dequantize(const __grid_constant__ LinearQuantTask task) {
   const bool plain = task.x_type == DType::i16 || task.x_type == DType::u16 || task.x_type == DType::i32;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < task.count; i += step) {
     const std::int64_t at = scale_place(task.places, task.first + i);
+    const void* const codes = task.each > 0 ? task.slabs.slabs[i / task.each] : task.x;
+    const std::int64_t own = task.each > 0 ? i % task.each : i;
     float code;
     if (plain) {
       const std::int64_t zero = task.zero != nullptr ? integer_at(task.zero_type, task.zero, at) : 0;
-      code = static_cast<float>(integer_at(task.x_type, task.x, i) - zero);
+      code = static_cast<float>(integer_at(task.x_type, codes, own) - zero);
     } else {
-      code = code_value(task.x_type, task.x, i) - (task.zero != nullptr ? code_value(task.zero_type, task.zero, at) : 0.0f);
+      code = code_value(task.x_type, codes, own) - (task.zero != nullptr ? code_value(task.zero_type, task.zero, at) : 0.0f);
     }
     write_number(task.y_type, task.y, task.first + i, code * read_number(task.scale_type, task.scale, at));
   }
@@ -208,7 +195,7 @@ cudaError_t launch_integer_product(const IntegerProduct& task, cudaStream_t stre
   if (task.m == 0 || task.n == 0 || task.batches == 0) return cudaSuccess;
   const dim3 grid(static_cast<unsigned>((task.n + kTile - 1) / kTile), static_cast<unsigned>((task.m + kTile - 1) / kTile),
                   static_cast<unsigned>(task.batches));
-  integer_tiles<<<grid, 256, 0, stream>>>(task);
+  integer_tiles<<<grid, kTileThreads, 0, stream>>>(task);
   return cudaGetLastError();
 }
 

@@ -5,6 +5,7 @@
 
 #include "runtime/cuda/integer_task.h"
 #include "runtime/cuda/kernel_base.h"
+#include "runtime/merged_kernel.h"
 #include "runtime/ops/nn_support.h"
 #include "runtime/ops/product_plain.h"
 
@@ -113,7 +114,7 @@ KernelPtr make_matmul(const NodeView& node, std::span<const TypeShape> inputs, s
   return std::make_unique<IntegerMatmul>(roles, state);
 }
 
-class LinearQuant final : public Kernel {
+class LinearQuant final : public MergedKernel {
  public:
   LinearQuant(bool quantizes, StatePtr state) : quantizes_(quantizes), state_(std::move(state)) {}
   std::string_view id() const override { return quantizes_ ? "cuda.quantize" : "cuda.dequantize"; }
@@ -127,9 +128,30 @@ class LinearQuant final : public Kernel {
     if (context.sliced_input != plan::kNone && (quantizes_ || context.sliced_input != 0))
       return context.node.unsupported("this operand in slabs");
     per_row_ = x.rank() > 0 && x[0] > 0 ? x.elements() / x[0] : x.elements();
+    const std::span<const std::int64_t> rows = context.slab_rows;
+    merges_ = context.sliced_input != plan::kNone && !rows.empty() && rows.back() <= rows[0];
+    for (std::size_t i = 0; i + 1 < rows.size(); ++i) merges_ = merges_ && rows[i] == rows[0];
     return {};
   }
+  bool merges() const override { return merges_; }
+  Status run_merged(std::span<const KernelCall> calls) override {
+    LinearQuantTask task = task_of(calls[0]);
+    task.each = task.count;
+    task.count = 0;
+    for (std::size_t i = 0; i < calls.size(); ++i) {
+      task.slabs.slabs[i] = calls[i].inputs[0].data;
+      task.count += calls[i].inputs[0].shape.elements();
+    }
+    return check(launch_dequantize(task, queue_stream()));
+  }
   Status run(const KernelCall& call) override {
+    const LinearQuantTask task = task_of(call);
+    return check(quantizes_ ? launch_quantize(task, queue_stream()) : launch_dequantize(task, queue_stream()));
+  }
+
+ private:
+  Status check(cudaError_t error) const { return error == cudaSuccess ? Status() : state_->errors.check(error, id()); }
+  LinearQuantTask task_of(const KernelCall& call) const {
     LinearQuantTask task;
     task.places = places_;
     task.x_type = call.inputs[0].dtype;
@@ -144,11 +166,8 @@ class LinearQuant final : public Kernel {
     task.y = call.outputs[0].data;
     task.first = call.row_begin * per_row_;
     task.count = call.inputs[0].shape.elements();
-    const cudaError_t error = quantizes_ ? launch_quantize(task, queue_stream()) : launch_dequantize(task, queue_stream());
-    return error == cudaSuccess ? Status() : state_->errors.check(error, id());
+    return task;
   }
-
- private:
   Status set_places(const NodeView& node, const Shape& x, const Shape& scale) {
     places_ = ScalePlaces();
     const std::int64_t block = node.integer("block_size", 0);
@@ -170,6 +189,7 @@ class LinearQuant final : public Kernel {
   const StatePtr state_;
   ScalePlaces places_;
   std::int64_t per_row_ = 0;
+  bool merges_ = false;  // slabs of one size but for the last
 };
 
 KernelPtr make_quantize(const NodeView&, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs, const StatePtr& state) {

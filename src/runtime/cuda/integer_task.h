@@ -35,6 +35,9 @@ struct LinearQuantTask {
   const void *x = nullptr, *scale = nullptr, *zero = nullptr;
   void* y = nullptr;
   std::int64_t first = 0, count = 0;  // elements; x begins at the first
+  // Of dequantisation: codes that lie in several slabs, all but the last of `each` elements; 0: they lie at x.
+  SlabTable slabs;
+  std::int64_t each = 0;
 };
 bool quantizes_to(DType type);      // i8, u8, i16, u16
 bool dequantizes_from(DType type);  // these, i32, and what packed weights have

@@ -57,6 +57,16 @@ std::span<const TableEntry> axis_table();
 std::span<const TableEntry> map_table();
 std::span<const TableEntry> linear_table();
 std::span<const TableEntry> vendor_attention_table();
+std::span<const TableEntry> quant_conv_table();
+std::span<const TableEntry> integer_conv_table();
+std::span<const TableEntry> index_table();
+std::span<const TableEntry> sort_table();
+std::span<const TableEntry> recurrent_table();
+std::span<const TableEntry> expert_table();
+std::span<const TableEntry> batched_table();
+std::span<const TableEntry> arrange_table();
+std::span<const TableEntry> response_table();
+std::span<const TableEntry> number_table();  // of all types: asked last
 
 inline bool float_type(DType dtype) {
   return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16;

@@ -19,6 +19,7 @@ struct LtCalls {
   decltype(&cublasLtMatmulDescSetAttribute) desc_set = nullptr;
   decltype(&cublasLtMatrixLayoutCreate) layout_create = nullptr;
   decltype(&cublasLtMatrixLayoutDestroy) layout_destroy = nullptr;
+  decltype(&cublasLtMatrixLayoutSetAttribute) layout_set = nullptr;
   decltype(&cublasLtMatmulPreferenceCreate) preference_create = nullptr;
   decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy = nullptr;
   decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set = nullptr;
@@ -51,6 +52,7 @@ const LtCalls* lt() {
         find(library, "cublasLtMatmul", &c.matmul) && find(library, "cublasLtMatmulDescCreate", &c.desc_create) &&
         find(library, "cublasLtMatmulDescDestroy", &c.desc_destroy) && find(library, "cublasLtMatmulDescSetAttribute", &c.desc_set) &&
         find(library, "cublasLtMatrixLayoutCreate", &c.layout_create) && find(library, "cublasLtMatrixLayoutDestroy", &c.layout_destroy) &&
+        find(library, "cublasLtMatrixLayoutSetAttribute", &c.layout_set) &&
         find(library, "cublasLtMatmulPreferenceCreate", &c.preference_create) &&
         find(library, "cublasLtMatmulPreferenceDestroy", &c.preference_destroy) &&
         find(library, "cublasLtMatmulPreferenceSetAttribute", &c.preference_set) &&
@@ -152,7 +154,7 @@ class Product final : public LtProduct {
     ok = ok && c.layout_create(&a_, type, k, m, shape_.a_row) == CUBLAS_STATUS_SUCCESS;
     ok = ok && c.layout_create(&d_, cuda_type(shape_.d_type), n, m, shape_.d_row) ==
                    CUBLAS_STATUS_SUCCESS;
-    return ok;
+    return ok && (shape_.batches == 1 || (batch(b_, shape_.b_batch) && batch(a_, shape_.a_batch) && batch(d_, shape_.d_batch)));
   }
 
   Status run(const void* a, const void* b, void* d, float alpha,
@@ -164,6 +166,12 @@ class Product final : public LtProduct {
     return state_->errors.check(
         cudaErrorUnknown,
         "cuBLASLt refused a product (status " + std::to_string(static_cast<int>(status)) + ")");
+  }
+
+  bool batch(cublasLtMatrixLayout_t layout, std::int64_t step) const {
+    const auto count = static_cast<std::int32_t>(shape_.batches);
+    return lt()->layout_set(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count) == CUBLAS_STATUS_SUCCESS &&
+           lt()->layout_set(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof step) == CUBLAS_STATUS_SUCCESS;
   }
 
   std::vector<cublasLtMatmulAlgo_t> heuristics(int most) const {
@@ -210,7 +218,8 @@ namespace {
 // Operands must be aligned as promised to the library.
 bool lt_serves(const LtShape& shape) {
   const std::int64_t size = dtype_bits(shape.type) / 8;
-  return lt() != nullptr && shape.a_row * size % 16 == 0 && (shape.b_rows ? shape.k : shape.n) * size % 16 == 0;
+  return lt() != nullptr && shape.a_row * size % 16 == 0 && (shape.b_rows ? shape.k : shape.n) * size % 16 == 0 &&
+         shape.a_batch * size % 16 == 0 && shape.b_batch * size % 16 == 0;
 }
 }  // namespace
 

@@ -24,6 +24,7 @@ struct LtShape {
   DType d_type = DType::bf16;  // type or f32
   bool add = false;            // D += A * B
   std::uint32_t d_alignment = 16;
+  std::int64_t batches = 1, a_batch = 0, b_batch = 0, d_batch = 0;  // elements from batch to batch; 0: one for all
   friend bool operator==(const LtShape&, const LtShape&) = default;
 };
 

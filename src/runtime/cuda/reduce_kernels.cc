@@ -81,6 +81,7 @@ KernelPtr make_norm(const NodeView& node, std::span<const TypeShape> inputs, std
 std::span<const TableEntry> reduce_table() {
   static constexpr TableEntry kTable[] = {
       {"", "LayerNormalization", make_norm}, {"", "RMSNormalization", make_norm}, {"", "SimplifiedLayerNormalization", make_norm},
+      {"com.microsoft", "SimplifiedLayerNormalization", make_norm},
       {"com.microsoft", "SkipLayerNormalization", make_norm}, {"com.microsoft", "SkipSimplifiedLayerNormalization", make_norm},
   };
   return kTable;

@@ -258,10 +258,10 @@ std::span<const OpSpec> quant_ops() {
        create_integer_matmul},
       {"", "QLinearMatMul", 10, kAll, kOpNone, 0, infer_integer_matmul, consume_integer_matmul,
        create_integer_matmul},
-      {"", "ConvInteger", 10, kAll, kOpNone, 0, infer_integer_conv, nullptr, create_integer_conv},
-      {"forebay", "QLinearConv", 1, 1, kOpNone, 0, infer_integer_conv, nullptr,
+      {"", "ConvInteger", 10, kAll, kOpNone, 0, infer_integer_conv, consume_integer_conv, create_integer_conv},
+      {"forebay", "QLinearConv", 1, 1, kOpNone, 0, infer_integer_conv, consume_integer_conv,
        create_integer_conv},
-      {"", "QLinearConv", 10, kAll, kOpNone, 0, infer_integer_conv, nullptr, create_integer_conv},
+      {"", "QLinearConv", 10, kAll, kOpNone, 0, infer_integer_conv, consume_integer_conv, create_integer_conv},
   };
   return specs;
 }

@@ -6,6 +6,7 @@
 #include "runtime/ops/families.h"
 #include "runtime/ops/nn_support.h"
 #include "runtime/ops/product_kernel.h"
+#include "runtime/ops/quant_conv.h"
 #include "runtime/ops/quant_layout.h"
 
 namespace forebay::ops {
@@ -67,6 +68,7 @@ std::span<const OpSpec> quant_linear_ops() {
       {"forebay", "QuantLinear", 1, 1, kOpNone, 0, infer_product, consume_product, create_packed},
       {"com.microsoft", "MatMulNBits", 1, 0x7fffffff, kOpNone, 0, infer_product, consume_product,
        create_packed},
+      quant_conv_spec(),
   };
   return specs;
 }

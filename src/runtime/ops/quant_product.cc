@@ -235,6 +235,25 @@ class PatchPanels final : public cpu::Int8Panels {
   std::int32_t zero_;
 };
 
+// Patches that the slabs of a weight share: made for the first of them, kept behind the others.
+class KeptPanels final : public cpu::Int8Panels {
+ public:
+  KeptPanels(const PatchPanels& patches, bool fresh, std::int16_t* kept)
+      : patches_(patches), fresh_(fresh), kept_(kept) {}
+  void pack(std::int64_t k, std::int64_t kc, std::int64_t n, std::int64_t count,
+            std::int16_t* to) const override {
+    const std::int64_t numbers = cpu::int8_a_stride(kc) * cpu::kInt8Columns;
+    if (fresh_) patches_.pack(k, kc, n, count, kept_ + k * cpu::kInt8Columns);
+    std::copy_n(kept_ + k * cpu::kInt8Columns, numbers, to);
+  }
+
+ private:
+  const PatchPanels& patches_;
+  const bool fresh_;
+  std::int16_t* const kept_;
+};
+
+// Filters may come in slabs, which need not be whole groups.
 class IntegerConv final : public Kernel {
  public:
   explicit IntegerConv(const Roles& roles) : roles_(roles), set_(cpu::cpu_instruction_set()) {}
@@ -264,26 +283,34 @@ class IntegerConv final : public Kernel {
       return context.node.invalid("the bias must be " + std::string(dtype_name(bias)) +
                                   " with one value a filter");
     }
+    sliced_ = context.sliced_input != plan::kNone;
+    if (sliced_ && context.sliced_input != roles_.b)
+      return context.node.unsupported("only the weight may come in slabs");
+    most_ = sliced_ ? 0 : filters_;
+    for (const std::int64_t rows : context.slab_rows) most_ = std::max(most_, rows);
     stride_ = cpu::int8_a_stride(inner_ * window_.taps());
-    scratch_at_ = float_bytes(filters_ * stride_, sizeof(std::int16_t));
+    panels_ = (window_.out_size() + cpu::kInt8Columns - 1) / cpu::kInt8Columns;
+    groups_ = inner_ > 0 ? channels_ / inner_ : 1;
+    const std::int64_t patches = batch_ * groups_ * panels_ * stride_ * cpu::kInt8Columns;
+    shared_ = context.slab_rows.size() > 1 && patches <= kMostShared;
+    scratch_at_ = float_bytes(most_ * stride_, sizeof(std::int16_t));
     sums_at_ = scratch_at_ +
                float_bytes(cpu::kInt8Scratch * context.pool->threads(), sizeof(std::int16_t));
-    bytes_ = sums_at_ +
-             (roles_.y_scale != kAbsent ? float_bytes(batch_ * filters_ * window_.out_size()) : 0);
+    patches_at_ = sums_at_ +
+                  (roles_.y_scale != kAbsent ? float_bytes(batch_ * most_ * window_.out_size()) : 0);
+    bytes_ = patches_at_ + (shared_ ? float_bytes(patches, sizeof(std::int16_t)) : 0);
     return {};
   }
   Status run(const KernelCall& call) override {
     widen(call);
-    const std::int64_t groups = inner_ > 0 ? channels_ / inner_ : 1,
-                       panels = (window_.out_size() + cpu::kInt8Columns - 1) / cpu::kInt8Columns;
+    const std::int64_t groups = groups_, panels = panels_;
     const std::int64_t units = batch_ * groups * panels, parts = call.pool->threads();
     call.pool->parallel_for(parts, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t part = begin; part < end; ++part) {
         auto* scratch = reinterpret_cast<std::int16_t*>(call.workspace + scratch_at_) +
                         part * cpu::kInt8Scratch;
         for (std::int64_t unit = units * part / parts; unit < units * (part + 1) / parts; ++unit) {
-          run_panel(call, unit / panels / groups, unit / panels % groups, groups,
-                    unit % panels * cpu::kInt8Columns, scratch);
+          run_panel(call, unit, scratch);
         }
       }
     });
@@ -293,49 +320,62 @@ class IntegerConv final : public Kernel {
  private:
   void widen(const KernelCall& call) const {
     const ConstTensorView& w = call.inputs[roles_.b];
-    const std::int64_t each = inner_ * window_.taps();
+    const std::int64_t each = inner_ * window_.taps(), first = sliced_ ? call.row_begin : 0;
     auto* to = reinterpret_cast<std::int16_t*>(call.workspace);
     call.pool->parallel_for(
-        filters_, std::max<std::int64_t>(1, 16384 / std::max<std::int64_t>(1, each)),
+        w.shape[0], std::max<std::int64_t>(1, 16384 / std::max<std::int64_t>(1, each)),
         [&](std::int64_t begin, std::int64_t end) {
           for (std::int64_t f = begin; f < end; ++f) {
             cpu::int8_widen(w.dtype, w.data + f * each, each,
-                            static_cast<std::int32_t>(parameter(call, roles_.b_zero, f, 0)),
+                            static_cast<std::int32_t>(parameter(call, roles_.b_zero, first + f, 0)),
                             to + f * stride_);
             if (stride_ > each) to[f * stride_ + each] = 0;
           }
         });
   }
 
-  void run_panel(const KernelCall& call, std::int64_t batch, std::int64_t group,
-                 std::int64_t groups, std::int64_t n, std::int16_t* scratch) const {
+  // The filters of the call that belong to the unit's group, over a panel of places of an image.
+  void run_panel(const KernelCall& call, std::int64_t unit, std::int16_t* scratch) const {
+    const std::int64_t batch = unit / panels_ / groups_, group = unit / panels_ % groups_,
+                       n = unit % panels_ * cpu::kInt8Columns;
     const ConstTensorView& x = call.inputs[roles_.a];
     const TensorView& y = call.outputs[0];
-    const std::int64_t each = filters_ / groups, first = group * each, out = window_.out_size(),
-                       count = std::min(cpu::kInt8Columns, out - n);
+    const std::int64_t begin = sliced_ ? call.row_begin : 0, rows = call.inputs[roles_.b].shape[0];
+    const std::int64_t each = filters_ / groups_, first = std::max(group * each, begin),
+                       count_f = std::min(group * each + each, begin + rows) - first;
+    if (count_f <= 0) return;
+    const std::int64_t out = window_.out_size(), count = std::min(cpu::kInt8Columns, out - n);
     const PatchPanels patches(window_, x.dtype,
                               x.data + (batch * channels_ + group * inner_) * window_.in_size(),
                               static_cast<std::int32_t>(parameter(call, roles_.a_zero, 0, 0)));
+    const KeptPanels kept(patches, first == group * each,
+                          reinterpret_cast<std::int16_t*>(call.workspace + patches_at_) +
+                              unit * stride_ * cpu::kInt8Columns);
     const bool scaled = roles_.y_scale != kAbsent;
-    std::int32_t* sums = scaled ? reinterpret_cast<std::int32_t*>(call.workspace + sums_at_)
-                                : reinterpret_cast<std::int32_t*>(y.data);
+    const auto a = reinterpret_cast<const std::int16_t*>(call.workspace);
     cpu::Int8Task task;
-    task.m = each;
+    task.m = count_f;
     task.n = out;
     task.k = inner_ * window_.taps();
-    task.a = reinterpret_cast<const std::int16_t*>(call.workspace) + first * stride_;
+    task.a = a + (first - begin) * stride_;
     task.a_stride = stride_;
-    task.b = &patches;
-    task.c = sums + (batch * filters_ + first) * out;
+    if (shared_) {
+      task.b = &kept;
+    } else {
+      task.b = &patches;
+    }
+    task.c = scaled ? reinterpret_cast<std::int32_t*>(call.workspace + sums_at_) +
+                          (batch * most_ + first - begin) * out
+                    : reinterpret_cast<std::int32_t*>(y.data) + (batch * filters_ + first) * out;
     task.c_stride = out;
     task.accumulate = !float_bias_ && has_bias(call);
-    for (std::int64_t f = 0; f < each && task.accumulate; ++f) {
+    for (std::int64_t f = 0; f < count_f && task.accumulate; ++f) {
       std::fill_n(task.c + f * out + n, count,
                   static_cast<std::int32_t>(parameter(call, roles_.bias, first + f, 0)));
     }
     cpu::int8_gemm(set_, task, n, n + count, scratch);
     const auto zero = static_cast<std::int32_t>(parameter(call, roles_.y_zero, 0, 0));
-    for (std::int64_t f = 0; f < each && scaled; ++f) {
+    for (std::int64_t f = 0; f < count_f && scaled; ++f) {
       const float scale = output_scale(call, roles_, 0, first + f);
       const double bias = float_bias_ ? parameter(call, roles_.bias, first + f, 0) : 0.0;
       const float offset =
@@ -351,9 +391,11 @@ class IntegerConv final : public Kernel {
   Roles roles_;
   cpu::InstructionSet set_;
   Window window_;
-  bool float_bias_ = false;
+  static constexpr std::int64_t kMostShared = 4 << 20;  // 16-bit numbers of patches that are kept
+  bool float_bias_ = false, sliced_ = false, shared_ = false;
   std::int64_t batch_ = 0, channels_ = 0, filters_ = 0, inner_ = 1, stride_ = 0;
-  std::uint64_t scratch_at_ = 0, sums_at_ = 0, bytes_ = 0;
+  std::int64_t most_ = 0, panels_ = 0, groups_ = 1;  // filters of a call; panels of an image
+  std::uint64_t scratch_at_ = 0, sums_at_ = 0, patches_at_ = 0, bytes_ = 0;
 };
 
 std::vector<TypeShape> all_inputs(InferContext& context) {
@@ -408,6 +450,11 @@ plan::Consumption consume_integer_matmul(const NodeView& node, std::uint32_t inp
   const bool matrix = input == roles.b && input < inputs.size() && inputs[input].has_rank &&
                       inputs[input].dims.size() == 2;
   return matrix ? plan::Consumption::by_reduction : plan::Consumption::whole;
+}
+
+plan::Consumption consume_integer_conv(const NodeView& node, std::uint32_t input,
+                                       std::span<const TypeShape>) {
+  return input == roles_of(node).b ? plan::Consumption::by_output : plan::Consumption::whole;
 }
 
 Result<std::unique_ptr<Kernel>> create_integer_matmul(const NodeView& node, std::span<const TypeShape>, std::span<const TypeShape>) {

@@ -12,6 +12,7 @@ plan::Consumption consume_integer_matmul(const NodeView& node, std::uint32_t inp
                                          std::span<const TypeShape> inputs);
 Result<std::unique_ptr<Kernel>> create_integer_matmul(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs);
 Status infer_integer_conv(InferContext& context);
+plan::Consumption consume_integer_conv(const NodeView& node, std::uint32_t input, std::span<const TypeShape> inputs);
 Result<std::unique_ptr<Kernel>> create_integer_conv(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs);
 
 }  // namespace forebay::ops
