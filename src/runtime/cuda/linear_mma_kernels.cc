@@ -1,7 +1,8 @@
-// forebay.Linear of more than a few rows by a weight of moderate size: one launch for the slabs that wait for nothing, where the library
-// would be called for each. All else is the products' of product_kernels.cc.
+// forebay.Linear of more than a few rows. Own kernels have one launch for the slabs that wait for nothing, where the library would be called
+// for each, and finish what they sum; the library's products, those of product_kernels.cc, are ways beside them.
 #include <algorithm>
 
+#include "runtime/choosing_kernel.h"
 #include "runtime/cuda/activation_names.h"
 #include "runtime/cuda/kernel_base.h"
 #include "runtime/cuda/linear_task.h"
@@ -11,16 +12,27 @@
 namespace forebay::cuda {
 namespace {
 
-constexpr std::int64_t kFewRows = 8;                 // the matrix-vector kernels'
-constexpr std::int64_t kMostWeightBytes = 6 << 20;  // slabs of larger ones fill the library's kernels
+constexpr std::int64_t kFewRows = 8;                // the matrix-vector kernels'
+constexpr std::int64_t kMostWeightBytes = 6 << 20;  // slabs of larger ones fill the library's kernels: its way comes first there
 constexpr std::int64_t kMostRows = 1 << 22;
+constexpr std::int64_t kHopperDepth = 64, kMultiprocessors = 132;
 
-class LinearKernel final : public MergedKernel {
+struct HopperWay {
+  LinearTile tile;
+  int splits;
+  const char* config;
+};
+constexpr HopperWay kHopperWays[] = {{LinearTile::small, 1, "64x64"},          {LinearTile::small, 2, "64x64 splits=2"},
+                                     {LinearTile::small, 4, "64x64 splits=4"}, {LinearTile::small, 8, "64x64 splits=8"},
+                                     {LinearTile::middle, 1, "128x128"},       {LinearTile::large, 1, "128x256"}};
+
+class LinearKernel final : public MergedKernel, public ChoosingKernel {
  public:
-  LinearKernel(const NamedActivation& activation, StatePtr state) : state_(std::move(state)) {
+  LinearKernel(const NamedActivation& activation, StatePtr state, KernelPtr product) : state_(std::move(state)), product_(std::move(product)) {
     task_.activation = activation.activation;
     task_.alpha = activation.alpha;
     task_.beta = activation.beta;
+    choosing_ = dynamic_cast<ChoosingKernel*>(product_.get());
   }
 
   Status prepare(const PrepareContext& context) override {
@@ -37,27 +49,57 @@ class LinearKernel final : public MergedKernel {
     for (std::size_t i = 0; task_.turned && i + 1 < slabs.size(); ++i) {
       if (slabs[i] % 16 != 0) return context.node.unsupported("slabs that are not whole blocks");
     }
-    task_.depth = static_cast<int>(w[task_.turned ? 0 : 1]);
+    task_.depth = task_.all_depth = static_cast<int>(w[task_.turned ? 0 : 1]);
     task_.all_columns = static_cast<int>(w[task_.turned ? 1 : 0]);
     task_.x_row = task_.depth;
     task_.rows = static_cast<int>(context.inputs[0].shape().elements() / task_.depth);
+    several_slabs_ = sliced_ && slabs.size() > 1;
+    hopper_ = has_linear_hopper(state_->ordinal);
+    FB_TRY(product_->prepare(context));
+    const std::vector<KernelWay> all = ways();
+    return take(all.front());
+  }
+
+  std::string problem() const override { return "linear" + choosing_->problem().substr(std::string_view("product").size()); }
+  std::vector<KernelWay> ways() const override {
+    std::vector<KernelWay> own = own_ways(), all = choosing_->ways();
+    const bool library_first = std::int64_t{task_.all_columns} * task_.all_depth * 2 > kMostWeightBytes && all.front().kernel == kLibrary;
+    all.insert(library_first ? all.begin() + 1 : all.begin(), own.begin(), own.end());
+    return all;
+  }
+  Status take(const KernelWay& way) override {
+    const std::vector<KernelWay> own = own_ways();
+    if (std::find(own.begin(), own.end(), way) == own.end()) {
+      FB_TRY(choosing_->take(way));
+      way_ = Way::product;
+      return {};
+    }
+    way_ = way.kernel == kHopper ? Way::hopper : Way::mma;
     task_.splits = 1;
     task_.clusters = false;
-    if (task_.turned) return {};  // slabs are parts of the sums themselves
-    // Of the whole node: a sum must not depend on what else a call holds.
-    const std::int64_t blocks = tiles(task_.all_columns, large(task_.all_columns) ? 128 : 64);
-    task_.splits = split_count(blocks, (task_.depth + kLinearDepth - 1) / kLinearDepth);
-    task_.clusters = task_.splits > 1 && has_clusters(state_->ordinal);
+    if (way_ == Way::hopper) {
+      const auto* const found = std::find_if(std::begin(kHopperWays), std::end(kHopperWays), [&](const HopperWay& one) { return way.config == one.config; });
+      tile_ = found->tile;
+      task_.splits = found->splits;
+    } else if (!task_.turned) {  // turned: slabs are parts of the sums themselves
+      // Of the whole node: a sum must not depend on what else a call holds.
+      const std::int64_t blocks = tiles(task_.all_columns, large(task_.all_columns) ? 128 : 64);
+      task_.splits = split_count(blocks, (task_.depth + kLinearDepth - 1) / kLinearDepth);
+      task_.clusters = task_.splits > 1 && has_clusters(state_->ordinal);
+    }
     return {};
   }
+
   std::uint64_t workspace_bytes() const override {
-    if (task_.turned ? !sliced_ : task_.splits == 1 || task_.clusters) return 0;
+    if (way_ == Way::product) return product_->workspace_bytes();
+    const bool joins = way_ == Way::mma && task_.splits > 1 && !task_.clusters;
+    if (!joins && !(task_.turned && several_slabs_)) return 0;
     const std::int64_t sums = std::int64_t{task_.splits} * task_.rows * task_.all_columns;
     return static_cast<std::uint64_t>(sums) * sizeof(float);
   }
-  std::string_view id() const override { return "cuda.linear_mma"; }
-  bool merges() const override { return sliced_ && even_slabs_; }
-  Status run(const KernelCall& call) override { return run_merged({&call, 1}); }
+  std::string_view id() const override { return way_ == Way::product ? product_->id() : way_ == Way::hopper ? kHopper : kMma; }
+  bool merges() const override { return way_ != Way::product && sliced_ && even_slabs_; }
+  Status run(const KernelCall& call) override { return way_ == Way::product ? product_->run(call) : run_merged({&call, 1}); }
   Status run_merged(std::span<const KernelCall> calls) override {
     const KernelCall& call = calls[0];
     LinearTask task = task_;
@@ -69,7 +111,8 @@ class LinearKernel final : public MergedKernel {
     if (task.turned) {
       task.columns = task.all_columns;
       task.depth = 0;
-      task.x = call.inputs[0].data + (sliced_ ? call.row_begin : 0) * 2;
+      task.begin = static_cast<int>(sliced_ ? call.row_begin : 0);
+      task.x = call.inputs[0].data + std::int64_t{task.begin} * 2;
       task.first_part = call.slab == 0;
       task.last_part = calls.back().slab + 1 == calls.back().slab_count;
     }
@@ -78,19 +121,54 @@ class LinearKernel final : public MergedKernel {
       task.w.slabs[i] = calls[i].inputs[1].data;
       (task.turned ? task.depth : task.columns) += static_cast<int>(calls[i].inputs[1].shape[0]);
     }
-    const cudaError_t error = launch_linear_mma(task, large(task.columns), queue_stream());
+    const cudaError_t error = way_ == Way::hopper ? launch_linear_hopper(task, tile_, queue_stream())
+                                                  : launch_linear_mma(task, large(task.columns), queue_stream());
     return error == cudaSuccess ? Status() : state_->errors.check(error, id());
   }
 
  private:
+  enum class Way : std::uint8_t { mma, hopper, product };
+  static constexpr std::string_view kMma = "cuda.linear_mma", kHopper = "cuda.linear_hopper", kLibrary = "cuda.cublaslt";
+
   std::int64_t tiles(std::int64_t columns, std::int64_t size) const {
     return (task_.rows + size - 1) / size * ((columns + size - 1) / size);
   }
   bool large(std::int64_t columns) const { return task_.splits == 1 && tiles(columns, 128) >= kFullBlocks; }
 
+  // The best guess first: turns of the device by what a block's products take, with the share of the peak that its tile can reach.
+  std::vector<KernelWay> own_ways() const {
+    std::vector<KernelWay> all;
+    const std::int64_t steps = (task_.all_depth + kHopperDepth - 1) / kHopperDepth, small = tiles(task_.all_columns, 64);
+    int splits = 1;
+    while (splits < 8 && small * splits < kMultiprocessors && steps >= 6 * splits) splits *= 2;
+    const auto cost = [&](const HopperWay& way) {
+      const std::int64_t wide = way.tile == LinearTile::large ? 256 : way.tile == LinearTile::middle ? 128 : 64;
+      const std::int64_t down = way.tile == LinearTile::small ? 64 : 128, at_once = (way.tile == LinearTile::small ? 2 : 1) * kMultiprocessors;
+      const std::int64_t blocks = (task_.rows + down - 1) / down * ((task_.all_columns + wide - 1) / wide) * way.splits;
+      const double turns = static_cast<double>((blocks + at_once - 1) / at_once);
+      const double share = way.tile == LinearTile::large ? 0.9 : way.tile == LinearTile::middle ? 0.75 : 0.5;
+      return turns * static_cast<double>(down * wide) / share / way.splits * (way.tile == LinearTile::small && blocks > kMultiprocessors ? 2 : 1) +
+             (way.splits == splits ? 0 : 1e9 * (way.splits > 1));
+    };
+    const HopperWay* best = kHopperWays;
+    for (const HopperWay& way : kHopperWays) {
+      if (cost(way) < cost(*best)) best = &way;
+    }
+    if (hopper_) all.push_back({std::string(kHopper), best->config});
+    for (const HopperWay& way : kHopperWays) {
+      if (hopper_ && &way != best && steps >= 2 * way.splits) all.push_back({std::string(kHopper), way.config});
+    }
+    all.push_back({std::string(kMma), ""});
+    return all;
+  }
+
   const StatePtr state_;
+  const KernelPtr product_;
+  ChoosingKernel* choosing_ = nullptr;  // product_
   LinearTask task_;
-  bool sliced_ = false, even_slabs_ = false;
+  LinearTile tile_ = LinearTile::small;
+  Way way_ = Way::mma;
+  bool sliced_ = false, several_slabs_ = false, even_slabs_ = false, hopper_ = false;
 };
 static_assert(SlabTable::kMost >= kMostMerged);
 
@@ -102,7 +180,7 @@ bool fits(const NodeView& node, std::span<const TypeShape> inputs, std::span<con
   const std::int64_t depth = w.dims[inner], columns = w.dims[1 - inner];
   if (depth <= 0 || depth % 8 != 0 || (inner == 0 && columns % 8 != 0)) return false;
   const std::int64_t rows = x.shape().elements() / depth;
-  if (rows <= kFewRows || rows > kMostRows || columns > kMostWeightBytes / 2 / depth) return false;
+  if (rows <= kFewRows || rows > kMostRows || columns > kMostRows || depth > kMostRows) return false;
   const bool biased = inputs.size() > 2 && inputs[2].present();
   return !biased || (inputs[2].dtype == w.dtype && inputs[2].dims == std::vector<std::int64_t>{columns});
 }
@@ -111,7 +189,12 @@ KernelPtr make_linear_mma(const NodeView& node, std::span<const TypeShape> input
                           const StatePtr& state) {
   const auto activation = node_activation(node);
   if (!activation || !fits(node, inputs, outputs)) return nullptr;
-  return std::make_unique<LinearKernel>(*activation, state);
+  for (const TableEntry& entry : product_table()) {
+    if (entry.op != node.op() || entry.domain != node.domain()) continue;
+    if (KernelPtr product = entry.make(node, inputs, outputs, state); product != nullptr)
+      return std::make_unique<LinearKernel>(*activation, state, std::move(product));
+  }
+  return nullptr;
 }
 
 }  // namespace

@@ -1,0 +1,26 @@
+// Sums of activation(x * W' + bias) to outputs.
+#pragma once
+
+#include "runtime/cuda/cuda_numbers.cuh"
+#include "runtime/cuda/linear_task.h"
+
+namespace forebay::cuda {
+
+// kWide sums of a row, from a column of the call on.
+template <typename T, int kWide>
+__device__ inline void finish_linear(const LinearTask& task, int row, int column, const float* sums) {
+  struct alignas(sizeof(T) * kWide) Values {
+    T values[kWide];
+  };
+  const int at = task.first + column;
+  Values bias, out;
+  if (task.bias != nullptr) bias = *reinterpret_cast<const Values*>(static_cast<const T*>(task.bias) + at);
+#pragma unroll
+  for (int i = 0; i < kWide; ++i) {
+    const float value = task.bias != nullptr ? sums[i] + widen(bias.values[i]) : sums[i];
+    out.values[i] = narrow<T>(activate(task.activation, task.alpha, task.beta, value));
+  }
+  *reinterpret_cast<Values*>(static_cast<T*>(task.y) + static_cast<std::int64_t>(row) * task.all_columns + at) = out;
+}
+
+}  // namespace forebay::cuda

@@ -1,0 +1,358 @@
+// Linear on GPUs of compute capability 9.0: one warpgroup copies tiles of x and W, 64 deep, ahead of those that multiply them (wgmma). A sum
+// takes its products 16 at a time in order of depth; the blocks of a cluster share long sums, cut where the node's whole depth says.
+#include <algorithm>
+
+#include "runtime/cuda/hopper_products.cuh"
+#include "runtime/cuda/linear_finish.cuh"
+
+namespace forebay::cuda {
+namespace {
+
+constexpr int kCopying = 128, kDeep = 64, kRowBytes = 2 * kDeep;
+constexpr int kTogether = 8;  // row tiles that take turns before the next column: their x and W stay in the second cache
+
+// kDown x kAcross warpgroups multiply, each kUnits * 64 rows by kWide columns.
+template <typename T, int units, int wide, int down, int across, int stages, int blocks>
+struct LinearForm {
+  using Type = T;
+  static constexpr int kUnits = units, kWide = wide, kDown = down, kAcross = across, kStages = stages, kBlocks = blocks;
+  static constexpr int kRows = down * units * 64, kColumns = across * wide, kComputing = down * across * 128, kThreads = kComputing + kCopying;
+  static constexpr int kStageBytes = (kRows + kColumns) * kRowBytes, kBytes = stages * kStageBytes + 1024;
+  static constexpr int kPitch = wide + 8;  // floats from row to row of sums in shared memory: neither pairs nor fours of rows collide
+  static_assert(kDown * kAcross * 64 * kPitch * 4 <= stages * kStageBytes);
+};
+template <typename T>
+using Small = LinearForm<T, 1, 64, 1, 1, 6, 2>;
+template <typename T>
+using Middle = LinearForm<T, 1, 128, 2, 1, 5, 1>;
+template <typename T>
+using Large = LinearForm<T, 2, 128, 1, 2, 4, 1>;
+
+template <typename Form>
+struct LinearBlock {
+  const LinearTask& task;
+  unsigned tiles, full, empty;
+  int split, m0, n0, from, to;  // from and to: of the call's depth
+
+  __device__ __forceinline__ LinearBlock(const LinearTask& t, unsigned memory, unsigned barriers)
+      : task(t), tiles((memory + 1023) / 1024 * 1024), full(barriers), empty(barriers + Form::kStages * 8), split(static_cast<int>(blockIdx.z)) {
+    const int down = (t.rows + Form::kRows - 1) / Form::kRows, across = (t.columns + Form::kColumns - 1) / Form::kColumns;
+    const int index = static_cast<int>(blockIdx.x), group = index / (kTogether * across), rest = index % (kTogether * across);
+    const int together = min(kTogether, down - group * kTogether);
+    m0 = (group * kTogether + rest % together) * Form::kRows;
+    n0 = rest / together * Form::kColumns;
+    const std::int64_t deep = (t.all_depth + kDeep - 1) / kDeep;
+    from = max(static_cast<int>(deep * split / t.splits) * kDeep, t.begin) - t.begin;
+    to = min(min(static_cast<int>(deep * (split + 1) / t.splits) * kDeep, t.all_depth), t.begin + t.depth) - t.begin;
+    to = max(from, to);
+  }
+  __device__ __forceinline__ bool carries_in() const {  // the split began in a call before
+    const std::int64_t deep = (task.all_depth + kDeep - 1) / kDeep;
+    return static_cast<int>(deep * split / task.splits) * kDeep < task.begin;
+  }
+  __device__ __forceinline__ int steps() const { return (to - from + kDeep - 1) / kDeep; }
+  __device__ __forceinline__ unsigned x_tile(int step) const { return tiles + static_cast<unsigned>(step % Form::kStages * Form::kStageBytes); }
+  __device__ __forceinline__ unsigned w_tile(int step) const { return x_tile(step) + Form::kRows * kRowBytes; }
+};
+
+// ---- the copying warpgroup ----
+
+template <typename Form>
+__device__ __forceinline__ void copy_x(const LinearBlock<Form>& block, int own, int step) {
+  const LinearTask& task = block.task;
+  const int row = own / 8, piece = own % 8, k = block.from + step * kDeep + piece * 8;
+  const unsigned short* at = static_cast<const unsigned short*>(task.x) + static_cast<std::int64_t>(block.m0 + row) * task.x_row + k;
+  const unsigned place = block.x_tile(step) + static_cast<unsigned>(row * kRowBytes + ((piece ^ (row & 7)) << 4));
+#pragma unroll
+  for (int i = 0; i < Form::kRows / 16; ++i, at += 16 * task.x_row) {
+    const bool there = block.m0 + row + i * 16 < task.rows && k < block.to;
+    copy_16(place + i * 16 * kRowBytes, there ? at : task.x, there);
+  }
+}
+
+// W as [columns, depth]; the table has the tile's rows.
+template <typename Form>
+__device__ __forceinline__ void copy_w_rows(const LinearBlock<Form>& block, const unsigned short* const* table, int own, int step) {
+  const int row = own / 8, piece = own % 8, k = block.from + step * kDeep + piece * 8;
+  const unsigned place = block.w_tile(step) + static_cast<unsigned>(row * kRowBytes + ((piece ^ (row & 7)) << 4));
+#pragma unroll
+  for (int i = 0; i < Form::kColumns / 16; ++i) {
+    const unsigned short* const at = table[row + i * 16];
+    const bool there = at != nullptr && k < block.to;
+    copy_16(place + i * 16 * kRowBytes, there ? at + k : block.task.x, there);
+  }
+}
+
+// W as [depth, columns]: 16 rows lie in one slab.
+template <typename Form>
+__device__ __forceinline__ void copy_w_turned(const LinearBlock<Form>& block, int own, int step) {
+  constexpr int kPieces = Form::kColumns / 8;
+  const LinearTask& task = block.task;
+  const int slab_rows = static_cast<int>(task.w.rows);
+#pragma unroll
+  for (int deep = 0; deep < kDeep; deep += 16) {
+    const int k = block.from + step * kDeep + deep;
+    const int slab = k < block.to ? k / slab_rows : 0;
+    const auto* const rows = static_cast<const unsigned short*>(task.w.slabs[slab]);
+#pragma unroll
+    for (int i = own; i < 16 * kPieces; i += kCopying) {
+      const int row = i / kPieces, piece = i % kPieces, column = block.n0 + piece * 8;
+      const bool there = k + row < block.to && column < task.columns;
+      const unsigned place = block.w_tile(step) + static_cast<unsigned>(piece / 8 * kDeep * 128 + (deep + row) * 128 + (((piece % 8) ^ (row & 7)) << 4));
+      copy_16(place, there ? rows + static_cast<std::int64_t>(k + row - slab * slab_rows) * task.columns + column : task.x, there);
+    }
+  }
+}
+
+// Weights are on their way before what runs ahead of this kernel has ended: nobody writes them.
+template <typename Form, bool kTurned>
+__device__ __forceinline__ void copy_ahead(const LinearBlock<Form>& block, const unsigned short** table, int own) {
+  const LinearTask& task = block.task;
+  if constexpr (!kTurned) {
+    for (int i = own; i < Form::kColumns; i += kCopying) {
+      const int n = block.n0 + i, slab_rows = static_cast<int>(task.w.rows), slab = n < task.columns ? n / slab_rows : 0;
+      table[i] = n < task.columns ? static_cast<const unsigned short*>(task.w.slabs[slab]) + static_cast<std::int64_t>(n - slab * slab_rows) * task.depth : nullptr;
+    }
+    meet_some(2, kCopying);
+  }
+  const auto copy_w = [&](int step) {
+    if constexpr (kTurned) {
+      copy_w_turned(block, own, step);
+    } else {
+      copy_w_rows(block, table, own, step);
+    }
+  };
+  const int steps = block.steps();
+  for (int step = 0; step < min(steps, Form::kStages); ++step) copy_w(step);
+  after_previous();
+  for (int step = 0; step < steps; ++step) {
+    const unsigned stage = static_cast<unsigned>(step % Form::kStages) * 8;
+    if (step >= Form::kStages) {
+      await_turn(block.empty + stage, step / Form::kStages - 1);
+      copy_w(step);
+    }
+    copy_x(block, own, step);
+    arrive_behind_copies(block.full + stage);
+  }
+}
+
+// ---- the multiplying warpgroups ----
+
+template <typename Form>
+using Sums = float[Form::kUnits][Form::kWide / 8][4];
+
+template <typename Form, bool kTurned>
+__device__ __forceinline__ void multiply_deep(Sums<Form>& sums, unsigned x, unsigned w, int k) {
+#pragma unroll
+  for (int u = 0; u < Form::kUnits; ++u) {
+    const std::uint64_t a = product_matrix(x + static_cast<unsigned>(u * 64 * kRowBytes + k * 2), 16);
+    const std::uint64_t b = kTurned ? product_matrix(w + static_cast<unsigned>(k * 128), kDeep * 128) : product_matrix(w + static_cast<unsigned>(k * 2), 16);
+    using T = typename Form::Type;
+    add_product<T, kTurned>(sums[u], a, b);
+  }
+}
+
+template <typename Form, bool kTurned>
+__device__ __forceinline__ void multiply_all(const LinearBlock<Form>& block, int group, Sums<Form>& sums) {
+  const int down = group / Form::kAcross, across = group % Form::kAcross, steps = block.steps();
+  const unsigned x_own = static_cast<unsigned>(down * Form::kUnits * 64 * kRowBytes), w_own = static_cast<unsigned>(across * Form::kWide * kRowBytes);
+  const int whole = (block.to - block.from) / kDeep;
+  const auto multiply_step = [&](int step) {
+    await_turn(block.full + static_cast<unsigned>(step % Form::kStages) * 8, step / Form::kStages);
+    show_copies();
+    fence_products();
+#pragma unroll
+    for (int k = 0; k < kDeep; k += 16) multiply_deep<Form, kTurned>(sums, block.x_tile(step) + x_own, block.w_tile(step) + w_own, k);
+    commit_products();
+  };
+  if (whole > 0) {
+    multiply_step(0);  // by itself: sums that come from memory would make the compiler wait behind every product of the loop
+    await_products<0>();
+    for (int step = 1; step < whole; ++step) {
+      multiply_step(step);
+      await_products<1>();
+      arrive_at(block.empty + static_cast<unsigned>((step - 1) % Form::kStages) * 8);
+    }
+    await_products<0>();
+  }
+  if (whole == steps) return;
+  // No products with what lies behind the end: adding zeros would change the sign of a zero.
+  await_turn(block.full + static_cast<unsigned>(whole % Form::kStages) * 8, whole / Form::kStages);
+  show_copies();
+  for (int k = 0; k < block.to - block.from - whole * kDeep; k += 16) {
+    fence_products();
+    multiply_deep<Form, kTurned>(sums, block.x_tile(whole) + x_own, block.w_tile(whole) + w_own, k);
+    commit_products();
+    await_products<0>();
+  }
+}
+
+// A warpgroup's sums from memory or to it, between calls for parts of the depth.
+template <typename Form, bool kStore>
+__device__ __forceinline__ void carry(const LinearBlock<Form>& block, int row0, int column0, Sums<Form>& sums) {
+  const LinearTask& task = block.task;
+  const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
+#pragma unroll
+  for (int u = 0; u < Form::kUnits; ++u) {
+#pragma unroll
+    for (int j = 0; j < Form::kWide / 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int m = row0 + u * 64 + thread / 32 * 16 + lane / 4 + e / 2 * 8, n = column0 + j * 8 + lane % 4 * 2 + e % 2;
+        if (m >= task.rows || n >= task.columns) continue;
+        float& kept = task.sums[(static_cast<std::int64_t>(block.split) * task.rows + m) * task.columns + n];
+        (kStore ? kept : sums[u][j][e]) = kStore ? sums[u][j][e] : kept;
+      }
+    }
+  }
+}
+
+// 64 rows of a warpgroup's sums, in shared memory, to y.
+template <typename Form>
+__device__ __forceinline__ void write_rows(const LinearTask& task, const float* tile, int m0, int n0) {
+  using T = typename Form::Type;
+  const int thread = static_cast<int>(threadIdx.x) % 128;
+  if ((task.first | task.columns | task.all_columns) % 8 == 0) {
+    constexpr int kEach = Form::kWide / 8;
+    for (int i = thread; i < 64 * kEach; i += 128) {
+      const int row = i / kEach, column = i % kEach * 8;
+      if (m0 + row < task.rows && n0 + column < task.columns) finish_linear<T, 8>(task, m0 + row, n0 + column, tile + row * Form::kPitch + column);
+    }
+    return;
+  }
+  for (int i = thread; i < 64 * Form::kWide; i += 128) {
+    const int row = i / Form::kWide, column = i % Form::kWide;
+    if (m0 + row < task.rows && n0 + column < task.columns) finish_linear<T, 1>(task, m0 + row, n0 + column, tile + row * Form::kPitch + column);
+  }
+}
+
+// This block's share of the sums that a cluster's blocks have in their shared memory, added in the order of splits.
+template <typename Form>
+__device__ __forceinline__ void write_joined(const LinearBlock<Form>& block, const float* tile) {
+  using T = typename Form::Type;
+  const LinearTask& task = block.task;
+  constexpr int kEach = Form::kWide / 4;
+  const int share = 64 * kEach / task.splits;
+  for (int i = block.split * share + static_cast<int>(threadIdx.x); i < (block.split + 1) * share; i += 128) {
+    const int row = i / kEach, column = i % kEach * 4, m = block.m0 + row, n = block.n0 + column;
+    if (m >= task.rows || n >= task.columns) continue;
+    float sums[4] = {};
+    for (int s = 0; s < task.splits; ++s) {
+      const float4 more = peer_values(tile + row * Form::kPitch + column, s);
+      sums[0] += more.x;
+      sums[1] += more.y;
+      sums[2] += more.z;
+      sums[3] += more.w;
+    }
+    if ((task.first | task.columns | task.all_columns) % 4 == 0) {
+      finish_linear<T, 4>(task, m, n, sums);
+    } else {
+      for (int e = 0; e < 4 && n + e < task.columns; ++e) finish_linear<T, 1>(task, m, n + e, &sums[e]);
+    }
+  }
+}
+
+template <typename Form>
+__device__ __forceinline__ void write_sums(const LinearBlock<Form>& block, int group, int row0, int column0, float* memory, Sums<Form>& sums) {
+  const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
+  float* const tile = memory + group * 64 * Form::kPitch;
+  meet_some(1, Form::kComputing);  // nobody multiplies what lies there any more
+#pragma unroll
+  for (int u = 0; u < Form::kUnits; ++u) {
+    if (u > 0) meet_some(3 + group, 128);
+#pragma unroll
+    for (int j = 0; j < Form::kWide / 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; e += 2) {
+        const int row = thread / 32 * 16 + lane / 4 + e / 2 * 8, column = j * 8 + lane % 4 * 2;
+        *reinterpret_cast<float2*>(tile + row * Form::kPitch + column) = make_float2(sums[u][j][e], sums[u][j][e + 1]);
+      }
+    }
+    if (block.task.splits > 1) {
+      meet_cluster();
+      write_joined(block, tile);
+      return;
+    }
+    meet_some(3 + group, 128);
+    write_rows<Form>(block.task, tile, row0 + u * 64, column0);
+  }
+}
+
+template <typename Form, bool kTurned>
+__device__ __forceinline__ void compute(const LinearBlock<Form>& block, float* memory) {
+  const LinearTask& task = block.task;
+  const int group = static_cast<int>(threadIdx.x) / 128;
+  const int row0 = block.m0 + group / Form::kAcross * Form::kUnits * 64, column0 = block.n0 + group % Form::kAcross * Form::kWide;
+  Sums<Form> sums = {};
+  after_previous();
+  if (kTurned && block.carries_in()) carry<Form, false>(block, row0, column0, sums);
+  multiply_all<Form, kTurned>(block, group, sums);
+  if (kTurned && !task.last_part) return carry<Form, true>(block, row0, column0, sums);
+  write_sums(block, group, row0, column0, memory, sums);
+}
+
+template <typename Form, bool kTurned>
+__global__ void __launch_bounds__(Form::kThreads, Form::kBlocks) linear_hopper(const __grid_constant__ LinearTask task) {
+  extern __shared__ uint4 memory[];
+  __shared__ std::uint64_t barriers[2 * Form::kStages];
+  __shared__ const unsigned short* table[kTurned ? 1 : Form::kColumns];
+  const LinearBlock<Form> block(task, shared_place(memory), shared_place(barriers));
+  if (kTurned && !task.last_part && block.from == block.to) return after_previous();
+  if (threadIdx.x == 0) {
+    for (unsigned i = 0; i < Form::kStages; ++i) {
+      begin_barrier(block.full + i * 8, kCopying);
+      begin_barrier(block.empty + i * 8, Form::kComputing);
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+  }
+  __syncthreads();
+  if (threadIdx.x >= Form::kComputing) {
+    if constexpr (Form::kUnits > 1) asm volatile("setmaxnreg.dec.sync.aligned.u32 56;\n");
+    copy_ahead<Form, kTurned>(block, table, static_cast<int>(threadIdx.x) - Form::kComputing);
+    if (task.splits > 1 && task.last_part) meet_cluster();
+  } else {
+    if constexpr (Form::kUnits > 1) asm volatile("setmaxnreg.inc.sync.aligned.u32 224;\n");
+    compute<Form, kTurned>(block, reinterpret_cast<float*>(reinterpret_cast<char*>(memory) + (block.tiles - shared_place(memory))));
+  }
+  if (task.splits > 1 && task.last_part) meet_cluster();  // nobody leaves while others read
+}
+
+template <typename Form, bool kTurned>
+cudaError_t start(const LinearTask& task, cudaStream_t stream) {
+  const auto tiles = [](int count, int size) { return static_cast<unsigned>((count + size - 1) / size); };
+  const auto kernel = linear_hopper<Form, kTurned>;
+  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Form::kBytes);
+  if (error != cudaSuccess) return error;
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {1, 1, static_cast<unsigned>(task.splits)};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(tiles(task.rows, Form::kRows) * tiles(task.columns, Form::kColumns), 1, static_cast<unsigned>(task.splits));
+  config.blockDim = dim3(Form::kThreads);
+  config.dynamicSmemBytes = Form::kBytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = task.splits > 1 ? 2 : 1;
+  return cudaLaunchKernelEx(&config, kernel, task);
+}
+
+template <typename T>
+cudaError_t start_form(const LinearTask& task, LinearTile tile, cudaStream_t stream) {
+  switch (tile) {
+    case LinearTile::small: return task.turned ? start<Small<T>, true>(task, stream) : start<Small<T>, false>(task, stream);
+    case LinearTile::middle: return task.turned ? start<Middle<T>, true>(task, stream) : start<Middle<T>, false>(task, stream);
+    case LinearTile::large: return task.turned ? start<Large<T>, true>(task, stream) : start<Large<T>, false>(task, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace
+
+cudaError_t launch_linear_hopper(const LinearTask& task, LinearTile tile, cudaStream_t stream) {
+  if (static_cast<std::int64_t>(task.rows) * task.columns == 0) return cudaSuccess;
+  return task.type == DType::f16 ? start_form<__half>(task, tile, stream) : start_form<__nv_bfloat16>(task, tile, stream);
+}
+
+}  // namespace forebay::cuda
