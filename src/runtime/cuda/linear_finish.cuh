@@ -6,7 +6,7 @@
 
 namespace forebay::cuda {
 
-// kWide sums of a row, from a column of the call on.
+// kWide (1, 4 or 8) sums of a row, at a multiple of 16 bytes when there are several, from a column of the call on.
 template <typename T, int kWide>
 __device__ inline void finish_linear(const LinearTask& task, int row, int column, const float* sums) {
   struct alignas(sizeof(T) * kWide) Values {
@@ -14,10 +14,19 @@ __device__ inline void finish_linear(const LinearTask& task, int row, int column
   };
   const int at = task.first + column;
   Values bias, out;
+  alignas(16) float mine[kWide];  // four at a time: neighbours in a warp would read the same banks
+#pragma unroll
+  for (int i = 0; i < kWide; i += 4) {
+    if constexpr (kWide % 4 == 0) {
+      *reinterpret_cast<float4*>(mine + i) = *reinterpret_cast<const float4*>(sums + i);
+    } else {
+      mine[i] = sums[i];
+    }
+  }
   if (task.bias != nullptr) bias = *reinterpret_cast<const Values*>(static_cast<const T*>(task.bias) + at);
 #pragma unroll
   for (int i = 0; i < kWide; ++i) {
-    const float value = task.bias != nullptr ? sums[i] + widen(bias.values[i]) : sums[i];
+    const float value = task.bias != nullptr ? mine[i] + widen(bias.values[i]) : mine[i];
     out.values[i] = narrow<T>(activate(task.activation, task.alpha, task.beta, value));
   }
   *reinterpret_cast<Values*>(static_cast<T*>(task.y) + static_cast<std::int64_t>(row) * task.all_columns + at) = out;

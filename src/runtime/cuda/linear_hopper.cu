@@ -104,7 +104,7 @@ __device__ __forceinline__ void copy_w_turned(const LinearBlock<Form>& block, in
   }
 }
 
-// Weights are on their way before what runs ahead of this kernel has ended: nobody writes them.
+// Weights, which nobody writes, are on their way before what runs ahead of this kernel has ended.
 template <typename Form, bool kTurned>
 __device__ __forceinline__ void copy_ahead(const LinearBlock<Form>& block, const unsigned short** table, int own) {
   const LinearTask& task = block.task;
@@ -123,6 +123,7 @@ __device__ __forceinline__ void copy_ahead(const LinearBlock<Form>& block, const
     }
   };
   const int steps = block.steps();
+  if (!task.constant) after_previous();
   for (int step = 0; step < min(steps, Form::kStages); ++step) copy_w(step);
   after_previous();
   for (int step = 0; step < steps; ++step) {
@@ -236,7 +237,7 @@ __device__ __forceinline__ void write_joined(const LinearBlock<Form>& block, con
   for (int i = block.split * share + static_cast<int>(threadIdx.x); i < (block.split + 1) * share; i += 128) {
     const int row = i / kEach, column = i % kEach * 4, m = block.m0 + row, n = block.n0 + column;
     if (m >= task.rows || n >= task.columns) continue;
-    float sums[4] = {};
+    alignas(16) float sums[4] = {};
     for (int s = 0; s < task.splits; ++s) {
       const float4 more = peer_values(tile + row * Form::kPitch + column, s);
       sums[0] += more.x;

@@ -19,12 +19,14 @@ constexpr std::int64_t kHopperDepth = 64, kMultiprocessors = 132;
 
 struct HopperWay {
   LinearTile tile;
-  int splits;
+  int rows, columns, splits;
+  int at_once;   // blocks of a multiprocessor
+  double share;  // of the peak, within reach
   const char* config;
 };
-constexpr HopperWay kHopperWays[] = {{LinearTile::small, 1, "64x64"},          {LinearTile::small, 2, "64x64 splits=2"},
-                                     {LinearTile::small, 4, "64x64 splits=4"}, {LinearTile::small, 8, "64x64 splits=8"},
-                                     {LinearTile::middle, 1, "128x128"},       {LinearTile::large, 1, "128x256"}};
+constexpr HopperWay kHopperWays[] = {{LinearTile::small, 64, 64, 1, 2, 0.5, "64x64"},          {LinearTile::small, 64, 64, 2, 2, 0.5, "64x64 splits=2"},
+                                     {LinearTile::small, 64, 64, 4, 2, 0.5, "64x64 splits=4"}, {LinearTile::small, 64, 64, 8, 2, 0.5, "64x64 splits=8"},
+                                     {LinearTile::middle, 128, 128, 1, 1, 0.75, "128x128"},    {LinearTile::large, 128, 256, 1, 1, 0.9, "128x256"}};
 
 class LinearKernel final : public MergedKernel, public ChoosingKernel {
  public:
@@ -38,7 +40,7 @@ class LinearKernel final : public MergedKernel, public ChoosingKernel {
   Status prepare(const PrepareContext& context) override {
     if (context.sliced_input != plan::kNone && context.sliced_input != 1)
       return context.node.unsupported("only the second operand may come in slabs");
-    sliced_ = context.sliced_input != plan::kNone;
+    sliced_ = task_.constant = context.sliced_input != plan::kNone;
     even_slabs_ = true;
     const std::span<const std::int64_t> slabs = context.slab_rows;
     for (std::size_t i = 0; i < slabs.size(); ++i)
@@ -135,28 +137,23 @@ class LinearKernel final : public MergedKernel, public ChoosingKernel {
   }
   bool large(std::int64_t columns) const { return task_.splits == 1 && tiles(columns, 128) >= kFullBlocks; }
 
-  // The best guess first: turns of the device by what a block's products take, with the share of the peak that its tile can reach.
+  // Cycles, roughly: turns of the device by what its blocks multiply in one, and the join of splits.
+  double guess(const HopperWay& way) const {
+    constexpr double kJoin = 2000, kProducts = 2048;  // a cycle of a multiprocessor
+    const std::int64_t steps = (task_.all_depth + kHopperDepth - 1) / kHopperDepth, deep = (steps + way.splits - 1) / way.splits * kHopperDepth;
+    const std::int64_t blocks = (task_.rows + way.rows - 1) / way.rows * ((task_.all_columns + way.columns - 1) / way.columns) * way.splits;
+    const std::int64_t turns = (blocks + kMultiprocessors * way.at_once - 1) / (kMultiprocessors * way.at_once);
+    const std::int64_t at_once = std::min<std::int64_t>(way.at_once, (blocks + kMultiprocessors - 1) / kMultiprocessors);
+    return static_cast<double>(turns * at_once * way.rows * way.columns * deep) / kProducts / way.share + (way.splits > 1 ? kJoin : 0);
+  }
+  // The best guess first.
   std::vector<KernelWay> own_ways() const {
     std::vector<KernelWay> all;
-    const std::int64_t steps = (task_.all_depth + kHopperDepth - 1) / kHopperDepth, small = tiles(task_.all_columns, 64);
-    int splits = 1;
-    while (splits < 8 && small * splits < kMultiprocessors && steps >= 6 * splits) splits *= 2;
-    const auto cost = [&](const HopperWay& way) {
-      const std::int64_t wide = way.tile == LinearTile::large ? 256 : way.tile == LinearTile::middle ? 128 : 64;
-      const std::int64_t down = way.tile == LinearTile::small ? 64 : 128, at_once = (way.tile == LinearTile::small ? 2 : 1) * kMultiprocessors;
-      const std::int64_t blocks = (task_.rows + down - 1) / down * ((task_.all_columns + wide - 1) / wide) * way.splits;
-      const double turns = static_cast<double>((blocks + at_once - 1) / at_once);
-      const double share = way.tile == LinearTile::large ? 0.9 : way.tile == LinearTile::middle ? 0.75 : 0.5;
-      return turns * static_cast<double>(down * wide) / share / way.splits * (way.tile == LinearTile::small && blocks > kMultiprocessors ? 2 : 1) +
-             (way.splits == splits ? 0 : 1e9 * (way.splits > 1));
-    };
-    const HopperWay* best = kHopperWays;
-    for (const HopperWay& way : kHopperWays) {
-      if (cost(way) < cost(*best)) best = &way;
-    }
+    const auto by_guess = [&](const HopperWay& a, const HopperWay& b) { return guess(a) < guess(b); };
+    const HopperWay* const best = std::min_element(std::begin(kHopperWays), std::end(kHopperWays), by_guess);
     if (hopper_) all.push_back({std::string(kHopper), best->config});
     for (const HopperWay& way : kHopperWays) {
-      if (hopper_ && &way != best && steps >= 2 * way.splits) all.push_back({std::string(kHopper), way.config});
+      if (hopper_ && &way != best && task_.all_depth > kHopperDepth * way.splits) all.push_back({std::string(kHopper), way.config});
     }
     all.push_back({std::string(kMma), ""});
     return all;

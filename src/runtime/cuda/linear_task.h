@@ -17,6 +17,7 @@ struct LinearTask {
   int begin = 0, all_depth = 0;          // turned: where the call's depth begins
   int x_row = 0;                         // elements from row to row of x
   int splits = 1;                        // a power of two, at most 8; 1 where a block makes 128 x 128
+  bool constant = false;                 // W is a weight: no kernel writes it
   bool clusters = false;                 // the blocks of a sum's splits are a cluster, sm_90 and up
   Activation activation = Activation::none;
   float alpha = 0, beta = 0;
