@@ -34,10 +34,10 @@ struct LinearBlock {
   unsigned tiles, full, empty;
   int split, m0, n0, from, to;  // from and to: of the call's depth
 
-  __device__ __forceinline__ LinearBlock(const LinearTask& t, unsigned memory, unsigned barriers)
+  __device__ __forceinline__ LinearBlock(const LinearTask& t, int index, unsigned memory, unsigned barriers)
       : task(t), tiles((memory + 1023) / 1024 * 1024), full(barriers), empty(barriers + Form::kStages * 8), split(static_cast<int>(blockIdx.z)) {
     const int down = (t.rows + Form::kRows - 1) / Form::kRows, across = (t.columns + Form::kColumns - 1) / Form::kColumns;
-    const int index = static_cast<int>(blockIdx.x), group = index / (kTogether * across), rest = index % (kTogether * across);
+    const int group = index / (kTogether * across), rest = index % (kTogether * across);
     const int together = min(kTogether, down - group * kTogether);
     m0 = (group * kTogether + rest % together) * Form::kRows;
     n0 = rest / together * Form::kColumns;
@@ -293,11 +293,14 @@ __device__ __forceinline__ void compute(const LinearBlock<Form>& block, float* m
 }
 
 template <typename Form, bool kTurned>
-__global__ void __launch_bounds__(Form::kThreads, Form::kBlocks) linear_hopper(const __grid_constant__ LinearTask task) {
+__global__ void __launch_bounds__(Form::kThreads, Form::kBlocks) linear_hopper(const __grid_constant__ LinearGroup group) {
   extern __shared__ uint4 memory[];
   __shared__ std::uint64_t barriers[2 * Form::kStages];
   __shared__ const unsigned short* table[kTurned ? 1 : Form::kColumns];
-  const LinearBlock<Form> block(task, shared_place(memory), shared_place(barriers));
+  int member = 0, first = 0;  // the blocks of the first product come first
+  while (static_cast<int>(blockIdx.x) >= group.ends[member]) first = group.ends[member++];
+  const LinearTask& task = group.tasks[member];
+  const LinearBlock<Form> block(task, static_cast<int>(blockIdx.x) - first, shared_place(memory), shared_place(barriers));
   if (kTurned && !task.last_part && block.from == block.to) return after_previous();
   if (threadIdx.x == 0) {
     for (unsigned i = 0; i < Form::kStages; ++i) {
@@ -319,41 +322,48 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks) linear_hopper(c
 }
 
 template <typename Form, bool kTurned>
-cudaError_t start(const LinearTask& task, cudaStream_t stream) {
-  const auto tiles = [](int count, int size) { return static_cast<unsigned>((count + size - 1) / size); };
+cudaError_t start(LinearGroup& group, cudaStream_t stream) {
   const auto kernel = linear_hopper<Form, kTurned>;
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Form::kBytes);
   if (error != cudaSuccess) return error;
+  const int splits = group.tasks[0].splits;
+  int blocks = 0;
+  for (int i = 0; i < group.count; ++i) {
+    const LinearTask& task = group.tasks[i];
+    blocks += (task.rows + Form::kRows - 1) / Form::kRows * ((task.columns + Form::kColumns - 1) / Form::kColumns);
+    group.ends[i] = blocks;
+  }
   cudaLaunchAttribute attributes[2] = {};
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
   attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {1, 1, static_cast<unsigned>(task.splits)};
+  attributes[1].val.clusterDim = {1, 1, static_cast<unsigned>(splits)};
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(tiles(task.rows, Form::kRows) * tiles(task.columns, Form::kColumns), 1, static_cast<unsigned>(task.splits));
+  config.gridDim = dim3(static_cast<unsigned>(blocks), 1, static_cast<unsigned>(splits));
   config.blockDim = dim3(Form::kThreads);
   config.dynamicSmemBytes = Form::kBytes;
   config.stream = stream;
   config.attrs = attributes;
-  config.numAttrs = task.splits > 1 ? 2 : 1;
-  return cudaLaunchKernelEx(&config, kernel, task);
+  config.numAttrs = splits > 1 ? 2 : 1;
+  return cudaLaunchKernelEx(&config, kernel, group);
 }
 
 template <typename T>
-cudaError_t start_form(const LinearTask& task, LinearTile tile, cudaStream_t stream) {
+cudaError_t start_form(LinearGroup& group, LinearTile tile, cudaStream_t stream) {
+  const bool turned = group.tasks[0].turned;
   switch (tile) {
-    case LinearTile::small: return task.turned ? start<Small<T>, true>(task, stream) : start<Small<T>, false>(task, stream);
-    case LinearTile::middle: return task.turned ? start<Middle<T>, true>(task, stream) : start<Middle<T>, false>(task, stream);
-    case LinearTile::large: return task.turned ? start<Large<T>, true>(task, stream) : start<Large<T>, false>(task, stream);
+    case LinearTile::small: return turned ? start<Small<T>, true>(group, stream) : start<Small<T>, false>(group, stream);
+    case LinearTile::middle: return turned ? start<Middle<T>, true>(group, stream) : start<Middle<T>, false>(group, stream);
+    case LinearTile::large: return turned ? start<Large<T>, true>(group, stream) : start<Large<T>, false>(group, stream);
   }
   return cudaErrorInvalidValue;
 }
 
 }  // namespace
 
-cudaError_t launch_linear_hopper(const LinearTask& task, LinearTile tile, cudaStream_t stream) {
-  if (static_cast<std::int64_t>(task.rows) * task.columns == 0) return cudaSuccess;
-  return task.type == DType::f16 ? start_form<__half>(task, tile, stream) : start_form<__nv_bfloat16>(task, tile, stream);
+cudaError_t launch_linear_hopper(LinearGroup& group, LinearTile tile, cudaStream_t stream) {
+  if (static_cast<std::int64_t>(group.tasks[0].rows) * group.tasks[0].columns == 0) return cudaSuccess;
+  return group.tasks[0].type == DType::f16 ? start_form<__half>(group, tile, stream) : start_form<__nv_bfloat16>(group, tile, stream);
 }
 
 }  // namespace forebay::cuda

@@ -180,7 +180,7 @@ bool has_linear_hopper(int device) {
 #endif
 }
 #ifndef FOREBAY_CUDA_HOPPER
-cudaError_t launch_linear_hopper(const LinearTask&, LinearTile, cudaStream_t) {
+cudaError_t launch_linear_hopper(LinearGroup&, LinearTile, cudaStream_t) {
   return cudaErrorNotSupported;
 }
 #endif

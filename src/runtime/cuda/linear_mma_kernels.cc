@@ -103,6 +103,21 @@ class LinearKernel final : public MergedKernel, public ChoosingKernel {
   bool merges() const override { return way_ != Way::product && sliced_ && even_slabs_; }
   Status run(const KernelCall& call) override { return way_ == Way::product ? product_->run(call) : run_merged({&call, 1}); }
   Status run_merged(std::span<const KernelCall> calls) override {
+    if (way_ == Way::mma) {
+      const LinearTask task = task_of(calls);
+      return check(launch_linear_mma(task, large(task.columns), queue_stream()));
+    }
+    LinearGroup group;
+    group.tasks[group.count++] = task_of(calls);
+    return check(launch_linear_hopper(group, tile_, queue_stream()));
+  }
+
+ private:
+  enum class Way : std::uint8_t { mma, hopper, product };
+  static constexpr std::string_view kMma = "cuda.linear_mma", kHopper = "cuda.linear_hopper", kLibrary = "cuda.cublaslt";
+
+  // The calls of slabs that follow each other.
+  LinearTask task_of(std::span<const KernelCall> calls) const {
     const KernelCall& call = calls[0];
     LinearTask task = task_;
     task.x = call.inputs[0].data;
@@ -123,14 +138,9 @@ class LinearKernel final : public MergedKernel, public ChoosingKernel {
       task.w.slabs[i] = calls[i].inputs[1].data;
       (task.turned ? task.depth : task.columns) += static_cast<int>(calls[i].inputs[1].shape[0]);
     }
-    const cudaError_t error = way_ == Way::hopper ? launch_linear_hopper(task, tile_, queue_stream())
-                                                  : launch_linear_mma(task, large(task.columns), queue_stream());
-    return error == cudaSuccess ? Status() : state_->errors.check(error, id());
+    return task;
   }
-
- private:
-  enum class Way : std::uint8_t { mma, hopper, product };
-  static constexpr std::string_view kMma = "cuda.linear_mma", kHopper = "cuda.linear_hopper", kLibrary = "cuda.cublaslt";
+  Status check(cudaError_t error) const { return error == cudaSuccess ? Status() : state_->errors.check(error, id()); }
 
   std::int64_t tiles(std::int64_t columns, std::int64_t size) const {
     return (task_.rows + size - 1) / size * ((columns + size - 1) / size);

@@ -29,7 +29,14 @@ cudaError_t launch_linear_mma(const LinearTask& task, bool large, cudaStream_t s
 // On GPUs of compute capability 9.0: 64 x 64, 128 x 128 or 128 x 256 outputs a block, splits of 64 x 64 alone. sums: as above, and where a
 // turned call is not all of the depth.
 enum class LinearTile : int { small, middle, large };
-cudaError_t launch_linear_hopper(const LinearTask& task, LinearTile tile, cudaStream_t stream);
+// Products of the same x, or of one: types, rows, depth, orientation and splits are the same; none is empty.
+struct LinearGroup {
+  static constexpr int kMost = 3;
+  LinearTask tasks[kMost];
+  int count = 0;
+  int ends[kMost] = {};  // blocks, set by the launch
+};
+cudaError_t launch_linear_hopper(LinearGroup& group, LinearTile tile, cudaStream_t stream);
 bool has_linear_hopper(int device);
 
 }  // namespace forebay::cuda
