@@ -92,7 +92,8 @@ class Session {
       summary.folded_nodes += folded;
     }
     pass_parameters(context_);
-    return pass_dead_code(context_).status();
+    FB_TRY(pass_dead_code(context_).status());
+    return options.fuse ? pass_siblings(context_).status() : Status();
   }
 
  private:

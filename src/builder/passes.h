@@ -74,4 +74,7 @@ Result<std::size_t> pass_skip_norm(PassContext& context);
 // pass_linear.
 Result<std::size_t> pass_epilogue(PassContext& context);
 
+// pass_siblings.cc: products of one value by weights are executed one behind the other. After everything that makes products.
+Result<std::size_t> pass_siblings(PassContext& context);
+
 }  // namespace forebay::builder

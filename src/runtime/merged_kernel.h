@@ -17,12 +17,17 @@ class MergedKernel : public Kernel {
   virtual Status run_merged(std::span<const KernelCall> calls) = 0;
 };
 
-// Kernels that may do the work of the launch behind theirs in the same launch. Whoever asks has made sure that neither touches what the other writes.
-class PairedKernel {
+// Kernels that may do the work of launches behind theirs in the same launch. Whoever asks has made sure that none touches what another writes.
+class GroupedKernel {
  public:
-  virtual ~PairedKernel() = default;
-  // False: they do not fit together, and nothing was done.
-  virtual Result<bool> run_pair(std::span<const KernelCall> calls, Kernel& other, std::span<const KernelCall> others) = 0;
+  struct Member {
+    Kernel* kernel = nullptr;
+    std::span<const KernelCall> calls;
+  };
+  static constexpr std::size_t kMost = 4;
+  virtual ~GroupedKernel() = default;
+  // The first member is this kernel itself. How many of them, from the first on, were launched as one; 0: nothing was done.
+  virtual Result<std::size_t> run_group(std::span<const Member> members) = 0;
 };
 
 }  // namespace forebay

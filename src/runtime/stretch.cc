@@ -1,6 +1,7 @@
 #include "runtime/stretch.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "base/check.h"
@@ -59,31 +60,32 @@ void Stretch::add(Launch& launch) {
 }
 
 Status Stretch::run_all(void* stretch) {
-  const auto& launches = static_cast<Stretch*>(stretch)->launches_;
-  for (std::size_t i = 0; i < launches.size(); ++i) {
-    if (i + 1 < launches.size() && !launches[i]->clock->on && !launches[i]->clock->sync) {
-      FB_ASSIGN(const bool both, run_pair(*launches[i], *launches[i + 1]));
-      if (both) {
-        ++i;
-        continue;
-      }
-    }
-    FB_TRY(PassRunner::run_launch(launches[i]));
+  const std::span<Launch* const> launches = static_cast<Stretch*>(stretch)->launches_;
+  for (std::size_t i = 0; i < launches.size();) {
+    FB_ASSIGN(const std::size_t together, run_group(launches.subspan(i)));
+    if (together == 0) FB_TRY(PassRunner::run_launch(launches[i]));
+    i += std::max<std::size_t>(1, together);
   }
   return {};
 }
 
-// Sums of neither depend on what else a launch holds, so whether they share one changes no bit.
-Result<bool> Stretch::run_pair(const Launch& one, const Launch& next) {
-  auto* const paired = dynamic_cast<PairedKernel*>(one.kernel);
-  if (paired == nullptr || dynamic_cast<PairedKernel*>(next.kernel) == nullptr ||
-      !apart(one, next) || !apart(next, one))
-    return false;
-  auto both = paired->run_pair({one.call, one.merged}, *next.kernel, {next.call, next.merged});
-  if (!both.ok())
-    return std::move(both).status().with_context("nodes '" + one.step->name + "' and '" +
-                                                 next.step->name + "'");
-  return both;
+// Sums of none depend on what else a launch holds, so whether they share one changes no bit.
+Result<std::size_t> Stretch::run_group(std::span<Launch* const> launches) {
+  auto* const grouped = dynamic_cast<GroupedKernel*>(launches[0]->kernel);
+  if (grouped == nullptr || launches[0]->clock->on || launches[0]->clock->sync) return std::size_t{0};
+  std::array<GroupedKernel::Member, GroupedKernel::kMost> members;
+  std::size_t count = 0;
+  for (const Launch* launch : launches.first(std::min(launches.size(), members.size()))) {
+    const auto earlier = launches.first(count);
+    const bool alone = std::all_of(earlier.begin(), earlier.end(), [&](const Launch* e) { return apart(*e, *launch) && apart(*launch, *e); });
+    if (!alone || dynamic_cast<GroupedKernel*>(launch->kernel) == nullptr) break;
+    members[count++] = {launch->kernel, {launch->call, launch->merged}};
+  }
+  if (count < 2) return std::size_t{0};
+  auto done = grouped->run_group(std::span(members).first(count));
+  if (!done.ok())
+    return std::move(done).status().with_context("nodes '" + launches[0]->step->name + "' to '" + launches[count - 1]->step->name + "'");
+  return done;
 }
 
 // Recorded when it comes a second time: what never comes again, as with a cache that grows, is not

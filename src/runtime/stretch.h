@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "forebay/status.h"
@@ -48,7 +49,7 @@ class Stretch {
     bool refused = false;
   };
   static Status run_all(void* stretch);
-  static Result<bool> run_pair(const Launch& one, const Launch& next);
+  static Result<std::size_t> run_group(std::span<Launch* const> launches);
 
   ReplayDevice* device_ = nullptr;
   std::vector<Launch*> launches_;

@@ -321,6 +321,7 @@ AttentionWay way_of(const AttentionTask& t) {
     }
   }
   if (t.type == DType::f32 || !fits(t.head) || !fits(t.value_head) || t.past + t.keys > kMostKeys) return AttentionWay::rows;
+  if (serves_attention_one(t)) return AttentionWay::one;
   return rows_of_unit(t) <= kFewRows ? AttentionWay::few : AttentionWay::many;
 }
 
@@ -350,13 +351,18 @@ AttentionSpace plan_attention(AttentionTask* task) {
     most_blocks = 128;
     least_keys = 8 * kTile;
   }
+  if (task->way == AttentionWay::one) {
+    blocks = 1;
+    most_blocks = kMostOneSplits;
+    least_keys = kTile;
+  }
   const std::int64_t wanted =
       std::clamp<std::int64_t>(std::min(most_blocks / std::max<std::int64_t>(1, blocks), total / least_keys), 1, kMostSplits);
   const std::int64_t step = task->way == AttentionWay::many ? kKeyStep : kTile;
   task->split_keys = (total + wanted * step - 1) / (wanted * step) * step;
   task->splits = (total + task->split_keys - 1) / task->split_keys;
   AttentionSpace space;
-  if (task->splits > 1) space.parts = task->batch * task->kv_heads * rows * task->splits * (task->value_head + 2);
+  if (task->splits > 1 && task->way != AttentionWay::one) space.parts = task->batch * task->kv_heads * rows * task->splits * (task->value_head + 2);
   space.kinds = plan_kinds(task);
   return space;
 }
@@ -371,6 +377,8 @@ cudaError_t launch_attention(const AttentionTask& task, cudaStream_t stream) {
   cudaError_t error = t.kinds != nullptr ? launch_mask_kinds(t, stream) : cudaSuccess;
   if (error == cudaSuccess) {
     switch (t.way) {
+      case AttentionWay::one:
+        return launch_attention_one(t, stream);
       case AttentionWay::few:
         error = launch_attention_few(t, stream);
         break;

@@ -8,8 +8,9 @@ namespace forebay::cuda {
 // What a row gives that sees nothing, or whose softmax is not a number.
 enum class EmptyRows : int { zero, as_softmax, zero_when_nan };
 
-// How a task is computed: in f32 by rows, or on the tensor cores with few or many rows to a block.
-enum class AttentionWay : int { rows, few, many };
+// How a task is computed: in f32 by rows, one query in one launch, or on the tensor cores with few or many rows to a block.
+enum class AttentionWay : int { rows, one, few, many };
+inline constexpr std::int64_t kMostOneRows = 16, kMostOneKeys = 2048, kMostOneSplits = 8, kMostOneUnits = 64;
 
 // What a mask does to 64 queries by 64 keys.
 inline constexpr int kKindTile = 64, kMostKindTiles = 2048;
@@ -52,6 +53,8 @@ AttentionSpace plan_attention(AttentionTask* task);
 cudaError_t launch_attention(const AttentionTask& task, cudaStream_t stream);
 // Its stages.
 cudaError_t launch_mask_kinds(const AttentionTask& task, cudaStream_t stream);
+bool serves_attention_one(const AttentionTask& task);  // of f16 and bf16
+cudaError_t launch_attention_one(const AttentionTask& task, cudaStream_t stream);
 cudaError_t launch_attention_few(const AttentionTask& task, cudaStream_t stream);
 cudaError_t launch_attention_many(const AttentionTask& task, cudaStream_t stream);
 cudaError_t launch_attention_hopper(const AttentionTask& task, cudaStream_t stream);  // heads of at most 128, compute capability 9.0

@@ -228,6 +228,7 @@ __device__ inline float as_float(std::uint8_t x) {
 }
 template <typename T, typename Y>
 __global__ void cast(std::int64_t count, Y* y, const T* a) {
+  after_previous();
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
        i += step)
@@ -235,21 +236,13 @@ __global__ void cast(std::int64_t count, Y* y, const T* a) {
 }
 template <typename T>
 cudaError_t start_cast(DType to, std::int64_t count, void* y, const T* a, cudaStream_t stream) {
-  const unsigned blocks = blocks_for(count, kThreads);
+  const auto go = [&](auto* as) { return launch_after(cast<T, std::decay_t<decltype(*as)>>, dim3(blocks_for(count, kThreads)), kThreads, 0, stream, count, as, a); };
   switch (to) {
-    case DType::f32:
-      cast<<<blocks, kThreads, 0, stream>>>(count, static_cast<float*>(y), a);
-      break;
-    case DType::f16:
-      cast<<<blocks, kThreads, 0, stream>>>(count, static_cast<__half*>(y), a);
-      break;
-    case DType::bf16:
-      cast<<<blocks, kThreads, 0, stream>>>(count, static_cast<__nv_bfloat16*>(y), a);
-      break;
-    default:
-      return cudaErrorInvalidValue;
+    case DType::f32: return go(static_cast<float*>(y));
+    case DType::f16: return go(static_cast<__half*>(y));
+    case DType::bf16: return go(static_cast<__nv_bfloat16*>(y));
+    default: return cudaErrorInvalidValue;
   }
-  return cudaGetLastError();
 }
 
 template <typename T>

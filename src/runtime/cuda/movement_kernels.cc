@@ -43,7 +43,7 @@ void widen_elements(Move& move) {
   move.element_bytes *= factor;
 }
 
-class MoveKernel : public CudaKernel, public PairedKernel {
+class MoveKernel : public CudaKernel, public GroupedKernel {
  public:
   using CudaKernel::CudaKernel;
   // Neighbours of the same element size share a launch.
@@ -61,17 +61,21 @@ class MoveKernel : public CudaKernel, public PairedKernel {
   }
 
   // As the two halves of a cache.
-  Result<bool> run_pair(std::span<const KernelCall> calls, Kernel& other, std::span<const KernelCall> others) override {
-    auto* const second = dynamic_cast<MoveKernel*>(&other);
-    if (second == nullptr || moves_.size() + second->moves_.size() > CopyTask::kMost || moves_.empty()) return false;
-    const auto same = [&](const Move& move) { return move.element_bytes == moves_[0].element_bytes; };
-    if (!std::all_of(moves_.begin(), moves_.end(), same) || !std::all_of(second->moves_.begin(), second->moves_.end(), same)) return false;
+  Result<std::size_t> run_group(std::span<const Member> members) override {
     CopyTask task;
     int element_bytes = 0;
-    for (const Move& move : moves_) put(move, calls[0], &task, &element_bytes);
-    for (const Move& move : second->moves_) put(move, others[0], &task, &element_bytes);
+    std::size_t done = 0, moves = 0;
+    for (const Member& member : members) {
+      const auto* const kernel = dynamic_cast<const MoveKernel*>(member.kernel);
+      if (kernel == nullptr || kernel->moves_.empty() || (moves += kernel->moves_.size()) > CopyTask::kMost) break;
+      const auto same = [&](const Move& move) { return move.element_bytes == moves_[0].element_bytes; };
+      if (!std::all_of(kernel->moves_.begin(), kernel->moves_.end(), same)) break;
+      for (const Move& move : kernel->moves_) put(move, member.calls[0], &task, &element_bytes);
+      ++done;
+    }
+    if (done < 2) return std::size_t{0};
     FB_TRY(check(launch_copies(element_bytes, task, queue_stream())));
-    return true;
+    return done;
   }
 
  protected:

@@ -8,6 +8,7 @@
 #include "runtime/cuda/gemm_mma.h"
 #include "runtime/cuda/kernel_base.h"
 #include "runtime/cuda/lt_product.h"
+#include "runtime/cuda/row_group.h"
 #include "runtime/merged_kernel.h"
 #include "runtime/ops/product_plain.h"
 
@@ -25,7 +26,7 @@ std::optional<std::int64_t> even_step(std::span<const std::int64_t> offsets) {
   return step;
 }
 
-class ProductKernel final : public MergedKernel, public PairedKernel, public ChoosingKernel {
+class ProductKernel final : public MergedKernel, public GroupedKernel, public ChoosingKernel {
  public:
   ProductKernel(const ops::ProductSpec& spec, const NamedActivation& finish, StatePtr state)
       : spec_(spec), finish_(finish), state_(std::move(state)) {}
@@ -151,16 +152,19 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
     return check(way_ == Way::row_dot ? launch_row_dot_slabs(task, table, queue_stream()) : launch_axpy_slabs(task, table, queue_stream()));
   }
 
-  // As gate and up of a gated layer: two weights, the same activations.
-  Result<bool> run_pair(std::span<const KernelCall> calls, Kernel& other, std::span<const KernelCall> others) override {
-    auto* const second = dynamic_cast<ProductKernel*>(&other);
-    if (second == nullptr || !pairs() || !second->pairs() || type_ != second->type_) return false;
-    SlabTable tables[2];
-    const ProductTask tasks[2] = {joined(calls, &tables[0]), second->joined(others, &tables[1])};
-    const bool same = tasks[0].a == tasks[1].a && tasks[0].a_row == tasks[1].a_row && tasks[0].m == tasks[1].m && tasks[0].k == tasks[1].k;
-    if (!same || tasks[0].m == 0 || tasks[0].n == 0 || tasks[1].n == 0) return false;
-    FB_TRY(check(launch_row_dot_pair(tasks, tables, queue_stream())));
-    return true;
+  // As queries, keys and values, or gate and up of a gated layer: several weights, the same activations.
+  Result<std::size_t> run_group(std::span<const Member> members) override {
+    RowGroup group;
+    for (const Member& member : members.first(std::min(members.size(), std::size_t{RowGroup::kMost}))) {
+      const auto* const kernel = dynamic_cast<const ProductKernel*>(member.kernel);
+      if (kernel == nullptr || !kernel->groups() || kernel->type_ != type_) break;
+      const ProductTask task = kernel->joined(member.calls, &group.tables[group.count]), &first = group.count > 0 ? group.tasks[0] : task;
+      if (task.a != first.a || task.a_row != first.a_row || task.m != first.m || task.k != first.k || task.m == 0 || task.n == 0) break;
+      group.tasks[group.count++] = task;
+    }
+    if (group.count < 2) return std::size_t{0};
+    FB_TRY(check(launch_row_dot_group(group, queue_stream())));
+    return static_cast<std::size_t>(group.count);
   }
 
  private:
@@ -170,7 +174,7 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
     return kNames[static_cast<int>(way)];
   }
 
-  bool pairs() const { return way_ == Way::row_dot && consumption_ == plan::Consumption::by_output && even_slabs_ && task_.batches == 1; }
+  bool groups() const { return way_ == Way::row_dot && consumption_ == plan::Consumption::by_output && even_slabs_ && task_.batches == 1; }
 
   // The calls of slabs that follow each other as one task over the slabs of the table.
   ProductTask joined(std::span<const KernelCall> calls, SlabTable* table) const {

@@ -2,6 +2,7 @@
 // runtime/cpu/gemv.h, the same bits. A row's sum does not depend on what else a launch holds, nor
 // on where its activations are read.
 #include "runtime/cuda/product_parts.cuh"
+#include "runtime/cuda/row_group.h"
 
 namespace forebay::cuda {
 namespace {
@@ -91,11 +92,10 @@ __device__ inline void share_rows(const ProductTask& task, const T* x, uint4* sh
   __syncthreads();
 }
 
-// One product or two: the blocks of the first come first.
+// The blocks of the first product come first.
 struct RowWork {
-  ProductTask tasks[2];
-  SlabTable tables[2];
-  unsigned first_blocks = 0;
+  RowGroup group;
+  unsigned begins[RowGroup::kMost + 1] = {};  // blocks
   bool vectors = false;
 };
 
@@ -104,13 +104,14 @@ __global__ void __launch_bounds__(kRowWarps * 32, M == 1   ? 4
                                                   : M == 2 ? 3
                                                            : 2)
     row_dot(const __grid_constant__ RowWork work) {
-  const int which = blockIdx.x < work.first_blocks ? 0 : 1;
-  const ProductTask& task = work.tasks[which];
-  const SlabTable& table = work.tables[which];
+  int which = 0;
+  while (blockIdx.x >= work.begins[which + 1]) ++which;
+  const ProductTask& task = work.group.tasks[which];
+  const SlabTable& table = work.group.tables[which];
   const bool vectors = work.vectors;
   extern __shared__ uint4 shared[];
   constexpr int kAhead = (M > 2 ? 4 : 8) / Eight<T>::kParts;  // runs of 256 weights under way
-  const std::int64_t n = static_cast<std::int64_t>(blockIdx.x - which * work.first_blocks) *
+  const std::int64_t n = static_cast<std::int64_t>(blockIdx.x - work.begins[which]) *
                              kRowWarps +
                          threadIdx.x / 32,
                      batch = blockIdx.y;
@@ -167,17 +168,15 @@ cudaError_t start(RowWork& work, cudaStream_t stream) {
     return reinterpret_cast<std::uintptr_t>(data) % 16 == 0 &&
            step * static_cast<std::int64_t>(sizeof(T)) % 16 == 0;
   };
-  const auto blocks = [](const ProductTask& task) {
-    return static_cast<unsigned>((task.n + kRowWarps - 1) / kRowWarps);
-  };
-  const ProductTask& task = work.tasks[0];
+  const RowGroup& group = work.group;
+  const ProductTask& task = group.tasks[0];
   work.vectors = task.k % 8 == 0 && aligned(task.a, task.a_row) && aligned(task.a, task.a_batch);
-  for (int t = 0; t < 2; ++t) {
-    for (std::int64_t i = 0; i * work.tables[t].rows < work.tasks[t].n; ++i)
-      work.vectors = work.vectors && aligned(work.tables[t].slabs[i], task.b_batch);
+  for (int t = 0; t < group.count; ++t) {
+    const std::int64_t n = group.tasks[t].n, rows = group.tables[t].rows;
+    for (std::int64_t i = 0; i * rows < n; ++i) work.vectors = work.vectors && aligned(group.tables[t].slabs[i], task.b_batch);
+    work.begins[t + 1] = work.begins[t] + static_cast<unsigned>((n + kRowWarps - 1) / kRowWarps);
   }
-  work.first_blocks = blocks(task);
-  const dim3 grid(work.first_blocks + blocks(work.tasks[1]), static_cast<unsigned>(task.batches));
+  const dim3 grid(work.begins[group.count], static_cast<unsigned>(task.batches));
   const std::size_t bytes = static_cast<std::size_t>(task.k) * M * sizeof(T);
   if (!work.vectors || bytes > kMostShared)
     return launch_after(row_dot<T, M, false>, grid, kRowWarps * 32, 0, stream, work);
@@ -185,13 +184,13 @@ cudaError_t start(RowWork& work, cudaStream_t stream) {
 }
 template <typename T>
 cudaError_t by_rows(RowWork& work, cudaStream_t stream) {
-  if (work.tasks[0].m <= 1) return start<T, 1>(work, stream);
-  if (work.tasks[0].m <= 2) return start<T, 2>(work, stream);
-  if (work.tasks[0].m <= 4) return start<T, 4>(work, stream);
+  if (work.group.tasks[0].m <= 1) return start<T, 1>(work, stream);
+  if (work.group.tasks[0].m <= 2) return start<T, 2>(work, stream);
+  if (work.group.tasks[0].m <= 4) return start<T, 4>(work, stream);
   return start<T, 8>(work, stream);
 }
 cudaError_t by_type(RowWork& work, cudaStream_t stream) {
-  switch (work.tasks[0].b_type) {
+  switch (work.group.tasks[0].b_type) {
     case DType::f32:
       return by_rows<float>(work, stream);
     case DType::f16:
@@ -209,18 +208,15 @@ cudaError_t launch_row_dot_slabs(const ProductTask& task, const SlabTable& table
                                  cudaStream_t stream) {
   if (task.m == 0 || task.n == 0 || task.batches == 0) return cudaSuccess;
   RowWork work;
-  work.tasks[0] = task;
-  work.tables[0] = table;
+  work.group.count = 1;
+  work.group.tasks[0] = task;
+  work.group.tables[0] = table;
   return by_type(work, stream);
 }
 
-cudaError_t launch_row_dot_pair(const ProductTask (&tasks)[2], const SlabTable (&tables)[2],
-                                cudaStream_t stream) {
+cudaError_t launch_row_dot_group(const RowGroup& group, cudaStream_t stream) {
   RowWork work;
-  for (int t = 0; t < 2; ++t) {
-    work.tasks[t] = tasks[t];
-    work.tables[t] = tables[t];
-  }
+  work.group = group;
   return by_type(work, stream);
 }
 
