@@ -28,7 +28,7 @@ constexpr HopperWay kHopperWays[] = {{LinearTile::small, 64, 64, 1, 2, 0.5, "64x
                                      {LinearTile::small, 64, 64, 4, 2, 0.5, "64x64 splits=4"}, {LinearTile::small, 64, 64, 8, 2, 0.5, "64x64 splits=8"},
                                      {LinearTile::middle, 128, 128, 1, 1, 0.75, "128x128"},    {LinearTile::large, 128, 256, 1, 1, 0.9, "128x256"}};
 
-class LinearKernel final : public MergedKernel, public ChoosingKernel {
+class LinearKernel final : public MergedKernel, public GroupedKernel, public ChoosingKernel {
  public:
   LinearKernel(const NamedActivation& activation, StatePtr state, KernelPtr product) : state_(std::move(state)), product_(std::move(product)) {
     task_.activation = activation.activation;
@@ -110,6 +110,27 @@ class LinearKernel final : public MergedKernel, public ChoosingKernel {
     LinearGroup group;
     group.tasks[group.count++] = task_of(calls);
     return check(launch_linear_hopper(group, tile_, queue_stream()));
+  }
+
+  // Sums that carry from call to call alone.
+  bool uses_workspace(std::span<const KernelCall> calls) const override {
+    if (way_ != Way::hopper) return calls[0].workspace != nullptr;
+    return task_.turned && (calls.front().slab > 0 || calls.back().slab + 1 < calls.back().slab_count);
+  }
+  // As queries, keys and values: several weights, the same x.
+  Result<std::size_t> run_group(std::span<const Member> members) override {
+    LinearGroup group;
+    for (const Member& member : members.first(std::min<std::size_t>(members.size(), LinearGroup::kMost))) {
+      const auto* const kernel = dynamic_cast<const LinearKernel*>(member.kernel);
+      if (kernel == nullptr || kernel->way_ != Way::hopper || kernel->tile_ != tile_) break;
+      const LinearTask task = kernel->task_of(member.calls), &first = group.count > 0 ? group.tasks[0] : task;
+      const bool same = task.x == first.x && task.rows == first.rows && task.depth == first.depth && task.type == first.type;
+      if (!same || task.turned != first.turned || task.splits != first.splits || task.columns == 0) break;
+      group.tasks[group.count++] = task;
+    }
+    if (group.count < 2) return std::size_t{0};
+    FB_TRY(check(launch_linear_hopper(group, tile_, queue_stream())));
+    return static_cast<std::size_t>(group.count);
   }
 
  private:
