@@ -63,9 +63,10 @@ class CudaLinearWays : public ::testing::Test {
 };
 
 TEST_F(CudaLinearWays, OwnWaysAreRightAndSlabsShareLaunchesWithoutChangingBits) {
-  const WaysCase cases[] = {{197, 768, 768, 160, false, "Gelu"}, {197, 768, 768, 160, true, "Gelu"}, {9, 100, 3072, 48},
-                            {130, 264, 520, 0},                  {77, 392, 600, 112, true, "Relu"},  {20, 104, 3080, 48, true},
-                            {33, 40, 8, 16},                     {300, 520, 128, 64, true},          {260, 1000, 200, 0, true, "Swish"}};
+  const WaysCase cases[] = {
+      {197, 768, 768, 160, false, "Gelu"}, {197, 768, 768, 160, true, "Gelu"}, {9, 100, 3072, 48}, {130, 264, 520, 0},
+      {77, 392, 600, 112, true, "Relu"},   {20, 104, 3080, 48, true},          {33, 40, 8, 16},    {300, 520, 128, 64, true},
+      {260, 1000, 200, 0, true, "Swish"}};
   std::set<std::string> seen;
   for (const DType type : {DType::f16, DType::bf16}) {
     for (const WaysCase& c : cases) {
@@ -107,6 +108,8 @@ TEST_F(CudaLinearWays, WaysAgreeAtRealSizes) {
       const std::string what = text_of(c, DType::bf16) + "_" + way.kernel + "_" + way.config.substr(0, way.config.find(" word="));
       device_->way = way;
       auto made = device_->run(node.run);
+      const bool own = way.kernel.starts_with("cuda.linear");
+      if (!own && !made.ok() && made.status().code() == Code::unsupported) continue;  // what the library lists it need not serve
       ASSERT_TRUE(made.ok()) << what << ": " << made.status().to_string();
       RecordProperty(what, std::to_string(device_->microseconds));
       if (first.bytes() == 0) {

@@ -32,10 +32,10 @@ __device__ inline void await_turn(unsigned at, int turn) {
 __device__ inline void meet_some(int id, int threads) {
   asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
 }
-// 16 bytes without waiting; zeros where `there` is false.
+// 16 bytes without waiting; where `there` is false, zeros, and nothing is read.
 __device__ inline void copy_16(unsigned to, const void* from, bool there) {
   const int bytes = there ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from), "r"(bytes));
 }
 // Copies that have landed are seen by warpgroups' products.
 __device__ inline void show_copies() {
@@ -70,13 +70,13 @@ __device__ inline void await_products() {
   "%57, %58, %59, %60, %61, %62, %63"
 
 // d[64 x 64 or 128] += a * b' over 16 columns of both, in shared memory; turned: += a * b, 16 rows of b.
-#define FB_PRODUCT_64(type)                                                                                         \
+#define FB_PRODUCT_64(type)                                                                                                   \
   asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {" FB_NAMES_32 "}, %32, %33, 1, 1, 1, 0, %34;\n" \
-               : FB_SUMS_32(0)                                                                                      \
+               : FB_SUMS_32(0)                                                                                                \
                : "l"(a), "l"(b), "n"(kTurned ? 1 : 0))
-#define FB_PRODUCT_128(type)                                                                                         \
+#define FB_PRODUCT_128(type)                                                                                                   \
   asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" FB_NAMES_64 "}, %64, %65, 1, 1, 1, 0, %66;\n" \
-               : FB_SUMS_32(0), FB_SUMS_32(8)                                                                        \
+               : FB_SUMS_32(0), FB_SUMS_32(8)                                                                                  \
                : "l"(a), "l"(b), "n"(kTurned ? 1 : 0))
 template <typename T, bool kTurned>
 __device__ __forceinline__ void add_product(float (&d)[8][4], std::uint64_t a, std::uint64_t b) {

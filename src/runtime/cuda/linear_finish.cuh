@@ -6,6 +6,16 @@
 
 namespace forebay::cuda {
 
+// Its code at every place that finishes sums would be most of a kernel, and take longer to fetch than to run.
+static __device__ __noinline__ float activate_apart(Activation activation, float alpha, float beta, float x) {
+  return activate(activation, alpha, beta, x);
+}
+__device__ inline float activate_linear(const LinearTask& task, float x) {
+  if (task.activation == Activation::none) return x;
+  if (task.activation == Activation::gelu) return activate(Activation::gelu, 0, 0, x);
+  return activate_apart(task.activation, task.alpha, task.beta, x);
+}
+
 // kWide (1, 4 or 8) sums of a row, at a multiple of 16 bytes when there are several, from a column of the call on.
 template <typename T, int kWide>
 __device__ inline void finish_linear(const LinearTask& task, int row, int column, const float* sums) {
@@ -27,7 +37,7 @@ __device__ inline void finish_linear(const LinearTask& task, int row, int column
 #pragma unroll
   for (int i = 0; i < kWide; ++i) {
     const float value = task.bias != nullptr ? mine[i] + widen(bias.values[i]) : mine[i];
-    out.values[i] = narrow<T>(activate(task.activation, task.alpha, task.beta, value));
+    out.values[i] = narrow<T>(activate_linear(task, value));
   }
   *reinterpret_cast<Values*>(static_cast<T*>(task.y) + static_cast<std::int64_t>(row) * task.all_columns + at) = out;
 }

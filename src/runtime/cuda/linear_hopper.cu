@@ -1,5 +1,5 @@
-// Linear on GPUs of compute capability 9.0: one warpgroup copies tiles of x and W, 64 deep, ahead of those that multiply them (wgmma). A sum
-// takes its products 16 at a time in order of depth; the blocks of a cluster share long sums, cut where the node's whole depth says.
+// Linear on GPUs of compute capability 9.0: one warpgroup copies tiles of x and W, 64 deep, ahead of those that multiply them (wgmma). A
+// sum takes its products 16 at a time in order of depth; the blocks of a cluster share long sums, cut where the node's whole depth says.
 #include <algorithm>
 
 #include "runtime/cuda/hopper_products.cuh"
@@ -16,7 +16,8 @@ template <typename T, int units, int wide, int down, int across, int stages, int
 struct LinearForm {
   using Type = T;
   static constexpr int kUnits = units, kWide = wide, kDown = down, kAcross = across, kStages = stages, kBlocks = blocks;
-  static constexpr int kRows = down * units * 64, kColumns = across * wide, kComputing = down * across * 128, kThreads = kComputing + kCopying;
+  static constexpr int kRows = down * units * 64, kColumns = across * wide, kComputing = down * across * 128,
+                       kThreads = kComputing + kCopying;
   static constexpr int kStageBytes = (kRows + kColumns) * kRowBytes, kBytes = stages * kStageBytes + 1024;
   static constexpr int kPitch = wide + 8;  // floats from row to row of sums in shared memory: neither pairs nor fours of rows collide
   static_assert(kDown * kAcross * 64 * kPitch * 4 <= stages * kStageBytes);
@@ -35,7 +36,11 @@ struct LinearBlock {
   int split, m0, n0, from, to;  // from and to: of the call's depth
 
   __device__ __forceinline__ LinearBlock(const LinearTask& t, int index, unsigned memory, unsigned barriers)
-      : task(t), tiles((memory + 1023) / 1024 * 1024), full(barriers), empty(barriers + Form::kStages * 8), split(static_cast<int>(blockIdx.z)) {
+      : task(t),
+        tiles((memory + 1023) / 1024 * 1024),
+        full(barriers),
+        empty(barriers + Form::kStages * 8),
+        split(static_cast<int>(blockIdx.z)) {
     const int down = (t.rows + Form::kRows - 1) / Form::kRows, across = (t.columns + Form::kColumns - 1) / Form::kColumns;
     const int group = index / (kTogether * across), rest = index % (kTogether * across);
     const int together = min(kTogether, down - group * kTogether);
@@ -51,88 +56,105 @@ struct LinearBlock {
     return static_cast<int>(deep * split / task.splits) * kDeep < task.begin;
   }
   __device__ __forceinline__ int steps() const { return (to - from + kDeep - 1) / kDeep; }
-  __device__ __forceinline__ unsigned x_tile(int step) const { return tiles + static_cast<unsigned>(step % Form::kStages * Form::kStageBytes); }
+  __device__ __forceinline__ unsigned x_tile(int step) const {
+    return tiles + static_cast<unsigned>(step % Form::kStages * Form::kStageBytes);
+  }
   __device__ __forceinline__ unsigned w_tile(int step) const { return x_tile(step) + Form::kRows * kRowBytes; }
 };
 
 // ---- the copying warpgroup ----
 
-template <typename Form>
-__device__ __forceinline__ void copy_x(const LinearBlock<Form>& block, int own, int step) {
-  const LinearTask& task = block.task;
-  const int row = own / 8, piece = own % 8, k = block.from + step * kDeep + piece * 8;
-  const unsigned short* at = static_cast<const unsigned short*>(task.x) + static_cast<std::int64_t>(block.m0 + row) * task.x_row + k;
-  const unsigned place = block.x_tile(step) + static_cast<unsigned>(row * kRowBytes + ((piece ^ (row & 7)) << 4));
-#pragma unroll
-  for (int i = 0; i < Form::kRows / 16; ++i, at += 16 * task.x_row) {
-    const bool there = block.m0 + row + i * 16 < task.rows && k < block.to;
-    copy_16(place + i * 16 * kRowBytes, there ? at : task.x, there);
-  }
-}
+// A thread copies the same pieces of every tile: what does not change from step to step is found once, few instructions are left to a copy.
+template <typename Form, bool kTurned>
+struct LinearCopier {
+  static constexpr int kXCopies = Form::kRows / 16, kWCopies = Form::kColumns / 16;
+  static constexpr int kPieces = Form::kColumns / 8, kAtOnce = kCopying / kPieces,
+                       kDown = 16 / kAtOnce;  // turned: rows of 16 that are copied at once
+  const LinearBlock<Form>& block;
+  const int row, piece;
+  const char* x;
+  unsigned x_there = 0, w_there = 0, slab = 0;  // bits: which rows of a tile there are
+  int in_slab = 0;
+  const char* w[kTurned ? 1 : kWCopies];
 
-// W as [columns, depth]; the table has the tile's rows.
-template <typename Form>
-__device__ __forceinline__ void copy_w_rows(const LinearBlock<Form>& block, const unsigned short* const* table, int own, int step) {
-  const int row = own / 8, piece = own % 8, k = block.from + step * kDeep + piece * 8;
-  const unsigned place = block.w_tile(step) + static_cast<unsigned>(row * kRowBytes + ((piece ^ (row & 7)) << 4));
+  __device__ __forceinline__ LinearCopier(const LinearBlock<Form>& b, int own) : block(b), row(own / 8), piece(own % 8) {
+    const LinearTask& task = b.task;
+    x = static_cast<const char*>(task.x) + (static_cast<std::int64_t>(b.m0 + row) * task.x_row + b.from + piece * 8) * 2;
 #pragma unroll
-  for (int i = 0; i < Form::kColumns / 16; ++i) {
-    const unsigned short* const at = table[row + i * 16];
-    const bool there = at != nullptr && k < block.to;
-    copy_16(place + i * 16 * kRowBytes, there ? at + k : block.task.x, there);
-  }
-}
-
-// W as [depth, columns]: 16 rows lie in one slab.
-template <typename Form>
-__device__ __forceinline__ void copy_w_turned(const LinearBlock<Form>& block, int own, int step) {
-  constexpr int kPieces = Form::kColumns / 8;
-  const LinearTask& task = block.task;
-  const int slab_rows = static_cast<int>(task.w.rows);
+    for (int i = 0; i < kXCopies; ++i) x_there |= (b.m0 + row + i * 16 < task.rows ? 1u : 0u) << i;
+    const int slab_rows = static_cast<int>(task.w.rows);
+    if constexpr (kTurned) {
+      w_there = b.n0 + own % kPieces * 8 < task.columns;
+      slab = static_cast<unsigned>(b.from / slab_rows);
+      in_slab = b.from - static_cast<int>(slab) * slab_rows;
+    } else {
 #pragma unroll
-  for (int deep = 0; deep < kDeep; deep += 16) {
-    const int k = block.from + step * kDeep + deep;
-    const int slab = k < block.to ? k / slab_rows : 0;
-    const auto* const rows = static_cast<const unsigned short*>(task.w.slabs[slab]);
-#pragma unroll
-    for (int i = own; i < 16 * kPieces; i += kCopying) {
-      const int row = i / kPieces, piece = i % kPieces, column = block.n0 + piece * 8;
-      const bool there = k + row < block.to && column < task.columns;
-      const unsigned place = block.w_tile(step) + static_cast<unsigned>(piece / 8 * kDeep * 128 + (deep + row) * 128 + (((piece % 8) ^ (row & 7)) << 4));
-      copy_16(place, there ? rows + static_cast<std::int64_t>(k + row - slab * slab_rows) * task.columns + column : task.x, there);
+      for (int i = 0; i < kWCopies; ++i) {
+        const int n = b.n0 + row + i * 16, which = n < task.columns ? n / slab_rows : 0;
+        w_there |= (n < task.columns ? 1u : 0u) << i;
+        w[i] = static_cast<const char*>(task.w.slabs[which]) +
+               (static_cast<std::int64_t>(n - which * slab_rows) * task.depth + b.from + piece * 8) * 2;
+      }
     }
   }
-}
+  __device__ __forceinline__ void copy_x(int step) const {
+    const unsigned to = block.x_tile(step) + static_cast<unsigned>(row * kRowBytes + ((piece ^ (row & 7)) << 4));
+    const bool deep = block.from + step * kDeep + piece * 8 < block.to;
+    const char* at = x + step * kRowBytes;
+    const std::int64_t next = std::int64_t{32} * block.task.x_row;
+#pragma unroll
+    for (int i = 0; i < kXCopies; ++i, at += next) copy_16(to + i * 16 * kRowBytes, at, deep && (x_there >> i & 1) != 0);
+  }
+  // In order of steps.
+  __device__ __forceinline__ void copy_w(int step) {
+    if constexpr (kTurned) return copy_turned(step);
+    const unsigned to = block.w_tile(step) + static_cast<unsigned>(row * kRowBytes + ((piece ^ (row & 7)) << 4));
+    const bool deep = block.from + step * kDeep + piece * 8 < block.to;
+#pragma unroll
+    for (int i = 0; i < kWCopies; ++i) copy_16(to + i * 16 * kRowBytes, w[i] + step * kRowBytes, deep && (w_there >> i & 1) != 0);
+  }
+  // W as [depth, columns]: 16 rows lie in one slab.
+  __device__ __forceinline__ void copy_turned(int step) {
+    const LinearTask& task = block.task;
+    const int own = static_cast<int>(threadIdx.x) - Form::kComputing, down = own / kPieces, across = own % kPieces;
+    const unsigned to = block.w_tile(step) + static_cast<unsigned>(across / 8 * kDeep * 128);
+    const std::int64_t pitch = std::int64_t{2} * task.columns;
+#pragma unroll
+    for (int deep = 0; deep < kDeep; deep += 16) {
+      const int k = block.from + step * kDeep + deep + down;
+      const char* at =
+          static_cast<const char*>(task.w.slabs[k - down < block.to ? slab : 0]) + (in_slab + down) * pitch + (block.n0 + across * 8) * 2;
+#pragma unroll
+      for (int i = 0; i < kDown; ++i, at += kAtOnce * pitch) {
+        const int r = deep + down + i * kAtOnce;
+        copy_16(to + static_cast<unsigned>(r * 128 + (((across % 8) ^ (r & 7)) << 4)), at, w_there != 0 && k + i * kAtOnce < block.to);
+      }
+      in_slab += 16;
+      if (in_slab >= static_cast<int>(task.w.rows)) {
+        in_slab = 0;
+        ++slab;
+      }
+    }
+  }
+};
 
 // Weights, which nobody writes, are on their way before what runs ahead of this kernel has ended.
 template <typename Form, bool kTurned>
-__device__ __forceinline__ void copy_ahead(const LinearBlock<Form>& block, const unsigned short** table, int own) {
-  const LinearTask& task = block.task;
-  if constexpr (!kTurned) {
-    for (int i = own; i < Form::kColumns; i += kCopying) {
-      const int n = block.n0 + i, slab_rows = static_cast<int>(task.w.rows), slab = n < task.columns ? n / slab_rows : 0;
-      table[i] = n < task.columns ? static_cast<const unsigned short*>(task.w.slabs[slab]) + static_cast<std::int64_t>(n - slab * slab_rows) * task.depth : nullptr;
-    }
-    meet_some(2, kCopying);
-  }
-  const auto copy_w = [&](int step) {
-    if constexpr (kTurned) {
-      copy_w_turned(block, own, step);
-    } else {
-      copy_w_rows(block, table, own, step);
-    }
-  };
+__device__ __forceinline__ void copy_ahead(const LinearBlock<Form>& block, int own) {
+  LinearCopier<Form, kTurned> copier(block, own);
   const int steps = block.steps();
-  if (!task.constant) after_previous();
-  for (int step = 0; step < min(steps, Form::kStages); ++step) copy_w(step);
+  if (!block.task.constant) after_previous();
+#pragma unroll 1
+  for (int step = 0; step < min(steps, Form::kStages); ++step) copier.copy_w(step);
   after_previous();
+#pragma unroll 1
   for (int step = 0; step < steps; ++step) {
     const unsigned stage = static_cast<unsigned>(step % Form::kStages) * 8;
     if (step >= Form::kStages) {
       await_turn(block.empty + stage, step / Form::kStages - 1);
-      copy_w(step);
+      copier.copy_w(step);
     }
-    copy_x(block, own, step);
+    copier.copy_x(step);
     arrive_behind_copies(block.full + stage);
   }
 }
@@ -147,7 +169,8 @@ __device__ __forceinline__ void multiply_deep(Sums<Form>& sums, unsigned x, unsi
 #pragma unroll
   for (int u = 0; u < Form::kUnits; ++u) {
     const std::uint64_t a = product_matrix(x + static_cast<unsigned>(u * 64 * kRowBytes + k * 2), 16);
-    const std::uint64_t b = kTurned ? product_matrix(w + static_cast<unsigned>(k * 128), kDeep * 128) : product_matrix(w + static_cast<unsigned>(k * 2), 16);
+    const std::uint64_t b =
+        kTurned ? product_matrix(w + static_cast<unsigned>(k * 128), kDeep * 128) : product_matrix(w + static_cast<unsigned>(k * 2), 16);
     using T = typename Form::Type;
     add_product<T, kTurned>(sums[u], a, b);
   }
@@ -156,7 +179,8 @@ __device__ __forceinline__ void multiply_deep(Sums<Form>& sums, unsigned x, unsi
 template <typename Form, bool kTurned>
 __device__ __forceinline__ void multiply_all(const LinearBlock<Form>& block, int group, Sums<Form>& sums) {
   const int down = group / Form::kAcross, across = group % Form::kAcross, steps = block.steps();
-  const unsigned x_own = static_cast<unsigned>(down * Form::kUnits * 64 * kRowBytes), w_own = static_cast<unsigned>(across * Form::kWide * kRowBytes);
+  const unsigned x_own = static_cast<unsigned>(down * Form::kUnits * 64 * kRowBytes),
+                 w_own = static_cast<unsigned>(across * Form::kWide * kRowBytes);
   const int whole = (block.to - block.from) / kDeep;
   const auto multiply_step = [&](int step) {
     await_turn(block.full + static_cast<unsigned>(step % Form::kStages) * 8, step / Form::kStages);
@@ -169,6 +193,7 @@ __device__ __forceinline__ void multiply_all(const LinearBlock<Form>& block, int
   if (whole > 0) {
     multiply_step(0);  // by itself: sums that come from memory would make the compiler wait behind every product of the loop
     await_products<0>();
+#pragma unroll 1
     for (int step = 1; step < whole; ++step) {
       multiply_step(step);
       await_products<1>();
@@ -180,6 +205,7 @@ __device__ __forceinline__ void multiply_all(const LinearBlock<Form>& block, int
   // No products with what lies behind the end: adding zeros would change the sign of a zero.
   await_turn(block.full + static_cast<unsigned>(whole % Form::kStages) * 8, whole / Form::kStages);
   show_copies();
+#pragma unroll 1
   for (int k = 0; k < block.to - block.from - whole * kDeep; k += 16) {
     fence_products();
     multiply_deep<Form, kTurned>(sums, block.x_tile(whole) + x_own, block.w_tile(whole) + w_own, k);
@@ -217,13 +243,15 @@ __device__ __forceinline__ void write_rows(const LinearTask& task, const float* 
     constexpr int kEach = Form::kWide / 8;
     for (int i = thread; i < 64 * kEach; i += 128) {
       const int row = i / kEach, column = i % kEach * 8;
-      if (m0 + row < task.rows && n0 + column < task.columns) finish_linear<T, 8>(task, m0 + row, n0 + column, tile + row * Form::kPitch + column);
+      if (m0 + row < task.rows && n0 + column < task.columns)
+        finish_linear<T, 8>(task, m0 + row, n0 + column, tile + row * Form::kPitch + column);
     }
     return;
   }
   for (int i = thread; i < 64 * Form::kWide; i += 128) {
     const int row = i / Form::kWide, column = i % Form::kWide;
-    if (m0 + row < task.rows && n0 + column < task.columns) finish_linear<T, 1>(task, m0 + row, n0 + column, tile + row * Form::kPitch + column);
+    if (m0 + row < task.rows && n0 + column < task.columns)
+      finish_linear<T, 1>(task, m0 + row, n0 + column, tile + row * Form::kPitch + column);
   }
 }
 
@@ -254,7 +282,8 @@ __device__ __forceinline__ void write_joined(const LinearBlock<Form>& block, con
 }
 
 template <typename Form>
-__device__ __forceinline__ void write_sums(const LinearBlock<Form>& block, int group, int row0, int column0, float* memory, Sums<Form>& sums) {
+__device__ __forceinline__ void write_sums(const LinearBlock<Form>& block, int group, int row0, int column0, float* memory,
+                                           Sums<Form>& sums) {
   const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
   float* const tile = memory + group * 64 * Form::kPitch;
   meet_some(1, Form::kComputing);  // nobody multiplies what lies there any more
@@ -296,7 +325,6 @@ template <typename Form, bool kTurned>
 __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks) linear_hopper(const __grid_constant__ LinearGroup group) {
   extern __shared__ uint4 memory[];
   __shared__ std::uint64_t barriers[2 * Form::kStages];
-  __shared__ const unsigned short* table[kTurned ? 1 : Form::kColumns];
   int member = 0, first = 0;  // the blocks of the first product come first
   while (static_cast<int>(blockIdx.x) >= group.ends[member]) first = group.ends[member++];
   const LinearTask& task = group.tasks[member];
@@ -311,11 +339,11 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks) linear_hopper(c
   }
   __syncthreads();
   if (threadIdx.x >= Form::kComputing) {
-    if constexpr (Form::kUnits > 1) asm volatile("setmaxnreg.dec.sync.aligned.u32 56;\n");
-    copy_ahead<Form, kTurned>(block, table, static_cast<int>(threadIdx.x) - Form::kComputing);
+    if constexpr (Form::kUnits > 1) asm volatile("setmaxnreg.dec.sync.aligned.u32 72;\n");
+    copy_ahead<Form, kTurned>(block, static_cast<int>(threadIdx.x) - Form::kComputing);
     if (task.splits > 1 && task.last_part) meet_cluster();
   } else {
-    if constexpr (Form::kUnits > 1) asm volatile("setmaxnreg.inc.sync.aligned.u32 224;\n");
+    if constexpr (Form::kUnits > 1) asm volatile("setmaxnreg.inc.sync.aligned.u32 216;\n");
     compute<Form, kTurned>(block, reinterpret_cast<float*>(reinterpret_cast<char*>(memory) + (block.tiles - shared_place(memory))));
   }
   if (task.splits > 1 && task.last_part) meet_cluster();  // nobody leaves while others read
@@ -352,9 +380,12 @@ template <typename T>
 cudaError_t start_form(LinearGroup& group, LinearTile tile, cudaStream_t stream) {
   const bool turned = group.tasks[0].turned;
   switch (tile) {
-    case LinearTile::small: return turned ? start<Small<T>, true>(group, stream) : start<Small<T>, false>(group, stream);
-    case LinearTile::middle: return turned ? start<Middle<T>, true>(group, stream) : start<Middle<T>, false>(group, stream);
-    case LinearTile::large: return turned ? start<Large<T>, true>(group, stream) : start<Large<T>, false>(group, stream);
+    case LinearTile::small:
+      return turned ? start<Small<T>, true>(group, stream) : start<Small<T>, false>(group, stream);
+    case LinearTile::middle:
+      return turned ? start<Middle<T>, true>(group, stream) : start<Middle<T>, false>(group, stream);
+    case LinearTile::large:
+      return turned ? start<Large<T>, true>(group, stream) : start<Large<T>, false>(group, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -1,5 +1,5 @@
-// forebay.Linear of more than a few rows. Own kernels have one launch for the slabs that wait for nothing, where the library would be called
-// for each, and finish what they sum; the library's products, those of product_kernels.cc, are ways beside them.
+// forebay.Linear of more than a few rows. Own kernels have one launch for the slabs that wait for nothing, where the library would be
+// called for each, and finish what they sum; the library's products, those of product_kernels.cc, are ways beside them.
 #include <algorithm>
 
 #include "runtime/choosing_kernel.h"
@@ -24,13 +24,15 @@ struct HopperWay {
   double share;  // of the peak, within reach
   const char* config;
 };
-constexpr HopperWay kHopperWays[] = {{LinearTile::small, 64, 64, 1, 2, 0.5, "64x64"},          {LinearTile::small, 64, 64, 2, 2, 0.5, "64x64 splits=2"},
-                                     {LinearTile::small, 64, 64, 4, 2, 0.5, "64x64 splits=4"}, {LinearTile::small, 64, 64, 8, 2, 0.5, "64x64 splits=8"},
-                                     {LinearTile::middle, 128, 128, 1, 1, 0.75, "128x128"},    {LinearTile::large, 128, 256, 1, 1, 0.9, "128x256"}};
+constexpr HopperWay kHopperWays[] = {
+    {LinearTile::small, 64, 64, 1, 2, 0.5, "64x64"},          {LinearTile::small, 64, 64, 2, 2, 0.5, "64x64 splits=2"},
+    {LinearTile::small, 64, 64, 4, 2, 0.5, "64x64 splits=4"}, {LinearTile::small, 64, 64, 8, 2, 0.5, "64x64 splits=8"},
+    {LinearTile::middle, 128, 128, 1, 1, 0.75, "128x128"},    {LinearTile::large, 128, 256, 1, 1, 0.9, "128x256"}};
 
 class LinearKernel final : public MergedKernel, public GroupedKernel, public ChoosingKernel {
  public:
-  LinearKernel(const NamedActivation& activation, StatePtr state, KernelPtr product) : state_(std::move(state)), product_(std::move(product)) {
+  LinearKernel(const NamedActivation& activation, StatePtr state, KernelPtr product)
+      : state_(std::move(state)), product_(std::move(product)) {
     task_.activation = activation.activation;
     task_.alpha = activation.alpha;
     task_.beta = activation.beta;
@@ -56,16 +58,23 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     task_.x_row = task_.depth;
     task_.rows = static_cast<int>(context.inputs[0].shape().elements() / task_.depth);
     several_slabs_ = sliced_ && slabs.size() > 1;
+    slab_rows_ = several_slabs_ ? slabs[0] : 0;
+    biased_ = context.inputs.size() > 2 && context.inputs[2].present();
     hopper_ = has_linear_hopper(state_->ordinal);
     FB_TRY(product_->prepare(context));
     const std::vector<KernelWay> all = ways();
     return take(all.front());
   }
 
-  std::string problem() const override { return "linear" + choosing_->problem().substr(std::string_view("product").size()); }
+  std::string problem() const override {
+    return "linear m=" + std::to_string(task_.rows) + " n=" + std::to_string(task_.all_columns) + " k=" + std::to_string(task_.all_depth) +
+           (several_slabs_ ? " slab=" + std::to_string(slab_rows_) : "") + " " + std::string(dtype_name(task_.type)) +
+           (task_.turned ? " [k,n]" : " [n,k]") + (biased_ ? " +bias" : "") + (task_.activation != Activation::none ? " +activation" : "");
+  }
   std::vector<KernelWay> ways() const override {
     std::vector<KernelWay> own = own_ways(), all = choosing_->ways();
-    const bool library_first = std::int64_t{task_.all_columns} * task_.all_depth * 2 > kMostWeightBytes && all.front().kernel == kLibrary;
+    const bool library_first =
+        std::int64_t{task_.all_columns} * task_.all_depth * 2 > kMostWeightBytes && !all.empty() && all.front().kernel == kLibrary;
     all.insert(library_first ? all.begin() + 1 : all.begin(), own.begin(), own.end());
     return all;
   }
@@ -80,7 +89,8 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     task_.splits = 1;
     task_.clusters = false;
     if (way_ == Way::hopper) {
-      const auto* const found = std::find_if(std::begin(kHopperWays), std::end(kHopperWays), [&](const HopperWay& one) { return way.config == one.config; });
+      const auto* const found =
+          std::find_if(std::begin(kHopperWays), std::end(kHopperWays), [&](const HopperWay& one) { return way.config == one.config; });
       tile_ = found->tile;
       task_.splits = found->splits;
     } else if (!task_.turned) {  // turned: slabs are parts of the sums themselves
@@ -171,7 +181,8 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
   // Cycles, roughly: turns of the device by what its blocks multiply in one, and the join of splits.
   double guess(const HopperWay& way) const {
     constexpr double kJoin = 2000, kProducts = 2048;  // a cycle of a multiprocessor
-    const std::int64_t steps = (task_.all_depth + kHopperDepth - 1) / kHopperDepth, deep = (steps + way.splits - 1) / way.splits * kHopperDepth;
+    const std::int64_t steps = (task_.all_depth + kHopperDepth - 1) / kHopperDepth,
+                       deep = (steps + way.splits - 1) / way.splits * kHopperDepth;
     const std::int64_t blocks = (task_.rows + way.rows - 1) / way.rows * ((task_.all_columns + way.columns - 1) / way.columns) * way.splits;
     const std::int64_t turns = (blocks + kMultiprocessors * way.at_once - 1) / (kMultiprocessors * way.at_once);
     const std::int64_t at_once = std::min<std::int64_t>(way.at_once, (blocks + kMultiprocessors - 1) / kMultiprocessors);
@@ -196,7 +207,8 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
   LinearTask task_;
   LinearTile tile_ = LinearTile::small;
   Way way_ = Way::mma;
-  bool sliced_ = false, several_slabs_ = false, even_slabs_ = false, hopper_ = false;
+  std::int64_t slab_rows_ = 0;
+  bool sliced_ = false, several_slabs_ = false, biased_ = false, even_slabs_ = false, hopper_ = false;
 };
 static_assert(SlabTable::kMost >= kMostMerged);
 
