@@ -339,11 +339,11 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks) linear_hopper(c
   }
   __syncthreads();
   if (threadIdx.x >= Form::kComputing) {
-    if constexpr (Form::kUnits > 1) asm volatile("setmaxnreg.dec.sync.aligned.u32 72;\n");
+    if constexpr (Form::kUnits > 1) asm volatile("setmaxnreg.dec.sync.aligned.u32 96;\n");
     copy_ahead<Form, kTurned>(block, static_cast<int>(threadIdx.x) - Form::kComputing);
     if (task.splits > 1 && task.last_part) meet_cluster();
   } else {
-    if constexpr (Form::kUnits > 1) asm volatile("setmaxnreg.inc.sync.aligned.u32 216;\n");
+    if constexpr (Form::kUnits > 1) asm volatile("setmaxnreg.inc.sync.aligned.u32 208;\n");
     compute<Form, kTurned>(block, reinterpret_cast<float*>(reinterpret_cast<char*>(memory) + (block.tiles - shared_place(memory))));
   }
   if (task.splits > 1 && task.last_part) meet_cluster();  // nobody leaves while others read
