@@ -1,5 +1,6 @@
-// forebay.Linear of more than a few rows. Own kernels have one launch for the slabs that wait for nothing, where the library would be
-// called for each, and finish what they sum; the library's products, those of product_kernels.cc, are ways beside them.
+// forebay.Linear, and MatMul and Gemm that are one, of more than a few rows. Own kernels have one launch for the slabs that wait for
+// nothing, where the library would be called for each, and finish what they sum; the library's products, those of product_kernels.cc, are
+// ways beside them.
 #include <algorithm>
 
 #include "runtime/choosing_kernel.h"
@@ -29,6 +30,11 @@ constexpr HopperWay kHopperWays[] = {
     {LinearTile::small, 64, 64, 4, 2, 0.5, "64x64 splits=4"}, {LinearTile::small, 64, 64, 8, 2, 0.5, "64x64 splits=8"},
     {LinearTile::middle, 128, 128, 1, 1, 0.75, "128x128"},    {LinearTile::large, 128, 256, 1, 1, 0.9, "128x256"}};
 
+// W as [depth, columns].
+bool turned(const NodeView& node) {
+  return node.integer("transB", node.op() == "Linear" ? 1 : 0) == 0;
+}
+
 class LinearKernel final : public MergedKernel, public GroupedKernel, public ChoosingKernel {
  public:
   LinearKernel(const NamedActivation& activation, StatePtr state, KernelPtr product)
@@ -49,10 +55,9 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
       even_slabs_ = even_slabs_ && (slabs[i] == slabs[0] || (i + 1 == slabs.size() && slabs[i] < slabs[0]));
     const std::vector<std::int64_t>& w = context.inputs[1].dims;
     task_.type = context.inputs[1].dtype;
-    task_.turned = context.node.integer("transB", 1) == 0;
-    for (std::size_t i = 0; task_.turned && i + 1 < slabs.size(); ++i) {
-      if (slabs[i] % 16 != 0) return context.node.unsupported("slabs that are not whole blocks");
-    }
+    task_.turned = turned(context.node);
+    own_ = true;  // turned: slabs end between products
+    for (std::size_t i = 0; task_.turned && i + 1 < slabs.size(); ++i) own_ = own_ && slabs[i] % 16 == 0;
     task_.depth = task_.all_depth = static_cast<int>(w[task_.turned ? 0 : 1]);
     task_.all_columns = static_cast<int>(w[task_.turned ? 1 : 0]);
     task_.x_row = task_.depth;
@@ -63,7 +68,8 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     hopper_ = has_linear_hopper(state_->ordinal);
     FB_TRY(product_->prepare(context));
     const std::vector<KernelWay> all = ways();
-    return take(all.front());
+    way_ = Way::product;
+    return all.empty() ? Status() : take(all.front());
   }
 
   std::string problem() const override {
@@ -191,6 +197,7 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
   // The best guess first.
   std::vector<KernelWay> own_ways() const {
     std::vector<KernelWay> all;
+    if (!own_) return all;
     const auto by_guess = [&](const HopperWay& a, const HopperWay& b) { return guess(a) < guess(b); };
     const HopperWay* const best = std::min_element(std::begin(kHopperWays), std::end(kHopperWays), by_guess);
     if (hopper_) all.push_back({std::string(kHopper), best->config});
@@ -208,13 +215,14 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
   LinearTile tile_ = LinearTile::small;
   Way way_ = Way::mma;
   std::int64_t slab_rows_ = 0;
-  bool sliced_ = false, several_slabs_ = false, biased_ = false, even_slabs_ = false, hopper_ = false;
+  bool own_ = false, sliced_ = false, several_slabs_ = false, biased_ = false, even_slabs_ = false, hopper_ = false;
 };
 static_assert(SlabTable::kMost >= kMostMerged);
 
 bool fits(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs) {
   const TypeShape &x = inputs[0], &w = inputs[1];
-  const std::size_t inner = node.integer("transB", 1) == 0 ? 0 : 1;
+  if (node.integer("transA", 0) != 0 || node.real("alpha", 1.0f) != 1.0f || node.real("beta", 1.0f) != 1.0f) return false;
+  const std::size_t inner = turned(node) ? 0 : 1;
   if ((w.dtype != DType::f16 && w.dtype != DType::bf16) || x.dtype != w.dtype) return false;
   if (outputs[0].dtype != w.dtype || !x.known() || !w.known() || w.dims.size() != 2) return false;
   const std::int64_t depth = w.dims[inner], columns = w.dims[1 - inner];
@@ -240,7 +248,8 @@ KernelPtr make_linear_mma(const NodeView& node, std::span<const TypeShape> input
 }  // namespace
 
 std::span<const TableEntry> linear_table() {
-  static constexpr TableEntry kTable[] = {{"forebay", "Linear", make_linear_mma}};
+  static constexpr TableEntry kTable[] = {
+      {"forebay", "Linear", make_linear_mma}, {"", "MatMul", make_linear_mma}, {"", "Gemm", make_linear_mma}};
   return kTable;
 }
 
