@@ -68,34 +68,20 @@ struct LinearBlock {
 template <typename Form, bool kTurned>
 struct LinearCopier {
   static constexpr int kXCopies = Form::kRows / 16, kWCopies = Form::kColumns / 16;
-  static constexpr int kPieces = Form::kColumns / 8, kAtOnce = kCopying / kPieces,
-                       kDown = 16 / kAtOnce;  // turned: rows of 16 that are copied at once
+  static constexpr int kPieces = Form::kColumns / 8, kAtOnce = kCopying / kPieces, kDown = 16 / kAtOnce;  // turned: of 16 rows
   const LinearBlock<Form>& block;
   const int row, piece;
   const char* x;
-  unsigned x_there = 0, w_there = 0, slab = 0;  // bits: which rows of a tile there are
-  int in_slab = 0;
-  const char* w[kTurned ? 1 : kWCopies];
+  unsigned x_there = 0;       // bits: which rows of a tile there are
+  int slab = 0, in_slab = 0;  // of the next 16 rows of W that are copied, or not turned: of the tile's first
 
   __device__ __forceinline__ LinearCopier(const LinearBlock<Form>& b, int own) : block(b), row(own / 8), piece(own % 8) {
     const LinearTask& task = b.task;
     x = static_cast<const char*>(task.x) + (static_cast<std::int64_t>(b.m0 + row) * task.x_row + b.from + piece * 8) * 2;
 #pragma unroll
     for (int i = 0; i < kXCopies; ++i) x_there |= (b.m0 + row + i * 16 < task.rows ? 1u : 0u) << i;
-    const int slab_rows = static_cast<int>(task.w.rows);
-    if constexpr (kTurned) {
-      w_there = b.n0 + own % kPieces * 8 < task.columns;
-      slab = static_cast<unsigned>(b.from / slab_rows);
-      in_slab = b.from - static_cast<int>(slab) * slab_rows;
-    } else {
-#pragma unroll
-      for (int i = 0; i < kWCopies; ++i) {
-        const int n = b.n0 + row + i * 16, which = n < task.columns ? n / slab_rows : 0;
-        w_there |= (n < task.columns ? 1u : 0u) << i;
-        w[i] = static_cast<const char*>(task.w.slabs[which]) +
-               (static_cast<std::int64_t>(n - which * slab_rows) * task.depth + b.from + piece * 8) * 2;
-      }
-    }
+    slab = (kTurned ? b.from : b.n0) / static_cast<int>(task.w.rows);
+    in_slab = (kTurned ? b.from : b.n0) - slab * static_cast<int>(task.w.rows);
   }
   __device__ __forceinline__ void copy_x(int step) const {
     const unsigned to = block.x_tile(step) + static_cast<unsigned>(row * kRowBytes + ((piece ^ (row & 7)) << 4));
@@ -108,17 +94,33 @@ struct LinearCopier {
   // In order of steps.
   __device__ __forceinline__ void copy_w(int step) {
     if constexpr (kTurned) return copy_turned(step);
+    const LinearTask& task = block.task;
     const unsigned to = block.w_tile(step) + static_cast<unsigned>(row * kRowBytes + ((piece ^ (row & 7)) << 4));
-    const bool deep = block.from + step * kDeep + piece * 8 < block.to;
+    const int k = block.from + step * kDeep + piece * 8;
+    int which = slab, in = in_slab;
 #pragma unroll
-    for (int i = 0; i < kWCopies; ++i) copy_16(to + i * 16 * kRowBytes, w[i] + step * kRowBytes, deep && (w_there >> i & 1) != 0);
+    for (int i = 0; i < kWCopies; ++i) {
+      const bool there = block.n0 + row + i * 16 < task.columns && k < block.to;
+      const char* const at =
+          static_cast<const char*>(task.w.slabs[there ? which : 0]) + 2 * (static_cast<std::int64_t>(in + row) * task.depth + k);
+      copy_16(to + i * 16 * kRowBytes, at, there);
+      next_rows(&which, &in);
+    }
   }
-  // W as [depth, columns]: 16 rows lie in one slab.
+  // Slabs hold a multiple of 16 rows, but for the last.
+  __device__ __forceinline__ void next_rows(int* which, int* in) const {
+    *in += 16;
+    if (*in < static_cast<int>(block.task.w.rows)) return;
+    *in = 0;
+    ++*which;
+  }
+  // W as [depth, columns].
   __device__ __forceinline__ void copy_turned(int step) {
     const LinearTask& task = block.task;
     const int own = static_cast<int>(threadIdx.x) - Form::kComputing, down = own / kPieces, across = own % kPieces;
     const unsigned to = block.w_tile(step) + static_cast<unsigned>(across / 8 * kDeep * 128);
     const std::int64_t pitch = std::int64_t{2} * task.columns;
+    const bool there = block.n0 + across * 8 < task.columns;
 #pragma unroll
     for (int deep = 0; deep < kDeep; deep += 16) {
       const int k = block.from + step * kDeep + deep + down;
@@ -127,13 +129,9 @@ struct LinearCopier {
 #pragma unroll
       for (int i = 0; i < kDown; ++i, at += kAtOnce * pitch) {
         const int r = deep + down + i * kAtOnce;
-        copy_16(to + static_cast<unsigned>(r * 128 + (((across % 8) ^ (r & 7)) << 4)), at, w_there != 0 && k + i * kAtOnce < block.to);
+        copy_16(to + static_cast<unsigned>(r * 128 + (((across % 8) ^ (r & 7)) << 4)), at, there && k + i * kAtOnce < block.to);
       }
-      in_slab += 16;
-      if (in_slab >= static_cast<int>(task.w.rows)) {
-        in_slab = 0;
-        ++slab;
-      }
+      next_rows(&slab, &in_slab);
     }
   }
 };

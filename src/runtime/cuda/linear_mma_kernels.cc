@@ -56,8 +56,9 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     const std::vector<std::int64_t>& w = context.inputs[1].dims;
     task_.type = context.inputs[1].dtype;
     task_.turned = turned(context.node);
-    own_ = true;  // turned: slabs end between products
-    for (std::size_t i = 0; task_.turned && i + 1 < slabs.size(); ++i) own_ = own_ && slabs[i] % 16 == 0;
+    bool blocks = true;
+    for (std::size_t i = 0; i + 1 < slabs.size(); ++i) blocks = blocks && slabs[i] % 16 == 0;
+    own_ = blocks || !task_.turned;  // turned: slabs end between products
     task_.depth = task_.all_depth = static_cast<int>(w[task_.turned ? 0 : 1]);
     task_.all_columns = static_cast<int>(w[task_.turned ? 1 : 0]);
     task_.x_row = task_.depth;
@@ -65,7 +66,7 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     several_slabs_ = sliced_ && slabs.size() > 1;
     slab_rows_ = several_slabs_ ? slabs[0] : 0;
     biased_ = context.inputs.size() > 2 && context.inputs[2].present();
-    hopper_ = has_linear_hopper(state_->ordinal);
+    hopper_ = blocks && has_linear_hopper(state_->ordinal);
     FB_TRY(product_->prepare(context));
     const std::vector<KernelWay> all = ways();
     way_ = Way::product;
