@@ -9,6 +9,9 @@ namespace forebay::cuda {
 namespace {
 
 constexpr int kCopying = 128, kDeep = 64, kRowBytes = 2 * kDeep;
+// Of a thread of large tiles, which start with 168 each: who multiplies waits until who copies has given enough of them.
+constexpr int kCopyRegisters = 88, kComputeRegisters = 208;
+static_assert(kCopyRegisters * 128 + kComputeRegisters * 256 <= 168 * 384);
 constexpr int kTogether = 8;  // row tiles that take turns before the next column: their x and W stay in the second cache
 
 // kDown x kAcross warpgroups multiply, each kUnits * 64 rows by kWide columns.
@@ -337,11 +340,11 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks) linear_hopper(c
   }
   __syncthreads();
   if (threadIdx.x >= Form::kComputing) {
-    if constexpr (Form::kUnits > 1) asm volatile("setmaxnreg.dec.sync.aligned.u32 96;\n");
+    if constexpr (Form::kUnits > 1) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(kCopyRegisters));
     copy_ahead<Form, kTurned>(block, static_cast<int>(threadIdx.x) - Form::kComputing);
     if (task.splits > 1 && task.last_part) meet_cluster();
   } else {
-    if constexpr (Form::kUnits > 1) asm volatile("setmaxnreg.inc.sync.aligned.u32 208;\n");
+    if constexpr (Form::kUnits > 1) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(kComputeRegisters));
     compute<Form, kTurned>(block, reinterpret_cast<float*>(reinterpret_cast<char*>(memory) + (block.tiles - shared_place(memory))));
   }
   if (task.splits > 1 && task.last_part) meet_cluster();  // nobody leaves while others read
