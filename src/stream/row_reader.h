@@ -1,6 +1,6 @@
-// Rows of gather-only weights, fetched on the caller's thread: group by group of 64 KiB where the binding has them so, else chunk by chunk.
-// Groups that were read and checked stay, up to 64 MiB of them, and so does the last chunk: reading and checking a group for each row of each
-// pass takes longer than an encoder. Thread-safe.
+// Rows of gather-only weights, fetched on the caller's thread: group by group of 64 KiB where the binding has them so, else chunk by
+// chunk. Groups that were read and checked stay, up to 64 MiB of them, and so does the last chunk: reading and checking a group for each row
+// of each pass takes longer than an encoder. Thread-safe.
 #pragma once
 
 #include <atomic>

@@ -14,7 +14,8 @@ __device__ inline void finish_rows(const LinearTask& task, const float* tile, in
   constexpr int kEach = kTile / kWide;
   for (int i = static_cast<int>(threadIdx.x); i < 64 * kEach; i += kThreads) {
     const int row = i / kEach, column = i % kEach * kWide;
-    if (m0 + row < task.rows && n0 + column < task.columns) finish_linear<T, kWide>(task, m0 + row, n0 + column, tile + row * kTile + column);
+    if (m0 + row >= task.rows || n0 + column >= task.columns) continue;
+    finish_linear<T, kWide>(task, m0 + row, n0 + column, tile + row * kTile + column);
   }
 }
 
