@@ -43,7 +43,9 @@ class DeviceProber final : public KernelProber {
     // What shares launches is timed so: the first slab's bytes stand for all of them.
     const std::size_t together = merging != nullptr && merging->merges() ? std::min(all.size(), kMostMerged) : 1;
     calls_.assign(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(together));
-    std::uint64_t bytes = place(step, nullptr);
+    inputs_.clear();
+    for (const KernelCall& call : calls_) inputs_.emplace_back(call.inputs.begin(), call.inputs.end());
+    const std::uint64_t bytes = place(step, nullptr);
     if (bytes > budget_)
       return Status(Code::resource_exhausted, "node '" + step.name + "' needs " + std::to_string(bytes) +
                                                   " bytes to be timed, the budget has " + std::to_string(budget_));
@@ -88,8 +90,6 @@ class DeviceProber final : public KernelProber {
       at += align_up(std::max<std::uint64_t>(1, bytes), kAlign);
       return here;
     };
-    inputs_.clear();
-    for (const KernelCall& call : calls_) inputs_.emplace_back(call.inputs.begin(), call.inputs.end());
     outputs_.assign(step.outputs.begin(), step.outputs.end());
     for (std::size_t i = 0; i < inputs_[0].size(); ++i) {
       const ConstTensorView& view = inputs_[0][i];
