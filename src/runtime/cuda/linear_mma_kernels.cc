@@ -191,6 +191,7 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     const std::int64_t steps = (task_.all_depth + kHopperDepth - 1) / kHopperDepth,
                        deep = (steps + way.splits - 1) / way.splits * kHopperDepth;
     const std::int64_t blocks = (task_.rows + way.rows - 1) / way.rows * ((task_.all_columns + way.columns - 1) / way.columns) * way.splits;
+    if (way.splits > 1 && blocks > 2 * kMultiprocessors) return 1e18;  // the device is full without
     const std::int64_t turns = (blocks + kMultiprocessors * way.at_once - 1) / (kMultiprocessors * way.at_once);
     const std::int64_t at_once = std::min<std::int64_t>(way.at_once, (blocks + kMultiprocessors - 1) / kMultiprocessors);
     return static_cast<double>(turns * at_once * way.rows * way.columns * deep) / kProducts / way.share + (way.splits > 1 ? kJoin : 0);
