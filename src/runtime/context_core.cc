@@ -43,7 +43,8 @@ Status unknown_name(const plan::Plan& plan, const std::vector<plan::ValueId>& id
 
 }  // namespace
 
-ContextCore::ContextCore(EngineCore& engine) : engine_(engine) {
+ContextCore::ContextCore(EngineCore& engine)
+    : engine_(engine), input_locks_(plan().graphs[0].inputs.size()), output_locks_(plan().graphs[0].outputs.size()) {
   inputs_.resize(plan().graphs[0].inputs.size());
   input_set_.assign(inputs_.size(), false);
   outputs_.resize(plan().graphs[0].outputs.size());
@@ -91,7 +92,10 @@ Status ContextCore::set_input(std::string_view name, ConstTensorView tensor) {
   FB_TRY(bound != nullptr ? settle() : wait_inputs());
   bound_inputs_[i] = ConstTensorView();
   HostTensor& to = bound != nullptr ? const_cast<State*>(bound)->seed : inputs_[i];
-  if (to.dtype() != tensor.dtype || !(to.shape() == tensor.shape)) to = HostTensor(tensor.dtype, tensor.shape);
+  if (to.dtype() != tensor.dtype || !(to.shape() == tensor.shape)) {
+    input_locks_[i].release();
+    to = HostTensor(tensor.dtype, tensor.shape);
+  }
   if (*bytes > 0) std::memcpy(to.data(), tensor.data, *bytes);
   input_set_[i] = true;
   if (bound != nullptr) FB_TRY(fetch_state(*const_cast<State*>(bound)));
@@ -145,6 +149,9 @@ Status ContextCore::prepare() {
   FB_TRY(std::move(reserved));
   FB_TRY(ends_.reserve(engine_.device(), prepared->given_bytes + prepared->made_bytes));
   if (!prepared->dynamic) shape_outputs(*prepared);
+  for (std::size_t i = 0; i < inputs_.size(); ++i) {
+    if (!bound_inputs_[i].present()) input_locks_[i].hold(engine_.device(), {inputs_[i].data(), static_cast<std::size_t>(inputs_[i].bytes())});
+  }
   FB_TRY(lay_out_states_again(*prepared));
   prepared_ = std::move(prepared);
   return {};
@@ -198,7 +205,9 @@ void ContextCore::shape_outputs(const PreparedPass& prepared) {
   for (std::size_t i = 0; i < outputs_.size(); ++i) {
     const ValuePlace& place = prepared.places[plan().graphs[0].outputs[i]];
     if (is_state_output(i) || (outputs_[i].dtype() == place.dtype && outputs_[i].shape() == place.shape)) continue;
+    output_locks_[i].release();
     outputs_[i] = HostTensor(place.dtype, place.shape);
+    if (bound_outputs_[i].data == nullptr) output_locks_[i].hold(engine_.device(), {outputs_[i].data(), static_cast<std::size_t>(outputs_[i].bytes())});
   }
 }
 
@@ -342,6 +351,8 @@ Status ContextCore::bind_state(std::string_view output, std::string_view input) 
   State state;
   state.output = static_cast<std::uint32_t>(out);
   state.input = static_cast<std::uint32_t>(in);
+  input_locks_[in].release();
+  output_locks_[out].release();
   if (input_set_[in]) state.seed = std::move(inputs_[in]);
   states_.push_back(std::move(state));
   prepared_.reset();

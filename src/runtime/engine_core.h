@@ -240,6 +240,7 @@ class ContextCore {
   Call* call_ = nullptr;                       // of the pass that is being prepared or run
   std::unique_ptr<PreparedPass> prepared_, next_;
   TransferBlock ends_;
+  std::vector<PageLock> input_locks_, output_locks_;  // of inputs_ and outputs_
   std::vector<State> states_;
   std::uint64_t activation_bytes_ = 0;       // under the engine's layout mutex
   int growth_ = 0;                           // shape changes in a row that needed more: then some slack is asked for

@@ -33,7 +33,8 @@ std::string device_key(const DeviceInfo& info);
 class KernelProber {
  public:
   virtual ~KernelProber() = default;
-  // Microseconds of the step's first call, its largest slab. resource_exhausted, before anything is allocated, when its operands and
+  // Microseconds of the step's calls, as many as its first one, its largest slab, takes: launches as they are shared where nothing waits.
+  // resource_exhausted, before anything is allocated, when its operands and
   // workspace do not fit the prober's budget.
   virtual Result<double> microseconds(PreparedStep& step) = 0;
 };

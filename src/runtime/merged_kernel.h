@@ -27,6 +27,8 @@ class GroupedKernel {
   };
   static constexpr std::size_t kMost = 4;
   virtual ~GroupedKernel() = default;
+  // Whether a call touches the workspace it is given: then nothing shares its launch.
+  virtual bool uses_workspace(std::span<const KernelCall> calls) const { return calls[0].workspace != nullptr; }
   // The first member is this kernel itself. How many of them, from the first on, were launched as one; 0: nothing was done.
   virtual Result<std::size_t> run_group(std::span<const Member> members) = 0;
 };

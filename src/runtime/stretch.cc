@@ -22,9 +22,14 @@ bool writes_over(const TensorView& output, const View& other) {
                  dtype_bytes(other.dtype, other.shape.elements()).value_or(0));
 }
 
+bool uses_workspace(const Launch& launch) {
+  const auto* const grouped = dynamic_cast<const GroupedKernel*>(launch.kernel);
+  return grouped != nullptr ? grouped->uses_workspace({launch.call, launch.merged}) : launch.call->workspace != nullptr;
+}
+
 // Nothing that `writer` writes is read or written by `other`.
 bool apart(const Launch& writer, const Launch& other) {
-  if (writer.call->workspace != nullptr || other.call->workspace != nullptr) return false;
+  if (uses_workspace(writer) || uses_workspace(other)) return false;
   for (const TensorView& output : writer.call->outputs) {
     for (const TensorView& theirs : other.call->outputs) {
       if (writes_over(output, theirs)) return false;

@@ -38,4 +38,18 @@ void TransferBlock::give_back() {
   bytes_ = 0;
 }
 
+void PageLock::hold(Device& device, std::span<std::byte> memory) {
+  if (memory.size() < kLeast || device.info().arena_host_addressable) return;
+  if (device_ != nullptr && memory_.data() == memory.data() && memory_.size() == memory.size()) return;
+  release();
+  if (!device.register_host(memory).ok()) return;
+  device_ = &device;
+  memory_ = memory;
+}
+
+void PageLock::release() {
+  if (device_ != nullptr) device_->unregister_host(memory_);
+  device_ = nullptr;
+}
+
 }  // namespace forebay

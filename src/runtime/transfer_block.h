@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "forebay/status.h"
 #include "runtime/device.h"
@@ -32,6 +33,23 @@ class TransferBlock {
   std::unique_ptr<std::byte, Free> data_;
   std::uint64_t bytes_ = 0;
   Device* locked_by_ = nullptr;  // null: the system refused to lock it, and copies are slower
+};
+
+// Locks the pages of memory that is another's, for copies at the link's rate. Released before that memory is given back.
+class PageLock {
+ public:
+  static constexpr std::uint64_t kLeast = 1 << 20;  // less travels in a transfer block
+  PageLock() = default;
+  ~PageLock() { release(); }
+  PageLock(const PageLock&) = delete;
+  PageLock& operator=(const PageLock&) = delete;
+  // What is held already stays so. Where the system refuses, or the device needs no copies, nothing is held.
+  void hold(Device& device, std::span<std::byte> memory);
+  void release();
+
+ private:
+  Device* device_ = nullptr;
+  std::span<std::byte> memory_;
 };
 
 }  // namespace forebay

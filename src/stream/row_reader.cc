@@ -40,8 +40,8 @@ Status RowReader::copy_range(plan::WeightId weight, std::uint64_t offset, std::s
     std::span<const std::byte> from;
     if (grouped) {
       const std::uint64_t group = offset / kGroup;
-      FB_TRY(load_group(weight, group));
-      from = std::span<const std::byte>(group_bytes_).subspan(offset - group * kGroup);
+      FB_ASSIGN(from, load_group(weight, group));
+      from = from.subspan(offset - group * kGroup);
     } else {
       const auto first = plan.parts.begin() + w.first_part;
       const auto it = std::upper_bound(first, first + w.part_count, offset,
@@ -66,26 +66,28 @@ Status RowReader::copy_range(plan::WeightId weight, std::uint64_t offset, std::s
   return {};
 }
 
-Status RowReader::load_group(plan::WeightId weight, std::uint64_t group) {
-  if (group_weight_ == weight && group_ == group) return {};
+Result<std::span<const std::byte>> RowReader::load_group(plan::WeightId weight, std::uint64_t group) {
+  if (groups_.empty()) groups_.resize(kKeptGroups);
+  Group& kept = groups_[(group + weight * 769ull) % kKeptGroups];
+  if (kept.weight == weight && kept.number == group) return std::span<const std::byte>(kept.bytes);
   const plan::Weight& w = bound_->plan().weights[weight];
   const plan::RowBinding& rows = bound_->generation()->binding.rows[weight];
   const plan::BoundFile& file = bound_->generation()->binding.files[rows.file];
-  group_weight_ = plan::kNone;
+  kept.weight = plan::kNone;
   const std::uint64_t begin = group * kGroup;
-  group_bytes_.reserve(kGroup);
-  group_bytes_.resize(std::min(kGroup, w.bytes - begin));
-  Status read = file.buffered->read_exactly(rows.offset + begin, group_bytes_);
-  if (read.ok()) read = check_group(weight, group);
+  kept.bytes.reserve(kGroup);
+  kept.bytes.resize(std::min(kGroup, w.bytes - begin));
+  Status read = file.buffered->read_exactly(rows.offset + begin, kept.bytes);
+  if (read.ok()) read = check_group(weight, group, kept.bytes);
   if (!read.ok()) return std::move(read).with_file(file.name).with_tensor(w.name).with_offset(rows.offset + begin);
-  group_weight_ = weight;
-  group_ = group;
-  return {};
+  kept.weight = weight;
+  kept.number = group;
+  return std::span<const std::byte>(kept.bytes);
 }
 
-Status RowReader::check_group(plan::WeightId weight, std::uint64_t group) {
+Status RowReader::check_group(plan::WeightId weight, std::uint64_t group, std::span<const std::byte> bytes) {
   const plan::RowBinding& rows = bound_->generation()->binding.rows[weight];
-  const Xxh128 found = xxh128(group_bytes_);
+  const Xxh128 found = xxh128(bytes);
   if (!rows.group_digests.empty()) {
     if (group < rows.group_digests.size() && found == rows.group_digests[group]) return {};
     return Status(Code::corruption, "the rows read are not those of the index (digest " + to_hex(found) + ")");

@@ -1,5 +1,6 @@
-// Rows of gather-only weights, fetched on the caller's thread: group by group of 64 KiB where the binding has them so, else chunk by chunk.
-// The last group and the last chunk read stay, for rows that lie close. Thread-safe.
+// Rows of gather-only weights, fetched on the caller's thread: group by group of 64 KiB where the binding has them so, else chunk by
+// chunk. Groups that were read and checked stay, up to 64 MiB of them, and so does the last chunk: reading and checking a group for each row
+// of each pass takes longer than an encoder. Thread-safe.
 #pragma once
 
 #include <atomic>
@@ -23,16 +24,21 @@ class RowReader {
 
  private:
   Status copy_range(plan::WeightId weight, std::uint64_t offset, std::span<std::byte> out);
-  Status load_group(plan::WeightId weight, std::uint64_t group);
+  struct Group {
+    plan::WeightId weight = plan::kNone;
+    std::uint64_t number = 0;
+    std::vector<std::byte> bytes;
+  };
+  static constexpr std::uint64_t kKeptGroups = 1024;
+
+  Result<std::span<const std::byte>> load_group(plan::WeightId weight, std::uint64_t group);
   Status load_chunk(plan::ChunkId chunk);
-  Status check_group(plan::WeightId weight, std::uint64_t group);
+  Status check_group(plan::WeightId weight, std::uint64_t group, std::span<const std::byte> bytes);
 
   const std::shared_ptr<BoundGeneration> bound_;
   std::atomic<std::uint64_t> gathered_{0};
   std::mutex mutex_;  // guards everything below
-  plan::WeightId group_weight_ = plan::kNone;
-  std::uint64_t group_ = 0;
-  std::vector<std::byte> group_bytes_;
+  std::vector<Group> groups_;  // each group has one place
   plan::ChunkId chunk_ = plan::kNone;
   std::vector<std::byte> chunk_bytes_, stored_bytes_;
   codec::ChunkCodec codec_;

@@ -136,5 +136,50 @@ TEST_F(CudaResident, TwoContextsHaveTheirOwn) {
   }
 }
 
+// Queries, keys and values of many rows: resident they share a launch, streaming their slabs have one each.
+TEST_F(CudaResident, ProductsOfOneValueHaveTheirBitsAtEveryBudget) {
+  constexpr std::int64_t kRows = 40;
+  Tensors weights;
+  for (int i = 0; i < kLayers; ++i) {
+    const std::string n = std::to_string(i);
+    for (const std::string which : {"q", "k", "v"})
+      weights.emplace_back(which + n, random_tensor(DType::f16, Shape{kSide, kSide}, static_cast<std::uint64_t>(i * 3 + which[0])));
+    weights.emplace_back("s" + n, random_tensor(DType::f16, Shape{kSide}, static_cast<std::uint64_t>(i)));
+  }
+  OnnxMaker maker;
+  auto graph = maker.graph();
+  graph.input("x", DType::f16, {kRows, kSide});
+  for (const auto& [name, tensor] : weights) graph.initializer(name, tensor);
+  std::string value = "x";
+  for (int i = 0; i < kLayers; ++i) {
+    const std::string n = std::to_string(i), out = i + 1 == kLayers ? "y" : "n" + n;
+    for (const std::string which : {"q", "k", "v"}) {
+      graph.node("MatMul", {value, which + n}, {which + "product" + n});
+      graph.node("Add", {which + "product" + n, "s" + n}, {which + "of" + n});
+    }
+    graph.node("Mul", {"qof" + n, "kof" + n}, {"m" + n});
+    graph.node("Add", {"m" + n, "vof" + n}, {"a" + n});
+    graph.node("LayerNormalization", {"a" + n, "s" + n}, {out}).set("axis", -1);
+    value = out;
+  }
+  graph.output("y", DType::f16, {kRows, kSide});
+  BuildOptions build;
+  build.slab_bytes = 32 << 10;
+  ASSERT_VALUE(const Plan plan, build_plan(maker, folder_, "triples", build));
+  const Tensors given = only("x", random_tensor(DType::f16, Shape{kRows, kSide}, 99));
+  HostTensor want;
+  for (const int percent : {100, 70, 40}) {
+    ASSERT_VALUE(Engine engine, Engine::create(plan, in_memory(weights), on_cuda(percent)));
+    ASSERT_VALUE(ExecutionContext context, engine.create_context());
+    for (int pass = 0; pass < 4; ++pass) {
+      ASSERT_VALUE(HostTensor got, run_once(context, given));
+      if (want.bytes() > 0) {
+        EXPECT_TRUE(same_bits(got, want)) << percent << " %, pass " << pass;
+      }
+      want = std::move(got);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace forebay

@@ -173,6 +173,11 @@ const std::vector<Case>& cases() {
         {2, 4, 2, 70, 190, 0, 72, 72, false, false, Hides::some, DType::f32, kNever, {4, 70, 150}},
         {3, 2, 2, 90, 400, 0, 64, 64, false, false, Hides::nothing, DType::f32, 0, {}, 0, 0, true},
         {1, 2, 1, 100, 100, 0, 64, 64, false, true, Hides::nothing, DType::f32, 0, {}, 30.0f, -0.25f},
+        // Encoders: few keys, all seen.
+        {1, 12, 12, 197, 197, 0, 64, 64, true},
+        {2, 4, 2, 128, 128, 0, 64, 64},
+        {3, 2, 1, 33, 250, 0, 64, 64, true},
+        {2, 2, 2, 70, 5, 0, 64, 64},
         // By rows: sizes that tensor cores do not take.
         {2, 4, 2, 65, 65, 0, 37, 19, true, true},
         {1, 2, 1, 3, 200, 0, 512, 264},

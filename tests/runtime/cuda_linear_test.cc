@@ -43,7 +43,8 @@ TEST_F(CudaLinear, SlabsShareLaunchesWithoutChangingBits) {
       EXPECT_TRUE(same_bytes((*apart)[0], (*together)[0])) << what;
     }
   }
-  EXPECT_EQ(ids_, std::set<std::string>{"cuda.linear_mma"});
+  EXPECT_EQ(ids_.size(), 1u);
+  EXPECT_TRUE(ids_.contains("cuda.linear_hopper") || ids_.contains("cuda.linear_mma"));
   EXPECT_EQ(merged_, 2 * 9);
 }
 

@@ -4,6 +4,7 @@
 // additions.
 #include <algorithm>
 
+#include "runtime/cuda/attention_short.h"
 #include "runtime/cuda/attention_unit.cuh"
 
 namespace forebay::cuda {
@@ -374,6 +375,7 @@ cudaError_t launch_attention(const AttentionTask& task, cudaStream_t stream) {
   for (const void* p : {t.q, t.k, t.v, t.past_key, t.past_value, static_cast<const void*>(t.y)}) {
     t.aligned = t.aligned && reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
   }
+  if (serves_attention_short(t)) return launch_attention_short(t, stream);
   cudaError_t error = t.kinds != nullptr ? launch_mask_kinds(t, stream) : cudaSuccess;
   if (error == cudaSuccess) {
     switch (t.way) {

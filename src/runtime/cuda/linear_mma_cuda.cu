@@ -1,6 +1,6 @@
 // Steps of 32 in order, fetched a few ahead; splits of the sum are added in order by a second kernel. What a row of W gives depends on
 // nothing else in the launch.
-#include "runtime/cuda/linear_task.h"
+#include "runtime/cuda/linear_finish.cuh"
 #include "runtime/cuda/mma_numbers.cuh"
 
 namespace forebay::cuda {
@@ -9,29 +9,13 @@ namespace {
 constexpr int kPitch = kLinearDepth + 8;  // elements from row to row in shared memory: rows of a matrix load meet different banks
 constexpr int kChunks = kLinearDepth / 8, kStages = 4;
 
-// kWide sums of a row, from a column of the call on.
-template <typename T, int kWide>
-__device__ inline void finish(const LinearTask& task, int row, int column, const float* sums) {
-  struct alignas(sizeof(T) * kWide) Values {
-    T values[kWide];
-  };
-  const int at = task.first + column;
-  Values bias, out;
-  if (task.bias != nullptr) bias = *reinterpret_cast<const Values*>(static_cast<const T*>(task.bias) + at);
-#pragma unroll
-  for (int i = 0; i < kWide; ++i) {
-    const float value = task.bias != nullptr ? sums[i] + widen(bias.values[i]) : sums[i];
-    out.values[i] = narrow<T>(activate(task.activation, task.alpha, task.beta, value));
-  }
-  *reinterpret_cast<Values*>(static_cast<T*>(task.y) + static_cast<std::int64_t>(row) * task.all_columns + at) = out;
-}
-
 template <typename T, int kTile, int kThreads, int kWide>
 __device__ inline void finish_rows(const LinearTask& task, const float* tile, int m0, int n0) {
   constexpr int kEach = kTile / kWide;
   for (int i = static_cast<int>(threadIdx.x); i < 64 * kEach; i += kThreads) {
     const int row = i / kEach, column = i % kEach * kWide;
-    if (m0 + row < task.rows && n0 + column < task.columns) finish<T, kWide>(task, m0 + row, n0 + column, tile + row * kTile + column);
+    if (m0 + row >= task.rows || n0 + column >= task.columns) continue;
+    finish_linear<T, kWide>(task, m0 + row, n0 + column, tile + row * kTile + column);
   }
 }
 
@@ -141,7 +125,7 @@ __global__ void __launch_bounds__(kTile / kRows * kTile) linear_mma(const __grid
     stage_sums<kTile, kRows>(sums, tile, first);
     if (kTile == 64 && task.clusters) {
       join_cluster<kTile, kThreads>(tile, split, task.splits, [&](int row, int column, float sum) {
-        if (m0 + row < task.rows && n0 + column < task.columns) finish<T, 1>(task, m0 + row, n0 + column, &sum);
+        if (m0 + row < task.rows && n0 + column < task.columns) finish_linear<T, 1>(task, m0 + row, n0 + column, &sum);
       });
       return;
     }
@@ -165,7 +149,7 @@ __global__ void linear_join(const __grid_constant__ LinearTask task) {
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += step) {
     float sum = 0;
     for (int s = 0; s < task.splits; ++s) sum += task.sums[s * total + i];
-    finish<T, 1>(task, static_cast<int>(i / task.columns), static_cast<int>(i % task.columns), &sum);
+    finish_linear<T, 1>(task, static_cast<int>(i / task.columns), static_cast<int>(i % task.columns), &sum);
   }
 }
 
@@ -185,6 +169,22 @@ cudaError_t start(const LinearTask& task, cudaStream_t stream) {
 }
 
 }  // namespace
+
+bool has_linear_hopper(int device) {
+#ifdef FOREBAY_CUDA_HOPPER
+  int major = 0, minor = 0;
+  return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess && major == 9 && minor == 0;
+#else
+  static_cast<void>(device);
+  return false;
+#endif
+}
+#ifndef FOREBAY_CUDA_HOPPER
+cudaError_t launch_linear_hopper(LinearGroup&, LinearTile, cudaStream_t) {
+  return cudaErrorNotSupported;
+}
+#endif
 
 cudaError_t launch_linear_mma(const LinearTask& task, bool large, cudaStream_t stream) {
   if (static_cast<std::int64_t>(task.rows) * task.columns == 0) return cudaSuccess;

@@ -14,8 +14,10 @@ struct LinearTask {
   float* sums = nullptr;                 // [split, row, column of the call] where there are several splits and no clusters
   int rows = 0, columns = 0, depth = 0;  // columns: of the call; depth is a multiple of 8
   int first = 0, all_columns = 0;        // where the call's columns begin in y
+  int begin = 0, all_depth = 0;          // turned: where the call's depth begins
   int x_row = 0;                         // elements from row to row of x
   int splits = 1;                        // a power of two, at most 8; 1 where a block makes 128 x 128
+  bool constant = false;                 // W is a weight: no kernel writes it
   bool clusters = false;                 // the blocks of a sum's splits are a cluster, sm_90 and up
   Activation activation = Activation::none;
   float alpha = 0, beta = 0;
@@ -23,5 +25,18 @@ struct LinearTask {
 inline constexpr int kLinearDepth = 32;  // of a step of the sum
 // 128 x 128 outputs a block, else 64 x 64: the same bits.
 cudaError_t launch_linear_mma(const LinearTask& task, bool large, cudaStream_t stream);
+
+// On GPUs of compute capability 9.0: 64 x 64, 128 x 128 or 128 x 256 outputs a block, splits of 64 x 64 alone. sums: as above, and where a
+// turned call is not all of the depth.
+enum class LinearTile : int { small, middle, large };
+// Products of the same x, or of one: types, rows, depth, orientation and splits are the same; none is empty.
+struct LinearGroup {
+  static constexpr int kMost = 3;
+  LinearTask tasks[kMost];
+  int count = 0;
+  int ends[kMost] = {};  // blocks, set by the launch
+};
+cudaError_t launch_linear_hopper(LinearGroup& group, LinearTile tile, cudaStream_t stream);
+bool has_linear_hopper(int device);
 
 }  // namespace forebay::cuda
