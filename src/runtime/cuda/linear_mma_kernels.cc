@@ -47,7 +47,7 @@ class LinearKernel final : public MergedKernel {
     // Of the whole node: a sum must not depend on what else a call holds.
     const std::int64_t blocks = tiles(task_.all_columns, large(task_.all_columns) ? 128 : 64);
     task_.splits = split_count(blocks, (task_.depth + kLinearDepth - 1) / kLinearDepth);
-    task_.clusters = task_.splits > 1 && has_clusters(state_->ordinal);
+    task_.clusters = task_.splits > 1 && has_clusters(state_->capability);
     return {};
   }
   std::uint64_t workspace_bytes() const override {

@@ -15,6 +15,8 @@
 
 namespace forebay::cuda {
 
+struct LtLists;
+
 struct LtShape {
   std::int64_t m = 0, n = 0, k = 0;
   bool b_rows = true;      // B is [n, k] without gaps; else [k, n]
@@ -37,10 +39,13 @@ class LtProduct {
 };
 
 // Null: no library, or it has no algorithm for the shape. With a config: that algorithm, null where the
-// library here is another or refuses it.
+// library's heuristics do not list it.
 std::unique_ptr<LtProduct> make_lt_product(const LtShape& shape, const std::shared_ptr<CudaState>& state, std::string_view config = {});
-// Configs of at most `most` algorithms, as the library's heuristics order them.
-std::vector<std::string> lt_configs(const LtShape& shape, const std::shared_ptr<CudaState>& state, int most);
-std::string lt_version();  // "" without the library
+// Without asking the library, which would start the device: whether it can be expected to.
+bool lt_may_serve(const LtShape& shape, std::string_view config);
+// Configs of the algorithms to choose from, as the library's heuristics order them.
+std::vector<std::string> lt_configs(const LtShape& shape, const std::shared_ptr<CudaState>& state);
+std::string lt_version();                  // "" without the library
+std::shared_ptr<LtLists> make_lt_lists();  // what the library lists for shapes: it is asked once for each
 
 }  // namespace forebay::cuda

@@ -98,11 +98,10 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
            (task_.activation != Activation::none ? " +activation" : "");
   }
   std::vector<KernelWay> ways() const override {
-    constexpr int kMostAlgorithms = 8;
     std::vector<KernelWay> all;
     if (way_ == Way::row_dot || way_ == Way::axpy) return all;
     if (!library_shapes_.empty()) {
-      for (std::string& config : lt_configs(library_shapes_.front(), state_, kMostAlgorithms))
+      for (std::string& config : lt_configs(library_shapes_.front(), state_))
         all.push_back({std::string(name_of(Way::library)), std::move(config)});
     }
     if (mma_serves_) all.push_back({std::string(name_of(Way::mma)), ""});
@@ -273,8 +272,15 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
     }
   }
   // One product for each shape, by the algorithm named; the smaller slabs, where it does not serve them, by the heuristics' own. False, and
-  // nothing has changed, when one is missing.
+  // nothing has changed, when one is missing. On a device that has not started (a build that only writes down what it knows) nothing runs:
+  // the library is taken at its word.
   bool use_library(std::string_view config) {
+    if (!state_->started()) {
+      if (!lt_may_serve(library_shapes_.front(), config)) return false;
+      library_.clear();
+      way_ = Way::library;
+      return true;
+    }
     std::vector<std::unique_ptr<LtProduct>> products;
     for (const LtShape& shape : library_shapes_) {
       auto product = make_lt_product(shape, state_, config);
@@ -294,6 +300,7 @@ class ProductKernel final : public MergedKernel, public PairedKernel, public Cho
   }
 
   Status run_library(const KernelCall& call, const ProductTask& task) const {
+    if (library_.empty()) return Status(Code::internal, "a product was prepared before the device started");
     LtShape shape = library_.front()->shape();
     shape.n = task.n;
     shape.k = task.k;
