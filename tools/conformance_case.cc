@@ -1,14 +1,8 @@
 #include "conformance_case.h"
 
 #include <fmt/format.h>
-#include <poll.h>
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <chrono>
 #include <set>
 
 #include "base/check.h"
@@ -208,66 +202,6 @@ CaseResult run_case(const ConformanceCase& test, const CaseOptions& options) {
   if (std::string reason = conformance_skip(test.name, *model); !reason.empty()) return {CaseStatus::skipped, std::move(reason)};
   auto result = run_sets(test, options, *model);
   return result.ok() ? std::move(result).value() : refusal(result.status());
-}
-
-namespace {
-
-void write_result(int descriptor, const CaseResult& result) {
-  const std::string text = static_cast<char>('0' + static_cast<int>(result.status)) + result.reason;
-  std::size_t at = 0;
-  while (at < text.size()) {
-    const ssize_t wrote = ::write(descriptor, text.data() + at, text.size() - at);
-    if (wrote <= 0) return;
-    at += static_cast<std::size_t>(wrote);
-  }
-}
-
-std::string read_result(int descriptor, int timeout_seconds, bool& timed_out) {
-  std::string text;
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(timeout_seconds);
-  char buffer[4096];
-  while (true) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - std::chrono::steady_clock::now()).count();
-    pollfd wait{descriptor, POLLIN, 0};
-    const int ready = left > 0 ? ::poll(&wait, 1, static_cast<int>(left)) : 0;
-    if (ready < 0 && errno == EINTR) continue;
-    if (ready <= 0) {
-      timed_out = true;
-      return text;
-    }
-    const ssize_t got = ::read(descriptor, buffer, sizeof buffer);
-    if (got <= 0) return text;
-    text.append(buffer, static_cast<std::size_t>(got));
-  }
-}
-
-}  // namespace
-
-CaseResult run_case_isolated(const ConformanceCase& test, const CaseOptions& options) {
-  int ends[2];
-  if (::pipe(ends) != 0) return {CaseStatus::wrong, "no pipe for the child process"};
-  const pid_t child = ::fork();
-  if (child < 0) {
-    ::close(ends[0]);
-    ::close(ends[1]);
-    return {CaseStatus::wrong, "no child process"};
-  }
-  if (child == 0) {
-    ::close(ends[0]);
-    write_result(ends[1], run_case(test, options));
-    ::_exit(0);
-  }
-  ::close(ends[1]);
-  bool timed_out = false;
-  const std::string text = read_result(ends[0], options.timeout_seconds, timed_out);
-  ::close(ends[0]);
-  if (timed_out) ::kill(child, SIGKILL);
-  int outcome = 0;
-  while (::waitpid(child, &outcome, 0) < 0 && errno == EINTR) continue;
-  if (timed_out) return {CaseStatus::wrong, fmt::format("no answer within {} s", options.timeout_seconds)};
-  if (WIFSIGNALED(outcome)) return {CaseStatus::wrong, fmt::format("crashed with signal {}", WTERMSIG(outcome))};
-  if (text.empty()) return {CaseStatus::wrong, fmt::format("the child ended with exit status {}", WEXITSTATUS(outcome))};
-  return {static_cast<CaseStatus>(text[0] - '0'), text.substr(1)};
 }
 
 }  // namespace forebay::tools

@@ -1,4 +1,4 @@
-// One case of the ONNX backend suite: found, read, built, run, compared. Each runs in a child process, so that a crash is one wrong case.
+// One case of the ONNX backend suite: found, read, built, run, compared.
 #pragma once
 
 #include <string>
@@ -30,7 +30,5 @@ struct CaseOptions {
   int timeout_seconds = 300;
 };
 CaseResult run_case(const ConformanceCase& test, const CaseOptions& options);
-// The same in a child process. No thread may run in this one.
-CaseResult run_case_isolated(const ConformanceCase& test, const CaseOptions& options);
 
 }  // namespace forebay::tools

@@ -33,7 +33,7 @@ step() {  # step NAME COMMAND...: one row, ok or FAILED
 json() { python3 -c 'import json,sys; d=json.load(open(sys.argv[1])); print(eval(sys.argv[2], {"d": d}))' "$1" "$2" 2>>"$log"; }
 
 row machine "$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -1)"
-for test in runtime/device_test runtime/cuda_kernels_test api/cuda_engine_test api/cuda_enqueue_test; do
+for test in runtime/device_test $(cd "$build/tests" && ls -- */cuda_*_test 2>/dev/null); do
   [ $curve = 1 ] && break
   [ -x "$build/tests/$test" ] && step "${test#*/}" "$build/tests/$test"
 done
@@ -79,12 +79,12 @@ done
 # The fourth model, convolutions, is in cuda_engine_test.
 [ $curve = 1 ] || row "equal bits at many budgets" "$(IFS=,; echo "${swept[*]}")$(grep -o 'convolutions: .*' "$log" | tail -1 | sed 's/^/, /')"
 
-# ONNX's own node tests on both devices, where the data of the onnx package is.
+# ONNX's own tests on both devices, where the data of the onnx package is.
 [ -n "$data" ] || data=$(python3 -c 'import onnx, os; print(os.path.join(os.path.dirname(onnx.__file__), "backend/test/data"))' 2>/dev/null)
 if [ $curve = 0 ] && [ -d "$data/node" ]; then
   for device in cpu cuda; do
-    timeout 900 "$forebay" conformance "$data/node" --device $device --json >"$work/conformance-$device.json" 2>>"$log"
-    row "onnx node tests, $device" "$(json "$work/conformance-$device.json" '"passed %d, wrong %d, unsupported %d, skipped %d" % (d["passed"], d["wrong"], d["unsupported"], d["skipped"])')"
+    timeout 900 "$forebay" conformance "$data"/{node,light,pytorch-converted,pytorch-operator,simple} --device $device --json >"$work/conformance-$device.json" 2>>"$log"
+    row "onnx tests, $device" "$(json "$work/conformance-$device.json" '"passed %d, wrong %d, unsupported %d, skipped %d" % (d["passed"], d["wrong"], d["unsupported"], d["skipped"])')"
   done
   [ "$(json "$work/conformance-cuda.json" 'd["wrong"]')" = 0 ] || bad=1
 fi

@@ -1,8 +1,9 @@
 // forebay conformance: ONNX backend test folders; counts passed, wrong, unsupported, skipped and names each case.
 #include <array>
+#include <chrono>
 
 #include "base/check.h"
-#include "conformance_case.h"
+#include "conformance_worker.h"
 #include "session.h"
 #include "temporary_folder.h"
 #include "verbs.h"
@@ -38,12 +39,15 @@ Status run_conformance(Session& session) {
   std::array<std::uint64_t, 4> counts{};
   std::uint64_t on_host = 0;  // of those passed, on a device other than the host: with nodes that the host ran
   json::array listed;
+  CaseWorker worker(cases, options);
   for (std::size_t i = 0; i < cases.size(); ++i) {
     if (!progress("cases", i, cases.size())) return Status(Code::cancelled, "interrupted");
-    const CaseResult result = run_case_isolated(cases[i], options);
+    const auto begin = std::chrono::steady_clock::now();
+    const CaseResult result = worker.run(i);
+    const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - begin;
     ++counts[static_cast<std::size_t>(result.status)];
     if (result.status == CaseStatus::passed && result.reason.starts_with("on the host")) ++on_host;
-    json::object one{{"name", cases[i].name}, {"status", case_status_name(result.status)}};
+    json::object one{{"name", cases[i].name}, {"status", case_status_name(result.status)}, {"ms", spent.count()}};
     if (!result.reason.empty()) one["reason"] = result.reason;
     listed.push_back(std::move(one));
     if (result.status == CaseStatus::passed && session.options.verbosity() == 0) continue;

@@ -1,5 +1,6 @@
 // forebay estimate: minimum, no-stream and full budget, and what a pass would take at several budgets. Reads headers and tables, never a
-// payload. The sizes are an engine's, with raw chunks wherever they lie and the plan's states bound (`run --stateful`).
+// payload. The sizes are an engine's, with the plan's states bound (`run --stateful`) and raw chunks, or those of the shards given. On a device
+// other than the CPU a pass of its kernels, without the weights, is timed.
 #include <algorithm>
 
 #include "base/check.h"
@@ -12,13 +13,18 @@
 #include "onnx/onnx_model.h"
 #include "plan/plan_io.h"
 #include "raw_read.h"
+#include "refit/catalog.h"
+#include "refit/shard_reader.h"
 #include "runtime/arena_layout.h"
 #include "runtime/compiled_plan.h"
+#include "runtime/device_library.h"
 #include "runtime/prepared_pass.h"
 #include "runtime/state_room.h"
+#include "stream/bound_generation.h"
 #include "stream/residency.h"
-#include "stream/schedule.h"
+#include "stream/streamer.h"
 #include "temporary_folder.h"
+#include "trial_pass.h"
 #include "verbs.h"
 
 namespace forebay::tools {
@@ -46,6 +52,7 @@ Result<std::shared_ptr<const plan::Plan>> open_structure(Session& session) {
 struct Rates {
   double disk = kAssumedDiskGbps, memory = kAssumedMemoryGbps;  // memory: of the device
   double link = 0;                                              // from the host cache to the device; 0: the device reads host memory
+  double resident_ms = 0;                                       // a pass with nothing to stream; 0: its bytes over `memory`
   bool measured = false;
   const char* streamed_by() const { return link > 0 ? "link" : "disk"; }
   double streamed_gbps() const { return link > 0 ? link : disk; }
@@ -98,23 +105,34 @@ struct Demand {
   std::uint64_t used_bytes = 0;  // read by kernels in one pass
 };
 
-Result<Demand> demand_of(const std::shared_ptr<const CompiledPlan>& compiled, const std::vector<std::pair<std::string, Shape>>& shapes) {
+// Of shards as they are stored; else of raw chunks, wherever they lie.
+Result<std::vector<stream::ChunkShape>> chunk_shapes(const Session& session, const std::shared_ptr<const plan::Plan>& plan, Logger& logger) {
+  plan::Generation generation{1, plan, {}};
+  if (const std::vector<std::string> sources = session.options.list("weights"); !sources.empty()) {
+    FB_ASSIGN(const auto catalog, refit::Catalog::open(posix_file_system(), sources, logger));
+    if (const auto shards = catalog->shards()) {
+      FB_TRY(shards->check_plan(*plan));
+      FB_ASSIGN(generation.binding, shards->bind(*plan));
+    }
+  }
+  generation.binding.chunks.resize(plan->chunks.size());
+  return stream::widest_shapes(*plan, generation);
+}
+
+Result<Demand> demand_of(const std::shared_ptr<const CompiledPlan>& compiled, const std::vector<std::pair<std::string, Shape>>& shapes,
+                         std::span<const stream::ChunkShape> chunks, bool staged, Device* device) {
   ThreadPool pool(1);
   const plan::Plan& plan = *compiled->plan;
   const std::vector<StateBinding> bindings = planned_states(plan);
-  FB_ASSIGN(const auto prepared, prepare_pass(compiled, shapes, pool, bindings));
+  FB_ASSIGN(const auto prepared, prepare_pass(compiled, shapes, pool, bindings, device));
   Demand demand;
   demand.traits = stream::chunk_traits(plan, compiled->program);
   demand.order = stream::residency_order(demand.traits);
-  std::vector<stream::ChunkShape> slots(plan.chunks.size());
-  for (std::size_t c = 0; c < slots.size(); ++c)
-    slots[c].raw_slot = align_up(plan.chunks[c].raw_bytes, kBlockBytes) + kBlockBytes;  // at any alignment
-  demand.arena.source.min_ring_bytes = stream::min_ring_bytes(compiled->program, slots);
-  demand.arena.source.resident_total_bytes = demand.order.total_bytes();
-  demand.arena.source.preferred_ring_bytes = 128ull << 20;
+  demand.arena.source = stream::source_limits(compiled->program, chunks, demand.order.total_bytes(), staged);
   demand.arena.gathered_bytes = compiled->gathered_bytes;
   demand.arena.activation_bytes = prepared->activation_bytes;
   demand.arena.arena_bytes = 1ull << 50;
+  if (device != nullptr) demand.arena.granule = device->info().granule;
   for (std::size_t i = 0; i < bindings.size(); ++i) demand.arena.state_bytes += state_room(plan, *prepared, bindings, i).bytes();
   for (const stream::ChunkTraits& chunk : demand.traits) demand.used_bytes += chunk.raw_bytes * chunk.uses;
   return demand;
@@ -135,7 +153,7 @@ json::object row_of(Session& session, const Demand& demand, const BudgetBytes& s
     streamed += chunk.raw_bytes * chunk.uses;
   }
   const double streamed_ms = static_cast<double>(streamed) / rates.streamed_gbps() / 1e6;
-  const double memory_ms = static_cast<double>(demand.used_bytes) / rates.memory / 1e6, predicted = std::max(streamed_ms, memory_ms);
+  const double memory_ms = rates.resident_ms > 0 ? rates.resident_ms : static_cast<double>(demand.used_bytes) / rates.memory / 1e6, predicted = std::max(streamed_ms, memory_ms);
   const char* bound = streamed_ms > memory_ms ? rates.streamed_by() : "compute";
   row["predicted_ms"] = predicted;
   row["streamed_bytes"] = streamed;
@@ -151,8 +169,21 @@ Status run_estimate(Session& session) {
   FB_ASSIGN(const auto compiled, compile_plan(structure));
   FB_ASSIGN(const InputRequest wanted, input_request(session));
   FB_ASSIGN(const auto shapes, input_shapes(*structure, wanted));
-  FB_ASSIGN(const Demand demand, demand_of(compiled, shapes));
-  FB_ASSIGN(const Rates rates, measure(session));
+  const std::string kind = session.options.text("device");
+  const bool staged = !kind.empty() && kind != "cpu";
+  std::unique_ptr<Device> device;
+  if (staged && !session.options.flag("quick")) {
+    FB_ASSIGN(device, load_device(kind));
+    FB_TRY(device->free_bytes().status());  // it starts: kernels are prepared as they would run
+  }
+  FB_ASSIGN(const auto chunks, chunk_shapes(session, structure, session.console));
+  FB_ASSIGN(const Demand demand, demand_of(compiled, shapes, chunks, staged, device.get()));
+  FB_ASSIGN(Rates rates, measure(session));
+  if (device != nullptr) {
+    const auto trial = trial_pass_ms(std::move(device), compiled, shapes, planned_states(*structure), session.console);
+    if (trial.ok()) rates.resident_ms = *trial;
+    if (!trial.ok()) session.console.log(LogLevel::info, "no pass without weights: " + trial.status().to_string());
+  }
   const BudgetBytes sizes = budget_bytes(demand.arena);
   json::object made;
   for (const auto& [name, shape] : shapes) made[name] = dims_json(shape.dims());
@@ -164,7 +195,7 @@ Status run_estimate(Session& session) {
                                            {"ring_bytes", demand.arena.source.min_ring_bytes}};
   session.result["shapes"] = std::move(made);
   session.result["rates"] =
-      json::object{{"disk_gbps", rates.disk}, {"link_gbps", rates.link}, {"memory_gbps", rates.memory}, {"measured", rates.measured}};
+      json::object{{"disk_gbps", rates.disk}, {"link_gbps", rates.link}, {"memory_gbps", rates.memory}, {"resident_ms", rates.resident_ms}, {"measured", rates.measured}};
   session.print("minimum   {:>12}  (activations {}, state {}, ring {})\nno stream {:>12}\nfull      {:>12}\n", format_size(sizes.min),
                 format_size(demand.arena.activation_bytes), format_size(demand.arena.state_bytes), format_size(demand.arena.source.min_ring_bytes),
                 format_size(sizes.no_stream), format_size(sizes.full));

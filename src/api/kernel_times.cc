@@ -1,8 +1,35 @@
 #include "api/kernel_times.h"
 
+#include <optional>
+#include <utility>
+
 #include "base/check.h"
 
 namespace forebay::api {
+
+namespace {
+
+// Starts the device when there is something to time, and not before.
+class LateProber final : public KernelProber {
+ public:
+  LateProber(Device& device, std::uint64_t budget_bytes, Logger& logger) : device_(device), budget_bytes_(budget_bytes), logger_(logger) {}
+  Result<double> microseconds(PreparedStep& step) override {
+    if (!prober_) {
+      prober_ = create_prober(device_, budget_bytes_);
+      if (!prober_->ok()) logger_.log(LogLevel::warning, "kernels are not timed: " + prober_->status().to_string());
+    }
+    if (!prober_->ok()) return Status(Code::resource_exhausted, "nothing can be timed");  // and nothing is known of the kernel
+    return (**prober_)->microseconds(step);
+  }
+
+ private:
+  Device& device_;
+  const std::uint64_t budget_bytes_;
+  Logger& logger_;
+  std::optional<Result<std::unique_ptr<KernelProber>>> prober_;
+};
+
+}  // namespace
 
 Result<ChoiceOutcome> choose_on_device(std::shared_ptr<const plan::Plan> plan, std::vector<ShapeSet> shapes, Device& device,
                                        ThreadPool& pool, const TimingLimits& limits, Logger& logger) {
@@ -17,12 +44,8 @@ Result<ChoiceOutcome> choose_on_device(std::shared_ptr<const plan::Plan> plan, s
   request.device = &device;
   request.cache = &cache;
   request.seconds = limits.seconds;
-  auto prober = create_prober(device, limits.budget_bytes);
-  if (prober.ok()) {
-    request.prober = prober->get();
-  } else {
-    logger.log(LogLevel::warning, "kernels are not timed: " + prober.status().to_string());
-  }
+  LateProber prober(device, limits.budget_bytes, logger);
+  request.prober = &prober;
   FB_ASSIGN(ChoiceOutcome outcome, choose_kernels(request));
   if (outcome.out_of_time) logger.log(LogLevel::warning, "time for timing kernels ran out: heuristics chose the rest");
   if (outcome.timed > 0 && !limits.cache_path.empty()) FB_TRY(cache.write(posix_file_system(), limits.cache_path));

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <tuple>
 
 #include "base/check.h"
 #include "runtime/prepared_pass.h"
@@ -65,10 +66,7 @@ class Chooser {
   Status choose(PreparedStep& step, bool typical) {
     std::string problem, lines;
     auto* const choosing = dynamic_cast<ChoosingKernel*>(step.kernel.get());
-    if (choosing != nullptr) {
-      const std::vector<KernelWay> ways = choosing->ways();
-      if (ways.size() > 1) FB_TRY(choose_way(step, *choosing, ways, &problem, &lines));
-    }
+    if (choosing != nullptr) FB_TRY(choose_way(step, *choosing, &problem, &lines));
     // The first line of an entry is its problem at the typical shapes; the times of every problem lie at its first node.
     plan::KernelChoice& entry = entry_of(*step.step->node, std::string(step.kernel->id()));
     if (typical) entry.parameters = problem;
@@ -94,25 +92,44 @@ class Chooser {
     return graph;
   }
 
-  Status choose_way(PreparedStep& step, ChoosingKernel& kernel, const std::vector<KernelWay>& ways, std::string* name, std::string* lines) {
+  Status choose_way(PreparedStep& step, ChoosingKernel& kernel, std::string* name, std::string* lines) {
     const std::string problem = kernel.problem();
+    if (problem.empty()) return {};
     const bool first = !known_.contains(problem);
     std::vector<TimedWay>& timed = known_[problem];
-    for (const KernelWay& way : ways) {
-      if (!first || kernel_excluded(plan_, way.kernel)) continue;
-      const std::optional<double> time = time_of(step, kernel, problem, way);
-      if (!time) continue;
-      if (*time < 0) ++out_.failed;
-      timed.push_back({way, *time});
-    }
+    if (first) timed = times_of(step, kernel, problem);
+    // What is written down may be refused here: then the next best is taken.
     const TimedWay* best = best_way(timed);
+    for (; best != nullptr && !kernel.take(best->way).ok(); best = best_way(timed)) timed[static_cast<std::size_t>(best - timed.data())].microseconds = -1;
     if (best == nullptr) return take_choice(plan_, request_.device->info().kind, kernel);  // as it would be without times
     if (first) ++out_.problems;
     for (const TimedWay& way : timed) {
       if (first) *lines += "\n" + choice_line(problem, way);
     }
     *name = problem;
-    return kernel.take(best->way);
+    return {};
+  }
+
+  // Sorted, so that a plan is the same wherever its times come from. The device is not asked what it can do when all of it is known.
+  std::vector<TimedWay> times_of(PreparedStep& step, ChoosingKernel& kernel, const std::string& problem) {
+    std::vector<TimedWay> timed;
+    if (auto all = request_.cache->find_all(device_, problem)) {
+      out_.cached += all->size();
+      timed = std::move(*all);
+      std::erase_if(timed, [&](const TimedWay& way) { return kernel_excluded(plan_, way.way.kernel); });
+    } else {
+      const std::vector<KernelWay> ways = kernel.ways();
+      for (const KernelWay& way : ways) {
+        if (ways.size() == 1 || kernel_excluded(plan_, way.kernel)) continue;
+        if (const std::optional<double> time = time_of(step, kernel, problem, way)) timed.push_back({way, *time});
+      }
+      if (ways.size() > 1 && timed.size() == ways.size()) request_.cache->all_timed(device_, problem, ways.size());
+    }
+    std::sort(timed.begin(), timed.end(), [](const TimedWay& a, const TimedWay& b) {
+      return std::tie(a.way.kernel, a.way.config) < std::tie(b.way.kernel, b.way.config);
+    });
+    for (const TimedWay& way : timed) out_.failed += way.microseconds < 0 ? 1 : 0;
+    return timed;
   }
 
   // Below 0: this way failed, and is out. None: it was not timed.

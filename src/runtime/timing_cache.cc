@@ -10,7 +10,7 @@ namespace forebay {
 namespace {
 
 constexpr std::string_view kHeader = "# forebay kernel times 1: device | problem | kernel | config | microseconds";
-constexpr std::string_view kBetween = " | ", kFailed = "failed";
+constexpr std::string_view kBetween = " | ", kFailed = "failed", kCounts = "*";
 constexpr std::uint64_t kMostBytes = 64u << 20;
 constexpr double kMostMicroseconds = 1e12;
 
@@ -119,6 +119,29 @@ std::optional<double> TimingCache::find(const std::string& device, const std::st
 
 void TimingCache::put(const std::string& device, const std::string& problem, const TimedWay& timed) {
   times_[{device, problem, timed.way.kernel, timed.way.config}] = timed.microseconds;
+}
+
+std::optional<std::vector<TimedWay>> TimingCache::find_all(const std::string& device, const std::string& problem) const {
+  std::vector<TimedWay> ways;
+  std::string counted;
+  for (auto at = times_.lower_bound({device, problem, "", ""}); at != times_.end(); ++at) {
+    const auto& [its_device, its_problem, kernel, config] = at->first;
+    if (its_device != device || its_problem != problem) break;
+    if (kernel == kCounts) {
+      counted = config;
+    } else {
+      ways.push_back({{kernel, config}, at->second});
+    }
+  }
+  if (counted != std::to_string(ways.size())) return std::nullopt;
+  return ways;
+}
+
+void TimingCache::all_timed(const std::string& device, const std::string& problem, std::size_t ways) {
+  auto at = times_.lower_bound({device, problem, std::string(kCounts), ""});
+  while (at != times_.end() && std::get<0>(at->first) == device && std::get<1>(at->first) == problem && std::get<2>(at->first) == kCounts)
+    at = times_.erase(at);
+  times_[{device, problem, std::string(kCounts), std::to_string(ways)}] = 0;
 }
 
 const TimedWay* best_way(std::span<const TimedWay> ways) {

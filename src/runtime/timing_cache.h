@@ -2,8 +2,9 @@
 //
 //   NVIDIA H200; sm=90; ... | product m=512 ... | cuda.cublaslt | algo=66 ... | 12.345
 //
-// The last field is microseconds, or "failed": never chosen. A line taken out is measured again. The same lines without the device are what
-// plans record. Lines that begin with # are comments, which a rewrite drops but for the first.
+// The last field is microseconds, or "failed": never chosen. A line taken out is measured again. A line with the kernel "*" counts the lines
+// of a problem: while they are all there nobody needs to ask the device how the work can be done. The same lines without the device are
+// what plans record. Lines that begin with # are comments, which a rewrite drops but for the first.
 #pragma once
 
 #include <map>
@@ -35,6 +36,9 @@ class TimingCache {
 
   std::optional<double> find(const std::string& device, const std::string& problem, const KernelWay& way) const;
   void put(const std::string& device, const std::string& problem, const TimedWay& timed);
+  // Every way of a problem, when all were timed (`all_timed`) and no line has been taken out since.
+  std::optional<std::vector<TimedWay>> find_all(const std::string& device, const std::string& problem) const;
+  void all_timed(const std::string& device, const std::string& problem, std::size_t ways);
   std::size_t size() const { return times_.size(); }
 
  private:

@@ -139,18 +139,8 @@ Status Streamer::open(Device& device, plan::GenerationPtr first) {
 }
 
 SourceLimits Streamer::limits_for(const plan::Generation& generation) const {
-  SourceLimits limits;
-  if (generation.binding.chunks.size() != plan_->chunks.size()) return limits;
-  const std::vector<ChunkShape> shapes = widest_shapes(*plan_, generation);
-  limits.min_ring_bytes = min_ring_bytes(program_, shapes);
-  limits.resident_total_bytes = order_.total_bytes();
-  std::uint64_t sum = 0;
-  for (const plan::ChunkId chunk : program_.uses) sum += shapes[chunk].raw_slot + shapes[chunk].stored_slot;
-  // Through a ring of one chunk each would be read, copied and used before the next is read.
-  if (staged_ != nullptr) limits.min_ring_bytes = std::max(limits.min_ring_bytes, std::min(sum, kStagedChunks * limits.min_ring_bytes));
-  const std::uint64_t wish = options_.ring_bytes != 0 ? options_.ring_bytes : kPreferredRing;
-  limits.preferred_ring_bytes = std::max(limits.min_ring_bytes, std::min(sum, wish));
-  return limits;
+  if (generation.binding.chunks.size() != plan_->chunks.size()) return {};
+  return source_limits(program_, widest_shapes(*plan_, generation), order_.total_bytes(), staged_ != nullptr, options_.ring_bytes);
 }
 
 SourceLimits Streamer::limits() const {
@@ -553,6 +543,20 @@ void Lease::end(bool failed) {
 }
 
 }  // namespace
+
+SourceLimits source_limits(const PassProgram& program, std::span<const ChunkShape> shapes, std::uint64_t resident_bytes, bool staged,
+                           std::uint64_t ring_bytes) {
+  SourceLimits limits;
+  limits.min_ring_bytes = min_ring_bytes(program, shapes);
+  limits.resident_total_bytes = resident_bytes;
+  std::uint64_t sum = 0;
+  for (const plan::ChunkId chunk : program.uses) sum += shapes[chunk].raw_slot + shapes[chunk].stored_slot;
+  // Through a ring of one chunk each would be read, copied and used before the next is read.
+  if (staged) limits.min_ring_bytes = std::max(limits.min_ring_bytes, std::min(sum, kStagedChunks * limits.min_ring_bytes));
+  const std::uint64_t wish = ring_bytes != 0 ? ring_bytes : kPreferredRing;
+  limits.preferred_ring_bytes = std::max(limits.min_ring_bytes, std::min(sum, wish));
+  return limits;
+}
 
 Result<std::unique_ptr<WeightSource>> create_streamer(Device& device, Arena& arena, std::shared_ptr<const plan::Plan> plan,
                                                       PassProgram program, plan::GenerationPtr first, const StreamerOptions& options,

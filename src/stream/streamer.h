@@ -5,11 +5,13 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "forebay/logger.h"
 #include "runtime/device.h"
 #include "runtime/weight_source.h"
+#include "stream/schedule.h"
 
 namespace forebay::stream {
 
@@ -28,6 +30,11 @@ struct StreamerOptions {
   bool register_buffers = true;
   std::function<std::unique_ptr<IoEngine>(std::unique_ptr<IoEngine>)> wrap_engine;  // for fault tests
 };
+
+// What a source needs for chunks of these shapes. `staged`: through host memory, to a device that the host does not address. `ring_bytes`: 0,
+// or as in StreamerOptions.
+SourceLimits source_limits(const PassProgram& program, std::span<const ChunkShape> shapes, std::uint64_t resident_bytes, bool staged,
+                           std::uint64_t ring_bytes = 0);
 
 // `arena` and `device` outlive the streamer. `program` is the engine's.
 Result<std::unique_ptr<WeightSource>> create_streamer(Device& device, Arena& arena, std::shared_ptr<const plan::Plan> plan,

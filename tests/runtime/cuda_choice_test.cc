@@ -1,5 +1,6 @@
 // Ways of the CUDA device's products: each is right, is measured, and gives its own bits again from what is written down of it. Skips where
 // there is no GPU, and says so.
+#include <algorithm>
 #include <cmath>
 #include <set>
 
@@ -90,6 +91,33 @@ TEST_F(CudaChoice, WhatIsNotOfThisLibraryIsRefusedAndChangesNothing) {
     EXPECT_EQ(choosing->take(way).code(), Code::unsupported) << way.config;
     EXPECT_EQ(device_->kernel->id(), before);
   }
+}
+
+// A plan or a file of times can say anything: only what the library itself lists for these shapes is taken.
+TEST_F(CudaChoice, AnAlgorithmThatTheLibraryDoesNotListIsRefused) {
+  const HostTensor a = random_tensor(random_, DType::bf16, Shape{64, 512}), b = random_tensor(random_, DType::bf16, Shape{768, 512});
+  const NodeRun run{"", "Gemm", 13, {{"transB", std::int64_t{1}}}, {&a, &b}, 1, 1, {256, 256, 256}};
+  ASSERT_TRUE(device_->run(run).ok());
+  auto* const choosing = dynamic_cast<ChoosingKernel*>(device_->kernel.get());
+  ASSERT_NE(choosing, nullptr);
+  std::vector<std::string> listed;
+  for (const KernelWay& way : choosing->ways()) {
+    if (way.kernel == "cuda.cublaslt") listed.push_back(way.config);
+  }
+  if (listed.empty()) GTEST_SKIP() << "no cuBLASLt here";
+  int refused = 0;
+  for (const std::string& config : listed) {
+    ASSERT_TRUE(choosing->take({"cuda.cublaslt", config}).ok()) << config;
+    for (std::size_t at = config.find(" word=") + 6; at < config.size(); ++at) {
+      if (config[at] == '.') continue;
+      std::string other = config;
+      other[at] = config[at] == '0' ? '1' : '0';
+      if (std::find(listed.begin(), listed.end(), other) != listed.end()) continue;
+      EXPECT_EQ(choosing->take({"cuda.cublaslt", other}).code(), Code::unsupported) << other;
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 10);
 }
 
 }  // namespace

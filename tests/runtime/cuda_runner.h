@@ -48,10 +48,11 @@ class CudaRunner {
     for (const HostTensor* t : run.inputs) in.push_back(type_of(t));
     InferContext infer(node, in, run.inputs, out);
     FB_TRY(spec->infer(infer));
+    for (const std::size_t o : unwanted) out[o] = TypeShape();
     FB_ASSIGN(kernel, device->create_kernel(node, in, out));
     if (kernel == nullptr) return Status(Code::unsupported, "none");
     std::vector<const HostTensor*> known(run.inputs.size(), nullptr);
-    for (std::size_t i = 0; i < known.size(); ++i) known[i] = (spec->host_inputs >> i & 1u) != 0 ? run.inputs[i] : nullptr;
+    for (std::size_t i = 0; i < known.size(); ++i) known[i] = knows_inputs || (spec->host_inputs >> i & 1u) != 0 ? run.inputs[i] : nullptr;
     PrepareContext prepare{node, in, known, out, &pool, run.sliced, plan::Consumption::whole, run.slab_rows};
     if (run.sliced != plan::kNone) prepare.consumption = spec->consume(node, run.sliced, in);
     FB_TRY(kernel->prepare(prepare));
@@ -65,6 +66,8 @@ class CudaRunner {
   std::unique_ptr<Kernel> kernel;  // of the last run
   std::string id;                  // of its kernel
   bool merged = false;             // whether its slabs shared a launch
+  bool knows_inputs = false;       // their values, when the kernel is prepared
+  std::vector<std::size_t> unwanted;  // outputs nobody reads
   std::optional<KernelWay> way;    // to be taken; then its first call is timed
   double microseconds = 0;
   ThreadPool pool{2};
@@ -128,6 +131,11 @@ class CudaRunner {
     std::vector<HostTensor> made;
     std::vector<TensorView> results;
     for (const TypeShape& type : out) {
+      if (!type.present()) {
+        made.emplace_back();
+        results.emplace_back();
+        continue;
+      }
       made.emplace_back(type.dtype, type.shape());
       std::memset(made.back().data(), 0xff, made.back().bytes());
       results.push_back({place(made.back().bytes()), type.dtype, type.shape()});
@@ -170,7 +178,8 @@ class CudaRunner {
       FB_TRY(queue_->synchronize());
       FB_ASSIGN(microseconds, timed.time);
     }
-    for (std::size_t o = 0; o < made.size(); ++o) queue_->copy(made[o].data(), results[o].data, made[o].bytes());
+    for (std::size_t o = 0; o < made.size(); ++o)
+      if (results[o].present()) queue_->copy(made[o].data(), results[o].data, made[o].bytes());
     FB_TRY(queue_->synchronize());
     return made;
   }

@@ -118,6 +118,9 @@ TEST_F(Command, SameBitsAtEveryBudgetAndFromEverySource) {
   const std::uint64_t full = estimate.at("full_budget_bytes").to_number<std::uint64_t>();
   const boost::json::object stateful = run_command({"run", plan(), "--weights", model(), "--stateful", "--json"}).json();
   for (const char* key : {"min_budget_bytes", "no_stream_budget_bytes", "full_budget_bytes"}) EXPECT_EQ(stateful.at(key), estimate.at(key)) << key;
+  const boost::json::object coded = run_command({"estimate", plan(), "--weights", path("shards"), "--quick", "--json"}).json(),
+                            shards = run_command({"run", plan(), "--weights", path("shards"), "--stateful", "--json"}).json();
+  for (const char* key : {"min_budget_bytes", "full_budget_bytes"}) EXPECT_EQ(shards.at(key), coded.at(key)) << key;
   // Compressed chunks take room for what is stored too, and two contexts activations for two passes.
   std::uint64_t minimum = estimate.at("min_budget_bytes").to_number<std::uint64_t>();
   for (const auto& words : {std::vector<std::string>{"run", plan(), "--weights", path("shards"), "--json"}, {"run", path("in.plan"), "--contexts", "2", "--json"}}) {

@@ -51,11 +51,10 @@ class BatchedProduct final : public Kernel, public ChoosingKernel {
            " k=" + std::to_string(layout_.k) + " " + std::string(dtype_name(type_)) + (layout_.b_row == 1 ? " [n,k]" : " [k,n]");
   }
   std::vector<KernelWay> ways() const override {
-    constexpr int kMostAlgorithms = 4;
     std::vector<KernelWay> all;
     if (few_) return all;
     if (shape_.m > 0) {
-      for (std::string& config : lt_configs(shape_, state_, kMostAlgorithms)) all.push_back({kLibrary, std::move(config)});
+      for (std::string& config : lt_configs(shape_, state_, kMostAlgorithms / 2)) all.push_back({kLibrary, std::move(config)});
     }
     all.push_back({kTiles, ""});
     return all;

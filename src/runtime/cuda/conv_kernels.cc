@@ -73,7 +73,7 @@ class ConvKernel final : public MergedKernel {
     // Of the whole node: a sum must not depend on what else a call holds.
     task_.splits = way_ == Way::mma ? splits_of(static_cast<int>(filters / groups)) : 1;
     const auto sums = static_cast<std::uint64_t>(task_.splits) * static_cast<std::uint64_t>(filters * task_.batch * task_.out_size);
-    task_.clusters = task_.splits > 1 && has_clusters(state_->ordinal);
+    task_.clusters = task_.splits > 1 && has_clusters(state_->capability);
     sums_bytes_ = task_.splits > 1 && !task_.clusters ? sums * sizeof(float) : 0;
     return {};
   }

@@ -9,6 +9,7 @@
 #include "runtime/cpu/cpu_timeline.h"
 #include "runtime/cuda/caller_stream_cuda.h"
 #include "runtime/cuda/cuda_arena.h"
+#include "runtime/cuda/cuda_facts.h"
 #include "runtime/cuda/cuda_kernels.h"
 #include "runtime/cuda/cuda_queue.h"
 #include "runtime/cuda/cuda_recording.h"
@@ -24,17 +25,6 @@ namespace {
 constexpr int kOldest =
     FOREBAY_CUDA_OLDEST;  // compute capability, ten times: what the library has machine code for
 
-// CUDA itself tells of a driver that is not there as of one that is too old.
-Status check_driver() {
-  int has = 0, needs = 0;
-  if (cudaDriverGetVersion(&has) != cudaSuccess || has == 0) return Status(Code::unavailable, "no NVIDIA driver is there (libcuda.so.1)");
-  static_cast<void>(cudaRuntimeGetVersion(&needs));
-  // A driver serves every runtime of its major version.
-  if (has / 1000 >= needs / 1000) return {};
-  return Status(Code::unavailable, "the NVIDIA driver supports CUDA " + std::to_string(has / 1000) + "." + std::to_string(has % 1000 / 10) + ", this build needs " +
-                                       std::to_string(needs / 1000) + ".0 or newer");
-}
-
 class CudaDevice final : public Device, public ReplayDevice, public RunTimer, public CallerStreams, public DeviceTools {
  public:
   static Result<std::unique_ptr<Device>> open() {
@@ -44,23 +34,9 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer, pu
     setenv("CUDA_MODULE_LOADING", "EAGER", 0);
     // Streams share hardware queues beyond this number (8 otherwise): see caller_stream_cuda.h.
     setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
-    FB_TRY(check_driver());
-    int count = 0;
-    FB_TRY(state->errors.check(cudaGetDeviceCount(&count), "looking for a CUDA device"));
-    if (count == 0) return Status(Code::unavailable, "the CUDA driver shows no device");
-    cudaDeviceProp facts{};
-    FB_TRY(state->errors.check(cudaGetDeviceProperties(&facts, state->ordinal),
-                               "asking what the device is"));
-    if (facts.major * 10 + facts.minor < kOldest) {
-      return Status(Code::unavailable, std::string(facts.name) + " has compute capability " +
-                                           std::to_string(facts.major) + "." +
-                                           std::to_string(facts.minor) + ", this build needs " +
-                                           std::to_string(kOldest / 10) + "." +
-                                           std::to_string(kOldest % 10));
-    }
-    FB_TRY(state->errors.check(cudaSetDevice(state->ordinal), "choosing the device"));
-    FB_TRY(state->errors.check(cudaFree(nullptr), "starting the device"));  // makes the context
-    FB_TRY(find_driver_calls(&state->driver));
+    FB_ASSIGN(const DeviceFacts facts, device_facts(state->ordinal, kOldest));
+    state->capability = facts.capability;
+    state->lists = make_lt_lists();
     return std::unique_ptr<Device>(new CudaDevice(std::move(state), facts));
   }
 
@@ -68,24 +44,28 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer, pu
 
   Result<std::uint64_t> free_bytes() override {
     std::size_t free = 0, total = 0;
-    FB_TRY(state_->errors.check(cudaSetDevice(state_->ordinal), "choosing the device"));
+    FB_TRY(state_->start());
     FB_TRY(state_->errors.check(cudaMemGetInfo(&free, &total), "asking for free device memory"));
     return static_cast<std::uint64_t>(free);
   }
   Result<std::unique_ptr<Arena>> reserve_arena(std::uint64_t bytes) override {
+    FB_TRY(state_->start());
     return CudaArena::reserve(bytes, state_);
   }
   Result<std::unique_ptr<Arena>> wrap_arena(std::span<std::byte> memory) override {
+    FB_TRY(state_->start());
     return CudaArena::wrap(memory, state_);
   }
   Result<std::unique_ptr<Queue>> create_queue(const std::string& name,
                                               std::uint32_t capacity) override {
+    FB_TRY(state_->start());
     return CudaQueue::create_on(name, capacity, state_);
   }
   Result<std::unique_ptr<Timeline>> create_timeline() override {
     return std::unique_ptr<Timeline>(std::make_unique<CpuTimeline>());
   }
   Status register_host(std::span<std::byte> memory) override {
+    FB_TRY(state_->start());
     return state_->errors.check(
         cudaHostRegister(memory.data(), memory.size(), cudaHostRegisterDefault),
         "page-locking " + std::to_string(memory.size()) + " bytes");
@@ -110,7 +90,10 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer, pu
   std::unique_ptr<Recording> record(Queue::HostFunction work, void* argument) override { return record_graph(work, argument, state_); }
   Status replay(Recording& recording) override { return replay_graph(recording); }
 
-  Result<std::unique_ptr<PassTie>> create_tie() override { return CudaTie::create(state_, words_); }
+  Result<std::unique_ptr<PassTie>> create_tie() override {
+    FB_TRY(state_->start());
+    return CudaTie::create(state_, words_);
+  }
   Result<bool> capturing(void* stream) override {
     cudaStreamCaptureStatus now = cudaStreamCaptureStatusNone;
     FB_TRY(state_->errors.check(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &now), "asking whether the caller's stream is captured"));
@@ -122,20 +105,22 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer, pu
                                 "capturing the inputs-consumed event");
   }
 
-  Result<std::unique_ptr<Stopwatch>> create_stopwatch() override { return CudaStopwatch::create(state_); }
+  Result<std::unique_ptr<Stopwatch>> create_stopwatch() override {
+    FB_TRY(state_->start());
+    return CudaStopwatch::create(state_);
+  }
   void begin_range(const char* name) override { begin_nvtx_range(name); }
   void end_range() override { end_nvtx_range(); }
   Status sync() override { return state_->errors.check(cudaStreamSynchronize(queue_stream()), "work of the device"); }
 
  private:
-  CudaDevice(std::shared_ptr<CudaState> state, const cudaDeviceProp& facts)
+  CudaDevice(std::shared_ptr<CudaState> state, const DeviceFacts& facts)
       : state_(std::move(state)), words_(std::make_shared<TieWords>(state_)) {
     info_.kind = "cuda";
     info_.name = facts.name;
     info_.granule = kGranule;
-    info_.total_bytes = facts.totalGlobalMem;
     info_.arena_host_addressable = false;
-    info_.numerics.emplace_back("sm", std::to_string(facts.major * 10 + facts.minor));
+    info_.numerics.emplace_back("sm", std::to_string(facts.capability));
     info_.numerics.emplace_back("cuda", std::to_string(CUDART_VERSION));
     info_.numerics.emplace_back("cublaslt", lt_version());
   }

@@ -83,6 +83,16 @@ Status ErrorKeeper::check(CUresult error, std::string_view doing) {
               "driver error " + std::to_string(static_cast<int>(error)), doing);
 }
 
+Status CudaState::start() {
+  const std::lock_guard lock(start_mutex_);
+  Status chosen = errors.check(cudaSetDevice(ordinal), "choosing the device");
+  if (!chosen.ok() || started()) return chosen;
+  Status made = errors.check(cudaFree(nullptr), "starting the device");  // makes the context
+  if (made.ok()) made = find_driver_calls(&driver);
+  started_.store(made.ok(), std::memory_order_release);
+  return made;
+}
+
 Status find_driver_calls(DriverCalls* calls) {
   for (Status status :
        {look_up("cuMemAddressReserve", &calls->reserve),

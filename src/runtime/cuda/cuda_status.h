@@ -45,11 +45,24 @@ struct DriverCalls {
 };
 Status find_driver_calls(DriverCalls* calls);
 
-struct CudaState {  // shared by everything of a device: arenas and queues may outlive it by a
-                    // moment of teardown
+struct LtLists;
+
+// Shared by everything of a device: arenas and queues may outlive it by a moment of teardown.
+struct CudaState {
+  // Opened, a device is known; started, which takes a third of a second, it has a context. Called wherever something is first wanted of it:
+  // a build whose times are all known never does. The calling thread's device is this one afterwards.
+  Status start();
+  bool started() const { return started_.load(std::memory_order_acquire); }
+
   int ordinal = 0;
+  int capability = 0;  // compute capability, ten times
   DriverCalls driver;
   ErrorKeeper errors;
+  std::shared_ptr<LtLists> lists;  // lt_product.h
+
+ private:
+  std::mutex start_mutex_;
+  std::atomic<bool> started_{false};
 };
 
 }  // namespace forebay::cuda

@@ -170,13 +170,11 @@ cudaError_t start(const LinearTask& task, cudaStream_t stream) {
 
 }  // namespace
 
-bool has_linear_hopper(int device) {
+bool has_linear_hopper(int capability) {
 #ifdef FOREBAY_CUDA_HOPPER
-  int major = 0, minor = 0;
-  return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess && major == 9 && minor == 0;
+  return capability == 90;
 #else
-  static_cast<void>(device);
+  static_cast<void>(capability);
   return false;
 #endif
 }

@@ -69,9 +69,9 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     biased_ = context.inputs.size() > 2 && context.inputs[2].present();
     hopper_ = blocks && has_linear_hopper(state_->ordinal);
     FB_TRY(product_->prepare(context));
-    const std::vector<KernelWay> all = ways();
     way_ = Way::product;
-    return all.empty() ? Status() : take(all.front());
+    const std::vector<KernelWay> own = own_ways();
+    return own.empty() || library_first(product_->id() == kLibrary) ? Status() : take(own.front());
   }
 
   std::string problem() const override {
@@ -81,9 +81,7 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
   }
   std::vector<KernelWay> ways() const override {
     std::vector<KernelWay> own = own_ways(), all = choosing_->ways();
-    const bool library_first =
-        std::int64_t{task_.all_columns} * task_.all_depth * 2 > kMostWeightBytes && !all.empty() && all.front().kernel == kLibrary;
-    all.insert(library_first ? all.begin() + 1 : all.begin(), own.begin(), own.end());
+    all.insert(library_first(!all.empty() && all.front().kernel == kLibrary) ? all.begin() + 1 : all.begin(), own.begin(), own.end());
     return all;
   }
   Status take(const KernelWay& way) override {
@@ -105,7 +103,7 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
       // Of the whole node: a sum must not depend on what else a call holds.
       const std::int64_t blocks = tiles(task_.all_columns, large(task_.all_columns) ? 128 : 64);
       task_.splits = split_count(blocks, (task_.depth + kLinearDepth - 1) / kLinearDepth);
-      task_.clusters = task_.splits > 1 && has_clusters(state_->ordinal);
+      task_.clusters = task_.splits > 1 && has_clusters(state_->capability);
     }
     return {};
   }
@@ -200,6 +198,7 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     const std::int64_t at_once = std::min<std::int64_t>(way.at_once, (blocks + kMultiprocessors - 1) / kMultiprocessors);
     return static_cast<double>(turns * at_once * way.rows * way.columns * deep) / kProducts / way.share + (way.splits > 1 ? kJoin : 0);
   }
+  bool library_first(bool served) const { return served && std::int64_t{task_.all_columns} * task_.all_depth * 2 > kMostWeightBytes; }
   // The best guess first.
   std::vector<KernelWay> own_ways() const {
     std::vector<KernelWay> all;

@@ -37,6 +37,6 @@ struct LinearGroup {
   int ends[kMost] = {};  // blocks, set by the launch
 };
 cudaError_t launch_linear_hopper(LinearGroup& group, LinearTile tile, cudaStream_t stream);
-bool has_linear_hopper(int device);
+bool has_linear_hopper(int capability);
 
 }  // namespace forebay::cuda

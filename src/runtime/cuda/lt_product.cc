@@ -3,8 +3,11 @@
 #include <cublasLt.h>
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
+#include <deque>
+#include <mutex>
 #include <utility>
 
 namespace forebay::cuda {
@@ -26,7 +29,6 @@ struct LtCalls {
   decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic = nullptr;
   decltype(&cublasLtMatmulAlgoConfigGetAttribute) algo_get = nullptr;
   decltype(&cublasLtMatmulAlgoCheck) algo_check = nullptr;
-  cublasLtHandle_t handle = nullptr;  // holds no device memory; thread-safe
 };
 
 template <typename F>
@@ -58,9 +60,18 @@ const LtCalls* lt() {
         find(library, "cublasLtMatmulPreferenceSetAttribute", &c.preference_set) &&
         find(library, "cublasLtMatmulAlgoGetHeuristic", &c.heuristic) &&
         find(library, "cublasLtMatmulAlgoConfigGetAttribute", &c.algo_get) && find(library, "cublasLtMatmulAlgoCheck", &c.algo_check);
-    return all && c.create(&c.handle) == CUBLAS_STATUS_SUCCESS ? &c : nullptr;
+    return all ? &c : nullptr;
   }();
   return calls;
+}
+
+// Made when first wanted: it starts the device. Holds no device memory; thread-safe. Null when it cannot be.
+cublasLtHandle_t lt_handle() {
+  static const cublasLtHandle_t handle = [] {
+    cublasLtHandle_t made = nullptr;
+    return lt()->create(&made) == CUBLAS_STATUS_SUCCESS ? made : nullptr;
+  }();
+  return handle;
 }
 
 cudaDataType_t cuda_type(DType type) {
@@ -92,20 +103,15 @@ std::string config_text(const cublasLtMatmulAlgo_t& algorithm) {
   return text;
 }
 
-bool read_config(std::string_view text, cublasLtMatmulAlgo_t* algorithm) {
-  const std::string version = "v" + std::to_string(lt()->version()) + " ";
-  const std::size_t at = text.find(" word=");
-  if (!text.starts_with(version) || at == std::string_view::npos) return false;
-  text.remove_prefix(at + 6);
-  for (std::size_t i = 0; i < kAlgoWords; ++i) {
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), algorithm->data[i], 16);
-    if (error != std::errc()) return false;
-    text.remove_prefix(static_cast<std::size_t>(end - text.data()));
-    if (i + 1 < kAlgoWords ? !text.starts_with('.') : !text.empty()) return false;
-    if (i + 1 < kAlgoWords) text.remove_prefix(1);
-  }
-  return true;
-}
+}  // namespace
+
+struct LtLists {
+  std::mutex mutex;  // guards the rest
+  std::deque<std::pair<LtShape, std::vector<cublasLtMatmulAlgo_t>>> known;
+};
+std::shared_ptr<LtLists> make_lt_lists() { return std::make_shared<LtLists>(); }
+
+namespace {
 
 // Row-major D = A * B is column-major D^T = B^T * A^T: the library's first matrix is B.
 class Product final : public LtProduct {
@@ -125,19 +131,24 @@ class Product final : public LtProduct {
 
   std::string config() const override { return config_text(algorithm_); }
 
-  // The heuristics' first, or what `config` names.
-  bool choose(std::string_view config) {
+  // The heuristics' first, or what `config` names, if they list it: a config comes from a file, and the library would run whatever it says.
+  bool choose(std::string_view config, const LtShape* whole) {
     if (!describe()) return false;
-    if (config.empty()) {
-      const auto found = heuristics(1);
-      if (found.empty()) return false;
-      algorithm_ = found.front();
-      return true;
-    }
+    if (pick(algorithms(), config)) return true;
+    if (whole == nullptr || config.empty()) return false;
+    Product larger(*whole, state_);
     cublasLtMatmulHeuristicResult_t checked{};
-    return read_config(config, &algorithm_) &&
-           lt()->algo_check(lt()->handle, desc_, b_, a_, d_, d_, &algorithm_, &checked) == CUBLAS_STATUS_SUCCESS &&
+    return larger.describe() && pick(larger.algorithms(), config) &&
+           lt()->algo_check(lt_handle(), desc_, b_, a_, d_, d_, &algorithm_, &checked) == CUBLAS_STATUS_SUCCESS &&
            checked.state == CUBLAS_STATUS_SUCCESS && checked.workspaceSize == 0;
+  }
+  // In the order of the heuristics.
+  std::vector<cublasLtMatmulAlgo_t> algorithms() const {
+    const std::lock_guard lock(state_->lists->mutex);
+    for (const auto& [shape, list] : state_->lists->known) {
+      if (shape == shape_) return list;
+    }
+    return state_->lists->known.emplace_back(shape_, heuristics()).second;
   }
 
   bool describe() {
@@ -160,7 +171,7 @@ class Product final : public LtProduct {
   Status run(const void* a, const void* b, void* d, float alpha,
              cudaStream_t stream) const override {
     const float beta = shape_.add ? 1.0f : 0.0f;
-    const cublasStatus_t status = lt()->matmul(lt()->handle, desc_, &alpha, b, b_, a, a_, &beta, d,
+    const cublasStatus_t status = lt()->matmul(lt_handle(), desc_, &alpha, b, b_, a, a_, &beta, d,
                                                d_, d, d_, &algorithm_, nullptr, 0, stream);
     if (status == CUBLAS_STATUS_SUCCESS) return {};
     return state_->errors.check(
@@ -168,14 +179,23 @@ class Product final : public LtProduct {
         "cuBLASLt refused a product (status " + std::to_string(static_cast<int>(status)) + ")");
   }
 
+ private:
+  bool pick(const std::vector<cublasLtMatmulAlgo_t>& from, std::string_view config) {
+    const auto found = std::find_if(from.begin(), from.end(), [&](const cublasLtMatmulAlgo_t& algorithm) {
+      return config.empty() || config_text(algorithm) == config;
+    });
+    if (found != from.end()) algorithm_ = *found;
+    return found != from.end();
+  }
   bool batch(cublasLtMatrixLayout_t layout, std::int64_t step) const {
     const auto count = static_cast<std::int32_t>(shape_.batches);
     return lt()->layout_set(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count) == CUBLAS_STATUS_SUCCESS &&
            lt()->layout_set(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof step) == CUBLAS_STATUS_SUCCESS;
   }
 
-  std::vector<cublasLtMatmulAlgo_t> heuristics(int most) const {
+  std::vector<cublasLtMatmulAlgo_t> heuristics() const {
     const LtCalls& c = *lt();
+    if (!state_->start().ok() || lt_handle() == nullptr) return {};
     cublasLtMatmulPreference_t preference = nullptr;
     if (c.preference_create(&preference) != CUBLAS_STATUS_SUCCESS) return {};
     const std::uint64_t workspace = 0;
@@ -189,9 +209,9 @@ class Product final : public LtProduct {
               set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, operands) &&
               set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, shape_.d_alignment) &&
               set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, shape_.d_alignment);
-    std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<std::size_t>(most));
+    std::array<cublasLtMatmulHeuristicResult_t, kMostAlgorithms> found{};
     int count = 0;
-    ok = ok && c.heuristic(c.handle, desc_, b_, a_, d_, d_, preference, most, found.data(), &count) == CUBLAS_STATUS_SUCCESS;
+    ok = ok && c.heuristic(lt_handle(), desc_, b_, a_, d_, d_, preference, static_cast<int>(kMostAlgorithms), found.data(), &count) == CUBLAS_STATUS_SUCCESS;
     c.preference_destroy(preference);
     std::vector<cublasLtMatmulAlgo_t> algorithms;
     for (int i = 0; ok && i < count; ++i) {
@@ -200,7 +220,6 @@ class Product final : public LtProduct {
     return algorithms;
   }
 
- private:
   const LtShape shape_;
   const std::shared_ptr<CudaState> state_;
   cublasLtMatmulDesc_t desc_ = nullptr;
@@ -223,17 +242,24 @@ bool lt_serves(const LtShape& shape) {
 }
 }  // namespace
 
-std::unique_ptr<LtProduct> make_lt_product(const LtShape& shape, const std::shared_ptr<CudaState>& state, std::string_view config) {
-  if (!lt_serves(shape)) return nullptr;
-  auto product = std::make_unique<Product>(shape, state);
-  return product->choose(config) ? std::move(product) : nullptr;
+bool lt_may_serve(const LtShape& shape, std::string_view config) {
+  return lt_serves(shape) && (config.empty() || config.starts_with("v" + lt_version() + " "));
 }
 
-std::vector<std::string> lt_configs(const LtShape& shape, const std::shared_ptr<CudaState>& state, int most) {
+std::unique_ptr<LtProduct> make_lt_product(const LtShape& shape, const std::shared_ptr<CudaState>& state, std::string_view config,
+                                           const LtShape* whole) {
+  if (!lt_serves(shape)) return nullptr;
+  auto product = std::make_unique<Product>(shape, state);
+  return product->choose(config, whole) ? std::move(product) : nullptr;
+}
+
+std::vector<std::string> lt_configs(const LtShape& shape, const std::shared_ptr<CudaState>& state, std::size_t most) {
   std::vector<std::string> configs;
   Product product(shape, state);
   if (!lt_serves(shape) || !product.describe()) return configs;
-  for (const cublasLtMatmulAlgo_t& algorithm : product.heuristics(most)) configs.push_back(config_text(algorithm));
+  for (const cublasLtMatmulAlgo_t& algorithm : product.algorithms()) {
+    if (configs.size() < most) configs.push_back(config_text(algorithm));
+  }
   return configs;
 }
 

@@ -15,6 +15,8 @@
 
 namespace forebay::cuda {
 
+struct LtLists;
+
 struct LtShape {
   std::int64_t m = 0, n = 0, k = 0;
   bool b_rows = true;      // B is [n, k] without gaps; else [k, n]
@@ -37,11 +39,16 @@ class LtProduct {
                      cudaStream_t stream) const = 0;
 };
 
-// Null: no library, or it has no algorithm for the shape. With a config: that algorithm, null where the
-// library here is another or refuses it.
-std::unique_ptr<LtProduct> make_lt_product(const LtShape& shape, const std::shared_ptr<CudaState>& state, std::string_view config = {});
-// Configs of at most `most` algorithms, as the library's heuristics order them.
-std::vector<std::string> lt_configs(const LtShape& shape, const std::shared_ptr<CudaState>& state, int most);
-std::string lt_version();  // "" without the library
+// Null: no library, or it has no algorithm for the shape. With a config: that algorithm, null where the library's heuristics list it
+// neither for the shape nor, where given, for the `whole` that the shape is a slab of (then the library is asked whether it serves the slab).
+std::unique_ptr<LtProduct> make_lt_product(const LtShape& shape, const std::shared_ptr<CudaState>& state, std::string_view config = {},
+                                           const LtShape* whole = nullptr);
+// Without asking the library, which would start the device: whether it can be expected to.
+bool lt_may_serve(const LtShape& shape, std::string_view config);
+// Configs of at most `most` algorithms to choose from, as the library's heuristics order them.
+inline constexpr std::size_t kMostAlgorithms = 8;
+std::vector<std::string> lt_configs(const LtShape& shape, const std::shared_ptr<CudaState>& state, std::size_t most = kMostAlgorithms);
+std::string lt_version();                  // "" without the library
+std::shared_ptr<LtLists> make_lt_lists();  // what the library lists for shapes: it is asked once for each
 
 }  // namespace forebay::cuda

@@ -107,7 +107,6 @@ class ProductKernel final : public MergedKernel, public GroupedKernel, public We
            (task_.activation != Activation::none ? " +activation" : "");
   }
   std::vector<KernelWay> ways() const override {
-    constexpr int kMostAlgorithms = 8;
     std::vector<KernelWay> all;
     if (way_ == Way::row_dot || way_ == Way::axpy) return all;
     if (!library_shapes_.empty()) {
@@ -299,19 +298,31 @@ class ProductKernel final : public MergedKernel, public GroupedKernel, public We
   }
   // Slabs that run beside each other fill the device together: what serves the whole matrix serves them, while for one slab alone the
   // library would take small tiles. Empty elsewhere.
-  std::vector<std::string> whole_configs(int most) const {
-    if (library_shapes_.empty() || consumption_ != plan::Consumption::by_output || !small_slabs_ || with_sums()) return {};
+  std::optional<LtShape> whole_shape() const {
+    if (library_shapes_.empty() || consumption_ != plan::Consumption::by_output || !small_slabs_ || with_sums()) return std::nullopt;
     LtShape whole = library_shapes_.front();
-    if (whole.n == layout_.n) return {};
+    if (whole.n == layout_.n) return std::nullopt;
     whole.n = layout_.n;
-    return lt_configs(whole, state_, most);
+    return whole;
+  }
+  std::vector<std::string> whole_configs(std::size_t most) const {
+    const std::optional<LtShape> whole = whole_shape();
+    return whole ? lt_configs(*whole, state_, most) : std::vector<std::string>();
   }
   // One product for each shape, by the algorithm named; the smaller slabs, where it does not serve them, by the heuristics' own. False, and
-  // nothing has changed, when one is missing.
+  // nothing has changed, when one is missing. On a device that has not started (a build that only writes down what it knows) nothing runs:
+  // the library is taken at its word.
   bool use_library(std::string_view config) {
+    if (!state_->started()) {
+      if (!lt_may_serve(library_shapes_.front(), config)) return false;
+      library_.clear();
+      way_ = Way::library;
+      return true;
+    }
+    const std::optional<LtShape> whole = whole_shape();
     std::vector<std::unique_ptr<LtProduct>> products;
     for (const LtShape& shape : library_shapes_) {
-      auto product = make_lt_product(shape, state_, config);
+      auto product = make_lt_product(shape, state_, config, whole ? &*whole : nullptr);
       if (product == nullptr && !products.empty()) product = make_lt_product(shape, state_);
       if (product == nullptr) return false;
       products.push_back(std::move(product));
@@ -328,6 +339,7 @@ class ProductKernel final : public MergedKernel, public GroupedKernel, public We
   }
 
   Status run_library(const KernelCall& call, const ProductTask& task) const {
+    if (library_.empty()) return Status(Code::internal, "a product was prepared before the device started");
     LtShape shape = library_.front()->shape();
     shape.n = task.n;
     shape.k = task.k;
