@@ -4,11 +4,14 @@
 #include <algorithm>
 #include <map>
 
+#include "base/check.h"
 #include "builder/model_maker.h"
 #include "plan/plan_io.h"
 #include "runtime/cpu/cpu_device.h"
 #include "runtime/kernel_choice.h"
+#include "runtime/merged_kernel.h"
 #include "runtime/prepared_pass.h"
+#include "runtime/run_timer.h"
 #include "support/temp_folder.h"
 
 namespace forebay::builder::test {
@@ -46,7 +49,7 @@ class FakeProduct final : public Kernel, public ChoosingKernel {
   KernelWay way_{"fake.library", "a"};
 };
 
-class FakeDevice final : public Device {
+class FakeDevice : public Device {
  public:
   FakeDevice() : cpu_(create_cpu_device().value()) {
     info_ = cpu_->info();
@@ -317,6 +320,81 @@ TEST(TimingCache, WhatIsNoLineOfItIsRefusedByNumber) {
   EXPECT_FALSE(good->find("e", "p", {"k", ""}));
   const auto none = TimingCache::read(posix_file_system(), "/nonexistent/folder/times");
   EXPECT_TRUE(none.ok() && none->size() == 0);
+}
+
+// The CPU's product, slab by slab; its calls may share launches.
+class SharedProduct final : public MergedKernel {
+ public:
+  SharedProduct(std::unique_ptr<Kernel> kernel, bool merges) : kernel_(std::move(kernel)), merges_(merges) {}
+  Status prepare(const PrepareContext& context) override { return kernel_->prepare(context); }
+  std::uint64_t workspace_bytes() const override { return kernel_->workspace_bytes(); }
+  std::string_view id() const override { return "fake.shared"; }
+  bool merges() const override { return merges_; }
+  Status run(const KernelCall& call) override {
+    ++runs;
+    return kernel_->run(call);
+  }
+  Status run_merged(std::span<const KernelCall> calls) override {
+    for (const KernelCall& call : calls) FB_TRY(run(call));
+    return {};
+  }
+  std::size_t runs = 0;
+
+ private:
+  std::unique_ptr<Kernel> kernel_;
+  const bool merges_;
+};
+
+// A launch takes two microseconds.
+class TimedDevice final : public FakeDevice, public RunTimer {
+ public:
+  explicit TimedDevice(bool merges) : merges_(merges) {}
+  Result<double> time_calls(const std::function<Status()>& enqueue) override {
+    FB_TRY(enqueue());
+    return 2.0;
+  }
+  Result<std::unique_ptr<Kernel>> create_kernel(const NodeView& node, std::span<const TypeShape> inputs,
+                                                std::span<const TypeShape> outputs) override {
+    auto kernel = OpRegistry::builtin().find("", "MatMul", node.version())->create(node, inputs, outputs);
+    if (!kernel.ok()) return kernel.status();
+    return std::unique_ptr<Kernel>(std::make_unique<SharedProduct>(std::move(kernel).value(), merges_));
+  }
+
+ private:
+  const bool merges_;
+};
+
+TEST(KernelChoice, LaunchesAreTimedAsTheyAreShared) {
+  GraphMaker graph;
+  graph.input("x", DType::f32, {"4", "64"}).initializer("w", floats({64, 64}, 1));
+  graph.node("MatMul", {"x", "w"}, {"y"}).output("y");
+  Options options;
+  options.fuse = false;
+  options.slab_bytes = 4096;
+  auto built = build_model(graph.model(), options);
+  ASSERT_TRUE(built.ok()) << built.status().to_string();
+  const auto compiled = compile_plan(std::make_shared<const plan::Plan>(std::move(built).value().plan)).value();
+  for (const bool merges : {false, true}) {
+    TimedDevice device(merges);
+    ThreadPool pool(1);
+    auto pass = prepare_pass(compiled, {{"x", Shape{4, 64}}}, pool, {}, &device);
+    ASSERT_TRUE(pass.ok()) << pass.status().to_string();
+    auto prober = create_prober(device, 1 << 20);
+    ASSERT_TRUE(prober.ok()) << prober.status().to_string();
+    std::size_t probed = 0;
+    for (PreparedStep& step : (*pass)->main.steps) {
+      auto* const product = dynamic_cast<SharedProduct*>(step.kernel.get());
+      if (product == nullptr) continue;
+      const std::size_t slabs = step.kernel_calls.size();
+      ASSERT_EQ(slabs, 4u);
+      const auto time = (*prober)->microseconds(step);
+      ASSERT_TRUE(time.ok()) << time.status().to_string();
+      EXPECT_EQ(*time, merges ? 2.0 : 8.0);
+      EXPECT_EQ(product->runs, merges ? slabs : 1u);
+      ++probed;
+    }
+    EXPECT_EQ(probed, 1u);
+  }
 }
 
 }  // namespace
