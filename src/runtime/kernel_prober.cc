@@ -1,10 +1,11 @@
-// Times kernels on a device that can tell: operands of one call, the weight's slab alone, in an arena of the prober's own.
+// Times kernels on a device that can tell: operands of one call, one slab of the weight, in an arena of the prober's own.
 #include <algorithm>
 #include <vector>
 
 #include "base/check.h"
 #include "base/checked.h"
 #include "runtime/kernel_choice.h"
+#include "runtime/merged_kernel.h"
 #include "runtime/prepared_pass.h"
 #include "runtime/run_timer.h"
 
@@ -37,8 +38,12 @@ class DeviceProber final : public KernelProber {
   }
 
   Result<double> microseconds(PreparedStep& step) override {
-    KernelCall call = step.kernel_calls.at(0);
-    std::uint64_t bytes = place(step, call, nullptr);
+    auto* const merging = dynamic_cast<MergedKernel*>(step.kernel.get());
+    const std::span<const KernelCall> all = step.kernel_calls;
+    // What shares launches is timed so: the first slab's bytes stand for all of them.
+    const std::size_t together = merging != nullptr && merging->merges() ? std::min(all.size(), kMostMerged) : 1;
+    calls_.assign(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(together));
+    std::uint64_t bytes = place(step, nullptr);
     if (bytes > budget_)
       return Status(Code::resource_exhausted, "node '" + step.name + "' needs " + std::to_string(bytes) +
                                                   " bytes to be timed, the budget has " + std::to_string(budget_));
@@ -49,33 +54,33 @@ class DeviceProber final : public KernelProber {
         queue_->copy(arena_->base() + at, pattern_.data(), std::min<std::uint64_t>(kPattern, wanted - at));
       committed_ = wanted;
     }
-    place(step, call, arena_->base());
-    call.inputs = inputs_;
-    call.outputs = outputs_;
-    Probe probe{this, step.kernel.get(), &call, Result<double>(0.0)};
+    place(step, arena_->base());
+    Probe probe{this, step.kernel.get(), together > 1 ? merging : nullptr, Result<double>(0.0)};
     queue_->launch(
         [](void* argument) {
           Probe& p = *static_cast<Probe*>(argument);
-          p.time = p.self->timer_.time_calls([&p] { return p.kernel->run(*p.call); });
+          const auto& calls = p.self->calls_;
+          p.time = p.self->timer_.time_calls([&] { return p.merging != nullptr ? p.merging->run_merged(calls) : p.kernel->run(calls[0]); });
           return Status();
         },
         &probe);
     Status status = queue_->synchronize();
     if (!status.ok()) queue_->clear_error();
     FB_TRY(std::move(status));
-    return probe.time;
+    FB_ASSIGN(const double time, probe.time);
+    return time * static_cast<double>(all.size()) / static_cast<double>(together);
   }
 
  private:
   struct Probe {
     DeviceProber* self;
     Kernel* kernel;
-    KernelCall* call;
+    MergedKernel* merging;  // null: the first call alone
     Result<double> time;
   };
 
-  // Addresses of operands and workspace from `base` on; gives the bytes they take.
-  std::uint64_t place(const PreparedStep& step, KernelCall& call, std::byte* base) {
+  // Addresses of operands and workspace from `base` on, the same for every call; gives the bytes they take.
+  std::uint64_t place(const PreparedStep& step, std::byte* base) {
     constexpr std::uint64_t kTooMany = std::uint64_t{1} << 56;  // more than any budget
     std::uint64_t at = 0;
     const auto next = [&](std::uint64_t bytes) {
@@ -83,14 +88,24 @@ class DeviceProber final : public KernelProber {
       at += align_up(std::max<std::uint64_t>(1, bytes), kAlign);
       return here;
     };
-    inputs_.assign(call.inputs.begin(), call.inputs.end());
+    inputs_.clear();
+    for (std::size_t i = 0; i < calls_.size(); ++i) inputs_.emplace_back(step.kernel_calls[i].inputs.begin(), step.kernel_calls[i].inputs.end());
     outputs_.assign(step.outputs.begin(), step.outputs.end());
-    for (ConstTensorView& view : inputs_)
-      view.data = view.present() ? next(dtype_bytes(view.dtype, view.shape.elements()).value_or(kTooMany)) : nullptr;
+    for (std::size_t i = 0; i < inputs_[0].size(); ++i) {
+      const ConstTensorView& view = inputs_[0][i];
+      std::byte* const here = view.present() ? next(dtype_bytes(view.dtype, view.shape.elements()).value_or(kTooMany)) : nullptr;
+      for (auto& inputs : inputs_) inputs[i].data = here;
+    }
     for (TensorView& view : outputs_)
       view.data = view.present() ? next(dtype_bytes(view.dtype, view.shape.elements()).value_or(kTooMany)) : nullptr;
-    call.workspace_bytes = step.kernel->workspace_bytes();
-    call.workspace = next(call.workspace_bytes);
+    const std::uint64_t bytes = step.kernel->workspace_bytes();
+    std::byte* const workspace = next(bytes);
+    for (std::size_t i = 0; i < calls_.size(); ++i) {
+      calls_[i].inputs = inputs_[i];
+      calls_[i].outputs = outputs_;
+      calls_[i].workspace = workspace;
+      calls_[i].workspace_bytes = bytes;
+    }
     return at;
   }
 
@@ -100,7 +115,8 @@ class DeviceProber final : public KernelProber {
   std::uint64_t budget_ = 0, committed_ = 0;
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<Queue> queue_;
-  std::vector<ConstTensorView> inputs_;
+  std::vector<KernelCall> calls_;
+  std::vector<std::vector<ConstTensorView>> inputs_;  // of each call
   std::vector<TensorView> outputs_;
 };
 
