@@ -43,7 +43,7 @@ Result<std::unique_ptr<Kernel>> make_cuda_kernel(const NodeView& node,
                                                  std::span<const TypeShape> outputs,
                                                  const StatePtr& state) {
   for (const auto& table : {elementwise_table(), movement_table(), reduce_table(), linear_table(), product_table(), attention_table(), vendor_attention_table(),
-                            packed_table(), gather_table(), integer_table(), conv_table(), axis_table(), map_table()}) {
+                            packed_table(), gather_table(), integer_table(), conv_table(), nhwc_table(), axis_table(), map_table()}) {
     for (const TableEntry& entry : table) {
       if (entry.op != node.op() || entry.domain != node.domain()) continue;
       if (KernelPtr kernel = entry.make(node, inputs, outputs, state); kernel != nullptr) return kernel;
