@@ -73,5 +73,8 @@ Result<std::size_t> pass_skip_norm(PassContext& context);
 // pass_epilogue.cc: a bias and an activation behind MatMul, Gemm, Linear or Conv go into forebay.Linear and forebay.Conv. After
 // pass_linear.
 Result<std::size_t> pass_epilogue(PassContext& context);
+// pass_nhwc.cc: images of f16 and bf16 between convolutions have their channels together, for devices that read them in runs. After
+// pass_epilogue.
+Result<std::size_t> pass_nhwc(PassContext& context);
 
 }  // namespace forebay::builder
