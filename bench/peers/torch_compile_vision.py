@@ -2,6 +2,7 @@
 """Image and text encoders, fully resident: forebay beside torch.compile, in one run on one GPU.
 
   torch_compile_vision.py --forebay build/release/tools/forebay --work DIR [--models resnet50,vit_b] [--batches 1,8,32] [--no-peer] [--prepare]
+                          [--device-pass build/release/bench/device_pass]
 
 Exports each model with random weights to DIR as f16 ONNX, builds a plan, times passes of both and compares their outputs. One line of JSON a
 model and batch: medians in ms, the largest difference, the nodes that ran on the host. torch.compile runs in its reduce-overhead mode (CUDA graphs);
@@ -74,7 +75,10 @@ def prepare(args, name):
     model, plan = os.path.join(folder, "model.onnx"), os.path.join(folder, "model.plan")
     if not os.path.exists(plan):
         vision_models.export(name, model, 2)
-        run([args.forebay, "build", model, "-o", plan, "--strip"])
+        batches = sorted(map(int, args.batches.split(",")))
+        shapes = ["x".join(map(str, vision_models.make_input(name, batch).shape)) for batch in batches]
+        given = [f"--{which}-shapes=x={shape}" for which, shape in (("min", shapes[0]), ("opt", shapes[len(shapes) // 2]), ("max", shapes[-1]))]
+        run([args.forebay, "build", model, "-o", plan, "--strip", "--device", "cuda", *given])
     return folder, model, plan
 
 
@@ -86,6 +90,11 @@ def time_forebay(args, name, batch, x):
     profile = os.path.join(folder, f"profile_{batch}.json")
     run(common + ["--iterations", "3", "--profile", profile])
     return out, profile
+
+
+def time_device(args, name, x):
+    _, model, plan = prepare(args, name)
+    return float(run([args.device_pass, plan, model, str(args.passes), "x".join(map(str, x.shape))]).split()[1])
 
 
 def summarise(profile, most):
@@ -108,6 +117,7 @@ def main():
     parser.add_argument("--passes", type=int, default=20)
     parser.add_argument("--mode", default="reduce-overhead")
     parser.add_argument("--no-peer", action="store_true")
+    parser.add_argument("--device-pass", help="the program that keeps the input in device memory, as the peer does; else it comes from the host")
     parser.add_argument("--prepare", action="store_true", help="export and build, and no more")
     args = parser.parse_args()
     for name in args.models.split(","):
@@ -125,9 +135,11 @@ def main():
             line = {"model": name, "batch": batch, "forebay_ms": median(out["pass_ms"][3:]),
                     "difference": float(numpy.abs(same[0].astype(numpy.float32) - y).max()) if same else None, "largest": float(numpy.abs(y).max()),
                     "host": host, "kernels": kernels}
+            if args.device_pass:
+                line["device_ms"] = time_device(args, name, x)
             if not args.no_peer:
                 line["torch_ms"], line["torch_copies_ms"], line["compile_s"] = time_peer(name, batch, args.mode, args.passes, x)
-                line["ratio"] = round(line["forebay_ms"] / line["torch_ms"], 2)
+                line["ratio"] = round(line.get("device_ms", line["forebay_ms"]) / line["torch_ms"], 2)
             print(json.dumps(line), flush=True)
 
 

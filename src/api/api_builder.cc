@@ -40,6 +40,7 @@ Result<builder::Options> builder_options(const BuildOptions& options) {
   out.inputs = options.inputs;
   out.outputs = options.outputs;
   out.fuse = options.fuse;
+  out.channels_last = options.device == "cuda";
   out.state_pairs = options.state_pairs;
   out.bounds = options.bounds;
   out.progress = options.progress;

@@ -24,6 +24,7 @@ struct Options {
   std::vector<std::pair<std::string, std::vector<std::int64_t>>> bounds;  // of tensors whose shape depends on data, by name
   std::vector<std::string> inputs, outputs;  // cut the graph; empty: as in the model
   bool fuse = true;
+  bool channels_last = false;  // pass_nhwc too
   std::vector<std::pair<std::string, std::string>> state_pairs;  // output, input; empty: present.* / past_key_values.* are found by name
   std::function<bool(const char* stage, std::uint64_t done, std::uint64_t total)> progress;
 };

@@ -322,6 +322,16 @@ FILTER_CODES = lambda rng: rng.integers(-128, 128, (12, 8, 1, 1), dtype=np.int8)
 add("forebay.QuantConv", 1, [normal(2, 8, 9, 9), FILTER_CODES, np.zeros(12) + 0.03125, None, normal(12)], SUM, runtime=False, axis=0,
     activation="Relu", reference=lambda x, c, s, _, b: np.maximum(np.einsum("nchw,fc->nfhw", x, c[:, :, 0, 0] * s[:, None]) +
     b[:, None, None], 0))
+add("forebay.NhwcConv", 1, [normal(2, 9, 9, 8), normal(12, 8), normal(12)], SUM, runtime=False, activation="Relu", kernel_shape=[1, 1],
+    reference=lambda x, w, b: np.maximum(x @ w.T + b, 0))
+add("forebay.NhwcMaxPool", 1, [normal(2, 6, 8, 5)], EXACT, runtime=False, kernel_shape=[2, 2], strides=[2, 2],
+    reference=lambda x: x.reshape(2, 3, 2, 4, 2, 5).max((2, 4)))
+add("forebay.NhwcAveragePool", 1, [normal(2, 6, 8, 5)], SUM, runtime=False, kernel_shape=[2, 2], strides=[2, 2],
+    reference=lambda x: x.reshape(2, 3, 2, 4, 2, 5).mean((2, 4)))
+add("forebay.NhwcGlobalAveragePool", 1, [normal(2, 6, 8, 5)], SUM, runtime=False, reference=lambda x: x.mean((1, 2), keepdims=True))
+add("forebay.NhwcScale", 1, [normal(2, 6, 8, 5), normal(2, 1, 1, 5)], ROUNDED, runtime=False, reference=lambda x, s: x * s)
+add("forebay.NhwcFromNchw", 1, [normal(2, 3, 6, 8)], EXACT, runtime=False, channels=4,
+    reference=lambda x: np.pad(x.transpose(0, 2, 3, 1), [(0, 0)] * 3 + [(0, 1)]))
 
 
 def route(scores):

@@ -56,6 +56,7 @@ std::span<const TableEntry> conv_table();
 std::span<const TableEntry> axis_table();
 std::span<const TableEntry> map_table();
 std::span<const TableEntry> linear_table();
+std::span<const TableEntry> nhwc_table();
 std::span<const TableEntry> vendor_attention_table();
 std::span<const TableEntry> quant_conv_table();
 std::span<const TableEntry> integer_conv_table();

@@ -44,7 +44,7 @@ Result<std::unique_ptr<Kernel>> make_cuda_kernel(const NodeView& node,
                                                  const StatePtr& state) {
   for (const auto& table : {elementwise_table(), movement_table(), reduce_table(), linear_table(), batched_table(), product_table(),
                             attention_table(), vendor_attention_table(), packed_table(), gather_table(), integer_table(), integer_conv_table(),
-                            conv_table(), quant_conv_table(), sort_table(), axis_table(), map_table(), index_table(), recurrent_table(),
+                            conv_table(), nhwc_table(), quant_conv_table(), sort_table(), axis_table(), map_table(), index_table(), recurrent_table(),
                             expert_table(), arrange_table(), response_table(), number_table()}) {
     for (const TableEntry& entry : table) {
       if (entry.op != node.op() || entry.domain != node.domain()) continue;

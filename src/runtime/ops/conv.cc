@@ -6,6 +6,7 @@
 #include "runtime/ops/conv_kernel.h"
 #include "runtime/ops/conv_transpose.h"
 #include "runtime/ops/families.h"
+#include "runtime/ops/nhwc.h"
 #include "runtime/ops/nn_support.h"
 
 namespace forebay::ops {
@@ -69,11 +70,16 @@ Result<std::unique_ptr<Kernel>> create_conv(const NodeView&, std::span<const Typ
 }  // namespace
 
 std::span<const OpSpec> conv_ops() {
-  static const OpSpec specs[] = {
+  static const std::vector<OpSpec> specs = [] {
+    std::vector<OpSpec> all = {
       {"", "Conv", 1, 0x7fffffff, kOpNone, 0, infer_conv, consume_conv, create_conv},
       {"forebay", "Conv", 1, 0x7fffffff, kOpNone, 0, infer_conv, consume_conv, create_conv},  // with a sum (input 3, of the output's shape) and an activation
       {"", "ConvTranspose", 1, 0x7fffffff, kOpNone, 0, infer_conv_transpose, nullptr, create_conv_transpose},
-  };
+    };
+    const std::span<const OpSpec> last = nhwc_ops();
+    all.insert(all.end(), last.begin(), last.end());
+    return all;
+  }();
   return specs;
 }
 

@@ -1,0 +1,50 @@
+// Eight neighbouring channels at once.
+#pragma once
+
+#include "runtime/cuda/cuda_numbers.cuh"
+
+namespace forebay::cuda {
+
+template <typename T>
+struct alignas(16) NhwcEight {
+  T values[8];
+};
+template <typename T>
+__device__ inline void widen_eight(const T* from, float (&to)[8]) {
+  const NhwcEight<T> eight = *reinterpret_cast<const NhwcEight<T>*>(from);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) to[i] = widen(eight.values[i]);
+}
+template <typename T>
+__device__ inline void store_eight(T* to, const float (&from)[8]) {
+  NhwcEight<T> eight;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) eight.values[i] = narrow<T>(from[i]);
+  *reinterpret_cast<NhwcEight<T>*>(to) = eight;
+}
+
+// As activate. The exponential is the device's own: a few steps of f32 off, which the rounding to 16 bits does not show, at a fifth of the
+// time; EfficientNet spends as much on SiLU as on its memory otherwise.
+__device__ inline void activate_eight(Activation activation, float alpha, float beta, float (&v)[8]) {
+  switch (activation) {
+    case Activation::none:
+      return;
+    case Activation::relu:
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v[i] = v[i] < 0.0f ? 0.0f : v[i];
+      return;
+    case Activation::swish:
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v[i] = __fdividef(v[i], 1.0f + __expf(-alpha * v[i]));
+      return;
+    case Activation::sigmoid:
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v[i] = __fdividef(1.0f, 1.0f + __expf(-v[i]));
+      return;
+    default:
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v[i] = activate(activation, alpha, beta, v[i]);
+  }
+}
+
+}  // namespace forebay::cuda
