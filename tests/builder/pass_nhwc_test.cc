@@ -14,7 +14,8 @@ class NhwcPassTest : public ::testing::Test {
   HostTensor values(Ints dims, std::uint32_t seed) const { return halves(floats(dims, seed, -0.3f, 0.3f)); }
   void conv(const std::string& x, const std::string& y, Ints w, std::int64_t group = 1, Ints strides = {1, 1}) {
     const std::int64_t pad = w[2] / 2;
-    graph_.initializer(y + "_w", values(w, seed_++)).initializer(y + "_b", values({w[0]}, seed_++));
+    graph_.initializer(y + "_w", values(w, seed_++));
+    graph_.initializer(y + "_b", values({w[0]}, seed_++));
     graph_.node("Conv", {x, y + "_w", y + "_b"}, {y}).with("pads", Ints{pad, pad, pad, pad}).with("strides", strides).with("group", group);
   }
   // The plan's operators with and without; their outputs agree.

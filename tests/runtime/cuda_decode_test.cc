@@ -49,8 +49,9 @@ struct Sibling {
 TEST_F(CudaKernels, ProductsOfOneValueShareALaunch) {
   for (const std::int64_t k : {512, 2048}) {
     const HostTensor a = random_tensor(random_, DType::bf16, Shape{1, k});
-    std::byte* const a_at = place(a.bytes());
-    queue_->copy(a_at, a.data(), a.bytes());
+    std::byte* const a_at = runner_->place(a.bytes());
+    Queue& queue = runner_->queue();
+    queue.copy(a_at, a.data(), a.bytes());
     std::vector<Sibling> siblings(3);
     std::vector<GroupedKernel::Member> members;
     const plan::Plan plan;
@@ -61,15 +62,15 @@ TEST_F(CudaKernels, ProductsOfOneValueShareALaunch) {
       const NodeRun run = linear_of(a, one.weight, nullptr);
       const NodeView node("tested", "", "Gemm", 13, run.attributes, plan, 2, 1);
       const std::vector<TypeShape> in{type_of(&a), type_of(&one.weight)}, out{TypeShape{DType::bf16, true, {1, n}}};
-      one.kernel = device_->create_kernel(node, in, out).value();
+      one.kernel = runner_->device->create_kernel(node, in, out).value();
       ASSERT_NE(one.kernel, nullptr);
       const std::vector<const HostTensor*> known(2, nullptr);
       ASSERT_TRUE(one.kernel->prepare(PrepareContext{node, in, known, out, &pool_, plan::kNone, plan::Consumption::whole, {}}).ok());
       dynamic_cast<WeightReader&>(*one.kernel).reads_weight(1);
-      std::byte* const b_at = place(one.weight.bytes());
-      queue_->copy(b_at, one.weight.data(), one.weight.bytes());
+      std::byte* const b_at = runner_->place(one.weight.bytes());
+      queue.copy(b_at, one.weight.data(), one.weight.bytes());
       one.inputs = {ConstTensorView(a_at, DType::bf16, a.shape()), ConstTensorView(b_at, DType::bf16, one.weight.shape())};
-      one.outputs = {TensorView{place(static_cast<std::uint64_t>(n) * 2), DType::bf16, Shape{1, n}}};
+      one.outputs = {TensorView{runner_->place(static_cast<std::uint64_t>(n) * 2), DType::bf16, Shape{1, n}}};
       one.call.inputs = one.inputs;
       one.call.outputs = one.outputs;
       one.call.slab_count = 1;
@@ -79,21 +80,21 @@ TEST_F(CudaKernels, ProductsOfOneValueShareALaunch) {
       std::span<const GroupedKernel::Member> members;
       std::size_t done = 0;
     } work{members};
-    queue_->launch(
+    queue.launch(
         [](void* argument) -> Status {
           Work& w = *static_cast<Work*>(argument);
           FB_ASSIGN(w.done, dynamic_cast<GroupedKernel&>(*w.members[0].kernel).run_group(w.members));
           return {};
         },
         &work);
-    ASSERT_TRUE(queue_->synchronize().ok());
+    ASSERT_TRUE(queue.synchronize().ok());
     EXPECT_EQ(work.done, siblings.size());
     for (Sibling& one : siblings) {
       const auto alone = run_node(linear_of(a, one.weight, nullptr), pool_);
       ASSERT_TRUE(alone.ok());
       HostTensor made(DType::bf16, one.outputs[0].shape);
-      queue_->copy(made.data(), one.outputs[0].data, made.bytes());
-      ASSERT_TRUE(queue_->synchronize().ok());
+      queue.copy(made.data(), one.outputs[0].data, made.bytes());
+      ASSERT_TRUE(queue.synchronize().ok());
       EXPECT_TRUE(same_bytes(made, (*alone)[0])) << made.shape().to_string();
     }
   }

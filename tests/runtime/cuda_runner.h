@@ -61,6 +61,15 @@ class CudaRunner {
     return launch(run, cut, merge, out);
   }
 
+  // For what is more than a node: device memory until the next run.
+  std::byte* place(std::uint64_t bytes) {
+    std::byte* const at = arena_->base() + used_;
+    used_ += (bytes + 63) / 64 * 64;
+    EXPECT_LE(used_, kBytes);
+    return at;
+  }
+  Queue& queue() { return *queue_; }
+
   static constexpr std::uint64_t kBytes = 256ull << 20;
   std::unique_ptr<Device> device;
   std::unique_ptr<Kernel> kernel;  // of the last run
@@ -74,12 +83,6 @@ class CudaRunner {
 
  private:
   CudaRunner() = default;
-  std::byte* place(std::uint64_t bytes) {
-    std::byte* const at = arena_->base() + used_;
-    used_ += (bytes + 63) / 64 * 64;
-    EXPECT_LE(used_, kBytes);
-    return at;
-  }
   const std::byte* copied(const std::byte* from, std::uint64_t bytes) {
     std::byte* const at = place(bytes);
     if (bytes > 0) queue_->copy(at, from, bytes);
