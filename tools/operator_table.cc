@@ -51,8 +51,7 @@ constexpr Limit kLimits[] = {
      "present is past with the new rows written in, and as long as the longer of the two"},
     {"If", "bodies are planned apart"},
     {"MaxRoiPool", "boxes beyond the image are cut"},
-    {"com.microsoft.MultiHeadAttention",
-     "no `past_sequence_length`, `cache_indirection`, output `qk`, masks of start or cumulative lengths"},
+    {"com.microsoft.MultiHeadAttention", "no `cache_indirection`"},
     {"RoiAlign", "up to 4096 samples along a side of a bin"},
     {"com.microsoft.RotaryEmbedding", "no `scale`, `is_packed_batching`"},
 };

@@ -127,6 +127,18 @@ TEST_F(CudaRecurrent, ExpertsAreClose) {
 }
 
 // Codes of every width, a scale a row or a block, zero points or none.
+void shrink(HostTensor& t, float by) {
+  for (std::int64_t i = 0; i < t.shape().elements(); ++i) {
+    const float v = static_cast<float>(number(t, i)) * by;
+    const auto at = static_cast<std::size_t>(i);
+    if (t.dtype() == DType::f32) {
+      t.as<float>()[at] = v;
+    } else {
+      t.as<std::uint16_t>()[at] = t.dtype() == DType::f16 ? f32_to_f16(v) : f32_to_bf16(v);
+    }
+  }
+}
+
 TEST_F(CudaRecurrent, PackedExpertsAreClose) {
   for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
     for (const std::int64_t bits : {2, 4, 8}) {
@@ -138,8 +150,9 @@ TEST_F(CudaRecurrent, PackedExpertsAreClose) {
             for (std::size_t i = 0; i < t.bytes(); ++i) t.data()[i] = static_cast<std::byte>(random_());
             return t;
           };
+          HostTensor scale = random_tensor(random_, type, block == 0 ? Shape{experts, out} : Shape{experts, out, in / block});
+          shrink(scale, std::ldexp(1.0f, static_cast<int>(2 - bits)));  // weights of one size, however wide their codes
           const HostTensor x = random_tensor(random_, type, Shape{rows, in}), w = codes(Shape{experts, out, in * bits / 8}),
-                           scale = random_tensor(random_, type, block == 0 ? Shape{experts, out} : Shape{experts, out, in / block}),
                            zero =
                                codes(block == 0 ? Shape{experts, (out * bits + 7) / 8} : Shape{experts, out, (in / block * bits + 7) / 8}),
                            bias = random_tensor(random_, type, Shape{experts, out});
