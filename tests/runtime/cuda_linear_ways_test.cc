@@ -92,6 +92,11 @@ TEST_F(CudaLinearWays, OwnWaysAreRightAndSlabsShareLaunchesWithoutChangingBits) 
     }
   }
   EXPECT_TRUE(seen.contains("cuda.linear_mma"));
+#ifdef FOREBAY_CUDA_HOPPER
+  const auto& numerics = device_->device->info().numerics;
+  const bool hopper = std::find(numerics.begin(), numerics.end(), std::pair<std::string, std::string>("sm", "90")) != numerics.end();
+  EXPECT_EQ(seen.contains("cuda.linear_hopper"), hopper);
+#endif
 }
 
 // Sizes of encoders and prompts. The times are properties of the report (--gtest_output).

@@ -67,7 +67,7 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     several_slabs_ = sliced_ && slabs.size() > 1;
     slab_rows_ = several_slabs_ ? slabs[0] : 0;
     biased_ = context.inputs.size() > 2 && context.inputs[2].present();
-    hopper_ = blocks && has_linear_hopper(state_->ordinal);
+    hopper_ = blocks && has_linear_hopper(state_->capability);
     FB_TRY(product_->prepare(context));
     way_ = Way::product;
     const std::vector<KernelWay> own = own_ways();
@@ -116,9 +116,7 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     return static_cast<std::uint64_t>(sums) * sizeof(float);
   }
   std::string_view id() const override { return way_ == Way::product ? product_->id() : way_ == Way::hopper ? kHopper : kMma; }
-  bool merges() const override {
-    return way_ == Way::product ? merged_ != nullptr && merged_->merges() : sliced_ && even_slabs_;
-  }
+  bool merges() const override { return way_ == Way::product ? merged_ != nullptr && merged_->merges() : sliced_ && even_slabs_; }
   Status run(const KernelCall& call) override { return way_ == Way::product ? product_->run(call) : run_merged({&call, 1}); }
   Status run_merged(std::span<const KernelCall> calls) override {
     if (way_ == Way::product) return merged_->run_merged(calls);
