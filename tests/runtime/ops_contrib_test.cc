@@ -243,7 +243,8 @@ TEST(MultiHeadAttention, WhatDoesNotFitIsRefused) {
   };
   EXPECT_EQ(run({2, 5, 8}, {2, 5}, 2), Code::ok);
   EXPECT_EQ(run({2, 5, 8}, {2}, 2), Code::ok);
-  EXPECT_EQ(run({2, 5, 8}, {8}, 2), Code::unsupported);  // cumulative lengths
+  EXPECT_EQ(run({2, 5, 8}, {8}, 2), Code::ok);  // lengths and where rows begin, 3 * batch + 2
+  EXPECT_EQ(run({2, 5, 8}, {7}, 2), Code::invalid_model);
   EXPECT_EQ(run({2, 5, 8}, {2, 4}, 2), Code::invalid_model);
   EXPECT_EQ(run({2, 5, 4}, {2, 5}, 2), Code::invalid_model);
   EXPECT_EQ(run({3, 5, 8}, {2, 5}, 2), Code::invalid_model);
