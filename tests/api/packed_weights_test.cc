@@ -125,8 +125,14 @@ class PackedWeights : public testing::Test {
         ASSERT_VALUE(const HostTensor got, run_once(context, inputs));
         EXPECT_TRUE(same_bits(got, want)) << what << " part " << part << " pass " << pass;
       }
+      // What a pass of a few kilobytes needs may all have been read ahead, before it began: then another one tells.
+      std::uint64_t streamed = context.profile().disk_bytes + context.profile().link_bytes;
+      for (int more = 0; part == 0 && streams && streamed == 0 && more < 100; ++more) {
+        ASSERT_OK(run_once(context, inputs).status());
+        streamed = context.profile().disk_bytes + context.profile().link_bytes;
+      }
       if (part == 0 && streams) {
-        EXPECT_GT(context.profile().disk_bytes + context.profile().link_bytes, 0u) << what;
+        EXPECT_GT(streamed, 0u) << what;
       }
       EXPECT_LE(engine.memory().peak_committed, options.budget.bytes);
     }
