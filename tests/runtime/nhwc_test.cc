@@ -117,5 +117,21 @@ TEST_F(Nhwc, FactorsAndTurnsKeepEveryBit) {
   }
 }
 
+// The number of taps is an attribute, which nothing else of the graph holds to the weight.
+TEST_F(Nhwc, WindowsWhoseNumbersWrapAreRefused) {
+  const std::int64_t wide = std::int64_t{1} << 31;
+  const HostTensor x = random_tensor(random_, DType::f32, Shape{1, 2, 2, 4}), none = random_tensor(random_, DType::f32, Shape{4, 0});
+  const NodeRun run{"forebay",
+                    "NhwcConv",
+                    1,
+                    {{"kernel_shape", ints({wide, wide})}, {"pads", ints({wide, wide, wide, wide})}},
+                    {&x, &none},
+                    1,
+                    plan::kNone,
+                    {}};
+  const auto refused = run_node(run, pool_);
+  EXPECT_EQ(refused.status().code(), Code::invalid_model) << refused.status().to_string();
+}
+
 }  // namespace
 }  // namespace forebay::testing

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <string>
 
 #include "base/check.h"
+#include "base/checked.h"
 #include "runtime/ops/epilogue.h"
 #include "runtime/ops/families.h"
 #include "runtime/ops/nn_support.h"
@@ -54,7 +56,10 @@ Status infer_conv(InferContext& context) {
   FB_ASSIGN(const WindowSpec spec, window_spec(node, 2, {}));
   if (group < 1 || filters % group != 0 || (channels >= 0 && channels % group != 0))
     return node.invalid("group is " + std::to_string(group));
-  if (channels >= 0 && w.shape().elements() != filters * spec.kernel[0] * spec.kernel[1] * (channels / group))
+  const auto taps = static_cast<std::uint64_t>(spec.kernel[0] * spec.kernel[1]);  // each at most 2^31
+  const auto depth = channels < 0 ? std::nullopt : checked_mul(taps, static_cast<std::uint64_t>(channels / group));
+  const auto numbers = depth ? checked_mul(*depth, static_cast<std::uint64_t>(filters)) : std::nullopt;
+  if (channels >= 0 && (!numbers || static_cast<std::uint64_t>(w.shape().elements()) != *numbers))
     return node.invalid("X " + dims_text(x.dims) + " does not fit W " + dims_text(w.dims));
   if (bias.present() && (bias.dtype != x.dtype || bias.dims != std::vector<std::int64_t>{filters}))
     return node.invalid("B does not have one value a filter");
