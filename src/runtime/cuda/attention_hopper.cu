@@ -1,64 +1,18 @@
 // Prompts on GPUs of compute capability 9.0: as attention_flash.cuh has it, but the products are warpgroups' (wgmma), which read keys and
 // values from shared memory by themselves. Two warpgroups have 64 rows each; a third copies tiles of 128 keys ahead of them.
 #include "runtime/cuda/attention_flash.cuh"
+#include "runtime/cuda/hopper_products.cuh"
 
 namespace forebay::cuda {
 namespace {
 
 constexpr int kComputing = 256, kCopying = 128, kThreads = kComputing + kCopying;
 
-__device__ inline void start_barrier(unsigned at, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(at), "r"(arrivals) : "memory");
-}
-__device__ inline void arrive(unsigned at) {
-  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared::cta.b64 state, [%0];\n}\n" ::"r"(at) : "memory");
-}
-// When this thread's copies so far have landed.
-__device__ inline void arrive_with_copies(unsigned at) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(at) : "memory");
-}
-__device__ inline void wait_for(unsigned at, int phase) {
-  asm volatile(
-      "{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@done bra over;\nbra again;\nover:\n}\n" ::
-          "r"(at),
-      "r"(phase & 1)
-      : "memory");
-}
-// What was written to shared memory is seen by the warpgroups' products.
-__device__ inline void show_products() {
-  asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
-}
-
-// A matrix in shared memory, in rows of 128 bytes as piece_of lays them: `step` bytes between blocks of 64 columns, where they matter.
-__device__ inline std::uint64_t matrix_at(unsigned address, unsigned step) {
-  return static_cast<std::uint64_t>((address & 0x3ffff) >> 4) | static_cast<std::uint64_t>(step >> 4) << 16 |
-         static_cast<std::uint64_t>(1024 >> 4) << 32 | std::uint64_t{1} << 62;
-}
-
-__device__ inline void open_products() {
-  asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory");
-}
-__device__ inline void close_products() {
-  asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
-  asm volatile("wgmma.wait_group.sync.aligned 0;\n" ::: "memory");
-}
-
-#define FB_EIGHT(x, i) \
-  "+f"(x[i][0]), "+f"(x[i][1]), "+f"(x[i][2]), "+f"(x[i][3]), "+f"(x[i + 1][0]), "+f"(x[i + 1][1]), "+f"(x[i + 1][2]), "+f"(x[i + 1][3])
-#define FB_32(x, i) FB_EIGHT(x, i), FB_EIGHT(x, i + 2), FB_EIGHT(x, i + 4), FB_EIGHT(x, i + 6)
-#define FB_LIST_32                                                                                                                \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, " \
-  "%27, %28, %29, %30, %31"
-#define FB_LIST_64                                                                                                                  \
-  FB_LIST_32                                                                                                                        \
-  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, " \
-  "%57, %58, %59, %60, %61, %62, %63"
-
 // d[64 x 128] = a * b' (+ d), both in shared memory, 16 columns of them.
 #define FB_SCORES(type)                                                                                                     \
   asm volatile("{\n.reg .pred more;\nsetp.ne.b32 more, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type \
-               " {" FB_LIST_64 "}, %64, %65, more, 1, 1, 0, 0;\n}\n"                                                        \
-               : FB_32(d, 0), FB_32(d, 8)                                                                                   \
+               " {" FB_NAMES_64 "}, %64, %65, more, 1, 1, 0, 0;\n}\n"                                                        \
+               : FB_SUMS_32(0), FB_SUMS_32(8)                                                                                   \
                : "l"(a), "l"(b), "r"(more))
 template <typename T>
 __device__ __forceinline__ void multiply_scores(float (&d)[16][4], std::uint64_t a, std::uint64_t b, int more) {
@@ -71,12 +25,12 @@ __device__ __forceinline__ void multiply_scores(float (&d)[16][4], std::uint64_t
 
 // d[64 x 64 or 128] += a * b: a in registers, 16 rows of b in shared memory.
 #define FB_MIX_128(type)                                                                                                                  \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" FB_LIST_64 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;\n" \
-               : FB_32(d, 0), FB_32(d, 8)                                                                                                 \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" FB_NAMES_64 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;\n" \
+               : FB_SUMS_32(0), FB_SUMS_32(8)                                                                                                 \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
 #define FB_MIX_64(type)                                                                                                                  \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {" FB_LIST_32 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;\n" \
-               : FB_32(d, 0)                                                                                                             \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {" FB_NAMES_32 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;\n" \
+               : FB_SUMS_32(0)                                                                                                             \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
 template <typename T>
 __device__ __forceinline__ void mix_values(float (&d)[16][4], const unsigned (&a)[4], std::uint64_t b) {
@@ -99,16 +53,16 @@ __device__ __forceinline__ void mix_values(float (&d)[8][4], const unsigned (&a)
 struct HopperRing {
   unsigned tiles, full, empty, tile_bytes;
   __device__ __forceinline__ unsigned place(int turn) const { return tiles + static_cast<unsigned>(turn % 4) * tile_bytes; }
-  __device__ __forceinline__ void wait_full(int turn) const { wait_for(full + static_cast<unsigned>(turn % 4) * 8, turn / 4); }
+  __device__ __forceinline__ void wait_full(int turn) const { await_turn(full + static_cast<unsigned>(turn % 4) * 8, turn / 4); }
   __device__ __forceinline__ void wait_empty(int turn) const {
-    if (turn >= 4) wait_for(empty + static_cast<unsigned>(turn % 4) * 8, turn / 4 - 1);
+    if (turn >= 4) await_turn(empty + static_cast<unsigned>(turn % 4) * 8, turn / 4 - 1);
   }
   __device__ __forceinline__ void filled(int turn, bool by_copies) const {
     const unsigned at = full + static_cast<unsigned>(turn % 4) * 8;
-    if (by_copies) return arrive_with_copies(at);
-    arrive(at);
+    if (by_copies) return arrive_behind_copies(at);
+    arrive_at(at);
   }
-  __device__ __forceinline__ void used(int turn) const { arrive(empty + static_cast<unsigned>(turn % 4) * 8); }
+  __device__ __forceinline__ void used(int turn) const { arrive_at(empty + static_cast<unsigned>(turn % 4) * 8); }
 };
 
 // Four barriers of each kind, then the queries and the ring, at multiples of 1024 bytes.
@@ -122,20 +76,21 @@ __device__ __forceinline__ void compute(FlashBlock<Form>& block, const HopperRin
   for (int at = block.next_tile(from, from, end, skip); at < end; at = block.next_tile(from, at + Form::kTile, end, skip)) {
     float scores[1][16][4], factors[1][2];
     ring.wait_full(*turn);
-    show_products();
-    open_products();
+    show_copies();
+    fence_products();
 #pragma unroll
     for (int k = 0; k < Form::kHead / 16; ++k) {
       const unsigned column = static_cast<unsigned>(k % 4 * 32), rows = threadIdx.x / 128 * 64 * 128;
-      multiply_scores<T>(scores[0], matrix_at(block.queries + static_cast<unsigned>(k / 4 * Form::kRows * 128) + rows + column, 16),
-                         matrix_at(ring.place(*turn) + static_cast<unsigned>(k / 4 * Form::kTile * 128) + column, 16), k > 0);
+      multiply_scores<T>(scores[0], product_matrix(block.queries + static_cast<unsigned>(k / 4 * Form::kRows * 128) + rows + column, 16),
+                         product_matrix(ring.place(*turn) + static_cast<unsigned>(k / 4 * Form::kTile * 128) + column, 16), k > 0);
     }
-    close_products();
+    commit_products();
+    await_products<0>();
     ring.used(*turn);
     block.settle_scores(at, skip ? block.kind_at(from, at, end) : kMixed, scores, factors);
     block.level_mixed(factors);
     ring.wait_full(*turn + 1);
-    show_products();
+    show_copies();
     unsigned weights[Form::kTile / 16][4];
 #pragma unroll
     for (int k = 0; k < Form::kTile / 16; ++k) {
@@ -145,12 +100,13 @@ __device__ __forceinline__ void compute(FlashBlock<Form>& block, const HopperRin
       weights[k][2] = pack_two<T>(high[0], high[1]);
       weights[k][3] = pack_two<T>(high[2], high[3]);
     }
-    open_products();
+    fence_products();
 #pragma unroll
     for (int k = 0; k < Form::kTile / 16; ++k) {
-      mix_values<T>(block.mixed[0], weights[k], matrix_at(ring.place(*turn + 1) + static_cast<unsigned>(k * 16 * 128), Form::kTile * 128));
+      mix_values<T>(block.mixed[0], weights[k], product_matrix(ring.place(*turn + 1) + static_cast<unsigned>(k * 16 * 128), Form::kTile * 128));
     }
-    close_products();
+    commit_products();
+    await_products<0>();
     ring.used(*turn + 1);
     *turn += 2;
   }
@@ -180,8 +136,8 @@ __global__ void __launch_bounds__(kThreads, 1) attend_hopper(const __grid_consta
   const HopperRing ring{queries + Form::kRowsBytes, barriers, barriers + 32, Form::kTileBytes};
   if (threadIdx.x == 0) {
     for (unsigned i = 0; i < 4; ++i) {
-      start_barrier(ring.full + i * 8, kCopying);
-      start_barrier(ring.empty + i * 8, kComputing);
+      begin_barrier(ring.full + i * 8, kCopying);
+      begin_barrier(ring.empty + i * 8, kComputing);
     }
     asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
   }
@@ -191,7 +147,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_hopper(const __grid_consta
   int from = 0, end = 0, turn = 0;
   block.range(&from, &end);
   wait_for_copies();
-  show_products();
+  show_copies();
   const bool numbers = block.read_kinds(from, end);
   __syncthreads();
   bool skip = t.kinds != nullptr, again = numbers;

@@ -95,16 +95,4 @@ __device__ __forceinline__ void add_product(float (&d)[16][4], std::uint64_t a, 
   }
 }
 
-// Four neighbours in the shared memory of block `rank` of the cluster, at the place where `own` lies in this one.
-__device__ inline float4 peer_values(const float* own, int rank) {
-  unsigned place;
-  float4 values;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(place) : "r"(shared_place(own)), "r"(rank));
-  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(values.x), "=f"(values.y), "=f"(values.z), "=f"(values.w)
-               : "r"(place)
-               : "memory");
-  return values;
-}
-
 }  // namespace forebay::cuda

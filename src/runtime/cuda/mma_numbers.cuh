@@ -66,6 +66,19 @@ __device__ inline float peer_value(const float* own, int rank) {
 #endif
   return value;
 }
+// As four neighbours.
+__device__ inline float4 peer_values(const float* own, int rank) {
+  float4 values = make_float4(0, 0, 0, 0);
+#if __CUDA_ARCH__ >= 900
+  unsigned place;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(place) : "r"(static_cast<unsigned>(__cvta_generic_to_shared(own))), "r"(rank));
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(values.x), "=f"(values.y), "=f"(values.z), "=f"(values.w)
+               : "r"(place)
+               : "memory");
+#endif
+  return values;
+}
 
 // The sums of rows [first, first + 64) of a block's kTile columns go to `tile`, row by row; warps of kRows x 32, side by side first.
 // Nobody may read anything else there any more.

@@ -7,17 +7,6 @@
 
 namespace forebay::cuda {
 
-// Four values in the shared memory of block `rank` of the cluster, at the place where `own` lies in this one.
-__device__ inline float4 peer_values(const float* own, int rank) {
-  float4 v = make_float4(0, 0, 0, 0);
-#if __CUDA_ARCH__ >= 900
-  unsigned place;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(place) : "r"(static_cast<unsigned>(__cvta_generic_to_shared(own))), "r"(rank));
-  asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(place) : "memory");
-#endif
-  return v;
-}
-
 // The sums of eight filters from `f` on (of y) at a pixel become outputs; only `count` of them are there.
 template <typename T>
 __device__ inline void finish_eight(const NhwcConvTask& task, std::int64_t pixel, int f, int count, const float (&sums)[8]) {
