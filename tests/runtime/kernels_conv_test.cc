@@ -4,7 +4,9 @@
 #include <random>
 
 #include "kernels_harness.h"
+#include "op_runner.h"
 #include "runtime/cpu/conv_depthwise.h"
+#include "runtime/cuda/window_task.h"
 
 namespace forebay {
 namespace {
@@ -123,6 +125,35 @@ TEST(KernelsConv, DepthwisePlanesAgreeOnEveryInstructionSet) {
       for (std::size_t i = 0; i < y.size(); ++i) ASSERT_NEAR(y[i], first[i], 1e-5f) << "width " << width << " element " << i;
     }
   }
+}
+
+TEST(KernelsConv, WindowsBeyondThirtyTwoBitsAreNotForTheDevice) {
+  struct Task {
+    int in[3], out[3], kernel[3], stride[3], dilation[3], pad[3], taps, in_size, out_size;
+  };
+  const OpRunner conv("Conv");
+  ops::Window fits;
+  fits.in = {1, 1 << 15, 1 << 14};
+  fits.out = {1, 1 << 14, 1 << 13};
+  fits.kernel = {1, 3, 3};
+  fits.stride = {1, 2, 2};
+  fits.pad = {0, 1, 1};
+  Task task{};
+  ASSERT_TRUE(cuda::set_window(conv.view(), fits, task).ok());
+  EXPECT_EQ(task.in[1], 1 << 15);
+  EXPECT_EQ(task.taps, 9);
+  EXPECT_EQ(task.out_size, 1 << 27);
+
+  constexpr std::int64_t kLong = std::int64_t{1} << 31;
+  for (std::array<std::int64_t, 3> ops::Window::*part :
+       {&ops::Window::stride, &ops::Window::dilation, &ops::Window::pad, &ops::Window::pad_end, &ops::Window::in, &ops::Window::out}) {
+    ops::Window window = fits;
+    (window.*part)[2] = kLong;
+    EXPECT_EQ(cuda::set_window(conv.view(), window, task).code(), Code::unsupported);
+  }
+  ops::Window window = fits;  // each number fits, what it reaches does not
+  window.kernel[1] = window.dilation[1] = 1 << 16;
+  EXPECT_EQ(cuda::set_window(conv.view(), window, task).code(), Code::unsupported);
 }
 
 TEST(KernelsConv, AWeightThatDoesNotFitIsRefused) {

@@ -5,18 +5,12 @@
 #include "runtime/cuda/conv_task.h"
 #include "runtime/cuda/kernel_base.h"
 #include "runtime/cuda/split_sums.h"
+#include "runtime/cuda/window_task.h"
 #include "runtime/merged_kernel.h"
 #include "runtime/ops/conv_transpose.h"
-#include "runtime/ops/window.h"
 
 namespace forebay::cuda {
 namespace {
-
-constexpr std::int64_t kMost = std::int64_t{1} << 30;  // elements that kernels count in 32 bits
-
-void set_axes(const std::array<std::int64_t, 3>& from, int (&to)[3]) {
-  for (std::size_t d = 0; d < 3; ++d) to[d] = static_cast<int>(from[d]);
-}
 
 class ConvKernel final : public MergedKernel {
  public:
@@ -36,22 +30,8 @@ class ConvKernel final : public MergedKernel {
     FB_ASSIGN(const ops::Window window, window_of(context.node, x, w));
     const std::int64_t groups = context.node.integer("group", 1);
     const std::int64_t filters = context.outputs[0].dims[1];
-    for (const std::int64_t count : {x[0] * window.out_size(), filters * window.taps(), x[1] * window.taps(), x[1] * window.in_size()}) {
-      if (count > kMost) return context.node.unsupported("sizes beyond 32 bits");
-    }
+    FB_TRY(set_conv(context.node, window, x, filters, task_));
     task_.type = context.inputs[0].dtype;
-    task_.batch = static_cast<int>(x[0]);
-    task_.groups = static_cast<int>(groups);
-    task_.all_filters = static_cast<int>(filters);
-    set_axes(window.in, task_.in);
-    set_axes(window.out, task_.out);
-    set_axes(window.kernel, task_.kernel);
-    set_axes(window.stride, task_.stride);
-    set_axes(window.dilation, task_.dilation);
-    set_axes(window.pad, task_.pad);
-    task_.taps = static_cast<int>(window.taps());
-    task_.in_size = static_cast<int>(window.in_size());
-    task_.out_size = static_cast<int>(window.out_size());
     const bool single = groups > 1 && x[1] == groups && !task_.transposed;
     if (sliced_ && groups > 1 && !single) return context.node.unsupported("groups in slabs");
     if ((filters / groups + 63) / 64 > 65535 || groups > 4095) {
@@ -155,20 +135,12 @@ class PoolKernel final : public CudaKernel {
     const auto& x = context.inputs[0].dims;
     FB_ASSIGN(const ops::WindowSpec spec, ops::window_spec(node, x.size() - 2, {}));
     FB_ASSIGN(const ops::Window window, ops::resolve_window(node, spec, std::span(x).subspan(2)));
-    if (window.in_size() > kMost || window.out_size() > kMost) return node.unsupported("planes beyond 32 bits");
     task_.planes = x[0] * x[1];
     task_.spatial = window.spatial;
     task_.count_pads = node.integer("count_include_pad", 0) != 0;
     task_.column_major = node.integer("storage_order", 0) != 0;
     task_.p = static_cast<float>(node.integer("p", 2));
-    set_axes(window.in, task_.in);
-    set_axes(window.out, task_.out);
-    set_axes(window.kernel, task_.kernel);
-    set_axes(window.stride, task_.stride);
-    set_axes(window.dilation, task_.dilation);
-    set_axes(window.pad, task_.pad);
-    set_axes(window.pad_end, task_.pad_end);
-    return {};
+    return set_window(node, window, task_);
   }
   Status run(const KernelCall& call) override {
     PoolTask task = task_;

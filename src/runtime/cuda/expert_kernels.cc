@@ -9,9 +9,6 @@
 namespace forebay::cuda {
 namespace {
 
-bool there(std::span<const TypeShape> inputs, std::size_t i) {
-  return i < inputs.size() && inputs[i].present();
-}
 const std::byte* data_of(const KernelCall& call, std::size_t i) {
   return i < call.inputs.size() && call.inputs[i].present() ? call.inputs[i].data : nullptr;
 }

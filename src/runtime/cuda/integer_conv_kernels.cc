@@ -3,29 +3,19 @@
 #include <string>
 
 #include "runtime/cuda/integer_conv_task.h"
-#include "runtime/cuda/kernel_base.h"
-#include "runtime/ops/window.h"
+#include "runtime/cuda/integer_roles.h"
+#include "runtime/cuda/window_task.h"
 
 namespace forebay::cuda {
 namespace {
 
-constexpr std::size_t kAbsent = 99;
-constexpr std::int64_t kMost = std::int64_t{1} << 30;  // elements that kernels count in 32 bits
-struct Roles {                                         // among the inputs
+struct Roles {  // among the inputs
   std::size_t x = 0, x_scale = kAbsent, x_zero = 2, w = 1, w_scale = kAbsent, w_zero = 3, y_scale = kAbsent, y_zero = kAbsent,
               bias = kAbsent;
 };
 Roles roles_of(const NodeView& node) {
   return node.op() == "QLinearConv" ? Roles{0, 1, 2, 3, 4, 5, 6, 7, 8} : Roles();
 }
-bool there(std::span<const TypeShape> inputs, std::size_t i) {
-  return i < inputs.size() && inputs[i].present();
-}
-
-void set_axes(const std::array<std::int64_t, 3>& from, int (&to)[3]) {
-  for (std::size_t d = 0; d < 3; ++d) to[d] = static_cast<int>(from[d]);
-}
-
 class IntegerConvKernel final : public Kernel {
  public:
   IntegerConvKernel(const Roles& roles, StatePtr state) : roles_(roles), state_(std::move(state)) {}
@@ -39,27 +29,14 @@ class IntegerConvKernel final : public Kernel {
     FB_ASSIGN(const ops::WindowSpec spec, ops::window_spec(node, x.size() - 2, std::span(w).subspan(2)));
     FB_ASSIGN(const ops::Window window, ops::resolve_window(node, spec, std::span(x).subspan(2)));
     const std::int64_t groups = node.integer("group", 1);
-    for (const std::int64_t count : {x[0] * window.out_size(), w[0] * window.taps(), x[1] * window.taps(), x[1] * window.in_size()})
-      if (count > kMost) return node.unsupported("sizes beyond 32 bits");
     if (groups > 65535 || w[0] > 65535 * 64) return node.unsupported("more groups or filters than a launch takes");
     FB_TRY(parameters_fit(context, w[0]));
     task_ = IntegerConv();
+    FB_TRY(set_conv(context.node, window, x, w[0], task_));
     task_.x_type = context.inputs[roles_.x].dtype;
     task_.w_type = context.inputs[roles_.w].dtype;
     task_.y_type = context.outputs[0].dtype;
-    task_.batch = static_cast<int>(x[0]);
-    task_.groups = static_cast<int>(groups);
     task_.channels = static_cast<int>(w[1]);
-    task_.all_filters = static_cast<int>(w[0]);
-    set_axes(window.in, task_.in);
-    set_axes(window.out, task_.out);
-    set_axes(window.kernel, task_.kernel);
-    set_axes(window.stride, task_.stride);
-    set_axes(window.dilation, task_.dilation);
-    set_axes(window.pad, task_.pad);
-    task_.taps = static_cast<int>(window.taps());
-    task_.in_size = static_cast<int>(window.in_size());
-    task_.out_size = static_cast<int>(window.out_size());
     task_.float_bias = node.domain() == "forebay";
     return {};
   }
@@ -71,17 +48,13 @@ class IntegerConvKernel final : public Kernel {
     task.y = call.outputs[0].data;
     task.first = sliced_ ? static_cast<int>(call.row_begin) : 0;
     task.filters = sliced_ ? static_cast<int>(call.inputs[roles_.w].shape[0]) : task.all_filters;
-    const auto given = [&](std::size_t i) {
-      const bool has = i < call.inputs.size() && call.inputs[i].present();
-      return has ? Parameter{call.inputs[i].data, call.inputs[i].dtype, call.inputs[i].shape.elements() > 1} : Parameter();
-    };
-    task.x_zero = given(roles_.x_zero);
-    task.w_zero = given(roles_.w_zero);
-    task.x_scale = given(roles_.x_scale);
-    task.w_scale = given(roles_.w_scale);
-    task.y_scale = given(roles_.y_scale);
-    task.y_zero = given(roles_.y_zero);
-    task.bias = given(roles_.bias);
+    task.x_zero = parameter_of(call, roles_.x_zero);
+    task.w_zero = parameter_of(call, roles_.w_zero);
+    task.x_scale = parameter_of(call, roles_.x_scale);
+    task.w_scale = parameter_of(call, roles_.w_scale);
+    task.y_scale = parameter_of(call, roles_.y_scale);
+    task.y_zero = parameter_of(call, roles_.y_zero);
+    task.bias = parameter_of(call, roles_.bias);
     const cudaError_t error = launch_integer_conv(task, queue_stream());
     return error == cudaSuccess ? Status() : state_->errors.check(error, id());
   }

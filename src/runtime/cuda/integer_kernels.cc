@@ -3,8 +3,7 @@
 #include <optional>
 #include <string>
 
-#include "runtime/cuda/integer_task.h"
-#include "runtime/cuda/kernel_base.h"
+#include "runtime/cuda/integer_roles.h"
 #include "runtime/merged_kernel.h"
 #include "runtime/ops/nn_support.h"
 #include "runtime/ops/product_plain.h"
@@ -12,14 +11,10 @@
 namespace forebay::cuda {
 namespace {
 
-constexpr std::size_t kAbsent = 99;
 struct Roles {  // among the inputs
   std::size_t a = 0, a_scale = kAbsent, a_zero = 2, b = 1, b_scale = kAbsent, b_zero = 3, y_scale = kAbsent, y_zero = kAbsent;
 };
 
-bool there(std::span<const TypeShape> inputs, std::size_t i) {
-  return i < inputs.size() && inputs[i].present();
-}
 // Integers as the kernels read them: whole bytes.
 bool byte_code(DType type) {
   return type == DType::i8 || type == DType::u8;
@@ -66,16 +61,12 @@ class IntegerMatmul final : public Kernel {
     task.last = !sliced_ || call.slab + 1 == call.slab_count;
     task.sums = reinterpret_cast<std::int32_t*>(scaled() ? call.workspace : call.outputs[0].data);
     task.y = scaled() ? call.outputs[0].data : nullptr;
-    const auto given = [&](std::size_t i) {
-      const bool has = i < call.inputs.size() && call.inputs[i].present();
-      return has ? Parameter{call.inputs[i].data, call.inputs[i].dtype, call.inputs[i].shape.elements() > 1} : Parameter();
-    };
-    task.a_zero = given(roles_.a_zero);
-    task.b_zero = given(roles_.b_zero);
-    task.a_scale = given(roles_.a_scale);
-    task.b_scale = given(roles_.b_scale);
-    task.y_scale = given(roles_.y_scale);
-    task.y_zero = given(roles_.y_zero);
+    task.a_zero = parameter_of(call, roles_.a_zero);
+    task.b_zero = parameter_of(call, roles_.b_zero);
+    task.a_scale = parameter_of(call, roles_.a_scale);
+    task.b_scale = parameter_of(call, roles_.b_scale);
+    task.y_scale = parameter_of(call, roles_.y_scale);
+    task.y_zero = parameter_of(call, roles_.y_zero);
     const cudaError_t error = launch_integer_product(task, queue_stream());
     return error == cudaSuccess ? Status() : state_->errors.check(error, id());
   }

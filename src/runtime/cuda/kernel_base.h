@@ -69,6 +69,9 @@ std::span<const TableEntry> arrange_table();
 std::span<const TableEntry> response_table();
 std::span<const TableEntry> number_table();  // of all types: asked last
 
+inline bool there(std::span<const TypeShape> inputs, std::size_t i) {
+  return i < inputs.size() && inputs[i].present();
+}
 inline bool float_type(DType dtype) {
   return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16;
 }

@@ -18,10 +18,6 @@ namespace {
 constexpr std::int64_t kFewRows = 8;
 static_assert(PackedSlabs::kMost >= kMostMerged);
 
-bool there(std::span<const TypeShape> inputs, std::size_t i) {
-  return i < inputs.size() && inputs[i].present();
-}
-
 // The views that the CPU's kernels take, one a slab, as the device's kernels take them.
 PackedScales scales_of(const cpu::QuantScales& from, bool cut) {
   return {from.data == nullptr ? DType::none : from.dtype, from.row_stride, from.col_stride, cut};
