@@ -1,5 +1,5 @@
 #include "runtime/cuda/arrange_task.h"
-#include "runtime/cuda/cuda_numbers.cuh"
+#include "runtime/cuda/by_type.cuh"
 
 namespace forebay::cuda {
 namespace {
@@ -77,28 +77,6 @@ __global__ void fold_all(const __grid_constant__ FoldTask task) {
   });
 }
 
-// start(T()) for an integer of so many bytes.
-template <typename F>
-cudaError_t by_bytes(int bytes, F&& start) {
-  switch (bytes) {
-    case 1:
-      start(std::uint8_t());
-      break;
-    case 2:
-      start(std::uint16_t());
-      break;
-    case 4:
-      start(std::uint32_t());
-      break;
-    case 8:
-      start(std::uint64_t());
-      break;
-    default:
-      return cudaErrorInvalidValue;
-  }
-  return cudaGetLastError();
-}
-
 }  // namespace
 
 cudaError_t launch_trilu(int element_bytes, const TriluTask& task, void* y, const void* a, cudaStream_t stream) {
@@ -138,20 +116,7 @@ cudaError_t launch_cache_rows(int element_bytes, const CacheTask& task, void* y,
 cudaError_t launch_fold(const FoldTask& task, cudaStream_t stream) {
   if (task.walk.total == 0) return cudaSuccess;
   const unsigned blocks = blocks_for(task.walk.total, kThreads);
-  switch (task.type) {
-    case DType::f32:
-      fold_all<float><<<blocks, kThreads, 0, stream>>>(task);
-      break;
-    case DType::f16:
-      fold_all<__half><<<blocks, kThreads, 0, stream>>>(task);
-      break;
-    case DType::bf16:
-      fold_all<__nv_bfloat16><<<blocks, kThreads, 0, stream>>>(task);
-      break;
-    default:
-      return cudaErrorInvalidValue;
-  }
-  return cudaGetLastError();
+  return by_float(task.type, [&](auto t) { fold_all<decltype(t)><<<blocks, kThreads, 0, stream>>>(task); });
 }
 
 }  // namespace forebay::cuda

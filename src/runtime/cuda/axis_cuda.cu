@@ -1,6 +1,6 @@
 // Work along axes, in orders that depend on sizes alone.
 #include "runtime/cuda/axis_task.h"
-#include "runtime/cuda/cuda_numbers.cuh"
+#include "runtime/cuda/by_type.cuh"
 
 namespace forebay::cuda {
 namespace {
@@ -250,37 +250,9 @@ __global__ void __launch_bounds__(kThreads) group_norm(const __grid_constant__ C
   }
 }
 
-// start(T()) for the type.
-template <typename F>
-cudaError_t by_float(DType type, F&& start) {
-  switch (type) {
-    case DType::f32:
-      start(float());
-      break;
-    case DType::f16:
-      start(__half());
-      break;
-    case DType::bf16:
-      start(__nv_bfloat16());
-      break;
-    default:
-      return cudaErrorInvalidValue;
-  }
-  return cudaGetLastError();
-}
 template <typename F>
 cudaError_t by_number(DType type, F&& start) {
-  switch (type) {
-    case DType::i32:
-      start(std::int32_t());
-      break;
-    case DType::i64:
-      start(std::int64_t());
-      break;
-    default:
-      return by_float(type, start);
-  }
-  return cudaGetLastError();
+  return by_types<float, __half, __nv_bfloat16, std::int32_t, std::int64_t>(type, start);
 }
 unsigned line_blocks(const AxisTask& task) {
   return blocks_for(task.outer * task.inner, kThreads);

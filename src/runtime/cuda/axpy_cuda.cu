@@ -1,6 +1,7 @@
 // Products of few rows with B as columns: one FMA chain an output in the order of k, the bits of
 // the CPU's, however k is cut into slabs and launches. Weights come through shared memory, many
 // rows of them under way.
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/product_parts.cuh"
 
 namespace forebay::cuda {
@@ -195,16 +196,7 @@ cudaError_t by_rows(const ProductTask& task, const SlabTable& table, cudaStream_
 cudaError_t launch_axpy_slabs(const ProductTask& task, const SlabTable& table,
                               cudaStream_t stream) {
   if (task.m == 0 || task.n == 0 || task.batches == 0) return cudaSuccess;
-  switch (task.b_type) {
-    case DType::f32:
-      return by_rows<float>(task, table, stream);
-    case DType::f16:
-      return by_rows<__half>(task, table, stream);
-    case DType::bf16:
-      return by_rows<__nv_bfloat16>(task, table, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_float(task.b_type, [&](auto t) { return by_rows<decltype(t)>(task, table, stream); });
 }
 
 cudaError_t launch_axpy(const ProductTask& task, cudaStream_t stream) {

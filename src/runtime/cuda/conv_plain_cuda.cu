@@ -1,5 +1,6 @@
 // Convolutions in f32 for every float type: a tiled product over gathered values, for convolutions and their transposes alike, and one
 // thread an output where a group has one channel.
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/conv_numbers.cuh"
 
 namespace forebay::cuda {
@@ -130,30 +131,12 @@ cudaError_t start_depthwise(const ConvTask& task, cudaStream_t stream) {
 
 cudaError_t launch_conv_plain(const ConvTask& task, cudaStream_t stream) {
   if (static_cast<std::int64_t>(task.batch) * task.out_size * task.filters == 0) return cudaSuccess;
-  switch (task.type) {
-    case DType::f32:
-      return start_plain<float>(task, stream);
-    case DType::f16:
-      return start_plain<__half>(task, stream);
-    case DType::bf16:
-      return start_plain<__nv_bfloat16>(task, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_float(task.type, [&](auto t) { return start_plain<decltype(t)>(task, stream); });
 }
 
 cudaError_t launch_conv_depthwise(const ConvTask& task, cudaStream_t stream) {
   if (static_cast<std::int64_t>(task.batch) * task.out_size * task.filters == 0) return cudaSuccess;
-  switch (task.type) {
-    case DType::f32:
-      return start_depthwise<float>(task, stream);
-    case DType::f16:
-      return start_depthwise<__half>(task, stream);
-    case DType::bf16:
-      return start_depthwise<__nv_bfloat16>(task, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_float(task.type, [&](auto t) { return start_depthwise<decltype(t)>(task, stream); });
 }
 
 }  // namespace forebay::cuda

@@ -1,4 +1,4 @@
-#include "runtime/cuda/cuda_numbers.cuh"
+#include "runtime/cuda/by_type.cuh"
 
 namespace forebay::cuda {
 namespace {
@@ -211,12 +211,7 @@ __global__ void cast(std::int64_t count, Y* y, const T* a) {
 template <typename T>
 cudaError_t start_cast(DType to, std::int64_t count, void* y, const T* a, cudaStream_t stream) {
   const auto go = [&](auto* as) { return launch_after(cast<T, std::decay_t<decltype(*as)>>, dim3(blocks_for(count, kThreads)), kThreads, 0, stream, count, as, a); };
-  switch (to) {
-    case DType::f32: return go(static_cast<float*>(y));
-    case DType::f16: return go(static_cast<__half*>(y));
-    case DType::bf16: return go(static_cast<__nv_bfloat16*>(y));
-    default: return cudaErrorInvalidValue;
-  }
+  return by_float(to, [&](auto t) { return go(static_cast<decltype(t)*>(y)); });
 }
 
 template <typename T>
@@ -243,49 +238,28 @@ cudaError_t launch_binary(BinaryOp op, DType type, const Walk& walk, void* y, co
                           const void* b, cudaStream_t stream) {
   if (walk.total == 0) return cudaSuccess;
   if (cudaError_t error = cudaSuccess; launch_long_binary(op, type, walk, y, a, b, stream, &error)) return error;
-  switch (type) {
-    case DType::f32:
-      return start_float<float>(op, walk, y, a, b, stream);
-    case DType::f16:
-      return start_float<__half>(op, walk, y, a, b, stream);
-    case DType::bf16:
-      return start_float<__nv_bfloat16>(op, walk, y, a, b, stream);
-    case DType::i32:
-      start_integer<std::int32_t>(op, walk, y, a, b, stream);
-      break;
-    case DType::i64:
-      start_integer<std::int64_t>(op, walk, y, a, b, stream);
-      break;
-    case DType::boolean:
+  return by_types<float, __half, __nv_bfloat16, std::int32_t, std::int64_t, bool>(type, [&](auto t) {
+    using T = decltype(t);
+    if constexpr (std::is_same_v<T, bool>) {
       start_integer<std::uint8_t>(op, walk, y, a, b, stream);
-      break;
-    default:
-      return cudaErrorInvalidValue;
-  }
-  return cudaGetLastError();
+      return cudaGetLastError();
+    } else if constexpr (std::is_integral_v<T>) {
+      start_integer<T>(op, walk, y, a, b, stream);
+      return cudaGetLastError();
+    } else {
+      return start_float<T>(op, walk, y, a, b, stream);
+    }
+  });
 }
 
 cudaError_t launch_unary(UnaryOp op, DType type, std::int64_t count, void* y, const void* a,
                          cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
   const unsigned blocks = blocks_for(count, kThreads);
-  switch (type) {
-    case DType::f32:
-      float_unary<<<blocks, kThreads, 0, stream>>>(op, count, static_cast<float*>(y),
-                                                   static_cast<const float*>(a));
-      break;
-    case DType::f16:
-      float_unary<<<blocks, kThreads, 0, stream>>>(op, count, static_cast<__half*>(y),
-                                                   static_cast<const __half*>(a));
-      break;
-    case DType::bf16:
-      float_unary<<<blocks, kThreads, 0, stream>>>(op, count, static_cast<__nv_bfloat16*>(y),
-                                                   static_cast<const __nv_bfloat16*>(a));
-      break;
-    default:
-      return cudaErrorInvalidValue;
-  }
-  return cudaGetLastError();
+  return by_float(type, [&](auto t) {
+    using T = decltype(t);
+    float_unary<<<blocks, kThreads, 0, stream>>>(op, count, static_cast<T*>(y), static_cast<const T*>(a));
+  });
 }
 
 bool castable(DType from, DType to) {
@@ -297,44 +271,16 @@ bool castable(DType from, DType to) {
 cudaError_t launch_cast(DType from, DType to, std::int64_t count, void* y, const void* a,
                         cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
-  switch (from) {
-    case DType::f32:
-      return start_cast(to, count, y, static_cast<const float*>(a), stream);
-    case DType::f16:
-      return start_cast(to, count, y, static_cast<const __half*>(a), stream);
-    case DType::bf16:
-      return start_cast(to, count, y, static_cast<const __nv_bfloat16*>(a), stream);
-    case DType::i64:
-      return start_cast(to, count, y, static_cast<const std::int64_t*>(a), stream);
-    case DType::i32:
-      return start_cast(to, count, y, static_cast<const std::int32_t*>(a), stream);
-    case DType::boolean:
-      return start_cast(to, count, y, static_cast<const std::uint8_t*>(a), stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_types<float, __half, __nv_bfloat16, std::int64_t, std::int32_t, bool>(from, [&](auto t) {
+    using T = std::conditional_t<std::is_same_v<decltype(t), bool>, std::uint8_t, decltype(t)>;
+    return start_cast(to, count, y, static_cast<const T*>(a), stream);
+  });
 }
 
 cudaError_t launch_where(int element_bytes, const Walk& walk, void* y, const void* condition,
                          const void* a, const void* b, cudaStream_t stream) {
   if (walk.total == 0) return cudaSuccess;
-  switch (element_bytes) {
-    case 1:
-      start_select<std::uint8_t>(walk, y, condition, a, b, stream);
-      break;
-    case 2:
-      start_select<std::uint16_t>(walk, y, condition, a, b, stream);
-      break;
-    case 4:
-      start_select<std::uint32_t>(walk, y, condition, a, b, stream);
-      break;
-    case 8:
-      start_select<std::uint64_t>(walk, y, condition, a, b, stream);
-      break;
-    default:
-      return cudaErrorInvalidValue;
-  }
-  return cudaGetLastError();
+  return by_bytes(element_bytes, [&](auto t) { start_select<decltype(t)>(walk, y, condition, a, b, stream); });
 }
 
 cudaError_t launch_activation(Activation activation, float alpha, float beta, DType type, std::int64_t count, void* y, const void* a, cudaStream_t stream) {
@@ -343,12 +289,7 @@ cudaError_t launch_activation(Activation activation, float alpha, float beta, DT
     using T = decltype(tag);
     return launch_after(float_activation<T>, dim3(blocks_for(count, kThreads)), kThreads, 0, stream, activation, alpha, beta, count, y, a);
   };
-  switch (type) {
-    case DType::f32: return go(float());
-    case DType::f16: return go(__half());
-    case DType::bf16: return go(__nv_bfloat16());
-    default: return cudaErrorInvalidValue;
-  }
+  return by_float(type, go);
 }
 
 }  // namespace forebay::cuda

@@ -1,3 +1,4 @@
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/expert_codes.cuh"
 
 namespace forebay::cuda {
@@ -178,16 +179,7 @@ cudaError_t launch_expert_route(const RouteTask& task, cudaStream_t stream) {
 }
 cudaError_t launch_expert_linear(const ExpertTask& task, cudaStream_t stream) {
   if (task.pairs == 0 || task.out == 0 || task.experts == 0) return cudaSuccess;
-  switch (task.type) {
-    case DType::f32:
-      return start_product<float>(task, stream);
-    case DType::f16:
-      return start_product<__half>(task, stream);
-    case DType::bf16:
-      return start_product<__nv_bfloat16>(task, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_float(task.type, [&](auto t) { return start_product<decltype(t)>(task, stream); });
 }
 cudaError_t launch_swiglu(const SwiGluTask& task, cudaStream_t stream) {
   if (task.count == 0) return cudaSuccess;

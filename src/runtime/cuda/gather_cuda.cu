@@ -1,4 +1,4 @@
-#include "runtime/cuda/cuda_numbers.cuh"
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/gather_task.h"
 
 namespace forebay::cuda {
@@ -27,20 +27,8 @@ cudaError_t start(const GatherTask& task, void* y, const void* a, const void* in
 
 cudaError_t launch_gather(int element_bytes, const GatherTask& task, void* y, const void* a, const void* indices, cudaStream_t stream) {
   if (task.outer * task.count * task.inner == 0) return cudaSuccess;
-  switch (element_bytes) {
-    case 1:
-      return start<std::uint8_t>(task, y, a, indices, stream);
-    case 2:
-      return start<std::uint16_t>(task, y, a, indices, stream);
-    case 4:
-      return start<std::uint32_t>(task, y, a, indices, stream);
-    case 8:
-      return start<std::uint64_t>(task, y, a, indices, stream);
-    case 16:
-      return start<uint4>(task, y, a, indices, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  if (element_bytes == 16) return start<uint4>(task, y, a, indices, stream);
+  return by_bytes(element_bytes, [&](auto t) { return start<decltype(t)>(task, y, a, indices, stream); });
 }
 
 }  // namespace forebay::cuda

@@ -1,4 +1,4 @@
-#include "runtime/cuda/cuda_numbers.cuh"
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/index_task.h"
 #include "runtime/cuda/sort_task.h"
 
@@ -101,28 +101,6 @@ void start_reduction(Scatter reduction, const IndexTask& task, void* y, const vo
   if (reduction == Scatter::max) start<Scatter::max, T>(task, y, updates, keys, stream);
 }
 
-// f(T()) for an integer of so many bytes.
-template <typename F>
-cudaError_t by_bytes(int bytes, F&& f) {
-  switch (bytes) {
-    case 1:
-      f(std::uint8_t());
-      break;
-    case 2:
-      f(std::uint16_t());
-      break;
-    case 4:
-      f(std::uint32_t());
-      break;
-    case 8:
-      f(std::uint64_t());
-      break;
-    default:
-      return cudaErrorInvalidValue;
-  }
-  return cudaGetLastError();
-}
-
 }  // namespace
 
 cudaError_t launch_check_indices(const IndexTask& task, std::uint64_t* worst, cudaStream_t stream) {
@@ -156,26 +134,8 @@ cudaError_t launch_scatter_tuples(Scatter reduction, DType type, const IndexTask
   if (sorted != cudaSuccess) return sorted;
   if (reduction == Scatter::replace)
     return by_bytes(dtype_bits(type) / 8, [&](auto t) { start<Scatter::replace, decltype(t)>(task, y, updates, keys, stream); });
-  switch (type) {
-    case DType::f32:
-      start_reduction<float>(reduction, task, y, updates, keys, stream);
-      break;
-    case DType::f16:
-      start_reduction<__half>(reduction, task, y, updates, keys, stream);
-      break;
-    case DType::bf16:
-      start_reduction<__nv_bfloat16>(reduction, task, y, updates, keys, stream);
-      break;
-    case DType::i32:
-      start_reduction<std::int32_t>(reduction, task, y, updates, keys, stream);
-      break;
-    case DType::i64:
-      start_reduction<std::int64_t>(reduction, task, y, updates, keys, stream);
-      break;
-    default:
-      return cudaErrorInvalidValue;
-  }
-  return cudaGetLastError();
+  return by_types<float, __half, __nv_bfloat16, std::int32_t, std::int64_t>(
+      type, [&](auto t) { start_reduction<decltype(t)>(reduction, task, y, updates, keys, stream); });
 }
 
 }  // namespace forebay::cuda

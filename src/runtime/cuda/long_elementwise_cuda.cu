@@ -1,5 +1,5 @@
 // Elementwise work of prompts: large operands that lie alike, 16 bytes of the output at a time. The same bits as the general kernels.
-#include "runtime/cuda/cuda_numbers.cuh"
+#include "runtime/cuda/by_type.cuh"
 
 namespace forebay::cuda {
 namespace {
@@ -84,16 +84,7 @@ cudaError_t start_rotate(DType table_type, const RotateTask& task, void* y, cons
                                                  static_cast<const C*>(sin));
     return cudaGetLastError();
   };
-  switch (table_type) {
-    case DType::f32:
-      return go(float());
-    case DType::f16:
-      return go(__half());
-    case DType::bf16:
-      return go(__nv_bfloat16());
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_float(table_type, go);
 }
 
 }  // namespace
@@ -101,21 +92,10 @@ cudaError_t start_rotate(DType table_type, const RotateTask& task, void* y, cons
 bool launch_long_binary(BinaryOp op, DType type, const Walk& walk, void* y, const void* a, const void* b, cudaStream_t stream,
                         cudaError_t* error) {
   const bool alike = walk.rank == 1 && walk.strides[0][0] == 1 && walk.strides[1][0] == 1 && walk.strides[2][0] == 1;
-  if (!alike || walk.total < kLong || walk.total % kRun != 0 || op == BinaryOp::pow || op >= BinaryOp::equal || !aligned({y, a, b}))
+  if (!is_float(type) || !alike || walk.total < kLong || walk.total % kRun != 0 || op == BinaryOp::pow || op >= BinaryOp::equal || !aligned({y, a, b}))
     return false;
-  switch (type) {
-    case DType::f32:
-      *error = start<float>(op, walk.total / kRun, y, a, b, stream);
-      return true;
-    case DType::f16:
-      *error = start<__half>(op, walk.total / kRun, y, a, b, stream);
-      return true;
-    case DType::bf16:
-      *error = start<__nv_bfloat16>(op, walk.total / kRun, y, a, b, stream);
-      return true;
-    default:
-      return false;
-  }
+  *error = by_float(type, [&](auto t) { return start<decltype(t)>(op, walk.total / kRun, y, a, b, stream); });
+  return true;
 }
 
 bool launch_long_rotate(DType type, DType table_type, const RotateTask& task, void* y, const void* x, const void* cos, const void* sin,
@@ -127,20 +107,9 @@ bool launch_long_rotate(DType type, DType table_type, const RotateTask& task, vo
     runs = runs && walk.strides[o][last] == 1;
     for (int d = 0; d < last; ++d) runs = runs && walk.strides[o][d] % kRun == 0;
   }
-  if (!runs || task.half % kRun != 0 || task.cos_step % kRun != 0 || task.sin_step % kRun != 0) return false;
-  switch (type) {
-    case DType::f32:
-      *error = start_rotate<float>(table_type, task, y, x, cos, sin, stream);
-      return true;
-    case DType::f16:
-      *error = start_rotate<__half>(table_type, task, y, x, cos, sin, stream);
-      return true;
-    case DType::bf16:
-      *error = start_rotate<__nv_bfloat16>(table_type, task, y, x, cos, sin, stream);
-      return true;
-    default:
-      return false;
-  }
+  if (!is_float(type) || !runs || task.half % kRun != 0 || task.cos_step % kRun != 0 || task.sin_step % kRun != 0) return false;
+  *error = by_float(type, [&](auto t) { return start_rotate<decltype(t)>(table_type, task, y, x, cos, sin, stream); });
+  return true;
 }
 
 }  // namespace forebay::cuda

@@ -1,4 +1,4 @@
-#include "runtime/cuda/cuda_numbers.cuh"
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/map_task.h"
 
 namespace forebay::cuda {
@@ -130,20 +130,7 @@ __global__ void table_mix(const __grid_constant__ TableTask task) {
 cudaError_t launch_map(const MapTask& task, cudaStream_t stream) {
   if (task.count == 0) return cudaSuccess;
   const unsigned blocks = blocks_for(task.count, kThreads);
-  switch (task.type) {
-    case DType::f32:
-      map_floats<float><<<blocks, kThreads, 0, stream>>>(task);
-      break;
-    case DType::f16:
-      map_floats<__half><<<blocks, kThreads, 0, stream>>>(task);
-      break;
-    case DType::bf16:
-      map_floats<__nv_bfloat16><<<blocks, kThreads, 0, stream>>>(task);
-      break;
-    default:
-      return cudaErrorInvalidValue;
-  }
-  return cudaGetLastError();
+  return by_float(task.type, [&](auto t) { map_floats<decltype(t)><<<blocks, kThreads, 0, stream>>>(task); });
 }
 
 cudaError_t launch_not(std::int64_t count, void* y, const void* a, cudaStream_t stream) {
@@ -155,42 +142,13 @@ cudaError_t launch_not(std::int64_t count, void* y, const void* a, cudaStream_t 
 cudaError_t launch_table_copy(const TableTask& task, cudaStream_t stream) {
   if (task.total == 0) return cudaSuccess;
   const unsigned blocks = blocks_for(task.total, kThreads);
-  switch (task.element_bytes) {
-    case 1:
-      table_copy<std::uint8_t><<<blocks, kThreads, 0, stream>>>(task);
-      break;
-    case 2:
-      table_copy<std::uint16_t><<<blocks, kThreads, 0, stream>>>(task);
-      break;
-    case 4:
-      table_copy<std::uint32_t><<<blocks, kThreads, 0, stream>>>(task);
-      break;
-    case 8:
-      table_copy<std::uint64_t><<<blocks, kThreads, 0, stream>>>(task);
-      break;
-    default:
-      return cudaErrorInvalidValue;
-  }
-  return cudaGetLastError();
+  return by_bytes(task.element_bytes, [&](auto t) { table_copy<decltype(t)><<<blocks, kThreads, 0, stream>>>(task); });
 }
 
 cudaError_t launch_table_mix(const TableTask& task, cudaStream_t stream) {
   if (task.total == 0) return cudaSuccess;
   const unsigned blocks = blocks_for(task.total, kThreads);
-  switch (task.type) {
-    case DType::f32:
-      table_mix<float><<<blocks, kThreads, 0, stream>>>(task);
-      break;
-    case DType::f16:
-      table_mix<__half><<<blocks, kThreads, 0, stream>>>(task);
-      break;
-    case DType::bf16:
-      table_mix<__nv_bfloat16><<<blocks, kThreads, 0, stream>>>(task);
-      break;
-    default:
-      return cudaErrorInvalidValue;
-  }
-  return cudaGetLastError();
+  return by_float(task.type, [&](auto t) { table_mix<decltype(t)><<<blocks, kThreads, 0, stream>>>(task); });
 }
 
 }  // namespace forebay::cuda

@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "runtime/cuda/cuda_numbers.cuh"
+#include "runtime/cuda/by_type.cuh"
 
 namespace forebay::cuda {
 namespace {
@@ -31,14 +31,8 @@ cudaError_t start_copies(const CopyTask& task, cudaStream_t stream) {
 
 cudaError_t launch_copies(int element_bytes, const CopyTask& task, cudaStream_t stream) {
   if (task.count == 0) return cudaSuccess;
-  switch (element_bytes) {
-    case 1: return start_copies<std::uint8_t>(task, stream);
-    case 2: return start_copies<std::uint16_t>(task, stream);
-    case 4: return start_copies<std::uint32_t>(task, stream);
-    case 8: return start_copies<std::uint64_t>(task, stream);
-    case 16: return start_copies<uint4>(task, stream);
-    default: return cudaErrorInvalidValue;
-  }
+  if (element_bytes == 16) return start_copies<uint4>(task, stream);
+  return by_bytes(element_bytes, [&](auto t) { return start_copies<decltype(t)>(task, stream); });
 }
 
 cudaError_t launch_copy(int element_bytes, const Walk& walk, void* y, const void* a, cudaStream_t stream) {

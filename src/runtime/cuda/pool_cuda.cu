@@ -1,4 +1,5 @@
 // Pools: one thread an output, taps in order.
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/conv_numbers.cuh"
 
 namespace forebay::cuda {
@@ -97,20 +98,8 @@ cudaError_t start(const PoolTask& task, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t launch_pool(const PoolTask& task, cudaStream_t stream) {
-  switch (task.type) {
-    case DType::f32:
-      return start<float>(task, stream);
-    case DType::f16:
-      return start<__half>(task, stream);
-    case DType::bf16:
-      return start<__nv_bfloat16>(task, stream);
-    case DType::i8:
-      return start<std::int8_t>(task, stream);
-    case DType::u8:
-      return start<std::uint8_t>(task, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_types<float, __half, __nv_bfloat16, std::int8_t, std::uint8_t>(task.type,
+                                                                           [&](auto t) { return start<decltype(t)>(task, stream); });
 }
 
 }  // namespace forebay::cuda

@@ -1,3 +1,4 @@
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/product_parts.cuh"
 
 namespace forebay::cuda {
@@ -71,16 +72,7 @@ cudaError_t start_tiles(const ProductTask& task, cudaStream_t stream) {
 
 cudaError_t launch_tiles(const ProductTask& task, cudaStream_t stream) {
   if (task.m == 0 || task.n == 0 || task.batches == 0) return cudaSuccess;
-  switch (task.b_type) {
-    case DType::f32:
-      return start_tiles<float>(task, stream);
-    case DType::f16:
-      return start_tiles<__half>(task, stream);
-    case DType::bf16:
-      return start_tiles<__nv_bfloat16>(task, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_float(task.b_type, [&](auto t) { return start_tiles<decltype(t)>(task, stream); });
 }
 
 }  // namespace forebay::cuda

@@ -1,4 +1,5 @@
 // Sums that a library made, to outputs: alpha, C, the activation, the output's type. Four columns to a thread where they lie so.
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/product_parts.cuh"
 
 namespace forebay::cuda {
@@ -53,16 +54,7 @@ cudaError_t start(const ProductTask& task, cudaStream_t stream) {
 
 cudaError_t launch_finish(const ProductTask& task, cudaStream_t stream) {
   if (task.m == 0 || task.n == 0) return cudaSuccess;
-  switch (task.y_type) {
-    case DType::f32:
-      return start<float>(task, stream);
-    case DType::f16:
-      return start<__half>(task, stream);
-    case DType::bf16:
-      return start<__nv_bfloat16>(task, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_float(task.y_type, [&](auto t) { return start<decltype(t)>(task, stream); });
 }
 
 }  // namespace forebay::cuda

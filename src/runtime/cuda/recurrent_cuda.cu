@@ -1,6 +1,6 @@
 #include <utility>
 
-#include "runtime/cuda/cuda_numbers.cuh"
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/recurrent_task.h"
 
 namespace forebay::cuda {
@@ -200,16 +200,7 @@ cudaError_t start(RecurrentTask task, cudaStream_t stream) {
 
 cudaError_t launch_recurrent(const RecurrentTask& task, cudaStream_t stream) {
   if (task.batch * task.hidden == 0) return cudaSuccess;
-  switch (task.type) {
-    case DType::f32:
-      return start<float>(task, stream);
-    case DType::f16:
-      return start<__half>(task, stream);
-    case DType::bf16:
-      return start<__nv_bfloat16>(task, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_float(task.type, [&](auto t) { return start<decltype(t)>(task, stream); });
 }
 
 }  // namespace forebay::cuda

@@ -2,7 +2,7 @@
 // depends on the length alone.
 #include <cfloat>
 
-#include "runtime/cuda/cuda_numbers.cuh"
+#include "runtime/cuda/by_type.cuh"
 
 namespace forebay::cuda {
 namespace {
@@ -58,23 +58,10 @@ unsigned blocks_of(std::int64_t rows) {
 cudaError_t launch_softmax(DType type, std::int64_t rows, std::int64_t length, void* y,
                            const void* a, cudaStream_t stream) {
   if (rows == 0 || length == 0) return cudaSuccess;
-  switch (type) {
-    case DType::f32:
-      softmax<<<blocks_of(rows), kThreads, 0, stream>>>(rows, length, static_cast<float*>(y),
-                                                        static_cast<const float*>(a));
-      break;
-    case DType::f16:
-      softmax<<<blocks_of(rows), kThreads, 0, stream>>>(rows, length, static_cast<__half*>(y),
-                                                        static_cast<const __half*>(a));
-      break;
-    case DType::bf16:
-      softmax<<<blocks_of(rows), kThreads, 0, stream>>>(
-          rows, length, static_cast<__nv_bfloat16*>(y), static_cast<const __nv_bfloat16*>(a));
-      break;
-    default:
-      return cudaErrorInvalidValue;
-  }
-  return cudaGetLastError();
+  return by_float(type, [&](auto t) {
+    using T = decltype(t);
+    softmax<<<blocks_of(rows), kThreads, 0, stream>>>(rows, length, static_cast<T*>(y), static_cast<const T*>(a));
+  });
 }
 
 }  // namespace forebay::cuda

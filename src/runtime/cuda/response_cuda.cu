@@ -1,4 +1,4 @@
-#include "runtime/cuda/cuda_numbers.cuh"
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/response_task.h"
 
 namespace forebay::cuda {
@@ -44,15 +44,6 @@ __global__ void __launch_bounds__(kThreads) line_norm(const __grid_constant__ Ax
       static_cast<T*>(task.y)[at + i * task.inner] = narrow<T>(norm == 0 ? 0.0f : static_cast<float>(value / norm));
     }
   }
-}
-
-// start(T()) for the type.
-template <typename F>
-cudaError_t by_float(DType type, F&& start) {
-  if (type == DType::f32) start(float());
-  if (type == DType::f16) start(__half());
-  if (type == DType::bf16) start(__nv_bfloat16());
-  return cudaGetLastError();
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // Bitonic sorting: what lies in one block of keys is sorted in shared memory, longer distances go through memory.
-#include "runtime/cuda/cuda_numbers.cuh"
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/sort_task.h"
 
 namespace forebay::cuda {
@@ -185,23 +185,7 @@ unsigned line_blocks(const AxisTask& task) {
 // start(T()) for the types of orders().
 template <typename F>
 cudaError_t by_order(DType type, F&& start) {
-  switch (type) {
-    case DType::f32:
-      start(float());
-      break;
-    case DType::f16:
-      start(__half());
-      break;
-    case DType::bf16:
-      start(__nv_bfloat16());
-      break;
-    case DType::i32:
-      start(std::int32_t());
-      break;
-    default:
-      return cudaErrorInvalidValue;
-  }
-  return cudaGetLastError();
+  return by_types<float, __half, __nv_bfloat16, std::int32_t>(type, start);
 }
 
 }  // namespace

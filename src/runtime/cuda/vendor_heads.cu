@@ -1,6 +1,6 @@
 #include "runtime/cuda/vendor_heads.h"
 
-#include "runtime/cuda/cuda_numbers.cuh"
+#include "runtime/cuda/by_type.cuh"
 
 namespace forebay::cuda {
 namespace {
@@ -107,16 +107,7 @@ cudaError_t start(const PaddingTask& t, cudaStream_t stream) {
 
 template <typename Task>
 cudaError_t start_by_type(const Task& task, cudaStream_t stream) {
-  switch (task.type) {
-    case DType::f32:
-      return start<float>(task, stream);
-    case DType::f16:
-      return start<__half>(task, stream);
-    case DType::bf16:
-      return start<__nv_bfloat16>(task, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_float(task.type, [&](auto t) { return start<decltype(t)>(task, stream); });
 }
 
 }  // namespace
