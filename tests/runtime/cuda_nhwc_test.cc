@@ -103,7 +103,8 @@ TEST_F(CudaNhwc, ConvolutionsAreCloseWholeAndInSlabs) {
     }
   }
   ids_.erase("cuda.nhwc.wgmma");  // on 9.0 alone
-  EXPECT_EQ(ids_, (std::set<std::string>{"cuda.nhwc.mma", "cuda.nhwc.depthwise"}));
+  ids_.erase("cuda.nhwc.tma");
+  EXPECT_EQ(ids_, (std::set<std::string>{"cuda.nhwc.mma", "cuda.nhwc.stem", "cuda.nhwc.depthwise"}));
 }
 
 // Odd edges of every tile, whole and with slabs in one launch.
@@ -115,7 +116,12 @@ TEST_F(CudaNhwc, EveryWayIsClose) {
                             {{17, 40, 37, 40}, 72, {3, 3}, 1, {2, 1}, {1, 1, 0, 1}, {1, 1}, ""},
                             {{5, 77, 77, 8}, 136, {1, 1}, 1, {1, 1}, {0, 0, 0, 0}, {1, 1}, "HardSwish"},
                             {{5, 41, 43, 136}, 72, {1, 1}, 1, {1, 1}, {0, 0, 0, 0}, {1, 1}, "Swish"},
-                            {{5, 77, 77, 4}, 64, {7, 7}, 1, {1, 1}, {3, 3, 3, 3}, {1, 1}, ""}};
+                            {{5, 77, 77, 4}, 64, {7, 7}, 1, {1, 1}, {3, 3, 3, 3}, {1, 1}, ""},
+                            {{40, 77, 75, 4}, 100, {7, 6}, 1, {3, 2}, {3, 2, 3, 3}, {2, 1}, "Relu"},
+                            {{2, 33, 35, 4}, 32, {3, 3}, 1, {2, 2}, {1, 1, 1, 1}, {1, 1}, "Swish"},
+                            {{7, 29, 31, 128}, 136, {3, 2}, 1, {2, 3}, {1, 2, 0, 1}, {2, 1}, ""},
+                            {{9, 14, 14, 512}, 256, {1, 1}, 1, {1, 1}, {0, 0, 0, 0}, {1, 1}, "Relu"},
+                            {{9, 28, 28, 72}, 256, {1, 1}, 1, {2, 2}, {0, 0, 0, 0}, {1, 1}, ""}};
   for (const DType type : {DType::f16, DType::bf16}) {
     for (const ConvCase& c : cases) {
       const std::int64_t depth = c.kernel[0] * c.kernel[1] * c.x[3];
@@ -123,7 +129,7 @@ TEST_F(CudaNhwc, EveryWayIsClose) {
                        b = random_tensor(random_, type, Shape{c.filters});
       NodeRun run = conv_run(c, {&x, &w, &b});
       const HostTensor factors = random_tensor(random_, type, Shape{c.x[3] == 136 ? c.x[0] : 1, 1, 1, c.x[3]});
-      if (c.kernel[0] == 1) run.inputs.insert(run.inputs.end(), {nullptr, &factors});
+      if (c.x[3] == 136 || c.x[3] == 8) run.inputs.insert(run.inputs.end(), {nullptr, &factors});
       auto expected = run_node(run, pool_);
       ASSERT_TRUE(expected.ok());
       runner->way.reset();

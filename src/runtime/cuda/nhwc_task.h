@@ -26,16 +26,37 @@ struct NhwcConvTask {
 };
 
 // How pixels, filters and the steps of the sum are shared out.
-enum class NhwcTile : int { small, small_deep, narrow, wide, wide_deep, large, large_deep, hopper_wide, hopper_large };
+enum class NhwcTile : int {
+  small,
+  small_deep,
+  narrow,
+  wide,
+  wide_deep,
+  large,
+  large_deep,
+  hopper_wide,
+  hopper_large,
+  tma_wide,
+  tma_large,
+  tma_tall,
+  tma_most,
+  stem
+};
 struct NhwcTileSize {
   int pixels, filters, depth;
 };
-inline constexpr NhwcTileSize kNhwcTiles[] = {{64, 64, 32},   {64, 64, 64},   {64, 32, 64},  {128, 64, 32}, {128, 64, 64},
-                                              {128, 128, 32}, {128, 128, 64}, {128, 64, 64}, {128, 128, 64}};
-bool has_nhwc_hopper(int capability);  // the last two
-// Channels a multiple of 8, or 4 (then small and wide alone).
-cudaError_t launch_nhwc_conv(const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream);
+inline constexpr NhwcTileSize kNhwcTiles[] = {{64, 64, 32},   {64, 64, 64},  {64, 32, 64},   {128, 64, 32}, {128, 64, 64},  {128, 128, 32},
+                                              {128, 128, 64}, {128, 64, 64}, {128, 128, 64}, {128, 64, 64}, {128, 128, 64}, {256, 64, 64},
+                                              {256, 128, 64}, {128, 64, 16}};
+bool has_nhwc_hopper(int capability);  // from hopper_wide to tma_most
+struct TensorMapCalls;
+// Channels a multiple of 8, or 4 (then small, wide and stem alone). `maps` is used from tma_wide to tma_most; nhwc_tma.h says what such tiles
+// can do.
+cudaError_t launch_nhwc_conv(const NhwcConvTask& task, NhwcTile tile, const TensorMapCalls& maps, cudaStream_t stream);
 cudaError_t launch_nhwc_hopper(const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream);  // of launch_nhwc_conv
+bool has_nhwc_stem(const NhwcConvTask& task);
+inline constexpr int kNhwcMostShared = 96 << 10;  // of a block; every device from 8.0 on has it
+cudaError_t launch_nhwc_stem(const NhwcConvTask& task, cudaStream_t stream);  // of launch_nhwc_conv
 inline constexpr int kNhwcMostTaps = 1024;                                                     // of launch_nhwc_depthwise
 // One channel a group and one filter a channel, a multiple of 8; `filters` and `first` are the call's.
 cudaError_t launch_nhwc_depthwise(const NhwcConvTask& task, cudaStream_t stream);
