@@ -79,7 +79,7 @@ class NhwcConvKernel final : public MergedKernel, public ChoosingKernel {
     const bool fits = channels % 8 == 0 || (channels == 4 && groups == 1 && !scales);
     if (!fits || (sliced_ && groups > 1) || groups * 8 > kMostLaunch || taps * channels >= kMost)
       return context.node.unsupported("this form");
-    copied_in_tiles_ = fits_tensor_maps(scales);
+    copied_in_tiles_ = fits_tensor_maps();
     // Of the whole node: a sum must not depend on what else a call holds.
     way_ = usual_way();
     return {};
@@ -165,10 +165,10 @@ class NhwcConvKernel final : public MergedKernel, public ChoosingKernel {
     return tile < NhwcTile::hopper_wide || has_nhwc_hopper(state_->capability);
   }
   // What nhwc_tma.h asks for.
-  bool fits_tensor_maps(bool scales) {
+  bool fits_tensor_maps() {
     const NhwcWindow& window = task_.window;
     const bool one_tap = window.kernel[0] * window.kernel[1] == 1;
-    if (!has_nhwc_hopper(state_->capability) || scales || task_.groups > 1 || task_.channels % (one_tap ? 8 : 64) != 0) return false;
+    if (!has_nhwc_hopper(state_->capability) || task_.groups > 1 || task_.channels % (one_tap ? 8 : 64) != 0) return false;
     if (even_ && rows_.size() > 1 && rows_[0] % 8 != 0) return false;
     const int reach[2] = {(window.kernel[0] - 1) * window.dilation[0], (window.kernel[1] - 1) * window.dilation[1]};
     return has_tensor_map(nhwc_image_map(task_, 0), reach) && find_tensor_map_calls(&maps_).ok();

@@ -49,6 +49,10 @@ struct Stages {
   __device__ unsigned read(int i) const { return empty + static_cast<unsigned>(i % kStages) * 8; }
 };
 
+__device__ inline void expect_map(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];\n" ::"l"(&map) : "memory");
+}
+
 // One thread: the copies of all steps.
 template <int kPixels, int kFilters, int kStages>
 __device__ inline void copy_steps(const NhwcTmaTask& given, const NhwcPlace& place, const Stages<kPixels, kFilters, kStages>& stages) {
@@ -65,6 +69,7 @@ __device__ inline void copy_steps(const NhwcTmaTask& given, const NhwcPlace& pla
                 row - slab * slab_rows);
     }
   };
+  expect_map(maps.x);
   for (int i = 0; i < min(steps, kStages); ++i) copy_filters(i);
   after_previous();
   const int out_size = window.out[0] * window.out[1], image = place.m0 / out_size, pixel = place.m0 - image * out_size;
@@ -90,13 +95,53 @@ __device__ inline void copy_steps(const NhwcTmaTask& given, const NhwcPlace& pla
   }
 }
 
+// Multiplies a warpgroup's pixels by factors of their channels, rounding as a product by itself does.
+template <typename T, int kUnits>
+class PixelFactors {
+ public:
+  __device__ PixelFactors(const NhwcConvTask& task, const NhwcPlace& place, int row0) : task_(task), begin_(place.begin * kDepth) {
+    const int thread = static_cast<int>(threadIdx.x) % 128, size = task.window.out[0] * task.window.out[1];
+    row_ = row0 + thread / 8;
+    piece_ = thread % 8;
+#pragma unroll
+    for (int r = 0; r < kUnits * 4; ++r) {
+      const int m = place.m0 + row_ + r * 16;
+      places_[r] = m < place.pixels ? m / size * task.scale_image : 0;
+    }
+  }
+  __device__ void multiply(int step, unsigned char* pixels) const {
+    const int k = begin_ + step * kDepth + piece_ * 8;
+    if (k < task_.channels) {
+#pragma unroll
+      for (int r = 0; r < kUnits * 4; ++r) {
+        T* const at = reinterpret_cast<T*>(pixels + (row_ + r * 16) * kRowBytes + ((piece_ ^ (row_ & 7)) << 4));
+        float v[8], factors[8];
+        widen_eight(static_cast<const T*>(task_.scale) + places_[r] + k, factors);
+        widen_eight(at, v);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) v[e] *= factors[e];
+        store_eight(at, v);
+      }
+    }
+    show_copies();
+    meet_some(2 + static_cast<int>(threadIdx.x) / 128, 128);
+  }
+
+ private:
+  const NhwcConvTask& task_;
+  int begin_, row_, piece_, places_[kUnits * 4];
+};
+
 // A warpgroup's kUnits * 64 pixels by all filters of the block.
 template <typename T, int kUnits, int kPixels, int kFilters, int kStages>
-__device__ inline void multiply_steps(const Stages<kPixels, kFilters, kStages>& stages, int steps, float* tile) {
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, row0 = thread / 128 * kUnits * 64;
+__device__ inline void multiply_steps(const NhwcConvTask& task, const NhwcPlace& place, const Stages<kPixels, kFilters, kStages>& stages,
+                                      float* tile) {
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, row0 = thread / 128 * kUnits * 64, steps = place.end - place.begin;
+  const PixelFactors<T, kUnits> factors(task, place, row0);
   float sums[kUnits][kFilters / 8][4] = {};
   for (int i = 0; i < steps; ++i) {
     await_turn(stages.come(i), i / kStages);
+    if (task.scale != nullptr) factors.multiply(i, reinterpret_cast<unsigned char*>(tile) + (stages.x(i) - stages.memory));
     fence_products();
 #pragma unroll
     for (unsigned k = 0; k < kDepth / 16; ++k) {
@@ -148,7 +193,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) nhwc_tma(const __grid_const
     after_previous();
   } else {
     after_previous();
-    multiply_steps<T, kUnits>(stages, place.end - place.begin, tile);
+    multiply_steps<T, kUnits>(given.conv, place, stages, tile);
   }
   finish_nhwc<T, kPixels, kFilters, kThreads>(given.conv, place, tile);
 }
@@ -158,6 +203,15 @@ int filters_together(std::int64_t slab_rows, int most) {
   int together = most;
   while (slab_rows % together != 0) together /= 2;
   return together;
+}
+
+// Resident slabs mostly do.
+bool lie_together(const NhwcConvTask& task, int slabs) {
+  const std::int64_t bytes = task.w.rows * task.window.kernel[0] * task.window.kernel[1] * task.channels * 2;
+  for (int i = 1; i < slabs; ++i) {
+    if (static_cast<const char*>(task.w.slabs[i]) != static_cast<const char*>(task.w.slabs[0]) + i * bytes) return false;
+  }
+  return true;
 }
 
 CUresult make_maps(const TensorMapCalls& calls, const NhwcConvTask& task, int pixels, int filters, Maps* maps) {
@@ -205,8 +259,13 @@ cudaError_t start_tile(const TensorMapCalls& calls, const NhwcConvTask& task, Nh
 
 }  // namespace
 
-cudaError_t launch_nhwc_tma(const TensorMapCalls& calls, const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream) {
-  const int slabs = static_cast<int>((task.filters + task.w.rows - 1) / task.w.rows);
+cudaError_t launch_nhwc_tma(const TensorMapCalls& calls, const NhwcConvTask& given, NhwcTile tile, cudaStream_t stream) {
+  NhwcConvTask task = given;
+  int slabs = static_cast<int>((task.filters + task.w.rows - 1) / task.w.rows);
+  if (lie_together(task, slabs)) {
+    task.w.rows = task.filters;
+    slabs = 1;
+  }
   for (int first = 0; first < slabs; first += Maps::kMost) {
     NhwcConvTask part = task;
     const std::int64_t begin = first * task.w.rows, end = std::min<std::int64_t>(task.filters, begin + Maps::kMost * task.w.rows);

@@ -6,9 +6,9 @@
 
 namespace forebay::cuda {
 
-// Without `scale`, one group, and several taps only of channels that are a multiple of 64; slabs, where there are several, of a multiple of 8
+// One group, and several taps only of channels that are a multiple of 64; slabs, where there are several, of a multiple of 8
 // filters.
-cudaError_t launch_nhwc_tma(const TensorMapCalls& calls, const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream);
+cudaError_t launch_nhwc_tma(const TensorMapCalls& calls, const NhwcConvTask& given, NhwcTile tile, cudaStream_t stream);
 
 inline ImageMap nhwc_image_map(const NhwcConvTask& task, int pixels) {
   const NhwcWindow& w = task.window;
