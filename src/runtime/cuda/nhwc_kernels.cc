@@ -1,5 +1,6 @@
 // The forebay.Nhwc operators on images of f16 and bf16: which kernel and tile does a node, and how a sum is split.
 #include <algorithm>
+#include <array>
 
 #include "runtime/choosing_kernel.h"
 #include "runtime/cuda/activation_names.h"
@@ -263,6 +264,47 @@ class NhwcPoolKernel final : public CudaKernel {
   NhwcPoolTask task_;
 };
 
+class NhwcSqueezeKernel final : public CudaKernel {
+ public:
+  NhwcSqueezeKernel(const std::array<NamedActivation, 2>& activations, DType type, StatePtr state) : CudaKernel("cuda.nhwc.squeeze", std::move(state)) {
+    task_.type = type;
+    for (std::size_t i = 0; i < 2; ++i) {
+      task_.activation[i] = activations[i].activation;
+      task_.alpha[i] = activations[i].alpha;
+      task_.beta[i] = activations[i].beta;
+    }
+  }
+  Status setup(const PrepareContext& context) override {
+    const auto& x = context.inputs[0].dims;
+    const std::int64_t squeezed = context.inputs[1].dims[0], factors = context.outputs[0].dims[3];
+    if (x[3] % 8 != 0 || x[3] > kNhwcMostSqueezed || squeezed > kNhwcMostSqueezed || factors * squeezed >= kMost || x[0] > kMostLaunch ||
+        Shape(x).elements() >= kMost)
+      return context.node.unsupported("this form");
+    task_.batch = static_cast<int>(x[0]);
+    task_.pixels = static_cast<int>(x[1] * x[2]);
+    task_.channels = static_cast<int>(x[3]);
+    task_.squeezed = static_cast<int>(squeezed);
+    task_.factors = static_cast<int>(factors);
+    // One block a multiprocessor: each reads the first weight.
+    while (has_clusters(state_->capability) && task_.splits < 8 && task_.batch * task_.splits * 2 <= kFullBlocks) task_.splits *= 2;
+    return {};
+  }
+  Status run(const KernelCall& call) override {
+    NhwcSqueezeTask task = task_;
+    const auto given = [&](std::size_t i) { return i < call.inputs.size() && call.inputs[i].present() ? call.inputs[i].data : nullptr; };
+    task.x = given(0);
+    for (std::size_t i = 0; i < 2; ++i) {
+      task.w[i] = given(1 + 2 * i);
+      task.bias[i] = given(2 + 2 * i);
+    }
+    task.y = call.outputs[0].data;
+    return check(launch_nhwc_squeeze(task, queue_stream()));
+  }
+
+ private:
+  NhwcSqueezeTask task_;
+};
+
 class NhwcScaleKernel final : public CudaKernel {
  public:
   NhwcScaleKernel(DType type, StatePtr state) : CudaKernel("cuda.nhwc.scale", std::move(state)) { task_.type = type; }
@@ -317,6 +359,11 @@ KernelPtr make_conv(const NodeView& node, std::span<const TypeShape> inputs, std
 KernelPtr make_pool(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape>, const StatePtr& state) {
   return half_type(inputs[0].dtype) ? std::make_unique<NhwcPoolKernel>(node.op(), inputs[0].dtype, state) : nullptr;
 }
+KernelPtr make_squeeze(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape>, const StatePtr& state) {
+  const auto down = node_activation(node, "squeeze_activation"), up = node_activation(node);
+  if (!down || !up || !half_type(inputs[0].dtype)) return nullptr;
+  return std::make_unique<NhwcSqueezeKernel>(std::array<NamedActivation, 2>{*down, *up}, inputs[0].dtype, state);
+}
 KernelPtr make_scale(const NodeView&, std::span<const TypeShape> inputs, std::span<const TypeShape>, const StatePtr& state) {
   return half_type(inputs[0].dtype) ? std::make_unique<NhwcScaleKernel>(inputs[0].dtype, state) : nullptr;
 }
@@ -329,7 +376,8 @@ KernelPtr make_from(const NodeView&, std::span<const TypeShape> inputs, std::spa
 std::span<const TableEntry> nhwc_table() {
   static constexpr TableEntry kTable[] = {{"forebay", "NhwcConv", make_conv},        {"forebay", "NhwcMaxPool", make_pool},
                                           {"forebay", "NhwcAveragePool", make_pool}, {"forebay", "NhwcGlobalAveragePool", make_pool},
-                                          {"forebay", "NhwcScale", make_scale},      {"forebay", "NhwcFromNchw", make_from}};
+                                          {"forebay", "NhwcSqueeze", make_squeeze},  {"forebay", "NhwcScale", make_scale},
+                                          {"forebay", "NhwcFromNchw", make_from}};
   return kTable;
 }
 

@@ -73,6 +73,20 @@ cudaError_t launch_nhwc_pool(const NhwcPoolTask& task, cudaStream_t stream);
 // The mean of all pixels.
 cudaError_t launch_nhwc_mean(const NhwcPoolTask& task, cudaStream_t stream);
 
+// y[n, f] = a1(w1 * a0(w0 * mean(x[n]) + b0) + b1): w0 [squeezed, channels], w1 [factors, squeezed]; biases may be null.
+struct NhwcSqueezeTask {
+  DType type = DType::f16;
+  const void *x = nullptr, *w[2] = {}, *bias[2] = {};
+  void* y = nullptr;
+  int batch = 0, pixels = 0, channels = 0, squeezed = 0, factors = 0;  // channels a multiple of 8, at most kNhwcMostSqueezed
+  int splits = 1;                                                      // of an image, among the blocks of a cluster
+  Activation activation[2] = {Activation::none, Activation::none};
+  float alpha[2] = {}, beta[2] = {};
+};
+inline constexpr int kNhwcMostSqueezed = 4096;
+int nhwc_squeeze_bytes(int channels, int squeezed);  // of shared memory: at most kNhwcMostShared
+cudaError_t launch_nhwc_squeeze(const NhwcSqueezeTask& task, cudaStream_t stream);
+
 // y[n, p, c] = x[n, p, c] * scale[n, c]; channels a multiple of 8.
 struct NhwcScaleTask {
   DType type = DType::f16;
