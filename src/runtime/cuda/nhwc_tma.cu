@@ -11,7 +11,7 @@ constexpr int kDepth = kMapColumns, kRowBytes = 2 * kDepth, kMultiplying = 256, 
 constexpr unsigned kOnePiece = 16;
 
 struct Maps {
-  static constexpr int kMost = 16;  // slabs of a launch
+  static constexpr int kMost = 32;  // slabs of a launch
   CUtensorMap x, w[kMost];
   int tile_rows;  // filters that a copy brings
   bool dense;     // x is a matrix
