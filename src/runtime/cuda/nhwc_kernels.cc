@@ -151,6 +151,7 @@ class NhwcConvKernel final : public MergedKernel, public ChoosingKernel {
   static const NhwcTileSize& size_of(NhwcTile tile) { return kNhwcTiles[static_cast<std::size_t>(tile)]; }
   static std::string_view id_of(NhwcTile tile) {
     if (tile == NhwcTile::stem) return "cuda.nhwc.stem";
+    if (tile >= NhwcTile::flow) return "cuda.nhwc.flow";
     if (tile >= NhwcTile::tma_wide) return "cuda.nhwc.tma";
     return tile >= NhwcTile::hopper_wide ? "cuda.nhwc.wgmma" : "cuda.nhwc.mma";
   }
@@ -215,7 +216,7 @@ class NhwcConvKernel final : public MergedKernel, public ChoosingKernel {
       const auto tile = static_cast<NhwcTile>(i);
       for (int splits = 1; serves(tile) && splits <= most; splits *= 2) {
         const std::int64_t launched = blocks(tile) * splits;
-        const bool fits = splits == 1 || (launched <= 4 * kFullBlocks && steps(tile) / splits >= 2 && tile != NhwcTile::stem);
+        const bool fits = splits == 1 || (launched <= 4 * kFullBlocks && steps(tile) / splits >= 2 && tile < NhwcTile::flow);
         if (fits && (launched >= kFullBlocks / 4 || tile <= NhwcTile::narrow || tile == NhwcTile::stem)) all.push_back({tile, splits});
       }
     }

@@ -40,6 +40,8 @@ enum class NhwcTile : int {
   tma_large,
   tma_tall,
   tma_most,
+  flow,
+  flow_large,
   stem
 };
 struct NhwcTileSize {
@@ -47,10 +49,10 @@ struct NhwcTileSize {
 };
 inline constexpr NhwcTileSize kNhwcTiles[] = {{64, 64, 32},   {64, 64, 64},  {64, 32, 64},   {128, 64, 32}, {128, 64, 64},  {128, 128, 32},
                                               {128, 128, 64}, {128, 64, 64}, {128, 128, 64}, {128, 64, 64}, {128, 128, 64}, {256, 64, 64},
-                                              {256, 128, 64}, {128, 64, 16}};
-bool has_nhwc_hopper(int capability);  // from hopper_wide to tma_most
+                                              {256, 128, 64}, {128, 64, 64}, {128, 128, 64}, {128, 64, 16}};
+bool has_nhwc_hopper(int capability);  // from hopper_wide to flow_large
 struct TensorMapCalls;
-// Channels a multiple of 8, or 4 (then small, wide and stem alone). `maps` is used from tma_wide to tma_most; nhwc_tma.h says what such tiles
+// Channels a multiple of 8, or 4 (then small, wide and stem alone). `maps` is used from tma_wide to flow_large; nhwc_tma.h says what such tiles
 // can do.
 cudaError_t launch_nhwc_conv(const NhwcConvTask& task, NhwcTile tile, const TensorMapCalls& maps, cudaStream_t stream);
 cudaError_t launch_nhwc_hopper(const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream);  // of launch_nhwc_conv

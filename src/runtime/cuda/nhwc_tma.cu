@@ -1,57 +1,10 @@
 // As nhwc_hopper.cu with the device's copy engine: one thread asks for tiles of pixels and filters, several steps ahead, two warpgroups
 // multiply them. The same order of additions.
-#include "runtime/cuda/hopper_products.cuh"
-#include "runtime/cuda/nhwc_conv.cuh"
-#include "runtime/cuda/nhwc_tma.h"
+#include "runtime/cuda/nhwc_tma.cuh"
 
 namespace forebay::cuda {
+namespace tma {
 namespace {
-
-constexpr int kDepth = kMapColumns, kRowBytes = 2 * kDepth, kMultiplying = 256, kThreads = kMultiplying + 32;
-constexpr unsigned kOnePiece = 16;
-
-struct Maps {
-  static constexpr int kMost = 32;  // slabs of a launch
-  CUtensorMap x, w[kMost];
-  int tile_rows;  // filters that a copy brings
-  bool dense;     // x is a matrix
-};
-struct NhwcTmaTask {
-  NhwcConvTask conv;
-  Maps maps;
-};
-
-__device__ inline void expect_bytes(unsigned barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(bytes) : "memory");
-}
-__device__ inline void copy_tile(unsigned to, const CUtensorMap& map, unsigned barrier, int column, int row) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];\n" ::"r"(to),
-               "l"(&map), "r"(barrier), "r"(column), "r"(row)
-               : "memory");
-}
-__device__ inline void copy_pixels(unsigned to, const CUtensorMap& map, unsigned barrier, int channel, int x, int y, int image, int dx, int dy) {
-  asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2], {%7, %8};\n" ::"r"(
-          to),
-      "l"(&map), "r"(barrier), "r"(channel), "r"(x), "r"(y), "r"(image), "h"(static_cast<short>(dx)), "h"(static_cast<short>(dy))
-      : "memory");
-}
-
-// What a block's copies and products share: stages of pixels and filters, and barriers for "has come" and "is read".
-template <int kPixels, int kFilters, int kStages>
-struct Stages {
-  static constexpr int kBytes = (kPixels + kFilters) * kRowBytes;
-  unsigned memory, full, empty;
-
-  __device__ unsigned x(int i) const { return memory + static_cast<unsigned>(i % kStages * kBytes); }
-  __device__ unsigned w(int i) const { return x(i) + kPixels * kRowBytes; }
-  __device__ unsigned come(int i) const { return full + static_cast<unsigned>(i % kStages) * 8; }
-  __device__ unsigned read(int i) const { return empty + static_cast<unsigned>(i % kStages) * 8; }
-};
-
-__device__ inline void expect_map(const CUtensorMap& map) {
-  asm volatile("prefetch.tensormap [%0];\n" ::"l"(&map) : "memory");
-}
 
 // One thread: the copies of all steps.
 template <int kPixels, int kFilters, int kStages>
@@ -94,43 +47,6 @@ __device__ inline void copy_steps(const NhwcTmaTask& given, const NhwcPlace& pla
     ++ky;
   }
 }
-
-// Multiplies a warpgroup's pixels by factors of their channels, rounding as a product by itself does.
-template <typename T, int kUnits>
-class PixelFactors {
- public:
-  __device__ PixelFactors(const NhwcConvTask& task, const NhwcPlace& place, int row0) : task_(task), begin_(place.begin * kDepth) {
-    const int thread = static_cast<int>(threadIdx.x) % 128, size = task.window.out[0] * task.window.out[1];
-    row_ = row0 + thread / 8;
-    piece_ = thread % 8;
-#pragma unroll
-    for (int r = 0; r < kUnits * 4; ++r) {
-      const int m = place.m0 + row_ + r * 16;
-      places_[r] = m < place.pixels ? m / size * task.scale_image : 0;
-    }
-  }
-  __device__ void multiply(int step, unsigned char* pixels) const {
-    const int k = begin_ + step * kDepth + piece_ * 8;
-    if (k < task_.channels) {
-#pragma unroll
-      for (int r = 0; r < kUnits * 4; ++r) {
-        T* const at = reinterpret_cast<T*>(pixels + (row_ + r * 16) * kRowBytes + ((piece_ ^ (row_ & 7)) << 4));
-        float v[8], factors[8];
-        widen_eight(static_cast<const T*>(task_.scale) + places_[r] + k, factors);
-        widen_eight(at, v);
-#pragma unroll
-        for (int e = 0; e < 8; ++e) v[e] *= factors[e];
-        store_eight(at, v);
-      }
-    }
-    show_copies();
-    meet_some(2 + static_cast<int>(threadIdx.x) / 128, 128);
-  }
-
- private:
-  const NhwcConvTask& task_;
-  int begin_, row_, piece_, places_[kUnits * 4];
-};
 
 // A warpgroup's kUnits * 64 pixels by all filters of the block.
 template <typename T, int kUnits, int kPixels, int kFilters, int kStages>
@@ -214,24 +130,6 @@ bool lie_together(const NhwcConvTask& task, int slabs) {
   return true;
 }
 
-CUresult make_maps(const TensorMapCalls& calls, const NhwcConvTask& task, int pixels, int filters, Maps* maps) {
-  const NhwcWindow& window = task.window;
-  const std::int64_t depth = static_cast<std::int64_t>(window.kernel[0]) * window.kernel[1] * task.channels;
-  const int slabs = static_cast<int>((task.filters + task.w.rows - 1) / task.w.rows);
-  maps->tile_rows = slabs > 1 ? filters_together(task.w.rows, filters) : filters;
-  for (int i = 0; i < slabs; ++i) {
-    const std::int64_t rows = i + 1 < slabs ? task.w.rows : task.filters - i * task.w.rows;
-    const CUresult made = make_tensor_map(calls, MatrixMap{task.type, task.w.slabs[i], rows, depth, depth, maps->tile_rows}, &maps->w[i]);
-    if (made != CUDA_SUCCESS) return made;
-  }
-  const ImageMap images = nhwc_image_map(task, pixels);
-  maps->dense = window.kernel[0] * window.kernel[1] == 1 && images.in[0] == images.out[0] && images.in[1] == images.out[1] &&
-                images.pad[0] == 0 && images.pad[1] == 0;
-  if (!maps->dense) return make_tensor_map(calls, images, &maps->x);
-  const std::int64_t all = images.batch * images.in[0] * images.in[1];
-  return make_tensor_map(calls, MatrixMap{task.type, task.x, all, task.channels, task.channels, pixels}, &maps->x);
-}
-
 template <typename T, int kUnits, int kFilters, int kStages, int kBlocks>
 cudaError_t start(const TensorMapCalls& calls, const NhwcConvTask& conv, cudaStream_t stream) {
   constexpr int kPixels = kUnits * 128, kBytes = kStages * (kPixels + kFilters) * kRowBytes + 1024;
@@ -253,27 +151,49 @@ cudaError_t start_tile(const TensorMapCalls& calls, const NhwcConvTask& task, Nh
     case NhwcTile::tma_most:
       return start<T, 2, 128, 4, 1>(calls, task, stream);
     default:
-      return cudaErrorInvalidValue;
+      return launch_nhwc_flow(calls, task, tile, stream);
   }
+}
+cudaError_t start_type(const TensorMapCalls& calls, const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream) {
+  return task.type == DType::f16 ? start_tile<__half>(calls, task, tile, stream) : start_tile<__nv_bfloat16>(calls, task, tile, stream);
 }
 
 }  // namespace
 
+CUresult make_maps(const TensorMapCalls& calls, const NhwcConvTask& task, int pixels, int filters, Maps* maps) {
+  const NhwcWindow& window = task.window;
+  const std::int64_t depth = static_cast<std::int64_t>(window.kernel[0]) * window.kernel[1] * task.channels;
+  const int slabs = static_cast<int>((task.filters + task.w.rows - 1) / task.w.rows);
+  maps->tile_rows = slabs > 1 ? filters_together(task.w.rows, filters) : filters;
+  for (int i = 0; i < slabs; ++i) {
+    const std::int64_t rows = i + 1 < slabs ? task.w.rows : task.filters - i * task.w.rows;
+    const CUresult made = make_tensor_map(calls, MatrixMap{task.type, task.w.slabs[i], rows, depth, depth, maps->tile_rows}, &maps->w[i]);
+    if (made != CUDA_SUCCESS) return made;
+  }
+  const ImageMap images = nhwc_image_map(task, pixels);
+  maps->dense = window.kernel[0] * window.kernel[1] == 1 && images.in[0] == images.out[0] && images.in[1] == images.out[1] &&
+                images.pad[0] == 0 && images.pad[1] == 0;
+  if (!maps->dense) return make_tensor_map(calls, images, &maps->x);
+  const std::int64_t all = images.batch * images.in[0] * images.in[1];
+  return make_tensor_map(calls, MatrixMap{task.type, task.x, all, task.channels, task.channels, pixels}, &maps->x);
+}
+
+}  // namespace tma
+
 cudaError_t launch_nhwc_tma(const TensorMapCalls& calls, const NhwcConvTask& given, NhwcTile tile, cudaStream_t stream) {
   NhwcConvTask task = given;
   int slabs = static_cast<int>((task.filters + task.w.rows - 1) / task.w.rows);
-  if (lie_together(task, slabs)) {
+  if (tma::lie_together(task, slabs)) {
     task.w.rows = task.filters;
     slabs = 1;
   }
-  for (int first = 0; first < slabs; first += Maps::kMost) {
+  for (int first = 0; first < slabs; first += tma::Maps::kMost) {
     NhwcConvTask part = task;
-    const std::int64_t begin = first * task.w.rows, end = std::min<std::int64_t>(task.filters, begin + Maps::kMost * task.w.rows);
-    std::copy(task.w.slabs + first, task.w.slabs + std::min(slabs, first + Maps::kMost), part.w.slabs);
+    const std::int64_t begin = first * task.w.rows, end = std::min<std::int64_t>(task.filters, begin + tma::Maps::kMost * task.w.rows);
+    std::copy(task.w.slabs + first, task.w.slabs + std::min(slabs, first + tma::Maps::kMost), part.w.slabs);
     part.first += static_cast<int>(begin);
     part.filters = static_cast<int>(end - begin);
-    const cudaError_t error = task.type == DType::f16 ? start_tile<__half>(calls, part, tile, stream)
-                                                      : start_tile<__nv_bfloat16>(calls, part, tile, stream);
+    const cudaError_t error = tma::start_type(calls, part, tile, stream);
     if (error != cudaSuccess) return error;
   }
   return cudaSuccess;

@@ -10,6 +10,9 @@ namespace forebay::cuda {
 // filters.
 cudaError_t launch_nhwc_tma(const TensorMapCalls& calls, const NhwcConvTask& given, NhwcTile tile, cudaStream_t stream);
 
+// Of launch_nhwc_tma, at most 32 slabs: blocks that go from tile to tile.
+cudaError_t launch_nhwc_flow(const TensorMapCalls& calls, const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream);
+
 inline ImageMap nhwc_image_map(const NhwcConvTask& task, int pixels) {
   const NhwcWindow& w = task.window;
   return {task.type, task.x, task.batch, task.channels, {w.in[0], w.in[1]}, {w.out[0], w.out[1]}, {w.stride[0], w.stride[1]},
