@@ -7,7 +7,12 @@ namespace forebay::cuda {
 namespace {
 
 constexpr int kThreads = 128, kHigh = 8, kAcross = 16;  // output pixels of a tile; a warp has two rows of them
-constexpr unsigned kMostBlocks = 528;                   // they go from tile to tile: a whole turn of a large device
+
+// Blocks of a multiprocessor; they go from tile to tile, so many as a large device has room for.
+constexpr int room_for(int filters) {
+  return filters > 32 ? 3 : 6;
+}
+constexpr unsigned kMultiprocessors = 132;
 
 // What a block holds in shared memory: filters, two patches of the image, sums of 16 pixels a warp.
 template <int kFilters>
@@ -68,20 +73,22 @@ __device__ inline void fetch_patch(const NhwcConvTask& task, const StemPlaces<kF
   }
 }
 
-template <typename T, int kFilters>
+template <typename T, int kFilters, int kTaps>
 __device__ inline void multiply_patch(const NhwcConvTask& task, const StemPlaces<kFilters>& places, const unsigned short* patch,
                                       const unsigned short* filters, float (&sums)[2][kFilters / 8][4]) {
   const NhwcWindow& w = task.window;
   const int lane = static_cast<int>(threadIdx.x) % 32, row = static_cast<int>(threadIdx.x) / 32 * 2, line = places.columns * 4;
   const unsigned short* const x = patch + row * w.stride[0] * line + lane % 16 * 8 + lane / 16 * 8;
   const unsigned short* const f = filters + (lane / 16 * 8 + lane % 8) * places.pitch + lane / 8 % 2 * 8;
+#pragma unroll 2
   for (int ky = 0; ky < w.kernel[0]; ++ky) {
-    for (int k = 0; k < places.taps * 4; k += 16) {
+#pragma unroll
+    for (int k = 0; k < kTaps * 4; k += 16) {
       unsigned a[2][4], b[kFilters / 16][4];
 #pragma unroll
       for (int i = 0; i < 2; ++i) load_matrices(a[i], x + (i * w.stride[0] + ky * w.dilation[0]) * line + k);
 #pragma unroll
-      for (int j = 0; j < kFilters / 16; ++j) load_matrices(b[j], f + j * 16 * places.pitch + ky * places.taps * 4 + k);
+      for (int j = 0; j < kFilters / 16; ++j) load_matrices(b[j], f + j * 16 * places.pitch + ky * kTaps * 4 + k);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
 #pragma unroll
@@ -123,8 +130,8 @@ __device__ inline void write_pixels(const NhwcConvTask& task, const StemTile& ti
   }
 }
 
-template <typename T, int kFilters>
-__global__ void __launch_bounds__(kThreads, 3) nhwc_stem(const __grid_constant__ NhwcConvTask task, unsigned tiles) {
+template <typename T, int kFilters, int kTaps>
+__global__ void __launch_bounds__(kThreads, room_for(kFilters)) nhwc_stem(const __grid_constant__ NhwcConvTask task, unsigned tiles) {
   extern __shared__ __align__(16) unsigned short shared[];
   const StemPlaces<kFilters> places(task.window);
   unsigned short* const patches = shared + kFilters * places.pitch;
@@ -141,29 +148,32 @@ __global__ void __launch_bounds__(kThreads, 3) nhwc_stem(const __grid_constant__
     if (index + gridDim.x < tiles) fetch_patch(task, places, index + gridDim.x, patches + (now ^ 1) * places.patch());
     end_copies();
     float sums[2][kFilters / 8][4] = {};
-    multiply_patch<T>(task, places, patches + now * places.patch(), shared, sums);
+    multiply_patch<T, kFilters, kTaps>(task, places, patches + now * places.patch(), shared, sums);
     write_pixels<T, kFilters>(task, StemTile(task.window, index), n0, memory, sums);
   }
 }
 
-template <typename T, int kFilters>
+template <typename T, int kFilters, int kTaps>
 cudaError_t start(const NhwcConvTask& task, cudaStream_t stream) {
   const NhwcWindow& w = task.window;
   const auto tiles = static_cast<unsigned>(task.batch * ((w.out[0] + kHigh - 1) / kHigh) * ((w.out[1] + kAcross - 1) / kAcross));
-  const dim3 grid(tiles < kMostBlocks ? tiles : kMostBlocks, static_cast<unsigned>((task.filters + kFilters - 1) / kFilters));
-  return launch_after(nhwc_stem<T, kFilters>, grid, kThreads, static_cast<std::size_t>(StemPlaces<kFilters>(w).bytes()), stream, task, tiles);
+  constexpr unsigned kMost = room_for(kFilters) * kMultiprocessors;
+  const dim3 grid(tiles < kMost ? tiles : kMost, static_cast<unsigned>((task.filters + kFilters - 1) / kFilters));
+  return launch_after(nhwc_stem<T, kFilters, kTaps>, grid, kThreads, static_cast<std::size_t>(StemPlaces<kFilters>(w).bytes()), stream, task, tiles);
 }
 
 template <typename T>
 cudaError_t start_filters(const NhwcConvTask& task, cudaStream_t stream) {
-  return task.all_filters <= 32 ? start<T, 32>(task, stream) : start<T, 64>(task, stream);
+  const bool few = task.all_filters <= 32;
+  if (task.window.kernel[1] <= 4) return few ? start<T, 32, 4>(task, stream) : start<T, 64, 4>(task, stream);
+  return few ? start<T, 32, 8>(task, stream) : start<T, 64, 8>(task, stream);
 }
 
 }  // namespace
 
 bool has_nhwc_stem(const NhwcConvTask& task) {
   const NhwcWindow& w = task.window;
-  const bool small = w.kernel[0] <= 16 && w.kernel[1] <= 16 && w.stride[0] <= 16 && w.dilation[0] <= 16;
+  const bool small = w.kernel[0] <= 16 && w.kernel[1] <= 8 && w.stride[0] <= 16 && w.dilation[0] <= 16;
   return small && task.channels == 4 && task.groups == 1 && w.stride[1] == 2 && w.dilation[1] == 1 &&
          StemPlaces<64>(w).bytes() <= kNhwcMostShared;
 }
