@@ -177,11 +177,12 @@ TEST_F(CudaNhwc, PoolsFactorsAndTurnsAreClose) {
     compare({"forebay", "NhwcGlobalAveragePool", 1, {}, {&x}, 1, plan::kNone, {}}, tolerance_of(type), "mean");
     compare({"forebay", "NhwcScale", 1, {}, {&x, &scale}, 1, plan::kNone, {}}, 0, "scale");
     compare({"forebay", "NhwcScale", 1, {}, {&x, &one}, 1, plan::kNone, {}}, 0, "one scale");
-    const Ints squeezes[] = {{3, 17, 23, 72, 10, 72}, {1, 61, 40, 32, 8, 32}, {2, 7, 7, 1152, 48, 1152}, {40, 5, 5, 16, 3, 40}, {2, 1, 1, 8, 1, 8}};
+    const Ints squeezes[] = {
+        {3, 17, 23, 72, 10, 72}, {1, 61, 40, 32, 8, 32}, {2, 7, 7, 1152, 48, 1152}, {40, 5, 5, 16, 3, 40}, {2, 1, 1, 8, 1, 8}};
     for (const Ints& s : squeezes) {
-      const HostTensor image = random_tensor(random_, type, Shape{s[0], s[1], s[2], s[3]}), down = random_tensor(random_, type, Shape{s[4], s[3]}),
-                       up = random_tensor(random_, type, Shape{s[5], s[4], 1, 1}), low = random_tensor(random_, type, Shape{s[4]}),
-                       high = random_tensor(random_, type, Shape{s[5]});
+      const HostTensor image = random_tensor(random_, type, Shape{s[0], s[1], s[2], s[3]}),
+                       down = random_tensor(random_, type, Shape{s[4], s[3]}), up = random_tensor(random_, type, Shape{s[5], s[4], 1, 1}),
+                       low = random_tensor(random_, type, Shape{s[4]}), high = random_tensor(random_, type, Shape{s[5]});
       const Attributes activations[] = {{{"squeeze_activation", plan::AttributeValue(std::string("Swish"))},
                                          {"squeeze_activation_alpha", plan::AttributeValue(1.0f)},
                                          {"activation", plan::AttributeValue(std::string("Sigmoid"))}},
@@ -190,7 +191,8 @@ TEST_F(CudaNhwc, PoolsFactorsAndTurnsAreClose) {
       NodeRun run{"forebay", "NhwcSqueeze", 1, activations[0], {&image, &down, &low, &up, &high}, 1, plan::kNone, {}};
       compare(run, 4 * tolerance_of(type), what);
       repeats(run, what);
-      compare({"forebay", "NhwcSqueeze", 1, activations[1], {&image, &down, nullptr, &up}, 1, plan::kNone, {}}, 4 * tolerance_of(type), what);
+      compare({"forebay", "NhwcSqueeze", 1, activations[1], {&image, &down, nullptr, &up}, 1, plan::kNone, {}}, 4 * tolerance_of(type),
+              what);
     }
     compare({"forebay", "NhwcFromNchw", 1, {}, {&x}, 1, plan::kNone, {}}, 0, "turn");
     const HostTensor image = random_tensor(random_, type, Shape{2, 3, 19, 31});

@@ -129,7 +129,8 @@ TEST_F(Nhwc, SqueezesAreAMeanAndTwoProducts) {
                      c = random_tensor(random_, type, Shape{16});
     const HostTensor mean = made({"forebay", "NhwcGlobalAveragePool", 1, {}, {&x}, 1, plan::kNone, {}});
     const HostTensor narrow = made({"forebay", "NhwcConv", 1, activated(point, "activation", "Relu"), {&mean, &w, &b}, 1, plan::kNone, {}});
-    const HostTensor wide = made({"forebay", "NhwcConv", 1, activated(point, "activation", "Sigmoid"), {&narrow, &v, &c}, 1, plan::kNone, {}});
+    const HostTensor wide =
+        made({"forebay", "NhwcConv", 1, activated(point, "activation", "Sigmoid"), {&narrow, &v, &c}, 1, plan::kNone, {}});
     const std::vector<plan::Attribute> both = activated(activated({}, "squeeze_activation", "Relu"), "activation", "Sigmoid");
     close(wide, made({"forebay", "NhwcSqueeze", 1, both, {&x, &w, &b, &v, &c}, 1, plan::kNone, {}}),
           type == DType::f32   ? 1e-6
@@ -145,14 +146,8 @@ TEST_F(Nhwc, SqueezesAreAMeanAndTwoProducts) {
 TEST_F(Nhwc, WindowsWhoseNumbersWrapAreRefused) {
   const std::int64_t wide = std::int64_t{1} << 31;
   const HostTensor x = random_tensor(random_, DType::f32, Shape{1, 2, 2, 4}), none = random_tensor(random_, DType::f32, Shape{4, 0});
-  const NodeRun run{"forebay",
-                    "NhwcConv",
-                    1,
-                    {{"kernel_shape", ints({wide, wide})}, {"pads", ints({wide, wide, wide, wide})}},
-                    {&x, &none},
-                    1,
-                    plan::kNone,
-                    {}};
+  const NodeRun run{"forebay",   "NhwcConv", 1,           {{"kernel_shape", ints({wide, wide})}, {"pads", ints({wide, wide, wide, wide})}},
+                    {&x, &none}, 1,          plan::kNone, {}};
   const auto refused = run_node(run, pool_);
   EXPECT_EQ(refused.status().code(), Code::invalid_model) << refused.status().to_string();
 }

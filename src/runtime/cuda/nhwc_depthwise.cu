@@ -6,7 +6,7 @@ namespace forebay::cuda {
 namespace {
 
 constexpr int kThreads = 256, kMostOctets = 8, kShared = 48 << 10;
-constexpr int kMostBlocks = 528;  // they go from pixels to pixels: two turns of a large device
+constexpr int kMostBlocks = 528;               // they go from pixels to pixels: two turns of a large device
 constexpr int kFewBlocks = 128, kFewRows = 8;  // small images: smaller blocks, on more multiprocessors
 static_assert(kNhwcMostTaps * 32 <= kShared);
 
@@ -27,7 +27,8 @@ __device__ inline void finish(const NhwcConvTask& task, std::int64_t pixel, int 
 template <typename T, int kTaps>
 __device__ inline void fetch_weights(const NhwcConvTask& task, int base, float* weights) {
   const int octets = static_cast<int>(blockDim.x), taps = kTaps > 0 ? kTaps : task.window.kernel[0] * task.window.kernel[1];
-  const int thread = static_cast<int>(threadIdx.y) * octets + static_cast<int>(threadIdx.x), threads = octets * static_cast<int>(blockDim.y);
+  const int thread = static_cast<int>(threadIdx.y) * octets + static_cast<int>(threadIdx.x),
+            threads = octets * static_cast<int>(blockDim.y);
   const int slab_rows = static_cast<int>(task.w.rows), wide = min(octets * 8, task.filters - base);
 #pragma unroll 4
   for (int i = thread; i < wide * taps; i += threads) {
@@ -94,8 +95,7 @@ __global__ void __launch_bounds__(kThreads, 2) nhwc_depthwise(const __grid_const
     for (int ky = 0; ky < kernel[0]; ++ky) {
       const int iy = top + ky * window.dilation[0];
       if (iy < 0 || iy >= window.in[0]) continue;
-      const T* const x =
-          static_cast<const T*>(task.x) + (static_cast<std::int64_t>(image) * window.in[0] + iy) * window.in[1] * pitch + f;
+      const T* const x = static_cast<const T*>(task.x) + (static_cast<std::int64_t>(image) * window.in[0] + iy) * window.in[1] * pitch + f;
       if constexpr (kKernel > 0) {
         add_row<T, kKernel, kStride, kEach>(x, pitch, left, window.in[1], weights, ky * kKernel, sums);
       } else {

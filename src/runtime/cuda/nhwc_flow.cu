@@ -21,7 +21,8 @@ struct FlowTiles {
 
 // One thread: the copies of all steps of all tiles of this block.
 template <int kFilters, int kStages>
-__device__ inline void copy_tiles(const NhwcTmaTask& given, const FlowTiles<kFilters>& tiles, const Stages<kPixels, kFilters, kStages>& stages) {
+__device__ inline void copy_tiles(const NhwcTmaTask& given, const FlowTiles<kFilters>& tiles,
+                                  const Stages<kPixels, kFilters, kStages>& stages) {
   const NhwcConvTask& task = given.conv;
   const Maps& maps = given.maps;
   const NhwcWindow& window = task.window;
@@ -104,8 +105,8 @@ __device__ inline void write_own(const NhwcConvTask& task, const float* own, int
 }
 
 template <typename T, int kFilters, int kStages>
-__device__ inline void make_tiles(const NhwcConvTask& task, const FlowTiles<kFilters>& tiles, const Stages<kPixels, kFilters, kStages>& stages,
-                                  unsigned char* memory, float* own) {
+__device__ inline void make_tiles(const NhwcConvTask& task, const FlowTiles<kFilters>& tiles,
+                                  const Stages<kPixels, kFilters, kStages>& stages, unsigned char* memory, float* own) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, row0 = thread / 128 * 64;
   const int pixels = task.batch * task.window.out[0] * task.window.out[1];
   int i = 0;
@@ -176,8 +177,8 @@ cudaError_t start(const TensorMapCalls& calls, const NhwcConvTask& conv, cudaStr
   NhwcTmaTask task{conv, {}};
   if (make_maps(calls, conv, kPixels, kFilters, &task.maps) != CUDA_SUCCESS) return cudaErrorInvalidValue;
   const auto count = static_cast<unsigned>(FlowTiles<kFilters>(conv).count);
-  return launch_after(nhwc_flow<T, kFilters, kStages>, dim3(std::min(count, kMostBlocks)), kThreads, static_cast<std::size_t>(kBytes), stream,
-                      task);
+  return launch_after(nhwc_flow<T, kFilters, kStages>, dim3(std::min(count, kMostBlocks)), kThreads, static_cast<std::size_t>(kBytes),
+                      stream, task);
 }
 
 template <typename T>

@@ -14,9 +14,9 @@
 namespace forebay::cuda {
 namespace {
 
-constexpr std::int64_t kMost = std::int64_t{1} << 31;  // elements that kernels count in 32 bits
+constexpr std::int64_t kMost = std::int64_t{1} << 31;      // elements that kernels count in 32 bits
 constexpr std::int64_t kMostAxis = std::int64_t{1} << 28;  // so that places far outside an image stay outside of it
-constexpr std::int64_t kMostLaunch = 65535;            // blocks but on the first axis
+constexpr std::int64_t kMostLaunch = 65535;                // blocks but on the first axis
 
 bool half_type(DType type) {
   return type == DType::f16 || type == DType::bf16;
@@ -30,9 +30,11 @@ Result<NhwcWindow> window_of(const PrepareContext& context) {
   }
   NhwcWindow to;
   for (std::size_t d = 0; d < 2; ++d) {
-    const std::int64_t most = std::max({from.kernel[d + 1], from.stride[d + 1], from.dilation[d + 1], from.pad[d + 1], from.pad_end[d + 1]});
+    const std::int64_t most =
+        std::max({from.kernel[d + 1], from.stride[d + 1], from.dilation[d + 1], from.pad[d + 1], from.pad_end[d + 1]});
     if (most >= kMost) return context.node.unsupported("a kernel, stride, dilation or pad of " + std::to_string(most) + ", beyond 31 bits");
-    const std::int64_t padded = from.in[d + 1] + from.pad[d + 1] + from.pad_end[d + 1], reach = (from.kernel[d + 1] - 1) * from.dilation[d + 1];
+    const std::int64_t padded = from.in[d + 1] + from.pad[d + 1] + from.pad_end[d + 1],
+                       reach = (from.kernel[d + 1] - 1) * from.dilation[d + 1];
     if (std::max(padded, reach) >= kMostAxis)
       return context.node.unsupported("an axis of " + std::to_string(std::max(padded, reach)) + " places with its pads, beyond 28 bits");
     to.in[d] = static_cast<int>(from.in[d + 1]);
@@ -109,7 +111,8 @@ class NhwcConvKernel final : public MergedKernel, public ChoosingKernel {
       if (sliced_) rows += calls[i].inputs[1].shape[0];
     }
     task.filters = static_cast<int>(depthwise_ || sliced_ ? rows : rows / task.groups);
-    const cudaError_t error = depthwise_ ? launch_nhwc_depthwise(task, queue_stream()) : launch_nhwc_conv(task, way_.tile, maps_, queue_stream());
+    const cudaError_t error =
+        depthwise_ ? launch_nhwc_depthwise(task, queue_stream()) : launch_nhwc_conv(task, way_.tile, maps_, queue_stream());
     return error == cudaSuccess ? Status() : state_->errors.check(error, id());
   }
 
@@ -200,13 +203,14 @@ class NhwcConvKernel final : public MergedKernel, public ChoosingKernel {
     const std::int64_t outputs = static_cast<std::int64_t>(task_.batch) * task_.window.out[0] * task_.window.out[1] * task_.all_filters;
     if (outputs * depth < std::int64_t{256} << 20) return filled(NhwcTile::narrow, 3 * kFullBlocks / 2);
     const bool hopper = serves(NhwcTile::hopper_wide) && depth > kNhwcTiles[0].depth;
-    const NhwcTile large = hopper ? NhwcTile::hopper_large : NhwcTile::large;
+    const NhwcTile large = copied_in_tiles_ ? NhwcTile::tma_large : hopper ? NhwcTile::hopper_large : NhwcTile::large;
+    const NhwcTile wide = copied_in_tiles_ ? NhwcTile::tma_wide : hopper ? NhwcTile::hopper_wide : NhwcTile::wide;
     if (task_.all_filters / task_.groups > 64) {
       if (blocks(large) >= kFullBlocks) return {large, 1};
       const Way split = filled(large, kFullBlocks);
       if (blocks(large) >= 50 && steps(large) / split.splits >= 8) return split;
     }
-    return filled(hopper ? NhwcTile::hopper_wide : NhwcTile::wide, kFullBlocks);
+    return filled(wide, kFullBlocks);
   }
   // Where one tile keeps the device busy its sums are not split; where it cannot, larger ones are of no use.
   std::vector<Way> every_way() const {
@@ -267,7 +271,8 @@ class NhwcPoolKernel final : public CudaKernel {
 
 class NhwcSqueezeKernel final : public CudaKernel {
  public:
-  NhwcSqueezeKernel(const std::array<NamedActivation, 2>& activations, DType type, StatePtr state) : CudaKernel("cuda.nhwc.squeeze", std::move(state)) {
+  NhwcSqueezeKernel(const std::array<NamedActivation, 2>& activations, DType type, StatePtr state)
+      : CudaKernel("cuda.nhwc.squeeze", std::move(state)) {
     task_.type = type;
     for (std::size_t i = 0; i < 2; ++i) {
       task_.activation[i] = activations[i].activation;

@@ -1,5 +1,6 @@
-// Squeeze and excite of channels-last images in one launch: the mean of all pixels, two products, an activation behind each. The blocks of a
-// cluster share an image's pixels; each then has all sums, makes all squeezed values and its share of the factors. Numbers stay f32 in between.
+// Squeeze and excite of channels-last images in one launch: the mean of all pixels, two products, an activation behind each. The blocks of
+// a cluster share an image's pixels; each then has all sums, makes all squeezed values and its share of the factors. Numbers stay f32 in
+// between.
 #include "runtime/cuda/mma_numbers.cuh"
 #include "runtime/cuda/nhwc_numbers.cuh"
 #include "runtime/cuda/nhwc_task.h"
@@ -12,7 +13,8 @@ constexpr int kThreads = 1024, kWarps = kThreads / 32, kMostSplits = 8;
 // Weights, which nobody writes, into the second cache; the first blocks do it for all.
 __device__ inline void fetch_ahead(const void* weights, std::int64_t bytes) {
   constexpr std::int64_t kLine = 128;
-  for (std::int64_t at = (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kLine; at < bytes; at += gridDim.x * kThreads * kLine)
+  for (std::int64_t at = (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kLine; at < bytes;
+       at += gridDim.x * kThreads * kLine)
     asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(weights) + at));
 }
 

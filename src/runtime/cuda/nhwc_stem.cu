@@ -32,7 +32,8 @@ struct StemPlaces {
 struct StemTile {
   int image, oy, ox;
   __device__ StemTile(const NhwcWindow& w, unsigned index) {
-    const unsigned across = static_cast<unsigned>(w.out[1] + kAcross - 1) / kAcross, down = static_cast<unsigned>(w.out[0] + kHigh - 1) / kHigh;
+    const unsigned across = static_cast<unsigned>(w.out[1] + kAcross - 1) / kAcross,
+                   down = static_cast<unsigned>(w.out[0] + kHigh - 1) / kHigh;
     const unsigned line = index / across;
     image = static_cast<int>(line / down);
     oy = static_cast<int>(line % down) * kHigh;
@@ -63,7 +64,8 @@ __device__ inline void fetch_patch(const NhwcConvTask& task, const StemPlaces<kF
   const int down = kThreads / places.columns, across = kThreads - down * places.columns;
   for (; r < places.rows;) {
     const int iy = top + r, ix = left + c;
-    const bool there = static_cast<unsigned>(iy) < static_cast<unsigned>(w.in[0]) && static_cast<unsigned>(ix) < static_cast<unsigned>(w.in[1]);
+    const bool there =
+        static_cast<unsigned>(iy) < static_cast<unsigned>(w.in[0]) && static_cast<unsigned>(ix) < static_cast<unsigned>(w.in[1]);
     copy_async<8>(to + (r * places.columns + c) * 4, there ? x + (static_cast<std::int64_t>(iy) * w.in[1] + ix) * 4 : nullptr);
     r += down;
     c += across;
@@ -114,7 +116,8 @@ __device__ inline void write_pixels(const NhwcConvTask& task, const StemTile& ti
     for (int j = 0; j < kEach; ++j) {
 #pragma unroll
       for (int e = 0; e < 4; e += 2)
-        *reinterpret_cast<float2*>(own + (lane / 4 + e / 2 * 8) * kPitch + j * 8 + lane % 4 * 2) = make_float2(sums[i][j][e], sums[i][j][e + 1]);
+        *reinterpret_cast<float2*>(own + (lane / 4 + e / 2 * 8) * kPitch + j * 8 + lane % 4 * 2) =
+            make_float2(sums[i][j][e], sums[i][j][e + 1]);
     }
     __syncwarp();
     if (oy >= w.out[0]) continue;
@@ -159,7 +162,8 @@ cudaError_t start(const NhwcConvTask& task, cudaStream_t stream) {
   const auto tiles = static_cast<unsigned>(task.batch * ((w.out[0] + kHigh - 1) / kHigh) * ((w.out[1] + kAcross - 1) / kAcross));
   constexpr unsigned kMost = room_for(kFilters) * kMultiprocessors;
   const dim3 grid(tiles < kMost ? tiles : kMost, static_cast<unsigned>((task.filters + kFilters - 1) / kFilters));
-  return launch_after(nhwc_stem<T, kFilters, kTaps>, grid, kThreads, static_cast<std::size_t>(StemPlaces<kFilters>(w).bytes()), stream, task, tiles);
+  return launch_after(nhwc_stem<T, kFilters, kTaps>, grid, kThreads, static_cast<std::size_t>(StemPlaces<kFilters>(w).bytes()), stream,
+                      task, tiles);
 }
 
 template <typename T>

@@ -18,8 +18,8 @@ __device__ inline void copy_steps(const NhwcTmaTask& given, const NhwcPlace& pla
     expect_bytes(stages.come(i), (kPixels + copies * maps.tile_rows) * kRowBytes);
     for (int c = 0; c < copies; ++c) {
       const int row = place.n0 + c * maps.tile_rows, slab = row / slab_rows;
-      copy_tile(stages.w(i) + static_cast<unsigned>(c * maps.tile_rows * kRowBytes), maps.w[slab], stages.come(i), (place.begin + i) * kDepth,
-                row - slab * slab_rows);
+      copy_tile(stages.w(i) + static_cast<unsigned>(c * maps.tile_rows * kRowBytes), maps.w[slab], stages.come(i),
+                (place.begin + i) * kDepth, row - slab * slab_rows);
     }
   };
   expect_map(maps.x);

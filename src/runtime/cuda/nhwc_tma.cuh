@@ -29,10 +29,11 @@ __device__ inline void copy_tile(unsigned to, const CUtensorMap& map, unsigned b
                "l"(&map), "r"(barrier), "r"(column), "r"(row)
                : "memory");
 }
-__device__ inline void copy_pixels(unsigned to, const CUtensorMap& map, unsigned barrier, int channel, int x, int y, int image, int dx, int dy) {
+__device__ inline void copy_pixels(unsigned to, const CUtensorMap& map, unsigned barrier, int channel, int x, int y, int image, int dx,
+                                   int dy) {
   asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2], {%7, %8};\n" ::"r"(
-          to),
+      "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2], {%7, "
+      "%8};\n" ::"r"(to),
       "l"(&map), "r"(barrier), "r"(channel), "r"(x), "r"(y), "r"(image), "h"(static_cast<short>(dx)), "h"(static_cast<short>(dy))
       : "memory");
 }

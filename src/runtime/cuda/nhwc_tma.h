@@ -15,8 +15,15 @@ cudaError_t launch_nhwc_flow(const TensorMapCalls& calls, const NhwcConvTask& ta
 
 inline ImageMap nhwc_image_map(const NhwcConvTask& task, int pixels) {
   const NhwcWindow& w = task.window;
-  return {task.type, task.x, task.batch, task.channels, {w.in[0], w.in[1]}, {w.out[0], w.out[1]}, {w.stride[0], w.stride[1]},
-          {w.pad[0], w.pad[1]}, pixels};
+  return {task.type,
+          task.x,
+          task.batch,
+          task.channels,
+          {w.in[0], w.in[1]},
+          {w.out[0], w.out[1]},
+          {w.stride[0], w.stride[1]},
+          {w.pad[0], w.pad[1]},
+          pixels};
 }
 
 }  // namespace forebay::cuda

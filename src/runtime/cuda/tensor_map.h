@@ -1,5 +1,6 @@
-// Tensor maps: what the device's copy engine (compute capability 9.0 and up) knows of a matrix or of images in memory. Made on the host, given
-// to a kernel by value. Tiles arrive as rows of 64 values (128 bytes), 16-byte piece p of row r at p ^ r % 8, zeros for what lies outside.
+// Tensor maps: what the device's copy engine (compute capability 9.0 and up) knows of a matrix or of images in memory. Made on the host,
+// given to a kernel by value. Tiles arrive as rows of 64 values (128 bytes), 16-byte piece p of row r at p ^ r % 8, zeros for what lies
+// outside.
 #pragma once
 
 #include <cuda.h>
@@ -29,8 +30,8 @@ struct MatrixMap {
 };
 CUresult make_tensor_map(const TensorMapCalls& calls, const MatrixMap& matrix, CUtensorMap* map);
 
-// Images [batch, in[0], in[1], channels] of 16-bit values as the rows of a product see them: a tile is a tap of `pixels` (at most 1024) output
-// pixels, in their order, by 64 channels.
+// Images [batch, in[0], in[1], channels] of 16-bit values as the rows of a product see them: a tile is a tap of `pixels` (at most 1024)
+// output pixels, in their order, by 64 channels.
 struct ImageMap {
   DType type = DType::f16;
   const void* at = nullptr;

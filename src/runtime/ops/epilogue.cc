@@ -21,7 +21,8 @@ Result<Epilogue> epilogue_of(const NodeView& node, const std::string& attribute)
   if (name.empty()) return Epilogue();
   for (const auto& served : kServed) {
     if (served.name != name) continue;
-    const LoopParams params{static_cast<double>(node.real(attribute + "_alpha", 0)), static_cast<double>(node.real(attribute + "_beta", 0)), 0};
+    const LoopParams params{static_cast<double>(node.real(attribute + "_alpha", 0)), static_cast<double>(node.real(attribute + "_beta", 0)),
+                            0};
     return Epilogue{vector_loops().unary(served.op, false), params};
   }
   return node.invalid("activation '" + std::string(name) + "' is not served here");

@@ -97,7 +97,8 @@ Status infer_global(InferContext& context) {
 
 // A matrix of `rows` by `columns` numbers (-1: as many as it has), its rows first, and a number a row.
 Status check_matrix(const NodeView& node, const TypeShape& x, const TypeShape& w, const TypeShape& bias, std::int64_t columns) {
-  if (!w.known() || w.dims.empty() || w.dims[0] < 1 || w.dtype != x.dtype) return node.invalid("weights must be of X's type and of known shape");
+  if (!w.known() || w.dims.empty() || w.dims[0] < 1 || w.dtype != x.dtype)
+    return node.invalid("weights must be of X's type and of known shape");
   if (columns >= 0 && w.shape().elements() / w.dims[0] != columns)
     return node.invalid("weights " + dims_text(w.dims) + " do not have " + std::to_string(columns) + " numbers a row");
   const bool fits = !bias.present() || (bias.dtype == x.dtype && bias.dims == std::vector<std::int64_t>{w.dims[0]});
