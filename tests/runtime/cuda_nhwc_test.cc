@@ -157,6 +157,19 @@ TEST_F(CudaNhwc, EveryWayIsClose) {
   }
 }
 
+// Kernels count in 32 bits.
+TEST_F(CudaNhwc, WindowsBeyondTheirNumbersAreRefused) {
+  const std::int64_t step = std::int64_t{1} << 31, pad = std::int64_t{1} << 28;
+  const HostTensor x = random_tensor(random_, DType::f16, Shape{1, 4, 4, 8}), w = random_tensor(random_, DType::f16, Shape{8, 8});
+  for (const ConvCase& c : {ConvCase{{}, 8, {1, 1}, 1, {step, 1}}, ConvCase{{}, 8, {1, 1}, 1, {step / 2, 1}, {0, 0, pad, 0}}}) {
+    const auto refused = on_device(conv_run(c, {&x, &w}));
+    EXPECT_EQ(refused.status().code(), Code::unsupported) << refused.status().to_string();
+    EXPECT_NE(refused.status().to_string().find("bits"), std::string::npos) << refused.status().to_string();
+  }
+  const auto served = on_device(conv_run(ConvCase{{}, 8, {1, 1}, 1, {step / 2, 1}}, {&x, &w}));
+  EXPECT_TRUE(served.ok()) << served.status().to_string();
+}
+
 TEST_F(CudaNhwc, PoolsFactorsAndTurnsAreClose) {
   using Attributes = std::vector<plan::Attribute>;
   const Attributes windows[] = {
