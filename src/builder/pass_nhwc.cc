@@ -15,6 +15,7 @@ namespace {
 constexpr std::int64_t kRun = 8;            // channels that kernels read at once
 constexpr std::int64_t kImageChannels = 4;  // an image's own three are padded to this
 constexpr std::int64_t kMostTaps = 1024;
+constexpr std::int64_t kMostSqueezed = 128 << 10;  // numbers of a weight that is read whole
 constexpr std::string_view kPlain[] = {"Relu",  "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish",
                                        "Swish", "Mish",      "Gelu",    "Elu",  "Softplus",    "Clip"};
 constexpr std::string_view kPools[] = {"MaxPool", "AveragePool", "GlobalAveragePool"};
@@ -76,6 +77,8 @@ class NhwcPass {
   }
 
   Result<bool> turn_conv(IrNode& node) {
+    FB_ASSIGN(const bool gated, turn_gate(node));
+    if (gated) return true;
     const TypeShape w = type(node.inputs[1]);  // a copy: values are added below
     if (!needs_.fixed(node.inputs[1]) || !w.known() || w.dims.size() != 4 || channels(node.inputs[0]) < 0) return false;
     const std::int64_t group = ir_.view(node).integer("group", 1), each = w.dims[1], taps = w.dims[2] * w.dims[3];
@@ -105,8 +108,35 @@ class NhwcPass {
       if (attribute.name != "kernel_shape") attributes.push_back(attribute);
     }
     attributes.push_back({"kernel_shape", std::vector<std::int64_t>{w.dims[2], w.dims[3]}});
+    const auto mean = means_.find(node.inputs[0]);
+    if (mean != means_.end() && is_product(node) && uses_.single_use(node.inputs[0]) && uses_.single_use(node.outputs[0]))
+      squeezed_[node.outputs[0]] = {mean->second, node.inputs[1], bias_of(node), node.attributes};
     return replace(node, "forebay", "NhwcConv", 1, std::move(inputs), std::move(attributes));
   }
+
+  // A product of a pixel's channels, small enough to be read whole.
+  bool is_product(const IrNode& node) const {
+    const TypeShape& w = type(node.inputs[1]);
+    const bool plain = needs_.fixed(node.inputs[1]) && w.known() && w.dims.size() == 4 && w.dims[2] * w.dims[3] == 1 && w.dims[0] > 0;
+    return plain && w.shape().elements() <= kMostSqueezed && ir_.view(node).integer("group", 1) == 1 && steps_alone(ir_.view(node)) &&
+           (node.inputs.size() < 4 || node.inputs[3] == kNone);
+  }
+
+  // Squeeze and excite: the mean and both products are one operator, wherever the mean was turned. Any number of squeezed values.
+  Result<bool> turn_gate(IrNode& node) {
+    const auto found = squeezed_.find(node.inputs[0]);
+    if (found == squeezed_.end() || !is_product(node) || type(node.inputs[1]).dims[0] % kRun != 0) return false;
+    const Squeeze& down = found->second;
+    std::vector<plan::Attribute> attributes;
+    for (const plan::Attribute& attribute : down.attributes) {
+      if (attribute.name.starts_with("activation")) attributes.push_back({"squeeze_" + attribute.name, attribute.value});
+    }
+    for (const plan::Attribute& attribute : node.attributes) {
+      if (attribute.name.starts_with("activation")) attributes.push_back(attribute);
+    }
+    return replace(node, "forebay", "NhwcSqueeze", 1, {down.x, down.w, down.bias, node.inputs[1], bias_of(node)}, std::move(attributes));
+  }
+  static ValueId bias_of(const IrNode& node) { return node.inputs.size() > 2 ? node.inputs[2] : kNone; }
 
   // Every pixel is read once, as it lies.
   static bool steps_alone(const NodeView& view) {
@@ -133,6 +163,7 @@ class NhwcPass {
   Result<bool> turn_pool(IrNode& node) {
     if (!turned(node.inputs[0]) || channels(node.inputs[0]) % kRun != 0 || channels(node.inputs[0]) < 0) return false;
     pattern_.begin(node);
+    if (node.op == "GlobalAveragePool") means_[node.outputs[0]] = twins_[node.inputs[0]];
     return replace(node, "forebay", "Nhwc" + node.op, 1, {twins_[node.inputs[0]]}, node.attributes);
   }
 
@@ -199,11 +230,18 @@ class NhwcPass {
     return true;
   }
 
+  struct Squeeze {
+    ValueId x = kNone, w = kNone, bias = kNone;  // the turned image, not its mean
+    std::vector<plan::Attribute> attributes;
+  };
+
   Ir& ir_;
   ValueNeeds needs_;
   UseIndex uses_;
   Pattern pattern_;
   std::map<ValueId, std::pair<ValueId, ValueId>> scaled_;  // by the product: the turned image and its factors
+  std::map<ValueId, ValueId> means_;                       // by a mean of all pixels: the turned image
+  std::map<ValueId, Squeeze> squeezed_;                    // by a product of such a mean
   std::map<ValueId, ValueId> twins_;                       // by the image as the model has it
 };
 

@@ -1,4 +1,6 @@
 // Images with their channels together: what is turned, what stays, and that the outputs are those of the graph as written.
+#include <algorithm>
+
 #include "builder/fused_graph.h"
 
 namespace forebay::builder::test {
@@ -60,14 +62,26 @@ TEST_F(NhwcPassTest, GatesAreFactorsOfChannels) {
   graph_.node("HardSwish", {"stem"}, {"s"});
   conv("s", "depth", {16, 1, 5, 5}, 16);
   graph_.node("GlobalAveragePool", {"depth"}, {"mean"});
-  conv("mean", "down", {8, 16, 1, 1});
+  conv("mean", "down", {6, 16, 1, 1});
   graph_.node("Relu", {"down"}, {"narrow"});
-  conv("narrow", "up", {16, 8, 1, 1});
+  conv("narrow", "up", {16, 6, 1, 1});
   graph_.node("Sigmoid", {"up"}, {"gate"}).node("Mul", {"gate", "depth"}, {"gated"});
   conv("gated", "last", {8, 16, 1, 1});
   graph_.node("Softmax", {"last"}, {"y"}).with("axis", std::int64_t{1});
-  EXPECT_EQ(turned(), (Ops{"NhwcFromNchw", "NhwcConv", "NhwcConv", "NhwcGlobalAveragePool", "NhwcConv", "NhwcConv", "NhwcConv", "Transpose",
-                           "Softmax"}));
+  EXPECT_EQ(turned(), (Ops{"NhwcFromNchw", "NhwcConv", "NhwcConv", "NhwcSqueeze", "NhwcConv", "Transpose", "Softmax"}));
+}
+
+TEST_F(NhwcPassTest, AMeanWithAnotherReaderIsNotAGatesAlone) {
+  conv("x", "stem", {16, 3, 3, 3});
+  graph_.node("GlobalAveragePool", {"stem"}, {"mean"});
+  conv("mean", "down", {8, 16, 1, 1});
+  conv("down", "up", {16, 8, 1, 1});
+  graph_.node("Add", {"up", "mean"}, {"sum"}).node("Mul", {"stem", "sum"}, {"gated"});
+  conv("gated", "last", {8, 16, 1, 1});
+  graph_.node("Softmax", {"last"}, {"y"}).with("axis", std::int64_t{1});
+  const Ops ops = turned();
+  EXPECT_EQ(std::count(ops.begin(), ops.end(), "NhwcSqueeze"), 0);
+  EXPECT_EQ(std::count(ops.begin(), ops.end(), "NhwcGlobalAveragePool"), 1);
 }
 
 TEST_F(NhwcPassTest, WhatGainsNothingStays) {

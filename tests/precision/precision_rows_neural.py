@@ -330,6 +330,9 @@ add("forebay.NhwcAveragePool", 1, [normal(2, 6, 8, 5)], SUM, runtime=False, kern
     reference=lambda x: x.reshape(2, 3, 2, 4, 2, 5).mean((2, 4)))
 add("forebay.NhwcGlobalAveragePool", 1, [normal(2, 6, 8, 5)], SUM, runtime=False, reference=lambda x: x.mean((1, 2), keepdims=True))
 add("forebay.NhwcScale", 1, [normal(2, 6, 8, 5), normal(2, 1, 1, 5)], ROUNDED, runtime=False, reference=lambda x, s: x * s)
+add("forebay.NhwcSqueeze", 1, [normal(2, 6, 8, 16), normal(6, 16), normal(6), normal(16, 6), normal(16)], SUM, runtime=False,
+    squeeze_activation="Relu", activation="Sigmoid",
+    reference=lambda x, w, b, v, c: sigmoid(np.maximum(x.mean((1, 2)) @ w.T + b, 0) @ v.T + c)[:, None, None])
 add("forebay.NhwcFromNchw", 1, [normal(2, 3, 6, 8)], EXACT, runtime=False, channels=4,
     reference=lambda x: np.pad(x.transpose(0, 2, 3, 1), [(0, 0)] * 3 + [(0, 1)]))
 

@@ -103,7 +103,8 @@ TEST_F(CudaNhwc, ConvolutionsAreCloseWholeAndInSlabs) {
     }
   }
   ids_.erase("cuda.nhwc.wgmma");  // on 9.0 alone
-  EXPECT_EQ(ids_, (std::set<std::string>{"cuda.nhwc.mma", "cuda.nhwc.depthwise"}));
+  ids_.erase("cuda.nhwc.tma");
+  EXPECT_EQ(ids_, (std::set<std::string>{"cuda.nhwc.mma", "cuda.nhwc.stem", "cuda.nhwc.depthwise"}));
 }
 
 // Odd edges of every tile, whole and with slabs in one launch.
@@ -115,7 +116,12 @@ TEST_F(CudaNhwc, EveryWayIsClose) {
                             {{17, 40, 37, 40}, 72, {3, 3}, 1, {2, 1}, {1, 1, 0, 1}, {1, 1}, ""},
                             {{5, 77, 77, 8}, 136, {1, 1}, 1, {1, 1}, {0, 0, 0, 0}, {1, 1}, "HardSwish"},
                             {{5, 41, 43, 136}, 72, {1, 1}, 1, {1, 1}, {0, 0, 0, 0}, {1, 1}, "Swish"},
-                            {{5, 77, 77, 4}, 64, {7, 7}, 1, {1, 1}, {3, 3, 3, 3}, {1, 1}, ""}};
+                            {{5, 77, 77, 4}, 64, {7, 7}, 1, {1, 1}, {3, 3, 3, 3}, {1, 1}, ""},
+                            {{40, 77, 75, 4}, 100, {7, 6}, 1, {3, 2}, {3, 2, 3, 3}, {2, 1}, "Relu"},
+                            {{2, 33, 35, 4}, 32, {3, 3}, 1, {2, 2}, {1, 1, 1, 1}, {1, 1}, "Swish"},
+                            {{7, 29, 31, 128}, 136, {3, 2}, 1, {2, 3}, {1, 2, 0, 1}, {2, 1}, ""},
+                            {{9, 14, 14, 512}, 256, {1, 1}, 1, {1, 1}, {0, 0, 0, 0}, {1, 1}, "Relu"},
+                            {{9, 28, 28, 72}, 256, {1, 1}, 1, {2, 2}, {0, 0, 0, 0}, {1, 1}, ""}};
   for (const DType type : {DType::f16, DType::bf16}) {
     for (const ConvCase& c : cases) {
       const std::int64_t depth = c.kernel[0] * c.kernel[1] * c.x[3];
@@ -123,7 +129,7 @@ TEST_F(CudaNhwc, EveryWayIsClose) {
                        b = random_tensor(random_, type, Shape{c.filters});
       NodeRun run = conv_run(c, {&x, &w, &b});
       const HostTensor factors = random_tensor(random_, type, Shape{c.x[3] == 136 ? c.x[0] : 1, 1, 1, c.x[3]});
-      if (c.kernel[0] == 1) run.inputs.insert(run.inputs.end(), {nullptr, &factors});
+      if (c.x[3] == 136 || c.x[3] == 8) run.inputs.insert(run.inputs.end(), {nullptr, &factors});
       auto expected = run_node(run, pool_);
       ASSERT_TRUE(expected.ok());
       runner->way.reset();
@@ -151,6 +157,19 @@ TEST_F(CudaNhwc, EveryWayIsClose) {
   }
 }
 
+// Kernels count in 32 bits.
+TEST_F(CudaNhwc, WindowsBeyondTheirNumbersAreRefused) {
+  const std::int64_t step = std::int64_t{1} << 31, pad = std::int64_t{1} << 28;
+  const HostTensor x = random_tensor(random_, DType::f16, Shape{1, 4, 4, 8}), w = random_tensor(random_, DType::f16, Shape{8, 8});
+  for (const ConvCase& c : {ConvCase{{}, 8, {1, 1}, 1, {step, 1}}, ConvCase{{}, 8, {1, 1}, 1, {step / 2, 1}, {0, 0, pad, 0}}}) {
+    const auto refused = on_device(conv_run(c, {&x, &w}));
+    EXPECT_EQ(refused.status().code(), Code::unsupported) << refused.status().to_string();
+    EXPECT_NE(refused.status().to_string().find("bits"), std::string::npos) << refused.status().to_string();
+  }
+  const auto served = on_device(conv_run(ConvCase{{}, 8, {1, 1}, 1, {step / 2, 1}}, {&x, &w}));
+  EXPECT_TRUE(served.ok()) << served.status().to_string();
+}
+
 TEST_F(CudaNhwc, PoolsFactorsAndTurnsAreClose) {
   using Attributes = std::vector<plan::Attribute>;
   const Attributes windows[] = {
@@ -171,12 +190,29 @@ TEST_F(CudaNhwc, PoolsFactorsAndTurnsAreClose) {
     compare({"forebay", "NhwcGlobalAveragePool", 1, {}, {&x}, 1, plan::kNone, {}}, tolerance_of(type), "mean");
     compare({"forebay", "NhwcScale", 1, {}, {&x, &scale}, 1, plan::kNone, {}}, 0, "scale");
     compare({"forebay", "NhwcScale", 1, {}, {&x, &one}, 1, plan::kNone, {}}, 0, "one scale");
+    const Ints squeezes[] = {
+        {3, 17, 23, 72, 10, 72}, {1, 61, 40, 32, 8, 32}, {2, 7, 7, 1152, 48, 1152}, {40, 5, 5, 16, 3, 40}, {2, 1, 1, 8, 1, 8}};
+    for (const Ints& s : squeezes) {
+      const HostTensor image = random_tensor(random_, type, Shape{s[0], s[1], s[2], s[3]}),
+                       down = random_tensor(random_, type, Shape{s[4], s[3]}), up = random_tensor(random_, type, Shape{s[5], s[4], 1, 1}),
+                       low = random_tensor(random_, type, Shape{s[4]}), high = random_tensor(random_, type, Shape{s[5]});
+      const Attributes activations[] = {{{"squeeze_activation", plan::AttributeValue(std::string("Swish"))},
+                                         {"squeeze_activation_alpha", plan::AttributeValue(1.0f)},
+                                         {"activation", plan::AttributeValue(std::string("Sigmoid"))}},
+                                        {{"squeeze_activation", plan::AttributeValue(std::string("Relu"))}}};
+      const std::string what = "squeeze to " + std::to_string(s[4]);
+      NodeRun run{"forebay", "NhwcSqueeze", 1, activations[0], {&image, &down, &low, &up, &high}, 1, plan::kNone, {}};
+      compare(run, 4 * tolerance_of(type), what);
+      repeats(run, what);
+      compare({"forebay", "NhwcSqueeze", 1, activations[1], {&image, &down, nullptr, &up}, 1, plan::kNone, {}}, 4 * tolerance_of(type),
+              what);
+    }
     compare({"forebay", "NhwcFromNchw", 1, {}, {&x}, 1, plan::kNone, {}}, 0, "turn");
     const HostTensor image = random_tensor(random_, type, Shape{2, 3, 19, 31});
     compare({"forebay", "NhwcFromNchw", 1, {{"channels", plan::AttributeValue(std::int64_t{4})}}, {&image}, 1, plan::kNone, {}}, 0,
             "image");
   }
-  EXPECT_EQ(ids_, (std::set<std::string>{"cuda.nhwc.pool", "cuda.nhwc.scale", "cuda.nhwc.from"}));
+  EXPECT_EQ(ids_, (std::set<std::string>{"cuda.nhwc.pool", "cuda.nhwc.squeeze", "cuda.nhwc.scale", "cuda.nhwc.from"}));
 }
 
 }  // namespace

@@ -117,18 +117,37 @@ TEST_F(Nhwc, FactorsAndTurnsKeepEveryBit) {
   }
 }
 
+TEST_F(Nhwc, SqueezesAreAMeanAndTwoProducts) {
+  const auto activated = [](std::vector<plan::Attribute> attributes, const char* name, const char* activation) {
+    attributes.push_back({name, plan::AttributeValue(std::string(activation))});
+    return attributes;
+  };
+  const std::vector<plan::Attribute> point = {{"kernel_shape", ints({1, 1})}};
+  for (const DType type : {DType::f32, DType::f16, DType::bf16}) {
+    const HostTensor x = random_tensor(random_, type, Shape{3, 4, 5, 24}), w = random_tensor(random_, type, Shape{5, 24}),
+                     b = random_tensor(random_, type, Shape{5}), v = random_tensor(random_, type, Shape{16, 5, 1, 1}),
+                     c = random_tensor(random_, type, Shape{16});
+    const HostTensor mean = made({"forebay", "NhwcGlobalAveragePool", 1, {}, {&x}, 1, plan::kNone, {}});
+    const HostTensor narrow = made({"forebay", "NhwcConv", 1, activated(point, "activation", "Relu"), {&mean, &w, &b}, 1, plan::kNone, {}});
+    const HostTensor wide =
+        made({"forebay", "NhwcConv", 1, activated(point, "activation", "Sigmoid"), {&narrow, &v, &c}, 1, plan::kNone, {}});
+    const std::vector<plan::Attribute> both = activated(activated({}, "squeeze_activation", "Relu"), "activation", "Sigmoid");
+    close(wide, made({"forebay", "NhwcSqueeze", 1, both, {&x, &w, &b, &v, &c}, 1, plan::kNone, {}}),
+          type == DType::f32   ? 1e-6
+          : type == DType::f16 ? 2e-3
+                               : 2e-2,
+          "squeeze");
+    const auto refused = run_node({"forebay", "NhwcSqueeze", 1, both, {&x, &v, &c, &w, &b}, 1, plan::kNone, {}}, pool_);
+    EXPECT_EQ(refused.status().code(), Code::invalid_model) << refused.status().to_string();
+  }
+}
+
 // The number of taps is an attribute, which nothing else of the graph holds to the weight.
 TEST_F(Nhwc, WindowsWhoseNumbersWrapAreRefused) {
   const std::int64_t wide = std::int64_t{1} << 31;
   const HostTensor x = random_tensor(random_, DType::f32, Shape{1, 2, 2, 4}), none = random_tensor(random_, DType::f32, Shape{4, 0});
-  const NodeRun run{"forebay",
-                    "NhwcConv",
-                    1,
-                    {{"kernel_shape", ints({wide, wide})}, {"pads", ints({wide, wide, wide, wide})}},
-                    {&x, &none},
-                    1,
-                    plan::kNone,
-                    {}};
+  const NodeRun run{"forebay",   "NhwcConv", 1,           {{"kernel_shape", ints({wide, wide})}, {"pads", ints({wide, wide, wide, wide})}},
+                    {&x, &none}, 1,          plan::kNone, {}};
   const auto refused = run_node(run, pool_);
   EXPECT_EQ(refused.status().code(), Code::invalid_model) << refused.status().to_string();
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 
 #include "runtime/cuda/cuda_launch.h"
 #include "runtime/op.h"
@@ -14,7 +15,7 @@ struct NamedActivation {
 };
 
 // None for a name that is not served.
-inline std::optional<NamedActivation> node_activation(const NodeView& node) {
+inline std::optional<NamedActivation> node_activation(const NodeView& node, const std::string& attribute = "activation") {
   static constexpr std::pair<std::string_view, Activation> kNames[] = {{"", Activation::none},
                                                                        {"Relu", Activation::relu},
                                                                        {"LeakyRelu", Activation::leaky_relu},
@@ -27,9 +28,9 @@ inline std::optional<NamedActivation> node_activation(const NodeView& node) {
                                                                        {"Mish", Activation::mish},
                                                                        {"Gelu", Activation::gelu},
                                                                        {"GeluTanh", Activation::gelu_tanh}};
-  const std::string_view wanted = node.text("activation", "");
+  const std::string_view wanted = node.text(attribute, "");
   for (const auto& [name, activation] : kNames) {
-    if (name == wanted) return NamedActivation{activation, node.real("activation_alpha", 0), node.real("activation_beta", 0)};
+    if (name == wanted) return NamedActivation{activation, node.real(attribute + "_alpha", 0), node.real(attribute + "_beta", 0)};
   }
   return std::nullopt;
 }

@@ -1,6 +1,7 @@
 // Convolution of channels-last images as a product on tensor cores: (image, pixel) x (tap, channel) times (tap, channel) x filters. Runs of
 // channels are fetched as they lie, a few steps ahead. Order of additions: by 16 in order within a split, splits in order.
 #include "runtime/cuda/nhwc_conv.cuh"
+#include "runtime/cuda/nhwc_tma.h"
 
 namespace forebay::cuda {
 namespace {
@@ -76,7 +77,7 @@ cudaError_t start(const NhwcConvTask& task, cudaStream_t stream) {
   constexpr int kBytes = kStages * (kPixels + kFilters) * (kDepth + 8) * static_cast<int>(sizeof(unsigned short));
   static_assert(kBytes >= kPixels * (kFilters + 4) * static_cast<int>(sizeof(float)));
   return launch_nhwc<kPixels, kFilters>(nhwc_conv<T, kPixels, kFilters, kRows, kColumns, kDepth, kStages, kWide>, kThreads, kBytes, task,
-                                        stream);
+                                        task, stream);
 }
 
 template <typename T>
@@ -114,9 +115,11 @@ bool has_nhwc_hopper([[maybe_unused]] int capability) {
 #endif
 }
 
-cudaError_t launch_nhwc_conv(const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream) {
+cudaError_t launch_nhwc_conv(const NhwcConvTask& task, NhwcTile tile, [[maybe_unused]] const TensorMapCalls& maps, cudaStream_t stream) {
   if (static_cast<std::int64_t>(task.batch) * task.window.out[0] * task.window.out[1] * task.filters == 0) return cudaSuccess;
+  if (tile == NhwcTile::stem) return launch_nhwc_stem(task, stream);
 #ifdef FOREBAY_CUDA_HOPPER
+  if (tile >= NhwcTile::tma_wide) return launch_nhwc_tma(maps, task, tile, stream);
   if (tile >= NhwcTile::hopper_wide) return launch_nhwc_hopper(task, tile, stream);
 #endif
   switch (task.type) {

@@ -196,8 +196,8 @@ __device__ inline void finish_nhwc(const NhwcConvTask& task, const NhwcPlace& pl
 }
 
 // As launch_after, the blocks of a sum's splits in a cluster.
-template <int kPixels, int kFilters>
-cudaError_t launch_nhwc(void (*kernel)(NhwcConvTask), int threads, int bytes, const NhwcConvTask& task, cudaStream_t stream) {
+template <int kPixels, int kFilters, typename Given>
+cudaError_t launch_nhwc(void (*kernel)(Given), int threads, int bytes, const NhwcConvTask& task, const Given& given, cudaStream_t stream) {
   cudaFuncAttributes made;
   if (const cudaError_t told = cudaFuncGetAttributes(&made, kernel); told != cudaSuccess) return told;
   if (const cudaError_t asked = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes); asked != cudaSuccess)
@@ -222,7 +222,7 @@ cudaError_t launch_nhwc(void (*kernel)(NhwcConvTask), int threads, int bytes, co
   config.stream = stream;
   config.attrs = attributes;
   config.numAttrs = count;
-  return cudaLaunchKernelEx(&config, kernel, task);
+  return cudaLaunchKernelEx(&config, kernel, given);
 }
 
 }  // namespace forebay::cuda

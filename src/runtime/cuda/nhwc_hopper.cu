@@ -65,7 +65,7 @@ template <typename T, int kPixels, int kFilters, int kStages>
 cudaError_t start(const NhwcConvTask& task, cudaStream_t stream) {
   constexpr int kBytes = kStages * (kPixels + kFilters) * kDepth * 2 + 1024;
   static_assert(kBytes >= kPixels * (kFilters + 4) * static_cast<int>(sizeof(float)) + 1024);
-  return launch_nhwc<kPixels, kFilters>(nhwc_hopper<T, kPixels, kFilters, kStages>, kPixels * 2, kBytes, task, stream);
+  return launch_nhwc<kPixels, kFilters>(nhwc_hopper<T, kPixels, kFilters, kStages>, kPixels * 2, kBytes, task, task, stream);
 }
 
 template <typename T>

@@ -1,10 +1,12 @@
 // The forebay.Nhwc operators on images of f16 and bf16: which kernel and tile does a node, and how a sum is split.
 #include <algorithm>
+#include <array>
 
 #include "runtime/choosing_kernel.h"
 #include "runtime/cuda/activation_names.h"
 #include "runtime/cuda/kernel_base.h"
 #include "runtime/cuda/nhwc_task.h"
+#include "runtime/cuda/nhwc_tma.h"
 #include "runtime/cuda/split_sums.h"
 #include "runtime/merged_kernel.h"
 #include "runtime/ops/nhwc.h"
@@ -12,8 +14,9 @@
 namespace forebay::cuda {
 namespace {
 
-constexpr std::int64_t kMost = std::int64_t{1} << 31;  // elements that kernels count in 32 bits
-constexpr std::int64_t kMostLaunch = 65535;            // blocks but on the first axis
+constexpr std::int64_t kMost = std::int64_t{1} << 31;      // elements that kernels count in 32 bits
+constexpr std::int64_t kMostAxis = std::int64_t{1} << 28;  // so that places far outside an image stay outside of it
+constexpr std::int64_t kMostLaunch = 65535;                // blocks but on the first axis
 
 bool half_type(DType type) {
   return type == DType::f16 || type == DType::bf16;
@@ -27,6 +30,13 @@ Result<NhwcWindow> window_of(const PrepareContext& context) {
   }
   NhwcWindow to;
   for (std::size_t d = 0; d < 2; ++d) {
+    const std::int64_t most =
+        std::max({from.kernel[d + 1], from.stride[d + 1], from.dilation[d + 1], from.pad[d + 1], from.pad_end[d + 1]});
+    if (most >= kMost) return context.node.unsupported("a kernel, stride, dilation or pad of " + std::to_string(most) + ", beyond 31 bits");
+    const std::int64_t padded = from.in[d + 1] + from.pad[d + 1] + from.pad_end[d + 1],
+                       reach = (from.kernel[d + 1] - 1) * from.dilation[d + 1];
+    if (std::max(padded, reach) >= kMostAxis)
+      return context.node.unsupported("an axis of " + std::to_string(std::max(padded, reach)) + " places with its pads, beyond 28 bits");
     to.in[d] = static_cast<int>(from.in[d + 1]);
     to.out[d] = static_cast<int>(from.out[d + 1]);
     to.kernel[d] = static_cast<int>(from.kernel[d + 1]);
@@ -72,6 +82,7 @@ class NhwcConvKernel final : public MergedKernel, public ChoosingKernel {
     const bool fits = channels % 8 == 0 || (channels == 4 && groups == 1 && !scales);
     if (!fits || (sliced_ && groups > 1) || groups * 8 > kMostLaunch || taps * channels >= kMost)
       return context.node.unsupported("this form");
+    copied_in_tiles_ = fits_tensor_maps();
     // Of the whole node: a sum must not depend on what else a call holds.
     way_ = usual_way();
     return {};
@@ -100,7 +111,8 @@ class NhwcConvKernel final : public MergedKernel, public ChoosingKernel {
       if (sliced_) rows += calls[i].inputs[1].shape[0];
     }
     task.filters = static_cast<int>(depthwise_ || sliced_ ? rows : rows / task.groups);
-    const cudaError_t error = depthwise_ ? launch_nhwc_depthwise(task, queue_stream()) : launch_nhwc_conv(task, way_.tile, queue_stream());
+    const cudaError_t error =
+        depthwise_ ? launch_nhwc_depthwise(task, queue_stream()) : launch_nhwc_conv(task, way_.tile, maps_, queue_stream());
     return error == cudaSuccess ? Status() : state_->errors.check(error, id());
   }
 
@@ -140,15 +152,31 @@ class NhwcConvKernel final : public MergedKernel, public ChoosingKernel {
   };
 
   static const NhwcTileSize& size_of(NhwcTile tile) { return kNhwcTiles[static_cast<std::size_t>(tile)]; }
-  static std::string_view id_of(NhwcTile tile) { return tile >= NhwcTile::hopper_wide ? "cuda.nhwc.wgmma" : "cuda.nhwc.mma"; }
+  static std::string_view id_of(NhwcTile tile) {
+    if (tile == NhwcTile::stem) return "cuda.nhwc.stem";
+    if (tile >= NhwcTile::flow) return "cuda.nhwc.flow";
+    if (tile >= NhwcTile::tma_wide) return "cuda.nhwc.tma";
+    return tile >= NhwcTile::hopper_wide ? "cuda.nhwc.wgmma" : "cuda.nhwc.mma";
+  }
   static KernelWay name_of(const Way& way) {
     const NhwcTileSize& size = size_of(way.tile);
     return {std::string(id_of(way.tile)), std::to_string(size.pixels) + "x" + std::to_string(size.filters) + "x" +
                                               std::to_string(size.depth) + "/" + std::to_string(way.splits)};
   }
   bool serves(NhwcTile tile) const {
+    if (tile == NhwcTile::stem) return has_nhwc_stem(task_);
     if (task_.channels % 8 != 0) return tile == NhwcTile::small || tile == NhwcTile::wide;
+    if (tile >= NhwcTile::tma_wide) return copied_in_tiles_;
     return tile < NhwcTile::hopper_wide || has_nhwc_hopper(state_->capability);
+  }
+  // What nhwc_tma.h asks for.
+  bool fits_tensor_maps() {
+    const NhwcWindow& window = task_.window;
+    const bool one_tap = window.kernel[0] * window.kernel[1] == 1;
+    if (!has_nhwc_hopper(state_->capability) || task_.groups > 1 || task_.channels % (one_tap ? 8 : 64) != 0) return false;
+    if (even_ && rows_.size() > 1 && rows_[0] % 8 != 0) return false;
+    const int reach[2] = {(window.kernel[0] - 1) * window.dilation[0], (window.kernel[1] - 1) * window.dilation[1]};
+    return has_tensor_map(nhwc_image_map(task_, 0), reach) && find_tensor_map_calls(&maps_).ok();
   }
   std::int64_t blocks(NhwcTile tile) const {
     const NhwcTileSize& size = size_of(tile);
@@ -169,18 +197,20 @@ class NhwcConvKernel final : public MergedKernel, public ChoosingKernel {
   }
   // What was fastest, or close to it, for ResNet-50 at batch 1, 8 and 32 on an H200.
   Way usual_way() const {
+    if (serves(NhwcTile::stem)) return {NhwcTile::stem, 1};
     if (task_.channels % 8 != 0) return {blocks(NhwcTile::wide) >= 2 * kFullBlocks ? NhwcTile::wide : NhwcTile::small, 1};
     const std::int64_t depth = static_cast<std::int64_t>(task_.window.kernel[0]) * task_.window.kernel[1] * task_.channels;
     const std::int64_t outputs = static_cast<std::int64_t>(task_.batch) * task_.window.out[0] * task_.window.out[1] * task_.all_filters;
     if (outputs * depth < std::int64_t{256} << 20) return filled(NhwcTile::narrow, 3 * kFullBlocks / 2);
     const bool hopper = serves(NhwcTile::hopper_wide) && depth > kNhwcTiles[0].depth;
-    const NhwcTile large = hopper ? NhwcTile::hopper_large : NhwcTile::large;
+    const NhwcTile large = copied_in_tiles_ ? NhwcTile::tma_large : hopper ? NhwcTile::hopper_large : NhwcTile::large;
+    const NhwcTile wide = copied_in_tiles_ ? NhwcTile::tma_wide : hopper ? NhwcTile::hopper_wide : NhwcTile::wide;
     if (task_.all_filters / task_.groups > 64) {
       if (blocks(large) >= kFullBlocks) return {large, 1};
       const Way split = filled(large, kFullBlocks);
       if (blocks(large) >= 50 && steps(large) / split.splits >= 8) return split;
     }
-    return filled(hopper ? NhwcTile::hopper_wide : NhwcTile::wide, kFullBlocks);
+    return filled(wide, kFullBlocks);
   }
   // Where one tile keeps the device busy its sums are not split; where it cannot, larger ones are of no use.
   std::vector<Way> every_way() const {
@@ -190,8 +220,8 @@ class NhwcConvKernel final : public MergedKernel, public ChoosingKernel {
       const auto tile = static_cast<NhwcTile>(i);
       for (int splits = 1; serves(tile) && splits <= most; splits *= 2) {
         const std::int64_t launched = blocks(tile) * splits;
-        const bool fits = splits == 1 || (launched <= 4 * kFullBlocks && steps(tile) / splits >= 2);
-        if (fits && (launched >= kFullBlocks / 4 || tile <= NhwcTile::narrow)) all.push_back({tile, splits});
+        const bool fits = splits == 1 || (launched <= 4 * kFullBlocks && steps(tile) / splits >= 2 && tile < NhwcTile::flow);
+        if (fits && (launched >= kFullBlocks / 4 || tile <= NhwcTile::narrow || tile == NhwcTile::stem)) all.push_back({tile, splits});
       }
     }
     return all;
@@ -201,7 +231,8 @@ class NhwcConvKernel final : public MergedKernel, public ChoosingKernel {
   NhwcConvTask task_;
   Way way_;
   std::vector<std::int64_t> rows_;
-  bool sliced_ = false, even_ = false, depthwise_ = false;
+  TensorMapCalls maps_;
+  bool sliced_ = false, even_ = false, depthwise_ = false, copied_in_tiles_ = false;
 };
 
 class NhwcPoolKernel final : public CudaKernel {
@@ -236,6 +267,48 @@ class NhwcPoolKernel final : public CudaKernel {
  private:
   const bool global_;
   NhwcPoolTask task_;
+};
+
+class NhwcSqueezeKernel final : public CudaKernel {
+ public:
+  NhwcSqueezeKernel(const std::array<NamedActivation, 2>& activations, DType type, StatePtr state)
+      : CudaKernel("cuda.nhwc.squeeze", std::move(state)) {
+    task_.type = type;
+    for (std::size_t i = 0; i < 2; ++i) {
+      task_.activation[i] = activations[i].activation;
+      task_.alpha[i] = activations[i].alpha;
+      task_.beta[i] = activations[i].beta;
+    }
+  }
+  Status setup(const PrepareContext& context) override {
+    const auto& x = context.inputs[0].dims;
+    const std::int64_t squeezed = context.inputs[1].dims[0], factors = context.outputs[0].dims[3];
+    if (x[3] % 8 != 0 || x[3] > kNhwcMostSqueezed || squeezed > kNhwcMostSqueezed || factors * squeezed >= kMost || x[0] > kMostLaunch ||
+        Shape(x).elements() >= kMost)
+      return context.node.unsupported("this form");
+    task_.batch = static_cast<int>(x[0]);
+    task_.pixels = static_cast<int>(x[1] * x[2]);
+    task_.channels = static_cast<int>(x[3]);
+    task_.squeezed = static_cast<int>(squeezed);
+    task_.factors = static_cast<int>(factors);
+    // One block a multiprocessor: each reads the first weight.
+    while (has_clusters(state_->capability) && task_.splits < 8 && task_.batch * task_.splits * 2 <= kFullBlocks) task_.splits *= 2;
+    return {};
+  }
+  Status run(const KernelCall& call) override {
+    NhwcSqueezeTask task = task_;
+    const auto given = [&](std::size_t i) { return i < call.inputs.size() && call.inputs[i].present() ? call.inputs[i].data : nullptr; };
+    task.x = given(0);
+    for (std::size_t i = 0; i < 2; ++i) {
+      task.w[i] = given(1 + 2 * i);
+      task.bias[i] = given(2 + 2 * i);
+    }
+    task.y = call.outputs[0].data;
+    return check(launch_nhwc_squeeze(task, queue_stream()));
+  }
+
+ private:
+  NhwcSqueezeTask task_;
 };
 
 class NhwcScaleKernel final : public CudaKernel {
@@ -292,6 +365,11 @@ KernelPtr make_conv(const NodeView& node, std::span<const TypeShape> inputs, std
 KernelPtr make_pool(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape>, const StatePtr& state) {
   return half_type(inputs[0].dtype) ? std::make_unique<NhwcPoolKernel>(node.op(), inputs[0].dtype, state) : nullptr;
 }
+KernelPtr make_squeeze(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape>, const StatePtr& state) {
+  const auto down = node_activation(node, "squeeze_activation"), up = node_activation(node);
+  if (!down || !up || !half_type(inputs[0].dtype)) return nullptr;
+  return std::make_unique<NhwcSqueezeKernel>(std::array<NamedActivation, 2>{*down, *up}, inputs[0].dtype, state);
+}
 KernelPtr make_scale(const NodeView&, std::span<const TypeShape> inputs, std::span<const TypeShape>, const StatePtr& state) {
   return half_type(inputs[0].dtype) ? std::make_unique<NhwcScaleKernel>(inputs[0].dtype, state) : nullptr;
 }
@@ -304,7 +382,8 @@ KernelPtr make_from(const NodeView&, std::span<const TypeShape> inputs, std::spa
 std::span<const TableEntry> nhwc_table() {
   static constexpr TableEntry kTable[] = {{"forebay", "NhwcConv", make_conv},        {"forebay", "NhwcMaxPool", make_pool},
                                           {"forebay", "NhwcAveragePool", make_pool}, {"forebay", "NhwcGlobalAveragePool", make_pool},
-                                          {"forebay", "NhwcScale", make_scale},      {"forebay", "NhwcFromNchw", make_from}};
+                                          {"forebay", "NhwcSqueeze", make_squeeze},  {"forebay", "NhwcScale", make_scale},
+                                          {"forebay", "NhwcFromNchw", make_from}};
   return kTable;
 }
 

@@ -23,6 +23,14 @@ __device__ inline void store_eight(T* to, const float (&from)[8]) {
   *reinterpret_cast<NhwcEight<T>*>(to) = eight;
 }
 
+// 1 / (1 + exp(-x)) without the care for the smallest numbers, which is most of the work: they vanish beside 1 and when rounded to 16 bits.
+__device__ inline float quick_sigmoid(float x) {
+  float power, result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * -1.44269504f));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(1.0f + power));
+  return result;
+}
+
 // As activate. The exponential is the device's own: a few steps of f32 off, which the rounding to 16 bits does not show, at a fifth of the
 // time; EfficientNet spends as much on SiLU as on its memory otherwise.
 __device__ inline void activate_eight(Activation activation, float alpha, float beta, float (&v)[8]) {
@@ -35,11 +43,11 @@ __device__ inline void activate_eight(Activation activation, float alpha, float 
       return;
     case Activation::swish:
 #pragma unroll
-      for (int i = 0; i < 8; ++i) v[i] = __fdividef(v[i], 1.0f + __expf(-alpha * v[i]));
+      for (int i = 0; i < 8; ++i) v[i] *= quick_sigmoid(alpha * v[i]);
       return;
     case Activation::sigmoid:
 #pragma unroll
-      for (int i = 0; i < 8; ++i) v[i] = __fdividef(1.0f, 1.0f + __expf(-v[i]));
+      for (int i = 0; i < 8; ++i) v[i] = quick_sigmoid(v[i]);
       return;
     default:
 #pragma unroll

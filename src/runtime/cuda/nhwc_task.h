@@ -26,17 +26,40 @@ struct NhwcConvTask {
 };
 
 // How pixels, filters and the steps of the sum are shared out.
-enum class NhwcTile : int { small, small_deep, narrow, wide, wide_deep, large, large_deep, hopper_wide, hopper_large };
+enum class NhwcTile : int {
+  small,
+  small_deep,
+  narrow,
+  wide,
+  wide_deep,
+  large,
+  large_deep,
+  hopper_wide,
+  hopper_large,
+  tma_wide,
+  tma_large,
+  tma_tall,
+  tma_most,
+  flow,
+  flow_large,
+  stem
+};
 struct NhwcTileSize {
   int pixels, filters, depth;
 };
-inline constexpr NhwcTileSize kNhwcTiles[] = {{64, 64, 32},   {64, 64, 64},   {64, 32, 64},  {128, 64, 32}, {128, 64, 64},
-                                              {128, 128, 32}, {128, 128, 64}, {128, 64, 64}, {128, 128, 64}};
-bool has_nhwc_hopper(int capability);  // the last two
-// Channels a multiple of 8, or 4 (then small and wide alone).
-cudaError_t launch_nhwc_conv(const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream);
+inline constexpr NhwcTileSize kNhwcTiles[] = {{64, 64, 32},   {64, 64, 64},  {64, 32, 64},   {128, 64, 32}, {128, 64, 64},  {128, 128, 32},
+                                              {128, 128, 64}, {128, 64, 64}, {128, 128, 64}, {128, 64, 64}, {128, 128, 64}, {256, 64, 64},
+                                              {256, 128, 64}, {128, 64, 64}, {128, 128, 64}, {128, 64, 16}};
+bool has_nhwc_hopper(int capability);  // from hopper_wide to flow_large
+struct TensorMapCalls;
+// Channels a multiple of 8, or 4 (then small, wide and stem alone). `maps` is used from tma_wide to flow_large; nhwc_tma.h says what such
+// tiles can do.
+cudaError_t launch_nhwc_conv(const NhwcConvTask& task, NhwcTile tile, const TensorMapCalls& maps, cudaStream_t stream);
 cudaError_t launch_nhwc_hopper(const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream);  // of launch_nhwc_conv
-inline constexpr int kNhwcMostTaps = 1024;                                                     // of launch_nhwc_depthwise
+bool has_nhwc_stem(const NhwcConvTask& task);
+inline constexpr int kNhwcMostShared = 96 << 10;                              // of a block; every device from 8.0 on has it
+cudaError_t launch_nhwc_stem(const NhwcConvTask& task, cudaStream_t stream);  // of launch_nhwc_conv
+inline constexpr int kNhwcMostTaps = 1024;                                    // of launch_nhwc_depthwise
 // One channel a group and one filter a channel, a multiple of 8; `filters` and `first` are the call's.
 cudaError_t launch_nhwc_depthwise(const NhwcConvTask& task, cudaStream_t stream);
 
@@ -51,6 +74,20 @@ struct NhwcPoolTask {
 cudaError_t launch_nhwc_pool(const NhwcPoolTask& task, cudaStream_t stream);
 // The mean of all pixels.
 cudaError_t launch_nhwc_mean(const NhwcPoolTask& task, cudaStream_t stream);
+
+// y[n, f] = a1(w1 * a0(w0 * mean(x[n]) + b0) + b1): w0 [squeezed, channels], w1 [factors, squeezed]; biases may be null.
+struct NhwcSqueezeTask {
+  DType type = DType::f16;
+  const void *x = nullptr, *w[2] = {}, *bias[2] = {};
+  void* y = nullptr;
+  int batch = 0, pixels = 0, channels = 0, squeezed = 0, factors = 0;  // channels a multiple of 8, at most kNhwcMostSqueezed
+  int splits = 1;                                                      // of an image, among the blocks of a cluster
+  Activation activation[2] = {Activation::none, Activation::none};
+  float alpha[2] = {}, beta[2] = {};
+};
+inline constexpr int kNhwcMostSqueezed = 4096;
+int nhwc_squeeze_bytes(int channels, int squeezed);  // of shared memory: at most kNhwcMostShared
+cudaError_t launch_nhwc_squeeze(const NhwcSqueezeTask& task, cudaStream_t stream);
 
 // y[n, p, c] = x[n, p, c] * scale[n, c]; channels a multiple of 8.
 struct NhwcScaleTask {

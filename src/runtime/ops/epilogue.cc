@@ -1,10 +1,8 @@
 #include "runtime/ops/epilogue.h"
 
-#include <string>
-
 namespace forebay::ops {
 
-Result<Epilogue> epilogue_of(const NodeView& node) {
+Result<Epilogue> epilogue_of(const NodeView& node, const std::string& attribute) {
   static constexpr struct {
     std::string_view name;
     FloatUnary op;
@@ -19,12 +17,12 @@ Result<Epilogue> epilogue_of(const NodeView& node) {
                  {"Mish", FloatUnary::mish},
                  {"Gelu", FloatUnary::gelu_erf},
                  {"GeluTanh", FloatUnary::gelu_tanh}};
-  const std::string_view name = node.text("activation", "");
+  const std::string_view name = node.text(attribute, "");
   if (name.empty()) return Epilogue();
   for (const auto& served : kServed) {
     if (served.name != name) continue;
-    const LoopParams params{static_cast<double>(node.real("activation_alpha", 0)),
-                            static_cast<double>(node.real("activation_beta", 0)), 0};
+    const LoopParams params{static_cast<double>(node.real(attribute + "_alpha", 0)), static_cast<double>(node.real(attribute + "_beta", 0)),
+                            0};
     return Epilogue{vector_loops().unary(served.op, false), params};
   }
   return node.invalid("activation '" + std::string(name) + "' is not served here");

@@ -2,6 +2,8 @@
 // `activation`, `activation_alpha` and `activation_beta` of forebay.Linear and forebay.Conv.
 #pragma once
 
+#include <string>
+
 #include "runtime/op.h"
 #include "runtime/ops/vector_loops.h"
 
@@ -16,6 +18,6 @@ struct Epilogue {
 };
 
 // Refuses names that are not served.
-Result<Epilogue> epilogue_of(const NodeView& node);
+Result<Epilogue> epilogue_of(const NodeView& node, const std::string& attribute = "activation");
 
 }  // namespace forebay::ops

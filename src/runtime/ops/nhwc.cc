@@ -95,6 +95,25 @@ Status infer_global(InferContext& context) {
   return {};
 }
 
+// A matrix of `rows` by `columns` numbers (-1: as many as it has), its rows first, and a number a row.
+Status check_matrix(const NodeView& node, const TypeShape& x, const TypeShape& w, const TypeShape& bias, std::int64_t columns) {
+  if (!w.known() || w.dims.empty() || w.dims[0] < 1 || w.dtype != x.dtype)
+    return node.invalid("weights must be of X's type and of known shape");
+  if (columns >= 0 && w.shape().elements() / w.dims[0] != columns)
+    return node.invalid("weights " + dims_text(w.dims) + " do not have " + std::to_string(columns) + " numbers a row");
+  const bool fits = !bias.present() || (bias.dtype == x.dtype && bias.dims == std::vector<std::int64_t>{w.dims[0]});
+  return fits ? Status() : node.invalid("a bias does not have one value a row of " + dims_text(w.dims));
+}
+
+Status infer_squeeze(InferContext& context) {
+  const TypeShape &x = context.input(0), &down = context.input(1), &up = context.input(3);
+  FB_TRY(check_image(context.node(), x));
+  FB_TRY(check_matrix(context.node(), x, down, context.input(2), x.dims[3]));
+  FB_TRY(check_matrix(context.node(), x, up, context.input(4), down.dims[0]));
+  context.set_output(0, x.dtype, {x.dims[0], 1, 1, up.dims[0]});
+  return {};
+}
+
 Status infer_scale(InferContext& context) {
   const TypeShape &x = context.input(0), &scale = context.input(1);
   FB_TRY(check_image(context.node(), x));
@@ -246,6 +265,53 @@ class NhwcPool final : public FloatKernel {
   bool average_ = false, count_pads_ = false;
 };
 
+class NhwcSqueeze final : public FloatKernel {
+ public:
+  std::string_view id() const override { return "cpu.nhwc.squeeze"; }
+
+ protected:
+  Status setup(const PrepareContext& context) override {
+    const auto& x = context.inputs[0].dims;
+    FB_ASSIGN(down_, epilogue_of(context.node, "squeeze_activation"));
+    FB_ASSIGN(up_, epilogue_of(context.node));
+    batch_ = x[0];
+    pixels_ = x[1] * x[2];
+    channels_ = x[3];
+    squeezed_ = context.inputs[1].dims[0];
+    factors_ = context.outputs[0].dims[3];
+    set_scratch(static_cast<std::uint64_t>(batch_ * (channels_ + squeezed_)) * sizeof(float));
+    return {};
+  }
+  Status compute(const KernelCall& call) override {
+    call.pool->parallel_for(batch_, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t image = begin; image < end; ++image) run_image(call, image);
+    });
+    return {};
+  }
+
+ private:
+  void run_image(const KernelCall& call, std::int64_t image) const {
+    float* const mean = reinterpret_cast<float*>(call.workspace) + image * (channels_ + squeezed_);
+    std::fill_n(mean, channels_, 0.0f);
+    for (std::int64_t p = 0; p < pixels_; ++p) {
+      const float* const x = in(call, 0) + (image * pixels_ + p) * channels_;
+      for (std::int64_t c = 0; c < channels_; ++c) mean[c] += x[c];
+    }
+    for (std::int64_t c = 0; c < channels_; ++c) mean[c] /= static_cast<float>(pixels_);
+    float *const squeezed = mean + channels_, *const y = out(call) + image * factors_;
+    multiply(in(call, 1), in(call, 2), mean, channels_, squeezed, squeezed_);
+    down_.apply(squeezed, squeezed_);
+    multiply(in(call, 3), in(call, 4), squeezed, squeezed_, y, factors_);
+    up_.apply(y, factors_);
+  }
+  static void multiply(const float* w, const float* bias, const float* x, std::int64_t columns, float* y, std::int64_t rows) {
+    for (std::int64_t r = 0; r < rows; ++r) y[r] = dot(x, nullptr, w + r * columns, columns) + (bias != nullptr ? bias[r] : 0.0f);
+  }
+
+  Epilogue down_, up_;
+  std::int64_t batch_ = 0, pixels_ = 0, channels_ = 0, squeezed_ = 0, factors_ = 0;
+};
+
 class NhwcScale final : public FloatKernel {
  public:
   std::string_view id() const override { return "cpu.nhwc.scale"; }
@@ -312,6 +378,8 @@ std::span<const OpSpec> nhwc_ops() {
       {"forebay", "NhwcMaxPool", 1, kAll, kOpNone, 0, infer_pool, nullptr, create<NhwcPool>},
       {"forebay", "NhwcAveragePool", 1, kAll, kOpNone, 0, infer_pool, nullptr, create<NhwcPool>},
       {"forebay", "NhwcGlobalAveragePool", 1, kAll, kOpNone, 0, infer_global, nullptr, create<NhwcPool>},
+      {"forebay", "NhwcSqueeze", 1, kAll, kOpNone, 0, infer_squeeze, nullptr,
+       create<NhwcSqueeze>},  // X's mean, then W, B and an activation twice: squeeze_activation, activation
       {"forebay", "NhwcScale", 1, kAll, kOpNone, 0, infer_scale, nullptr, create<NhwcScale>},  // times one number a channel of each image
       {"forebay", "NhwcFromNchw", 1, kAll, kOpNone, 0, infer_from, nullptr, create<NhwcFromNchw>},  // `channels` at least, zeros behind
   };
