@@ -179,6 +179,7 @@ bool kernel_excluded(const plan::Plan& plan, std::string_view kernel) {
 }
 
 Status take_choice(const plan::Plan& plan, std::string_view device_kind, ChoosingKernel& kernel) {
+  kernel.exclude([&](std::string_view name) { return kernel_excluded(plan, name); });
   const std::string problem = kernel.problem();
   if (const plan::KernelSection* section = problem.empty() ? nullptr : section_for(plan, device_kind)) {
     const std::vector<TimedWay> recorded = recorded_ways(*section, problem);

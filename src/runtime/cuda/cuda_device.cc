@@ -14,6 +14,7 @@
 #include "runtime/cuda/cuda_queue.h"
 #include "runtime/cuda/cuda_recording.h"
 #include "runtime/cuda/cuda_tools.h"
+#include "runtime/cuda/cudnn_conv.h"
 #include "runtime/cuda/lt_product.h"
 #include "runtime/cuda/run_timer_cuda.h"
 #include "runtime/device_library.h"
@@ -123,6 +124,7 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer, pu
     info_.numerics.emplace_back("sm", std::to_string(facts.capability));
     info_.numerics.emplace_back("cuda", std::to_string(CUDART_VERSION));
     info_.numerics.emplace_back("cublaslt", lt_version());
+    if (const std::string version = cudnn_version(); !version.empty()) info_.numerics.emplace_back("cudnn", version);
   }
 
   const std::shared_ptr<CudaState> state_;
