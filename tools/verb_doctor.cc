@@ -62,6 +62,7 @@ class Doctor {
     constexpr std::array<const char*, 6> kNames{"libcuda.so.1", "libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcudnn.so.9", "libnvidia-ml.so.1"};
     json::array tried;
     bool driver = false;
+    std::string cudnn;
     for (const char* name : kNames) {
       json::object one{{"name", name}};
       void* handle = ::dlopen(name, RTLD_LAZY | RTLD_LOCAL);
@@ -69,6 +70,7 @@ class Doctor {
       if (handle != nullptr) {
         struct link_map* map = nullptr;
         if (::dlinfo(handle, RTLD_DI_LINKMAP, &map) == 0 && map != nullptr) one["path"] = map->l_name;
+        if (const std::string version = cudnn_version(handle); !version.empty()) one["version"] = cudnn = version;
         ::dlclose(handle);
       } else {
         const char* why = ::dlerror();
@@ -81,6 +83,14 @@ class Doctor {
     session_.result["driver"] = driver;
     session_.result["gpu"] = ::access("/dev/nvidiactl", F_OK) == 0;
     session_.print("CUDA driver: {}\n", driver ? "found; this version computes on the CPU" : "none: using the CPU");
+    session_.print("cuDNN: {}\n", cudnn.empty() ? "none (libcudnn.so.9): convolutions on a GPU are our own kernels'" : cudnn);
+  }
+
+  // As 9.10.2; empty for another library.
+  static std::string cudnn_version(void* library) {
+    const auto ask = reinterpret_cast<std::size_t (*)()>(::dlsym(library, "cudnnGetVersion"));
+    const std::size_t version = ask != nullptr ? ask() : 0;
+    return version == 0 ? std::string() : fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
   }
 
   void check_uring() {

@@ -14,11 +14,10 @@ bool cudnn_describes(const CudnnShape& shape) {
   }
 }
 
-std::optional<std::uint64_t> cudnn_workspace(std::string_view config) {
-  const std::string version = cudnn_version();
+std::optional<std::uint64_t> cudnn_workspace(std::string_view version, std::string_view config) {
   constexpr std::string_view kKey = " workspace=";
   const std::size_t at = config.rfind(kKey);
-  if (version.empty() || !config.starts_with("v" + version + " ") || at == config.npos) return std::nullopt;
+  if (version.empty() || !config.starts_with("v" + std::string(version) + " ") || at == config.npos) return std::nullopt;
   std::uint64_t bytes = 0;
   const char* const end = config.data() + config.size();
   const auto read = std::from_chars(config.data() + at + kKey.size(), end, bytes);

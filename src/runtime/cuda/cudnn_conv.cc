@@ -317,7 +317,7 @@ std::vector<std::string> cudnn_configs(const CudnnShape& shape, CudaState& state
 std::unique_ptr<CudnnConv> make_cudnn_conv(const CudnnShape& shape, const std::shared_ptr<CudaState>& state, std::string_view config) {
   Library& lib = library();
   const std::lock_guard lock(lib.mutex);
-  Listed* const list = cudnn_workspace(config) ? listed(lib, shape, *state) : nullptr;
+  Listed* const list = cudnn_workspace(cudnn_version(), config) ? listed(lib, shape, *state) : nullptr;
   if (list == nullptr) return nullptr;
   for (Engine& engine : list->engines) {
     if (config.starts_with(engine.settings + " workspace=") && ready(engine, lib.handle) && config == config_text(engine))

@@ -44,8 +44,8 @@ bool cudnn_describes(const CudnnShape& shape);
 std::vector<std::string> cudnn_configs(const CudnnShape& shape, CudaState& state);
 // Null where the heuristics do not list such an engine: a config comes from a file, and the library would run whatever it says.
 std::unique_ptr<CudnnConv> make_cudnn_conv(const CudnnShape& shape, const std::shared_ptr<CudaState>& state, std::string_view config);
-// What a config says of its workspace; none where it is not of this version. Does not ask the library, which would start the device.
-std::optional<std::uint64_t> cudnn_workspace(std::string_view config);
+// What a config says of its workspace; none where it is not of this version of the library, or says nothing sensible.
+std::optional<std::uint64_t> cudnn_workspace(std::string_view version, std::string_view config);
 
 inline constexpr std::size_t kMostCudnnEngines = 6;                       // of a shape: each is made ready to be listed
 inline constexpr std::uint64_t kMostCudnnWorkspace = std::uint64_t{64} << 20;  // it is part of the smallest budget

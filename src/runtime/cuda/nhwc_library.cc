@@ -92,7 +92,7 @@ class CudnnNhwcConv final : public MergedKernel, public ChoosingKernel, public W
       taken_ = false;
       return {};
     }
-    const std::optional<std::uint64_t> bytes = serves_ ? cudnn_workspace(way.config) : std::nullopt;
+    const std::optional<std::uint64_t> bytes = serves_ ? cudnn_workspace(cudnn_version(), way.config) : std::nullopt;
     auto made = bytes && state_->started() ? make_cudnn_conv(shape_, state_, way.config) : nullptr;
     if (!bytes || (made == nullptr && state_->started()))
       return Status(Code::unsupported, "'" + way.kernel + " " + way.config + "' is not to be had here");
