@@ -194,7 +194,7 @@ TEST(Tidy, ThirdPartyHeadersStayBehindTheirFences) {
       {{"zstd"}, {"src/codec/"}},
       {{"xxhash", "xxh3"}, {"src/base/digest"}},
       {{"openssl/"}, {"src/base/digest"}},
-      {{"cuda", "cublas"}, {"src/runtime/cuda/"}},
+      {{"cuda", "cublas", "cudnn"}, {"src/runtime/cuda/"}},
       {{"dnnl", "oneapi/"}, {"src/runtime/cpu/"}},
       {{"google/protobuf", "onnx_wire.pb.h"}, {"src/onnx/", "src/plan/"}},
       {{"boost/json"}, {"src/refit/safetensors", "src/serve/", "tools/"}},

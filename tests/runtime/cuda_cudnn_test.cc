@@ -34,7 +34,8 @@ class CudaCudnn : public ::testing::Test {
   // Operands stay in `held_` until the next case.
   NodeRun conv(const ConvCase& c) {
     held_.clear();
-    const std::int64_t pad = c.taps / 2, height = (c.x[1] + 2 * pad - c.taps) / c.stride + 1, width = (c.x[2] + 2 * pad - c.taps) / c.stride + 1;
+    const std::int64_t pad = c.taps / 2, height = (c.x[1] + 2 * pad - c.taps) / c.stride + 1,
+                       width = (c.x[2] + 2 * pad - c.taps) / c.stride + 1;
     const Shape shapes[] = {Shape(c.x), Shape{c.filters, c.taps * c.taps * c.x[3] / c.group}, Shape{c.filters},
                             Shape{c.x[0], height, width, c.filters}};
     for (const Shape& shape : shapes) held_.push_back(random_tensor(random_, c.type, shape));
@@ -47,7 +48,8 @@ class CudaCudnn : public ::testing::Test {
     if (*c.activation != 0) run.attributes.push_back({"activation", std::string(c.activation)});
     if (std::string(c.activation) == "Swish") run.attributes.push_back({"activation_alpha", 1.0f});
     if (std::string(c.activation) == "LeakyRelu") run.attributes.push_back({"activation_alpha", 0.25f});
-    if (std::string(c.activation) == "Clip") run.attributes.insert(run.attributes.end(), {{"activation_alpha", -0.5f}, {"activation_beta", 0.75f}});
+    if (std::string(c.activation) == "Clip")
+      run.attributes.insert(run.attributes.end(), {{"activation_alpha", -0.5f}, {"activation_beta", 0.75f}});
     return run;
   }
   // Of cuDNN alone; the kernel is the runner's.
@@ -76,10 +78,11 @@ class CudaCudnn : public ::testing::Test {
 
 TEST_F(CudaCudnn, EveryEngineIsRightAndComesAgainHoweverFiltersAreCut) {
   std::size_t served = 0;
-  for (const ConvCase& c : {ConvCase{DType::f16, {2, 28, 28, 64}, 256, 1, 1, 1, "Relu", true}, ConvCase{DType::f16, {3, 23, 21, 64}, 72, 3, 1, 1, "Relu"},
-                            ConvCase{DType::bf16, {2, 14, 14, 128}, 136, 3, 1, 2, ""}, ConvCase{DType::f16, {2, 33, 31, 24}, 144, 1, 1, 1, "Swish"},
-                            ConvCase{DType::bf16, {1, 7, 7, 512}, 64, 3, 1, 1, "", true}, ConvCase{DType::f16, {2, 40, 44, 4}, 64, 7, 1, 2, "Relu"},
-                            ConvCase{DType::f16, {2, 15, 15, 64}, 64, 3, 4, 1, "Clip"}, ConvCase{DType::bf16, {2, 9, 9, 32}, 32, 1, 1, 1, "LeakyRelu"}}) {
+  for (const ConvCase& c :
+       {ConvCase{DType::f16, {2, 28, 28, 64}, 256, 1, 1, 1, "Relu", true}, ConvCase{DType::f16, {3, 23, 21, 64}, 72, 3, 1, 1, "Relu"},
+        ConvCase{DType::bf16, {2, 14, 14, 128}, 136, 3, 1, 2, ""}, ConvCase{DType::f16, {2, 33, 31, 24}, 144, 1, 1, 1, "Swish"},
+        ConvCase{DType::bf16, {1, 7, 7, 512}, 64, 3, 1, 1, "", true}, ConvCase{DType::f16, {2, 40, 44, 4}, 64, 7, 1, 2, "Relu"},
+        ConvCase{DType::f16, {2, 15, 15, 64}, 64, 3, 4, 1, "Clip"}, ConvCase{DType::bf16, {2, 9, 9, 32}, 32, 1, 1, 1, "LeakyRelu"}}) {
     NodeRun run = conv(c);
     const auto want = run_node(run, device_->pool);
     ASSERT_TRUE(want.ok()) << want.status().to_string();

@@ -9,10 +9,10 @@ namespace {
 TEST(CudnnRecord, OnlyThisVersionsConfigsHaveAWorkspace) {
   EXPECT_EQ(cudnn_workspace("91002", "v91002 engine=12 k2=3 k17=1 workspace=4096"), std::uint64_t{4096});
   EXPECT_EQ(cudnn_workspace("91002", "v91002 engine=0 workspace=0"), std::uint64_t{0});
-  for (const char* config : {"", "nonsense", "v91002", "v91002 engine=12", "v91002 engine=12 workspace=", "v91002 engine=12 workspace=-1",
-                             "v91002 engine=12 workspace=12 k2=3", "v91002 engine=12 workspace=1x", "v9100 engine=12 workspace=12",
-                             "v910020 engine=12 workspace=12", "v91002 engine=12 workspace=99999999999999999999999",
-                             "v91002 engine=12 workspace=67108865"})
+  for (const char* config :
+       {"", "nonsense", "v91002", "v91002 engine=12", "v91002 engine=12 workspace=", "v91002 engine=12 workspace=-1",
+        "v91002 engine=12 workspace=12 k2=3", "v91002 engine=12 workspace=1x", "v9100 engine=12 workspace=12",
+        "v910020 engine=12 workspace=12", "v91002 engine=12 workspace=99999999999999999999999", "v91002 engine=12 workspace=67108865"})
     EXPECT_EQ(cudnn_workspace("91002", config), std::nullopt) << config;
   EXPECT_EQ(cudnn_workspace("91002", "v91002 engine=12 workspace=67108864"), kMostCudnnWorkspace);
 }
@@ -41,8 +41,9 @@ TEST(CudnnRecord, ActivationsAndChannelsDecideWhatHasAGraph) {
     EXPECT_FALSE(cudnn_describes(shape)) << static_cast<int>(none);
   }
   shape.activation = Activation::none;
-  for (const auto& [groups, channels, filters, served] : {std::tuple{1, 4, 64, true}, std::tuple{2, 4, 64, false}, std::tuple{1, 3, 64, false},
-                                                          std::tuple{1, 12, 64, false}, std::tuple{1, 64, 10, false}, std::tuple{4, 16, 32, true}}) {
+  for (const auto& [groups, channels, filters, served] :
+       {std::tuple{1, 4, 64, true}, std::tuple{2, 4, 64, false}, std::tuple{1, 3, 64, false}, std::tuple{1, 12, 64, false},
+        std::tuple{1, 64, 10, false}, std::tuple{4, 16, 32, true}}) {
     shape.groups = groups;
     shape.channels = channels;
     shape.filters = filters;

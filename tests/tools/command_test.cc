@@ -289,7 +289,8 @@ TEST_F(Command, DoctorSaysWhatItTried) {
   ASSERT_EQ(doctor.exit, 0) << doctor.out << doctor.err;
   expect_keys(doctor.json(), {"machine", "libraries", "io_uring", "memlock_bytes", "paths", "problems", "driver"});
   const CommandResult text = run_command({"doctor", "--quick", "--path", path("")});
-  for (const boost::json::value& one : doctor.json().at("libraries").as_array()) {
+  const boost::json::value json = doctor.json();
+  for (const boost::json::value& one : json.at("libraries").as_array()) {
     if (one.at("name") != "libcudnn.so.9") continue;
     const bool found = one.at("found").as_bool();
     const std::string line = found ? std::string(one.at("version").as_string()) : "none (libcudnn.so.9)";

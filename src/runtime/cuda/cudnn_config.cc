@@ -9,8 +9,10 @@ bool cudnn_describes(const CudnnShape& shape) {
   switch (shape.activation) {
     case Activation::hard_sigmoid:
     case Activation::hard_swish:
-    case Activation::mish: return false;
-    default: return shape.filters % 8 == 0 && (shape.channels % 8 == 0 || (shape.channels == 4 && shape.groups == 1));
+    case Activation::mish:
+      return false;
+    default:
+      return shape.filters % 8 == 0 && (shape.channels % 8 == 0 || (shape.channels == 4 && shape.groups == 1));
   }
 }
 

@@ -44,7 +44,8 @@ struct Listed {
   std::vector<Engine> engines;
 };
 
-// One of the process, never given up: cuDNN may have ended before it would be. The handle is made when first wanted: that starts the device.
+// One of the process, never given up: cuDNN may have ended before it would be. The handle is made when first wanted: that starts the
+// device.
 struct Library {
   std::mutex mutex;  // guards the rest, and the handle's stream until what is given to it has been launched
   cudnnHandle_t handle = nullptr;
@@ -57,7 +58,8 @@ Library& library() {
 
 bool same(const CudnnShape& a, const CudnnShape& b) {
   const auto numbers = [](const CudnnShape& s) {
-    return std::array{static_cast<int>(s.type), s.batch, s.groups, s.channels, s.filters, s.biased ? 1 : 0, s.added ? 1 : 0, static_cast<int>(s.activation)};
+    return std::array{static_cast<int>(s.type),      s.batch, s.groups, s.channels, s.filters, s.biased ? 1 : 0, s.added ? 1 : 0,
+                      static_cast<int>(s.activation)};
   };
   return numbers(a) == numbers(b) && std::memcmp(&a.window, &b.window, sizeof a.window) == 0 && a.alpha == b.alpha && a.beta == b.beta;
 }
@@ -72,7 +74,8 @@ class Sketch {
     const NhwcWindow& w = s_.window;
     const std::int64_t channels = std::int64_t{s_.channels} * s_.groups, n = s_.batch, k = s_.filters;
     const std::array<std::int64_t, 4> image{n, k, w.out[0], w.out[1]};
-    const auto x = tensor(kX, {n, channels, w.in[0], w.in[1]}, true), filters = tensor(kW, {k, s_.channels, w.kernel[0], w.kernel[1]}, true);
+    const auto x = tensor(kX, {n, channels, w.in[0], w.in[1]}, true),
+               filters = tensor(kW, {k, s_.channels, w.kernel[0], w.kernel[1]}, true);
     left_ = 1 + (s_.added ? 1 : 0) + (s_.biased ? 1 : 0) + (s_.activation != Activation::none ? 1 : 0);
     cudnnBackendDescriptor_t last = next(image);
     convolve(x, filters, last);
@@ -114,9 +117,11 @@ class Sketch {
     CudnnPart& how = part(CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
     ok_ = ok_ && how.set(CUDNN_ATTR_CONVOLUTION_COMP_TYPE, CUDNN_DATA_FLOAT) &&
           how.set(CUDNN_ATTR_CONVOLUTION_CONV_MODE, CUDNN_CROSS_CORRELATION) &&
-          how.set(CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, std::int64_t{2}) && set(how, CUDNN_ATTR_CONVOLUTION_DILATIONS, pair(window.dilation)) &&
+          how.set(CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, std::int64_t{2}) &&
+          set(how, CUDNN_ATTR_CONVOLUTION_DILATIONS, pair(window.dilation)) &&
           set(how, CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, pair(window.stride)) &&
-          set(how, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, pair(window.pad)) && set(how, CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, pair(window.pad_end));
+          set(how, CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, pair(window.pad)) &&
+          set(how, CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, pair(window.pad_end));
     end(how);
     CudnnPart& operation = part(CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR);
     ok_ = ok_ && operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, how) &&
@@ -136,24 +141,32 @@ class Sketch {
     end(how);
     const cudnnBackendDescriptor_t y = next(image);
     CudnnPart& operation = part(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
-    ok_ = ok_ && operation.set(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, how) && operation.set(CUDNN_ATTR_OPERATION_POINTWISE_XDESC, x) &&
-          (b == nullptr || operation.set(CUDNN_ATTR_OPERATION_POINTWISE_BDESC, b)) && operation.set(CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y);
+    ok_ =
+        ok_ && operation.set(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, how) && operation.set(CUDNN_ATTR_OPERATION_POINTWISE_XDESC, x) &&
+        (b == nullptr || operation.set(CUDNN_ATTR_OPERATION_POINTWISE_BDESC, b)) && operation.set(CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y);
     end(operation);
     graph_.operations.push_back(operation.raw());
     return y;
   }
   cudnnPointwiseMode_t mode() const {
     switch (s_.activation) {
-      case Activation::sigmoid: return CUDNN_POINTWISE_SIGMOID_FWD;
-      case Activation::tanh: return CUDNN_POINTWISE_TANH_FWD;
-      case Activation::swish: return CUDNN_POINTWISE_SWISH_FWD;
-      case Activation::gelu: return CUDNN_POINTWISE_GELU_FWD;
-      case Activation::gelu_tanh: return CUDNN_POINTWISE_GELU_APPROX_TANH_FWD;
-      default: return CUDNN_POINTWISE_RELU_FWD;  // leaky_relu and clip by its numbers
+      case Activation::sigmoid:
+        return CUDNN_POINTWISE_SIGMOID_FWD;
+      case Activation::tanh:
+        return CUDNN_POINTWISE_TANH_FWD;
+      case Activation::swish:
+        return CUDNN_POINTWISE_SWISH_FWD;
+      case Activation::gelu:
+        return CUDNN_POINTWISE_GELU_FWD;
+      case Activation::gelu_tanh:
+        return CUDNN_POINTWISE_GELU_APPROX_TANH_FWD;
+      default:
+        return CUDNN_POINTWISE_RELU_FWD;  // leaky_relu and clip by its numbers
     }
   }
   void set_numbers(CudnnPart& how) {
-    const bool relu = s_.activation == Activation::relu, leaky = s_.activation == Activation::leaky_relu, clip = s_.activation == Activation::clip;
+    const bool relu = s_.activation == Activation::relu, leaky = s_.activation == Activation::leaky_relu,
+               clip = s_.activation == Activation::clip;
     if (relu || leaky || clip) ok_ = ok_ && how.set(CUDNN_ATTR_POINTWISE_NAN_PROPAGATION, CUDNN_PROPAGATE_NAN);
     if (leaky) ok_ = ok_ && how.set(CUDNN_ATTR_POINTWISE_RELU_LOWER_CLIP_SLOPE, static_cast<double>(s_.alpha));
     if (clip) {
@@ -206,8 +219,8 @@ std::string settings_text(const CudnnPart& choice) {
 std::vector<Engine> list_engines(const Graph& graph) {
   std::vector<Engine> engines;
   CudnnPart heuristics(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
-  if (!heuristics.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph.whole) || !heuristics.set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_HEUR_MODE_A) ||
-      !heuristics.finalize())
+  if (!heuristics.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph.whole) ||
+      !heuristics.set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_HEUR_MODE_A) || !heuristics.finalize())
     return engines;
   constexpr std::size_t kAsked = 4 * kMostCudnnEngines;  // some of them are not to be used
   for (CudnnPart& choice : heuristics.parts(CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, kAsked)) {
@@ -235,7 +248,8 @@ bool ready(Engine& engine, cudnnHandle_t handle) {
   if (engine.tried) return engine.plan != nullptr;
   engine.tried = true;
   auto plan = std::make_shared<CudnnPart>(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
-  if (!plan->set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, handle) || !plan->set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, engine.choice) || !plan->finalize())
+  if (!plan->set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, handle) || !plan->set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, engine.choice) ||
+      !plan->finalize())
     return false;
   const auto bytes = plan->get<std::int64_t>(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, 1);
   if (bytes.empty() || bytes[0] < 0 || static_cast<std::uint64_t>(bytes[0]) > kMostCudnnWorkspace) return false;
@@ -265,7 +279,8 @@ class Conv final : public CudnnConv {
     CudnnPart pack(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
     const bool ok = pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, std::span<const std::int64_t>(ids)) &&
                     pack.set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, std::span<void* const>(places), CUDNN_TYPE_VOID_PTR) &&
-                    pack.set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, std::span<void* const>(&operands.workspace, 1), CUDNN_TYPE_VOID_PTR) && pack.finalize();
+                    pack.set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, std::span<void* const>(&operands.workspace, 1), CUDNN_TYPE_VOID_PTR) &&
+                    pack.finalize();
     Library& lib = library();
     const std::lock_guard lock(lib.mutex);
     cudnnStatus_t status = ok ? cudnn_calls()->set_stream(lib.handle, stream) : CUDNN_STATUS_BAD_PARAM;

@@ -47,7 +47,7 @@ std::unique_ptr<CudnnConv> make_cudnn_conv(const CudnnShape& shape, const std::s
 // What a config says of its workspace; none where it is not of this version of the library, or says nothing sensible.
 std::optional<std::uint64_t> cudnn_workspace(std::string_view version, std::string_view config);
 
-inline constexpr std::size_t kMostCudnnEngines = 6;                       // of a shape: each is made ready to be listed
+inline constexpr std::size_t kMostCudnnEngines = 6;                            // of a shape: each is made ready to be listed
 inline constexpr std::uint64_t kMostCudnnWorkspace = std::uint64_t{64} << 20;  // it is part of the smallest budget
 
 }  // namespace forebay::cuda

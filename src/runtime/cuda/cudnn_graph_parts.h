@@ -27,19 +27,32 @@ const CudnnCalls* cudnn_calls();  // null where the library is not there, lacks 
 
 template <typename T>
 constexpr cudnnBackendAttributeType_t attribute_type() {
-  if constexpr (std::is_same_v<T, std::int64_t>) return CUDNN_TYPE_INT64;
-  else if constexpr (std::is_same_v<T, bool>) return CUDNN_TYPE_BOOLEAN;
-  else if constexpr (std::is_same_v<T, float>) return CUDNN_TYPE_FLOAT;
-  else if constexpr (std::is_same_v<T, double>) return CUDNN_TYPE_DOUBLE;
-  else if constexpr (std::is_same_v<T, cudnnHandle_t>) return CUDNN_TYPE_HANDLE;
-  else if constexpr (std::is_same_v<T, cudnnDataType_t>) return CUDNN_TYPE_DATA_TYPE;
-  else if constexpr (std::is_same_v<T, cudnnConvolutionMode_t>) return CUDNN_TYPE_CONVOLUTION_MODE;
-  else if constexpr (std::is_same_v<T, cudnnPointwiseMode_t>) return CUDNN_TYPE_POINTWISE_MODE;
-  else if constexpr (std::is_same_v<T, cudnnNanPropagation_t>) return CUDNN_TYPE_NAN_PROPOGATION;
-  else if constexpr (std::is_same_v<T, cudnnBackendHeurMode_t>) return CUDNN_TYPE_HEUR_MODE;
-  else if constexpr (std::is_same_v<T, cudnnBackendNumericalNote_t>) return CUDNN_TYPE_NUMERICAL_NOTE;
-  else if constexpr (std::is_same_v<T, cudnnBackendBehaviorNote_t>) return CUDNN_TYPE_BEHAVIOR_NOTE;
-  else if constexpr (std::is_same_v<T, cudnnBackendKnobType_t>) return CUDNN_TYPE_KNOB_TYPE;
+  if constexpr (std::is_same_v<T, std::int64_t>)
+    return CUDNN_TYPE_INT64;
+  else if constexpr (std::is_same_v<T, bool>)
+    return CUDNN_TYPE_BOOLEAN;
+  else if constexpr (std::is_same_v<T, float>)
+    return CUDNN_TYPE_FLOAT;
+  else if constexpr (std::is_same_v<T, double>)
+    return CUDNN_TYPE_DOUBLE;
+  else if constexpr (std::is_same_v<T, cudnnHandle_t>)
+    return CUDNN_TYPE_HANDLE;
+  else if constexpr (std::is_same_v<T, cudnnDataType_t>)
+    return CUDNN_TYPE_DATA_TYPE;
+  else if constexpr (std::is_same_v<T, cudnnConvolutionMode_t>)
+    return CUDNN_TYPE_CONVOLUTION_MODE;
+  else if constexpr (std::is_same_v<T, cudnnPointwiseMode_t>)
+    return CUDNN_TYPE_POINTWISE_MODE;
+  else if constexpr (std::is_same_v<T, cudnnNanPropagation_t>)
+    return CUDNN_TYPE_NAN_PROPOGATION;
+  else if constexpr (std::is_same_v<T, cudnnBackendHeurMode_t>)
+    return CUDNN_TYPE_HEUR_MODE;
+  else if constexpr (std::is_same_v<T, cudnnBackendNumericalNote_t>)
+    return CUDNN_TYPE_NUMERICAL_NOTE;
+  else if constexpr (std::is_same_v<T, cudnnBackendBehaviorNote_t>)
+    return CUDNN_TYPE_BEHAVIOR_NOTE;
+  else if constexpr (std::is_same_v<T, cudnnBackendKnobType_t>)
+    return CUDNN_TYPE_KNOB_TYPE;
   else {
     static_assert(std::is_same_v<T, cudnnBackendDescriptor_t>);  // an address: what is no descriptor says so itself
     return CUDNN_TYPE_BACKEND_DESCRIPTOR;
@@ -64,7 +77,8 @@ class CudnnPart {  // a descriptor
   // False where the library refuses.
   template <typename T>
   bool set(cudnnBackendAttributeName_t name, std::span<const T> values, cudnnBackendAttributeType_t type = attribute_type<T>()) {
-    return raw_ != nullptr && cudnn_calls()->set(raw_, name, type, static_cast<std::int64_t>(values.size()), values.data()) == CUDNN_STATUS_SUCCESS;
+    return raw_ != nullptr &&
+           cudnn_calls()->set(raw_, name, type, static_cast<std::int64_t>(values.size()), values.data()) == CUDNN_STATUS_SUCCESS;
   }
   template <typename T>
   bool set(cudnnBackendAttributeName_t name, const T& value) {
@@ -89,8 +103,8 @@ class CudnnPart {  // a descriptor
     std::vector<cudnnBackendDescriptor_t> raw;
     for (std::size_t i = 0; i < most; ++i) raw.push_back(made.emplace_back(kind).raw());
     std::int64_t count = 0;
-    const bool got = raw_ != nullptr && cudnn_calls()->get(raw_, name, CUDNN_TYPE_BACKEND_DESCRIPTOR, static_cast<std::int64_t>(most), &count,
-                                                           raw.data()) == CUDNN_STATUS_SUCCESS;
+    const bool got = raw_ != nullptr && cudnn_calls()->get(raw_, name, CUDNN_TYPE_BACKEND_DESCRIPTOR, static_cast<std::int64_t>(most),
+                                                           &count, raw.data()) == CUDNN_STATUS_SUCCESS;
     made.erase(made.begin() + static_cast<std::ptrdiff_t>(got ? std::min(most, static_cast<std::size_t>(count)) : 0), made.end());
     return made;
   }
