@@ -33,7 +33,7 @@ struct Graph {
 struct Engine {
   std::string settings;  // a config but for its workspace
   CudnnPart choice;
-  bool tried = false;
+  bool tried = false, loaded = false;
   std::uint64_t workspace = 0;
   std::shared_ptr<const CudnnPart> plan;  // null: it cannot be had here
 };
@@ -225,7 +225,8 @@ std::vector<Engine> list_engines(const Graph& graph) {
   constexpr std::size_t kAsked = 4 * kMostCudnnEngines;  // some of them are not to be used
   for (CudnnPart& choice : heuristics.parts(CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, kAsked)) {
     std::string text = settings_text(choice);
-    if (!text.empty() && engines.size() < kMostCudnnEngines) engines.push_back({std::move(text), std::move(choice), false, 0, nullptr});
+    if (!text.empty() && engines.size() < kMostCudnnEngines)
+      engines.push_back({std::move(text), std::move(choice), false, false, 0, nullptr});
   }
   return engines;
 }
@@ -267,6 +268,14 @@ class Conv final : public CudnnConv {
   Conv(std::shared_ptr<const CudnnPart> plan, std::shared_ptr<CudaState> state) : plan_(std::move(plan)), state_(std::move(state)) {}
 
   Status run(const CudnnOperands& operands, cudaStream_t stream) const override {
+    Library& lib = library();
+    const std::lock_guard lock(lib.mutex);
+    const cudnnStatus_t status = launch(operands, stream);
+    if (status == CUDNN_STATUS_SUCCESS) return {};
+    return state_->errors.check(cudaErrorUnknown, "cuDNN refused a convolution (status " + std::to_string(static_cast<int>(status)) + ")");
+  }
+  // With the library's mutex.
+  cudnnStatus_t launch(const CudnnOperands& operands, cudaStream_t stream) const {
     std::vector<std::int64_t> ids;
     std::vector<void*> places;
     const std::pair<std::int64_t, const void*> all[] = {
@@ -281,18 +290,37 @@ class Conv final : public CudnnConv {
                     pack.set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, std::span<void* const>(places), CUDNN_TYPE_VOID_PTR) &&
                     pack.set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, std::span<void* const>(&operands.workspace, 1), CUDNN_TYPE_VOID_PTR) &&
                     pack.finalize();
-    Library& lib = library();
-    const std::lock_guard lock(lib.mutex);
-    cudnnStatus_t status = ok ? cudnn_calls()->set_stream(lib.handle, stream) : CUDNN_STATUS_BAD_PARAM;
-    if (status == CUDNN_STATUS_SUCCESS) status = cudnn_calls()->execute(lib.handle, plan_->raw(), pack.raw());
-    if (status == CUDNN_STATUS_SUCCESS) return {};
-    return state_->errors.check(cudaErrorUnknown, "cuDNN refused a convolution (status " + std::to_string(static_cast<int>(status)) + ")");
+    const cudnnHandle_t handle = library().handle;
+    const cudnnStatus_t status = ok ? cudnn_calls()->set_stream(handle, stream) : CUDNN_STATUS_BAD_PARAM;
+    return status == CUDNN_STATUS_SUCCESS ? cudnn_calls()->execute(handle, plan_->raw(), pack.raw()) : status;
   }
 
  private:
   const std::shared_ptr<const CudnnPart> plan_;
   const std::shared_ptr<CudaState> state_;
 };
+
+// Given to a stream that only writes down: what the library loads when an engine is first called is loaded now, not in a pass, and nothing
+// runs. The operands are nowhere.
+bool loaded(const Conv& conv, const CudnnShape& shape) {
+  const auto nowhere = [](std::uintptr_t number) { return reinterpret_cast<void*>(number << 32); };
+  CudnnOperands operands{nowhere(1), nowhere(2), shape.biased ? nowhere(3) : nullptr, shape.added ? nowhere(4) : nullptr,
+                         nowhere(5), nowhere(6)};
+  cudaStream_t stream = nullptr;
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t executable = nullptr;
+  bool ok = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess;
+  ok = ok && cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed) == cudaSuccess;
+  if (ok) {
+    const bool ran = conv.launch(operands, stream) == CUDNN_STATUS_SUCCESS;
+    ok = cudaStreamEndCapture(stream, &graph) == cudaSuccess && ran && cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess;
+  }
+  if (executable != nullptr) static_cast<void>(cudaGraphExecDestroy(executable));
+  if (graph != nullptr) static_cast<void>(cudaGraphDestroy(graph));
+  if (stream != nullptr) static_cast<void>(cudaStreamDestroy(stream));
+  if (!ok) static_cast<void>(cudaGetLastError());
+  return ok;
+}
 
 }  // namespace
 
@@ -335,8 +363,10 @@ std::unique_ptr<CudnnConv> make_cudnn_conv(const CudnnShape& shape, const std::s
   Listed* const list = cudnn_workspace(cudnn_version(), config) ? listed(lib, shape, *state) : nullptr;
   if (list == nullptr) return nullptr;
   for (Engine& engine : list->engines) {
-    if (config.starts_with(engine.settings + " workspace=") && ready(engine, lib.handle) && config == config_text(engine))
-      return std::make_unique<Conv>(engine.plan, state);
+    if (!config.starts_with(engine.settings + " workspace=") || !ready(engine, lib.handle) || config != config_text(engine)) continue;
+    auto conv = std::make_unique<Conv>(engine.plan, state);
+    engine.loaded = engine.loaded || loaded(*conv, shape);
+    return engine.loaded ? std::move(conv) : nullptr;
   }
   return nullptr;
 }
