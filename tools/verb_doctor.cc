@@ -70,13 +70,13 @@ class Doctor {
       if (handle != nullptr) {
         struct link_map* map = nullptr;
         if (::dlinfo(handle, RTLD_DI_LINKMAP, &map) == 0 && map != nullptr) one["path"] = map->l_name;
-        if (const std::string version = cudnn_version(handle); !version.empty()) one["version"] = cudnn = version;
         ::dlclose(handle);
       } else {
         const char* why = ::dlerror();
         one["reason"] = why != nullptr ? why : "not found";
       }
       if (std::string_view(name) == "libcuda.so.1") driver = handle != nullptr;
+      if (std::string_view(name) == "libcudnn.so.9" && handle != nullptr) one["version"] = cudnn = cudnn_version();
       tried.push_back(std::move(one));
     }
     session_.result["libraries"] = std::move(tried);
@@ -86,11 +86,14 @@ class Doctor {
     session_.print("cuDNN: {}\n", cudnn.empty() ? "none (libcudnn.so.9): convolutions on a GPU are our own kernels'" : cudnn);
   }
 
-  // As 9.10.2; empty for another library.
-  static std::string cudnn_version(void* library) {
-    const auto ask = reinterpret_cast<std::size_t (*)()>(::dlsym(library, "cudnnGetVersion"));
+  // As 9.10.2; empty where it is not whole. Asked of the part that has it: libcudnn.so ends the process where a part is missing.
+  static std::string cudnn_version() {
+    void* const graph = ::dlopen("libcudnn_graph.so.9", RTLD_LAZY | RTLD_LOCAL);
+    if (graph == nullptr) return {};
+    const auto ask = reinterpret_cast<std::size_t (*)()>(::dlsym(graph, "cudnnGetVersion"));
     const std::size_t version = ask != nullptr ? ask() : 0;
-    return version == 0 ? std::string() : fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+    ::dlclose(graph);
+    return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
   }
 
   void check_uring() {

@@ -108,6 +108,22 @@ TEST_F(CudaCudnn, EveryEngineIsRightAndComesAgainHoweverFiltersAreCut) {
   EXPECT_GE(served, 4u);
 }
 
+TEST_F(CudaCudnn, NotANumberGoesThroughAnActivation) {
+  for (const char* activation : {"Relu", "Clip", "Swish"}) {
+    const NodeRun run = conv({DType::f16, {1, 8, 8, 64}, 64, 1, 1, 1, activation});
+    held_[0].as<std::uint16_t>()[3 * 64 + 5] = 0x7e00;  // of one pixel
+    const auto want = run_node(run, device_->pool);
+    ASSERT_TRUE(want.ok()) << want.status().to_string();
+    for (const KernelWay& way : engines(run)) {
+      device_->way = way;
+      const auto got = device_->run(run);
+      ASSERT_TRUE(got.ok()) << way.config << ": " << got.status().to_string();
+      for (std::int64_t i = 0; i < (*want)[0].shape().elements(); ++i)
+        ASSERT_EQ(std::isnan(number((*want)[0], i)), std::isnan(number((*got)[0], i))) << activation << " " << way.config << " at " << i;
+    }
+  }
+}
+
 // A plan or a file of times can say anything: only what the library itself lists for these shapes is taken.
 TEST_F(CudaCudnn, WhatTheLibraryDoesNotListIsRefusedAndChangesNothing) {
   const NodeRun run = conv({DType::f16, {2, 28, 28, 64}, 256, 1, 1, 1, "Relu"});

@@ -1,6 +1,8 @@
 #include "runtime/cuda/cudnn_conv.h"
 
 #include <dlfcn.h>
+#include <link.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -13,12 +15,24 @@
 namespace forebay::cuda {
 namespace {
 
+constexpr std::size_t kMostKnown = 512;                  // shapes; each keeps its graph and engines in host memory
 constexpr std::size_t kMostKnobs = 64, kMostNotes = 32;  // of an engine; later versions may know more kinds than the header
 
 template <typename F>
 bool find(void* library, const char* name, F* function) {
   *function = reinterpret_cast<F>(dlsym(library, name));
   return *function != nullptr;
+}
+
+// libcudnn.so loads its parts when they are first wanted, and ends the process where one is missing: all must lie beside it.
+bool complete(void* library) {
+  struct link_map* map = nullptr;
+  if (dlinfo(library, RTLD_DI_LINKMAP, &map) != 0 || map == nullptr) return false;
+  const std::string path = map->l_name, folder = path.substr(0, path.rfind('/') + 1);
+  constexpr const char* kParts[] = {"graph", "ops", "cnn", "heuristic", "engines_precompiled", "engines_runtime_compiled"};
+  return std::all_of(std::begin(kParts), std::end(kParts), [&](const char* part) {
+    return access((folder + "libcudnn_" + part + ".so." + std::to_string(CUDNN_MAJOR)).c_str(), R_OK) == 0;
+  });
 }
 
 // What the operands are called in a graph.
@@ -238,6 +252,7 @@ Listed* listed(Library& lib, const CudnnShape& shape, CudaState& state) {
     if (same(one.shape, shape)) return &one;
   }
   if (lib.handle == nullptr && cudnn_calls()->create_handle(&lib.handle) != CUDNN_STATUS_SUCCESS) return nullptr;
+  if (lib.known.size() == kMostKnown) lib.known.pop_front();  // what was made of it stays
   Listed& made = lib.known.emplace_back();
   made.shape = shape;
   if (Sketch(shape, lib.handle, &made.graph).draw()) made.engines = list_engines(made.graph);
@@ -330,7 +345,7 @@ const CudnnCalls* cudnn_calls() {
     const std::string name = "libcudnn.so." + std::to_string(CUDNN_MAJOR);
     void* library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) library = dlopen(("/usr/local/cuda/lib64/" + name).c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (library == nullptr) return nullptr;
+    if (library == nullptr || !complete(library)) return nullptr;
     const bool all = find(library, "cudnnGetVersion", &c.version) && find(library, "cudnnCreate", &c.create_handle) &&
                      find(library, "cudnnSetStream", &c.set_stream) && find(library, "cudnnBackendCreateDescriptor", &c.create) &&
                      find(library, "cudnnBackendDestroyDescriptor", &c.destroy) && find(library, "cudnnBackendSetAttribute", &c.set) &&
