@@ -36,7 +36,7 @@ bool complete(void* library) {
 }
 
 // What the operands are called in a graph.
-enum : std::int64_t { kX = 1, kW, kBias, kSum, kFactors, kY, kBetween };
+enum : std::int64_t { kX = 1, kW, kBias, kSum, kY, kBetween };
 
 struct Graph {
   std::deque<CudnnPart> parts;  // tensors and operations
@@ -72,15 +72,8 @@ Library& library() {
 
 bool same(const CudnnShape& a, const CudnnShape& b) {
   const auto numbers = [](const CudnnShape& s) {
-    return std::array{static_cast<int>(s.type),
-                      s.batch,
-                      s.groups,
-                      s.channels,
-                      s.filters,
-                      s.biased ? 1 : 0,
-                      s.added ? 1 : 0,
-                      static_cast<int>(s.activation),
-                      static_cast<int>(s.factors)};
+    return std::array{static_cast<int>(s.type),      s.batch, s.groups, s.channels, s.filters, s.biased ? 1 : 0, s.added ? 1 : 0,
+                      static_cast<int>(s.activation)};
   };
   return numbers(a) == numbers(b) && std::memcmp(&a.window, &b.window, sizeof a.window) == 0 && a.alpha == b.alpha && a.beta == b.beta;
 }
@@ -99,7 +92,7 @@ class Sketch {
                filters = tensor(kW, {k, s_.channels, w.kernel[0], w.kernel[1]}, true);
     left_ = 1 + (s_.added ? 1 : 0) + (s_.biased ? 1 : 0) + (s_.activation != Activation::none ? 1 : 0);
     cudnnBackendDescriptor_t last = next(image);
-    convolve(s_.factors == CudnnShape::Factors::none ? x : scaled(x, {n, channels, w.in[0], w.in[1]}), filters, last);
+    convolve(x, filters, last);
     if (s_.added) last = pointwise(CUDNN_POINTWISE_ADD, last, tensor(kSum, image, true), image);
     if (s_.biased) last = pointwise(CUDNN_POINTWISE_ADD, last, tensor(kBias, {1, k, 1, 1}, true), image);
     if (s_.activation != Activation::none) pointwise(mode(), last, nullptr, image);
@@ -113,11 +106,11 @@ class Sketch {
   CudnnPart& part(cudnnBackendDescriptorType_t kind) { return graph_.parts.emplace_back(kind); }
   void end(CudnnPart& made) { ok_ = ok_ && made.finalize(); }
 
-  // Dims as [N,C,H,W], channels together in memory. What only the graph sees is f32 but for what tensor cores read.
-  cudnnBackendDescriptor_t tensor(std::int64_t id, const std::array<std::int64_t, 4>& dims, bool real, bool narrow = false) {
+  // Dims as [N,C,H,W], channels together in memory. What only the graph sees is f32.
+  cudnnBackendDescriptor_t tensor(std::int64_t id, const std::array<std::int64_t, 4>& dims, bool real) {
     const std::array<std::int64_t, 4> strides{dims[1] * dims[2] * dims[3], 1, dims[1] * dims[3], dims[1]};
     CudnnPart& made = part(CUDNN_BACKEND_TENSOR_DESCRIPTOR);
-    ok_ = ok_ && made.set(CUDNN_ATTR_TENSOR_DATA_TYPE, real || narrow ? type_ : CUDNN_DATA_FLOAT) &&
+    ok_ = ok_ && made.set(CUDNN_ATTR_TENSOR_DATA_TYPE, real ? type_ : CUDNN_DATA_FLOAT) &&
           made.set(CUDNN_ATTR_TENSOR_DIMENSIONS, std::span<const std::int64_t>(dims)) &&
           made.set(CUDNN_ATTR_TENSOR_STRIDES, std::span<const std::int64_t>(strides)) && made.set(CUDNN_ATTR_TENSOR_UNIQUE_ID, id) &&
           made.set(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, std::int64_t{16}) && made.set(CUDNN_ATTR_TENSOR_IS_VIRTUAL, !real);
@@ -156,14 +149,11 @@ class Sketch {
   // Of `x` and `b`, or of `x` alone; gives the output.
   cudnnBackendDescriptor_t pointwise(cudnnPointwiseMode_t mode, cudnnBackendDescriptor_t x, cudnnBackendDescriptor_t b,
                                      const std::array<std::int64_t, 4>& image) {
-    return operate(mode, x, b, next(image));
-  }
-  cudnnBackendDescriptor_t operate(cudnnPointwiseMode_t mode, cudnnBackendDescriptor_t x, cudnnBackendDescriptor_t b,
-                                   cudnnBackendDescriptor_t y) {
     CudnnPart& how = part(CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
     ok_ = ok_ && how.set(CUDNN_ATTR_POINTWISE_MODE, mode) && how.set(CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_DATA_FLOAT);
     if (b == nullptr) set_numbers(how);
     end(how);
+    const cudnnBackendDescriptor_t y = next(image);
     CudnnPart& operation = part(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
     ok_ =
         ok_ && operation.set(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, how) && operation.set(CUDNN_ATTR_OPERATION_POINTWISE_XDESC, x) &&
@@ -171,11 +161,6 @@ class Sketch {
     end(operation);
     graph_.operations.push_back(operation.raw());
     return y;
-  }
-  cudnnBackendDescriptor_t scaled(cudnnBackendDescriptor_t x, const std::array<std::int64_t, 4>& image) {
-    const std::int64_t images = s_.factors == CudnnShape::Factors::of_image ? image[0] : 1;
-    const cudnnBackendDescriptor_t factors = tensor(kFactors, {images, image[1], 1, 1}, true), y = tensor(kBetween, image, false, true);
-    return operate(CUDNN_POINTWISE_MUL, x, factors, y);
   }
   cudnnPointwiseMode_t mode() const {
     switch (s_.activation) {
@@ -309,7 +294,7 @@ class Conv final : public CudnnConv {
     std::vector<std::int64_t> ids;
     std::vector<void*> places;
     const std::pair<std::int64_t, const void*> all[] = {
-        {kX, operands.x}, {kW, operands.w}, {kBias, operands.bias}, {kSum, operands.sum}, {kFactors, operands.factors}, {kY, operands.y}};
+        {kX, operands.x}, {kW, operands.w}, {kBias, operands.bias}, {kSum, operands.sum}, {kY, operands.y}};
     for (const auto& [id, place] : all) {
       if (place == nullptr) continue;
       ids.push_back(id);
@@ -334,13 +319,8 @@ class Conv final : public CudnnConv {
 // runs. The operands are nowhere.
 bool loaded(const Conv& conv, const CudnnShape& shape) {
   const auto nowhere = [](std::uintptr_t number) { return reinterpret_cast<void*>(number << 32); };
-  CudnnOperands operands{nowhere(1),
-                         nowhere(2),
-                         shape.biased ? nowhere(3) : nullptr,
-                         shape.added ? nowhere(4) : nullptr,
-                         shape.factors != CudnnShape::Factors::none ? nowhere(7) : nullptr,
-                         nowhere(5),
-                         nowhere(6)};
+  CudnnOperands operands{nowhere(1), nowhere(2), shape.biased ? nowhere(3) : nullptr, shape.added ? nowhere(4) : nullptr,
+                         nowhere(5), nowhere(6)};
   cudaStream_t stream = nullptr;
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t executable = nullptr;

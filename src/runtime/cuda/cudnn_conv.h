@@ -20,15 +20,14 @@ namespace forebay::cuda {
 struct CudnnShape {
   DType type = DType::f16;
   NhwcWindow window;
-  int batch = 0, groups = 1, channels = 0, filters = 0;                         // channels of a group, filters of all
-  bool biased = false, added = false;                                           // an image before the activation
-  enum class Factors : int { none, shared, of_image } factors = Factors::none;  // one a channel of x
+  int batch = 0, groups = 1, channels = 0, filters = 0;  // channels of a group, filters of all
+  bool biased = false, added = false;                    // an image before the activation
   Activation activation = Activation::none;
   float alpha = 0, beta = 0;
 };
 
 struct CudnnOperands {
-  const void *x = nullptr, *w = nullptr, *bias = nullptr, *sum = nullptr, *factors = nullptr;
+  const void *x = nullptr, *w = nullptr, *bias = nullptr, *sum = nullptr;
   void *y = nullptr, *workspace = nullptr;
 };
 

@@ -51,14 +51,11 @@ class CudnnNhwcConv final : public MergedKernel, public ChoosingKernel, public W
     shape_.filters = static_cast<int>(y[3]);
     shape_.biased = given(2);
     shape_.added = given(3);
-    shape_.factors = !given(4)                        ? CudnnShape::Factors::none
-                     : context.inputs[4].dims[0] == 1 ? CudnnShape::Factors::shared
-                                                      : CudnnShape::Factors::of_image;
     row_bytes_ = std::int64_t{2} * window.kernel[1] * window.kernel[2] * shape_.channels;
     const std::size_t slabs = context.slab_rows.size();
     gathers_ = context.sliced_input != plan::kNone && slabs > 1;
-    serves_ = !choosing_.problem().empty() && cudnn_describes(shape_) && Shape(y).elements() > 0 && (!gathers_ || row_bytes_ % 16 == 0) &&
-              slabs <= std::min<std::size_t>(kMostMerged, GatherSlabsTask::kMost);
+    serves_ = !choosing_.problem().empty() && !given(4) && cudnn_describes(shape_) && Shape(y).elements() > 0 &&
+              (!gathers_ || row_bytes_ % 16 == 0) && slabs <= std::min<std::size_t>(kMostMerged, GatherSlabsTask::kMost);
     return {};
   }
   void reads_weight(std::size_t input) override {
@@ -76,7 +73,6 @@ class CudnnNhwcConv final : public MergedKernel, public ChoosingKernel, public W
     if (!serves_) return text;
     if (shape_.biased) text += " +b";
     if (shape_.added) text += " +sum";
-    if (shape_.factors != CudnnShape::Factors::none) text += shape_.factors == CudnnShape::Factors::shared ? " *one" : " *each";
     if (shape_.activation == Activation::none) return text;
     text += " +activation=" + std::to_string(static_cast<int>(shape_.activation));
     if (shape_.alpha != 0 || shape_.beta != 0) text += "," + std::to_string(shape_.alpha) + "," + std::to_string(shape_.beta);
@@ -116,7 +112,7 @@ class CudnnNhwcConv final : public MergedKernel, public ChoosingKernel, public W
     if (library_ == nullptr) return Status(Code::internal, "a convolution was prepared before the device started");
     const KernelCall& call = calls[0];
     const auto given = [&](std::size_t i) { return i < call.inputs.size() && call.inputs[i].present() ? call.inputs[i].data : nullptr; };
-    CudnnOperands operands{given(0), given(1), given(2), given(3), given(4), call.outputs[0].data, call.workspace + gathered_bytes()};
+    CudnnOperands operands{given(0), given(1), given(2), given(3), call.outputs[0].data, call.workspace + gathered_bytes()};
     if (gathers_) {
       FB_TRY(gather(calls));
       if (calls.back().slab + 1 != calls.back().slab_count) return {};
