@@ -235,6 +235,14 @@ std::vector<ShapeSet> declared_shapes(const plan::Plan& plan) {
   return sets;
 }
 
+std::vector<ShapeSet> shapes_that_load(const plan::Plan& plan, std::string_view device_kind) {
+  const plan::KernelSection* const section = section_for(plan, device_kind);
+  const bool loads = section != nullptr && std::any_of(section->entries.begin(), section->entries.end(), [](const plan::KernelChoice& choice) {
+    return choice_identity(choice).find(".cudnn:") != std::string::npos;
+  });
+  return loads ? declared_shapes(plan) : std::vector<ShapeSet>();
+}
+
 Result<ChoiceOutcome> choose_kernels(const ChoiceRequest& request) {
   return Chooser(request).run();
 }

@@ -30,9 +30,9 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer, pu
  public:
   static Result<std::unique_ptr<Device>> open() {
     auto state = std::make_shared<CudaState>();
-    // Read by the driver when it starts, if it has not, and the caller has not chosen. cuDNN's libraries hold far more kernels than are
-    // called, and would take hundreds of MiB; ours are all brought at the start (kernel_loading.h).
-    setenv("CUDA_MODULE_LOADING", "LAZY", 0);
+    // Read by the driver when it starts, if it has not, and the caller has not chosen. Kernels that came to the device when first used would
+    // take memory in the middle of a pass. Only cuDNN's libraries hold far more than are called, and would take hundreds of MiB.
+    setenv("CUDA_MODULE_LOADING", cudnn_version().empty() ? "EAGER" : "LAZY", 0);
     // Streams share hardware queues beyond this number (8 otherwise): see caller_stream_cuda.h.
     setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
     FB_ASSIGN(const DeviceFacts facts, device_facts(state->ordinal, kOldest));

@@ -63,6 +63,7 @@ struct Listed {
 struct Library {
   std::mutex mutex;  // guards the rest, and the handle's stream until what is given to it has been launched
   cudnnHandle_t handle = nullptr;
+  void* nowhere = nullptr;  // device memory that nothing reads or writes
   std::deque<Listed> known;
 };
 Library& library() {
@@ -203,7 +204,8 @@ bool among(const std::vector<T>& values, std::initializer_list<T> wanted) {
   return std::any_of(wanted.begin(), wanted.end(), [&](T one) { return std::find(values.begin(), values.end(), one) != values.end(); });
 }
 
-// The same bits each time, sums in f32 of the numbers as they are.
+// The same bits each time, sums in f32 of the numbers as they are, and machine code in the library: compiling takes half a second a shape
+// whenever a plan is opened.
 bool trusted(const CudnnPart& engine) {
   const auto notes = engine.get<cudnnBackendNumericalNote_t>(CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, kMostNotes);
   const auto habits = engine.get<cudnnBackendBehaviorNote_t>(CUDNN_ATTR_ENGINE_BEHAVIOR_NOTE, kMostNotes);
@@ -211,7 +213,8 @@ bool trusted(const CudnnPart& engine) {
                         CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS, CUDNN_NUMERICAL_NOTE_FFT, CUDNN_NUMERICAL_NOTE_WINOGRAD,
                         CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_4x4, CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_6x6,
                         CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_13x13}) &&
-         !among(habits, {CUDNN_BEHAVIOR_NOTE_REQUIRES_FILTER_INT8x32_REORDER, CUDNN_BEHAVIOR_NOTE_REQUIRES_BIAS_INT8x32_REORDER});
+         !among(habits, {CUDNN_BEHAVIOR_NOTE_RUNTIME_COMPILATION, CUDNN_BEHAVIOR_NOTE_REQUIRES_FILTER_INT8x32_REORDER,
+                         CUDNN_BEHAVIOR_NOTE_REQUIRES_BIAS_INT8x32_REORDER});
 }
 
 // "" for an engine that is not to be used.
@@ -251,6 +254,7 @@ Listed* listed(Library& lib, const CudnnShape& shape, CudaState& state) {
   for (Listed& one : lib.known) {
     if (same(one.shape, shape)) return &one;
   }
+  if (lib.nowhere == nullptr && cudaMalloc(&lib.nowhere, 4096) != cudaSuccess) return nullptr;
   if (lib.handle == nullptr && cudnn_calls()->create_handle(&lib.handle) != CUDNN_STATUS_SUCCESS) return nullptr;
   if (lib.known.size() == kMostKnown) lib.known.pop_front();  // what was made of it stays
   Listed& made = lib.known.emplace_back();
@@ -315,25 +319,37 @@ class Conv final : public CudnnConv {
   const std::shared_ptr<CudaState> state_;
 };
 
+// A recording that holds all it needs: what a copy would be made from when it is replayed may be gone by then.
+bool holds_all(cudaGraph_t graph) {
+  std::array<cudaGraphNode_t, 16> nodes{};
+  std::size_t count = nodes.size();
+  if (cudaGraphGetNodes(graph, nodes.data(), &count) != cudaSuccess || count > nodes.size()) return false;
+  return std::all_of(nodes.begin(), nodes.begin() + static_cast<std::ptrdiff_t>(count), [](cudaGraphNode_t node) {
+    cudaGraphNodeType type = cudaGraphNodeTypeCount;
+    return cudaGraphNodeGetType(node, &type) == cudaSuccess && (type == cudaGraphNodeTypeKernel || type == cudaGraphNodeTypeMemset);
+  });
+}
+
 // Given to a stream that only writes down: what the library loads when an engine is first called is loaded now, not in a pass, and nothing
-// runs. The operands are nowhere.
-bool loaded(const Conv& conv, const CudnnShape& shape) {
+// runs. The operands are nowhere but for the workspace, whose address is checked.
+bool loaded(const Conv& conv, const CudnnShape& shape, void* workspace) {
   const auto nowhere = [](std::uintptr_t number) { return reinterpret_cast<void*>(number << 32); };
-  CudnnOperands operands{nowhere(1), nowhere(2), shape.biased ? nowhere(3) : nullptr, shape.added ? nowhere(4) : nullptr,
-                         nowhere(5), nowhere(6)};
+  const CudnnOperands operands{nowhere(1), nowhere(2), shape.biased ? nowhere(3) : nullptr, shape.added ? nowhere(4) : nullptr,
+                               nowhere(5), workspace};
   cudaStream_t stream = nullptr;
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t executable = nullptr;
-  bool ok = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess;
-  ok = ok && cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed) == cudaSuccess;
+  bool ok = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess &&
+            cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed) == cudaSuccess;
   if (ok) {
     const bool ran = conv.launch(operands, stream) == CUDNN_STATUS_SUCCESS;
-    ok = cudaStreamEndCapture(stream, &graph) == cudaSuccess && ran && cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess;
+    ok = cudaStreamEndCapture(stream, &graph) == cudaSuccess && ran && holds_all(graph) &&
+         cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess;
   }
   if (executable != nullptr) static_cast<void>(cudaGraphExecDestroy(executable));
   if (graph != nullptr) static_cast<void>(cudaGraphDestroy(graph));
   if (stream != nullptr) static_cast<void>(cudaStreamDestroy(stream));
-  if (!ok) static_cast<void>(cudaGetLastError());
+  static_cast<void>(cudaGetLastError());
   return ok;
 }
 
@@ -380,7 +396,7 @@ std::unique_ptr<CudnnConv> make_cudnn_conv(const CudnnShape& shape, const std::s
   for (Engine& engine : list->engines) {
     if (!config.starts_with(engine.settings + " workspace=") || !ready(engine, lib.handle) || config != config_text(engine)) continue;
     auto conv = std::make_unique<Conv>(engine.plan, state);
-    engine.loaded = engine.loaded || loaded(*conv, shape);
+    engine.loaded = engine.loaded || loaded(*conv, shape, lib.nowhere);
     return engine.loaded ? std::move(conv) : nullptr;
   }
   return nullptr;
