@@ -269,7 +269,8 @@ TEST(Tidy, BannedCalls) {
       {std::regex(R"(\b(f|v|vf)?printf\s*\()"), "printf", {"src/base/status.cc", "tests/"}},  // check_failed writes one line before it aborts
       {std::regex(R"(std::c(err|log)\b)"), "std::cerr", {"tests/"}},
       {std::regex(R"(std::cout\b)"), "std::cout", {"tests/", "examples/", "bench/"}},
-      {std::regex(R"(\bcudaMalloc|\bcudaDeviceSynchronize)"), "device memory beside the arena, device-wide waits", {"tests/", "bench/"}},  // a caller's
+      {std::regex(R"(\bcudaMalloc|\bcudaDeviceSynchronize)"), "device memory beside the arena, device-wide waits",
+       {"tests/", "bench/", "src/runtime/cuda/cudnn_conv.cc"}},  // a caller's; 4 KiB that a library may name and nothing touches
       {std::regex(R"(\b(malloc|calloc|realloc)\s*\()"), "malloc", {"tests/"}},
       {std::regex(R"(\b(system|popen|tmpnam|gets|strcpy|strcat|sprintf)\s*\()"), "unsafe call", {"tests/"}},
       {std::regex(R"(\bmmap\s*\()"), "mmap", {"src/runtime/cpu/cpu_arena.cc", "src/stream/", "tools/raw_read.cc", "tests/"}},  // never of inputs
