@@ -4,14 +4,14 @@
 namespace forebay::cuda {
 namespace {
 
-constexpr int kThreads = 256, kEach = 4;  // of a block; units that a thread has under way
+constexpr int kThreads = 256, kEach = 8;  // of a block; units that a thread has under way
 
 __global__ void gather_slabs(const GatherSlabsTask task) {
   const std::int64_t begin = task.begins[blockIdx.y], count = task.begins[blockIdx.y + 1] - begin;
-  const auto* const from = static_cast<const uint4*>(task.from[blockIdx.y]);
-  auto* const to = static_cast<uint4*>(task.to) + begin;
+  const auto* const from = static_cast<const uint2*>(task.from[blockIdx.y]);
+  auto* const to = static_cast<uint2*>(task.to) + begin;
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kThreads * kEach + threadIdx.x;
-  uint4 values[kEach];
+  uint2 values[kEach];
 #pragma unroll
   for (int i = 0; i < kEach; ++i) {
     if (first + i * kThreads < count) values[i] = from[first + i * kThreads];

@@ -55,7 +55,7 @@ class CudnnNhwcConv final : public MergedKernel, public ChoosingKernel, public W
     const std::size_t slabs = context.slab_rows.size();
     gathers_ = context.sliced_input != plan::kNone && slabs > 1;
     serves_ = !choosing_.problem().empty() && !given(4) && cudnn_describes(shape_) && Shape(y).elements() > 0 &&
-              (!gathers_ || row_bytes_ % 16 == 0) && slabs <= std::min<std::size_t>(kMostMerged, GatherSlabsTask::kMost);
+              slabs <= std::min<std::size_t>(kMostMerged, GatherSlabsTask::kMost);
     return {};
   }
   void reads_weight(std::size_t input) override {
@@ -131,7 +131,7 @@ class CudnnNhwcConv final : public MergedKernel, public ChoosingKernel, public W
     task.to = calls[0].workspace + calls[0].row_begin * row_bytes_;
     for (const KernelCall& call : calls) {
       task.from[task.count] = call.inputs[1].data;
-      task.begins[task.count + 1] = task.begins[task.count] + call.inputs[1].shape[0] * row_bytes_ / 16;
+      task.begins[task.count + 1] = task.begins[task.count] + call.inputs[1].shape[0] * row_bytes_ / 8;
       ++task.count;
     }
     const cudaError_t error = launch_gather_slabs(task, queue_stream());
@@ -143,7 +143,7 @@ class CudnnNhwcConv final : public MergedKernel, public ChoosingKernel, public W
   MergedKernel& merged_;  // own_
   ChoosingKernel& choosing_;
   CudnnShape shape_;
-  std::int64_t row_bytes_ = 0;  // of a filter
+  std::int64_t row_bytes_ = 0;  // of a filter; a multiple of 8
   bool gathers_ = false, serves_ = false, excluded_ = false;
   bool taken_ = false;                  // the library's way, library_ null where the device has not started
   std::uint64_t library_bytes_ = 0;     // of its workspace

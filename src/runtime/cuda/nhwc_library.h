@@ -9,7 +9,7 @@ namespace forebay::cuda {
 // `own`, a MergedKernel and ChoosingKernel of forebay.NhwcConv, with cuDNN's engines among its ways.
 KernelPtr with_cudnn(const NamedActivation& activation, KernelPtr own, StatePtr state);
 
-// Slabs of filters as one weight: `from[i]` goes to begins[i] to begins[i + 1] of `to`, in units of 16 bytes.
+// Slabs of filters as one weight: `from[i]` goes to begins[i] to begins[i + 1] of `to`, in units of 8 bytes.
 struct GatherSlabsTask {
   static constexpr int kMost = 64;
   const void* from[kMost] = {};
