@@ -69,6 +69,8 @@ TEST_F(CommandKernels, InspectShowsTimesAndWhatRunsOnTheHost) {
   section.entries.push_back({0, 2, "host.cpu.shape", ""});
   section.entries.push_back({0, 3, "cuda.cudnn", "nhwc_conv x\nnhwc_conv x | cuda.cudnn | v91002 engine=nonsense | 2.000"});
   plan::Plan timed = *with_kernels(**read, section);
+  EXPECT_FALSE(shapes_that_load(timed, "cuda").empty());
+  EXPECT_TRUE(shapes_that_load(timed, "cpu").empty() && shapes_that_load(**read, "cuda").empty());
   ASSERT_TRUE(plan::write_stripped_plan(posix_file_system(), path, timed, {}).ok());
   const CommandResult text = run_command({"inspect", path});
   ASSERT_EQ(text.exit, 0) << text.err;
