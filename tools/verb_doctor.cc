@@ -62,6 +62,7 @@ class Doctor {
     constexpr std::array<const char*, 6> kNames{"libcuda.so.1", "libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcudnn.so.9", "libnvidia-ml.so.1"};
     json::array tried;
     bool driver = false;
+    std::string cudnn;
     for (const char* name : kNames) {
       json::object one{{"name", name}};
       void* handle = ::dlopen(name, RTLD_LAZY | RTLD_LOCAL);
@@ -75,12 +76,24 @@ class Doctor {
         one["reason"] = why != nullptr ? why : "not found";
       }
       if (std::string_view(name) == "libcuda.so.1") driver = handle != nullptr;
+      if (std::string_view(name) == "libcudnn.so.9" && handle != nullptr) one["version"] = cudnn = cudnn_version();
       tried.push_back(std::move(one));
     }
     session_.result["libraries"] = std::move(tried);
     session_.result["driver"] = driver;
     session_.result["gpu"] = ::access("/dev/nvidiactl", F_OK) == 0;
     session_.print("CUDA driver: {}\n", driver ? "found; this version computes on the CPU" : "none: using the CPU");
+    session_.print("cuDNN: {}\n", cudnn.empty() ? "none (libcudnn.so.9): convolutions on a GPU are our own kernels'" : cudnn);
+  }
+
+  // As 9.10.2; empty where it is not whole. Asked of the part that has it: libcudnn.so ends the process where a part is missing.
+  static std::string cudnn_version() {
+    void* const graph = ::dlopen("libcudnn_graph.so.9", RTLD_LAZY | RTLD_LOCAL);
+    if (graph == nullptr) return {};
+    const auto ask = reinterpret_cast<std::size_t (*)()>(::dlsym(graph, "cudnnGetVersion"));
+    const std::size_t version = ask != nullptr ? ask() : 0;
+    ::dlclose(graph);
+    return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
   }
 
   void check_uring() {

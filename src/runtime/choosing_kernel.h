@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "forebay/status.h"
@@ -18,6 +20,8 @@ struct KernelWay {
 class ChoosingKernel {  // beside Kernel
  public:
   virtual ~ChoosingKernel() = default;
+  // Behind prepare, before what follows: kernels that will not be taken, so that nothing is made ready for them.
+  virtual void exclude(const std::function<bool(std::string_view)>&) {}
   // All of these after prepare. The work in words without " | ", apart from the node's name: operator, shapes, types, slabs. Empty where
   // there is nothing to choose.
   virtual std::string problem() const = 0;

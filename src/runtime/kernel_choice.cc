@@ -179,6 +179,7 @@ bool kernel_excluded(const plan::Plan& plan, std::string_view kernel) {
 }
 
 Status take_choice(const plan::Plan& plan, std::string_view device_kind, ChoosingKernel& kernel) {
+  kernel.exclude([&](std::string_view name) { return kernel_excluded(plan, name); });
   const std::string problem = kernel.problem();
   if (const plan::KernelSection* section = problem.empty() ? nullptr : section_for(plan, device_kind)) {
     const std::vector<TimedWay> recorded = recorded_ways(*section, problem);
@@ -232,6 +233,14 @@ std::vector<ShapeSet> declared_shapes(const plan::Plan& plan) {
     if (std::find(sets.begin(), sets.end(), set) == sets.end()) sets.push_back(std::move(set));
   }
   return sets;
+}
+
+std::vector<ShapeSet> shapes_that_load(const plan::Plan& plan, std::string_view device_kind) {
+  const plan::KernelSection* const section = section_for(plan, device_kind);
+  const bool loads = section != nullptr && std::any_of(section->entries.begin(), section->entries.end(), [](const plan::KernelChoice& choice) {
+    return choice_identity(choice).find(".cudnn:") != std::string::npos;
+  });
+  return loads ? declared_shapes(plan) : std::vector<ShapeSet>();
 }
 
 Result<ChoiceOutcome> choose_kernels(const ChoiceRequest& request) {

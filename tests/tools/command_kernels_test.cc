@@ -37,7 +37,7 @@ TEST_F(CommandKernels, WithoutTheDeviceHeuristicsAreRecordedAndSaid) {
   ASSERT_EQ((*read)->kernels.size(), 2u);
   EXPECT_EQ((*read)->kernels[1].device_kind, "cuda");
   EXPECT_TRUE(kernel_excluded(**read, "cuda.cublaslt") && kernel_excluded(**read, "cuda.packed+cuda.cublaslt") &&
-              kernel_excluded(**read, "cuda.gemm_tiles"));
+              kernel_excluded(**read, "cuda.cudnn") && kernel_excluded(**read, "cuda.gemm_tiles"));
   EXPECT_FALSE(kernel_excluded(**read, "cuda.gemv256"));
   EXPECT_EQ(run_command({"run", plan, "--weights", model(), "--json"}).exit, 0);  // the CPU runs it as ever
 }
@@ -67,13 +67,18 @@ TEST_F(CommandKernels, InspectShowsTimesAndWhatRunsOnTheHost) {
                              "20.000\nproduct m=9 | cuda.odd |  | failed"});
   section.entries.push_back({0, 1, "cuda.cublaslt", "product m=9"});
   section.entries.push_back({0, 2, "host.cpu.shape", ""});
+  section.entries.push_back({0, 3, "cuda.cudnn", "nhwc_conv x\nnhwc_conv x | cuda.cudnn | v91002 engine=nonsense | 2.000"});
   plan::Plan timed = *with_kernels(**read, section);
+  EXPECT_FALSE(shapes_that_load(timed, "cuda").empty());
+  EXPECT_TRUE(shapes_that_load(timed, "cpu").empty() && shapes_that_load(**read, "cuda").empty());
   ASSERT_TRUE(plan::write_stripped_plan(posix_file_system(), path, timed, {}).ok());
   const CommandResult text = run_command({"inspect", path});
   ASSERT_EQ(text.exit, 0) << text.err;
   for (const char* line : {"kernels for cuda (timed on a GPU):", "on the host: ", "product m=9 (2 nodes)",
-                           "*     1.500 us  cuda.cublaslt v1 algo=3\n", "     20.000 us  cuda.gemm_tiles", "failed  cuda.odd"})
+                           "*     1.500 us  cuda.cublaslt v1 algo=3\n", "     20.000 us  cuda.gemm_tiles", "failed  cuda.odd",
+                           "*     2.000 us  cuda.cudnn v91002 engine=nonsense"})
     EXPECT_NE(text.out.find(line), std::string::npos) << line << "\n" << text.out.substr(text.out.find("kernels for"));
+  EXPECT_EQ(run_command({"run", path, "--weights", model(), "--json"}).exit, 0);  // a record of another device's is not read here
   const boost::json::object json = run_command({"inspect", path, "--json"}).json();
   const boost::json::object cuda = json.at("kernels").as_array().at(1).as_object();
   EXPECT_EQ(cuda.at("host_nodes").as_array().size(), 1u);

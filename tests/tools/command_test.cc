@@ -288,6 +288,14 @@ TEST_F(Command, DoctorSaysWhatItTried) {
   const CommandResult doctor = run_command({"doctor", "--quick", "--path", path(""), "--json"});
   ASSERT_EQ(doctor.exit, 0) << doctor.out << doctor.err;
   expect_keys(doctor.json(), {"machine", "libraries", "io_uring", "memlock_bytes", "paths", "problems", "driver"});
+  const CommandResult text = run_command({"doctor", "--quick", "--path", path("")});
+  const boost::json::value json = doctor.json();
+  for (const boost::json::value& one : json.at("libraries").as_array()) {
+    if (one.at("name") != "libcudnn.so.9") continue;
+    const bool found = one.at("found").as_bool();
+    const std::string line = found ? std::string(one.at("version").as_string()) : "none (libcudnn.so.9)";
+    EXPECT_NE(text.out.find("\ncuDNN: " + line), std::string::npos) << text.out;
+  }
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "runtime/cuda/cuda_queue.h"
 #include "runtime/cuda/cuda_recording.h"
 #include "runtime/cuda/cuda_tools.h"
+#include "runtime/cuda/cudnn_conv.h"
 #include "runtime/cuda/lt_product.h"
 #include "runtime/cuda/run_timer_cuda.h"
 #include "runtime/device_library.h"
@@ -29,9 +30,9 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer, pu
  public:
   static Result<std::unique_ptr<Device>> open() {
     auto state = std::make_shared<CudaState>();
-    // Kernels that came to the device when first used would take memory in the middle of a pass. Read by the driver when it starts, if it has
-    // not, and the caller has not chosen.
-    setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+    // Read by the driver when it starts, if it has not, and the caller has not chosen. Kernels that came to the device when first used would
+    // take memory in the middle of a pass. Only cuDNN's libraries hold far more than are called, and would take hundreds of MiB.
+    setenv("CUDA_MODULE_LOADING", cudnn_version().empty() ? "EAGER" : "LAZY", 0);
     // Streams share hardware queues beyond this number (8 otherwise): see caller_stream_cuda.h.
     setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
     FB_ASSIGN(const DeviceFacts facts, device_facts(state->ordinal, kOldest));
@@ -123,6 +124,7 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer, pu
     info_.numerics.emplace_back("sm", std::to_string(facts.capability));
     info_.numerics.emplace_back("cuda", std::to_string(CUDART_VERSION));
     info_.numerics.emplace_back("cublaslt", lt_version());
+    if (const std::string version = cudnn_version(); !version.empty()) info_.numerics.emplace_back("cudnn", version);
   }
 
   const std::shared_ptr<CudaState> state_;

@@ -1,5 +1,7 @@
 #include "runtime/cuda/cuda_status.h"
 
+#include "runtime/cuda/kernel_loading.h"
+
 namespace forebay::cuda {
 namespace {
 
@@ -88,6 +90,7 @@ Status CudaState::start() {
   Status chosen = errors.check(cudaSetDevice(ordinal), "choosing the device");
   if (!chosen.ok() || started()) return chosen;
   Status made = errors.check(cudaFree(nullptr), "starting the device");  // makes the context
+  if (made.ok()) made = errors.check(load_all_kernels(), "loading kernels");
   if (made.ok()) made = find_driver_calls(&driver);
   started_.store(made.ok(), std::memory_order_release);
   return made;

@@ -5,6 +5,7 @@
 #include "runtime/choosing_kernel.h"
 #include "runtime/cuda/activation_names.h"
 #include "runtime/cuda/kernel_base.h"
+#include "runtime/cuda/nhwc_library.h"
 #include "runtime/cuda/nhwc_task.h"
 #include "runtime/cuda/nhwc_tma.h"
 #include "runtime/cuda/split_sums.h"
@@ -360,7 +361,8 @@ class NhwcFromKernel final : public CudaKernel {
 
 KernelPtr make_conv(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape>, const StatePtr& state) {
   const auto activation = node_activation(node);
-  return activation && half_type(inputs[0].dtype) ? std::make_unique<NhwcConvKernel>(*activation, state) : nullptr;
+  if (!activation || !half_type(inputs[0].dtype)) return nullptr;
+  return with_cudnn(*activation, std::make_unique<NhwcConvKernel>(*activation, state), state);
 }
 KernelPtr make_pool(const NodeView& node, std::span<const TypeShape> inputs, std::span<const TypeShape>, const StatePtr& state) {
   return half_type(inputs[0].dtype) ? std::make_unique<NhwcPoolKernel>(node.op(), inputs[0].dtype, state) : nullptr;

@@ -1,0 +1,40 @@
+// The linker leads what nvcc's code calls for each kernel when the library is opened (__cudaRegisterFunction) past here (--wrap): the
+// runtime has no list of kernels to ask for.
+#include "runtime/cuda/kernel_loading.h"
+
+#include <vector>
+
+namespace forebay::cuda {
+namespace {
+
+std::vector<const void*>& own_kernels() {
+  static std::vector<const void*> all;
+  return all;
+}
+
+}  // namespace
+
+cudaError_t load_all_kernels() {
+  for (const void* kernel : own_kernels()) {
+    cudaFuncAttributes attributes{};
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+    if (error == cudaSuccess) continue;
+    static_cast<void>(cudaGetLastError());
+    // Kernels for other devices alone.
+    if (error != cudaErrorInvalidDeviceFunction && error != cudaErrorNoKernelImageForDevice) return error;
+  }
+  return cudaSuccess;
+}
+
+}  // namespace forebay::cuda
+
+extern "C" {
+void __real___cudaRegisterFunction(void** binary, const char* kernel, char* device_kernel, const char* name, int threads, uint3* thread,
+                                   uint3* block, dim3* block_dim, dim3* grid_dim, int* warp);
+
+void __wrap___cudaRegisterFunction(void** binary, const char* kernel, char* device_kernel, const char* name, int threads, uint3* thread,
+                                   uint3* block, dim3* block_dim, dim3* grid_dim, int* warp) {
+  forebay::cuda::own_kernels().push_back(kernel);
+  __real___cudaRegisterFunction(binary, kernel, device_kernel, name, threads, thread, block, block_dim, grid_dim, warp);
+}
+}
