@@ -134,6 +134,9 @@ class Engine {
     std::uint64_t page_cache_bytes = 0;  // of those read from files so far, taken from the page cache
     std::uint64_t loaded_bytes = 0;      // while the resident part was filled for the first time,
     double load_ms = 0;                  // from its first read to its last byte in place
+    std::uint64_t disk_bytes = 0;        // read from files so far
+    double no_room_ms = 0;               // in passes, while the disk would have taken more reads: there was no place to read to yet
+    std::uint64_t host_cache_bytes = 0, host_cache_wanted = 0;  // weights that the host cache holds, and those chosen for it
   };
   IoInfo io() const;
 

@@ -240,6 +240,18 @@ bool ReadPipeline::advance() {
   return true;
 }
 
+// Only while the pass that runs has loads left.
+void ReadPipeline::note_room(bool none) {
+  if (none) {
+    const std::lock_guard lock(mutex_);
+    none = tail_ < claimed_loads_;
+  }
+  if (!none && no_room_since_ns_ == 0) return;
+  const std::int64_t now = now_ns();
+  if (no_room_since_ns_ != 0) stats_.no_room_ns.fetch_add(static_cast<std::uint64_t>(now - no_room_since_ns_), std::memory_order_relaxed);
+  no_room_since_ns_ = none ? now : 0;
+}
+
 void ReadPipeline::note_load(const LoadSlot& slot) {
   if (load_began_ns_ == 0 || load_told_) return;
   load_bytes_ += config_.bound->raw_bytes(slot.chunk);
@@ -286,6 +298,7 @@ bool ReadPipeline::issue() {
   bool at_once = false;
   for (;;) {
     if (partial_ != nullptr) {
+      note_room(false);
       if (!continue_reads(*partial_)) return at_once;
       partial_ = nullptr;
     }
@@ -298,9 +311,12 @@ bool ReadPipeline::issue() {
     }
     std::uint64_t sequence = 0;
     if (pick(&sequence) == Pick::none) {
-      if (bytes_in_flight_ < finder_.limit_bytes()) finder_.starved();
+      const bool starved = bytes_in_flight_ < finder_.limit_bytes();
+      if (starved) finder_.starved();
+      note_room(starved);
       return at_once;
     }
+    note_room(false);
     if (begin_load(slot_of(sequence))) at_once = true;
   }
 }

@@ -57,6 +57,7 @@ struct Walk {
 struct PipelineStats {
   std::atomic<std::uint64_t> disk_bytes{0}, link_bytes{0}, chunks_loaded{0}, fills{0}, stalls{0}, stall_ns{0};
   std::atomic<std::uint64_t> page_cache_bytes{0}, loaded_bytes{0}, load_ns{0};
+  std::atomic<std::uint64_t> no_room_ns{0};  // a pass had loads to read, the disk took more reads, and they had no place to go to yet
 };
 
 class ReadPipeline {
@@ -154,6 +155,7 @@ class ReadPipeline {
   void note_stall(std::uint64_t first_step);
   void place(LoadSlot& slot, const Load& load);
   bool stage_fill(LoadSlot& slot);
+  void note_room(bool none);
   void note_load(const LoadSlot& slot);
 
   // The pool.
@@ -208,6 +210,7 @@ class ReadPipeline {
   std::vector<LoadSlot> slots_;
   std::uint64_t head_ = 0, tail_ = 0;  // loads under way: [head_, tail_)
   std::uint64_t bytes_in_flight_ = 0;
+  std::int64_t no_room_since_ns_ = 0;
   std::uint64_t fill_begin_ = 0, fill_end_ = 0;  // of fill_staging in use; they only grow, places are taken modulo its size
   std::int64_t load_began_ns_ = 0;               // of the first fill
   std::uint64_t load_bytes_ = 0;                 // come since

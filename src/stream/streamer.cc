@@ -83,7 +83,7 @@ class Streamer final : public WeightSource {
   struct Plan {  // what a layout and a generation come to
     PipelineConfig config;
     std::vector<plan::ChunkId> cached;
-    std::uint64_t cached_bytes = 0;
+    std::uint64_t cached_bytes = 0, cached_wanted = 0;  // with and without what alignment adds
     std::size_t resident = 0;
   };
 
@@ -122,6 +122,7 @@ class Streamer final : public WeightSource {
   std::uint64_t fills_seen_ = 0;  // fills made when the schedule was built: more now, and it lists what is there already
   bool all_filled_ = false;
   std::size_t resident_ = 0;     // how many chunks of the order have a place
+  std::uint64_t cached_wanted_ = 0;  // bytes of those chosen for the host cache
   ArenaLayout layout_;
   std::shared_ptr<RowReader> rows_;  // of the generation in force
   plan::GenerationPtr pending_;
@@ -220,12 +221,16 @@ Result<Streamer::Plan> Streamer::plan_config(const ArenaLayout& layout, const st
     if (binding.where == plan::ChunkBinding::Where::file) stored[i] = binding.stored_bytes;
   }
   plan.cached = choose_cached(order_.order, plan.resident, stored, options_.host_cache_bytes);
-  for (const plan::ChunkId chunk : plan.cached) plan.cached_bytes += align_up(stored[chunk], kBlockBytes);
+  for (const plan::ChunkId chunk : plan.cached) {
+    plan.cached_bytes += align_up(stored[chunk], kBlockBytes);
+    plan.cached_wanted += stored[chunk];
+  }
   return plan;
 }
 
 void Streamer::apply(Plan plan, const std::vector<bool>& stays, bool memory_changed) {
   const std::size_t resident = plan.resident;
+  const std::uint64_t wanted = plan.cached_wanted;
   const std::uint64_t fills = plan.config.schedule.fills;
   pipeline_->quiesce([&](PipelineConfig& config, IoEngine& engine) {
     for (std::size_t i = 0; i < stays.size(); ++i) {
@@ -246,6 +251,7 @@ void Streamer::apply(Plan plan, const std::vector<bool>& stays, bool memory_chan
   });
   std::lock_guard lock(mutex_);
   resident_ = resident;
+  cached_wanted_ = wanted;
   fills_seen_ = pipeline_->stats().fills.load(std::memory_order_relaxed);
   all_filled_ = fills == 0;
 }
@@ -497,8 +503,12 @@ IoReport Streamer::report() const {
   report.page_cache_bytes = stats.page_cache_bytes.load(std::memory_order_relaxed);
   report.loaded_bytes = stats.loaded_bytes.load(std::memory_order_relaxed);
   report.load_ns = stats.load_ns.load(std::memory_order_relaxed);
+  report.disk_bytes = stats.disk_bytes.load(std::memory_order_relaxed);
+  report.no_room_ns = stats.no_room_ns.load(std::memory_order_relaxed);
+  report.host_cache_bytes = pipeline_->cache().held_bytes();
   std::lock_guard lock(mutex_);
   report.direct = rows_->bound()->any_direct();
+  report.host_cache_wanted = cached_wanted_;
   return report;
 }
 
