@@ -133,7 +133,7 @@ class Streamer final : public WeightSource {
 Status Streamer::open(Device& device, plan::GenerationPtr first) {
   FB_ASSIGN(ready_, device.create_timeline());
   FB_ASSIGN(auto bound, BoundGeneration::bind(plan_, std::move(first), options_.direct != DirectIo::off, staged_ != nullptr));
-  rows_ = std::make_shared<RowReader>(std::move(bound));
+  rows_ = std::make_shared<RowReader>(std::move(bound), options_.io);
   if (staged_ != nullptr) pool_ = std::make_unique<PinnedPool>(*staged_, logger_);
   FB_ASSIGN(pipeline_, ReadPipeline::create(options_, plan_->chunks.size(), program_.substeps.size(), *ready_, logger_, staged_, pool_.get()));
   return {};
@@ -381,7 +381,7 @@ Status Streamer::take_pending(std::unique_lock<std::mutex>& lock) {
   lock.lock();
   if (!plan.ok()) return std::move(plan).status();  // the old generation goes on serving
   gathered_before_ += old->gathered_bytes();
-  rows_ = std::make_shared<RowReader>(std::move(bound));
+  rows_ = std::make_shared<RowReader>(std::move(bound), options_.io);
   return {};
 }
 
