@@ -174,7 +174,7 @@ void ReadPipeline::on_read(ReadDone done) {
   const ChunkSource& source = config_.bound->source(slot.chunk);
   const std::uint64_t piece = done.tag / kSlots;  // which piece of the chunk's read
   const std::uint64_t begin = piece * read_bytes_;
-  const std::uint64_t asked = std::min(read_bytes_, source.read_bytes - begin);
+  const std::uint64_t asked = piece_bytes(source, begin);
   const std::uint64_t needed = source.needed > begin ? std::min(asked, source.needed - begin) : 0;
   bytes_in_flight_ -= asked;
   if (!finder_.settled()) {
@@ -428,12 +428,19 @@ bool ReadPipeline::begin_load(LoadSlot& slot) {
   return false;
 }
 
+// Of the read of a chunk that begins there. A short rest goes with the piece before it: chunks of 8 MiB that do not begin at a block have one
+// of 4 KiB, which costs the disk an operation like any other.
+std::uint64_t ReadPipeline::piece_bytes(const ChunkSource& source, std::uint64_t begin) const {
+  const std::uint64_t left = source.read_bytes - begin;
+  return left <= read_bytes_ + read_bytes_ / 4 ? left : read_bytes_;
+}
+
 // True when all reads of the load are started.
 bool ReadPipeline::continue_reads(LoadSlot& slot) {
   const ChunkSource& source = config_.bound->source(slot.chunk);
   while (slot.started < source.read_bytes) {
     if (!slot.status.ok()) return false;  // its last outstanding read ends it
-    const std::uint64_t bytes = std::min(read_bytes_, source.read_bytes - slot.started);
+    const std::uint64_t bytes = piece_bytes(source, slot.started);
     if (engine_->in_flight() >= engine_->capacity()) return false;
     if (bytes_in_flight_ > 0 && bytes_in_flight_ + bytes > finder_.limit_bytes()) return false;
     ReadRequest request;

@@ -149,6 +149,7 @@ class ReadPipeline {
   Pick pick(std::uint64_t* sequence);
   bool begin_load(LoadSlot& slot);
   bool continue_reads(LoadSlot& slot);
+  std::uint64_t piece_bytes(const ChunkSource& source, std::uint64_t begin) const;
   void hand_over(LoadSlot& slot);
   bool forgive(LoadSlot& slot);
   void halt(const LoadSlot& slot);
