@@ -95,7 +95,13 @@ class BareRing {
     if (descriptor_ >= 0) ::close(descriptor_);
   }
   int open(std::uint32_t depth) {  // 0 or errno
+    // As the engine's: completions are taken by the thread that waits for them. Older kernels do not know it.
+    params_.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
     descriptor_ = static_cast<int>(::syscall(__NR_io_uring_setup, depth, &params_));
+    if (descriptor_ < 0 && errno == EINVAL) {
+      params_ = {};
+      descriptor_ = static_cast<int>(::syscall(__NR_io_uring_setup, depth, &params_));
+    }
     if (descriptor_ < 0) return errno;
     const std::size_t sq = params_.sq_off.array + params_.sq_entries * sizeof(std::uint32_t);
     const std::size_t cq = params_.cq_off.cqes + params_.cq_entries * sizeof(io_uring_cqe);

@@ -5,7 +5,7 @@
 namespace forebay::stream {
 namespace {
 
-constexpr std::uint64_t kWindowReads = 64;
+constexpr std::uint64_t kWindowReads = 96;
 constexpr std::int64_t kWindowNs = 10'000'000;  // and at least this long: a clock of microseconds then errs by less than a hundredth of a percent
 constexpr double kAsGood = 0.97;
 
@@ -38,7 +38,7 @@ void DepthFinder::starved() {
 }
 
 void DepthFinder::next_window(double rate) {
-  best_[candidate_] = std::max(best_[candidate_], rate);
+  rates_[candidate_][static_cast<std::size_t>(round_)] = rate;
   const std::uint64_t before = reads_;
   if (++candidate_ == kCandidates.size()) {
     candidate_ = 0;
@@ -50,10 +50,15 @@ void DepthFinder::next_window(double rate) {
 }
 
 void DepthFinder::settle() {
-  const double best = *std::max_element(best_.begin(), best_.end());
+  std::array<double, kCandidates.size()> middle{};
+  for (std::size_t i = 0; i < middle.size(); ++i) {
+    std::sort(rates_[i].begin(), rates_[i].end());
+    middle[i] = rates_[i][kRounds / 2];
+  }
+  const double best = *std::max_element(middle.begin(), middle.end());
   reads_ = *std::max_element(kCandidates.begin(), kCandidates.end());
   for (std::size_t i = 0; i < kCandidates.size(); ++i) {
-    if (best_[i] >= kAsGood * best) reads_ = std::min(reads_, kCandidates[i]);
+    if (middle[i] >= kAsGood * best) reads_ = std::min(reads_, kCandidates[i]);
   }
   settled_ = true;
 }

@@ -1,8 +1,8 @@
 // How many bytes of reads to keep in flight, found by measurement while weights stream. Pure: times and bytes in, a limit out; the bits read
 // do not depend on it.
 //
-// Each candidate is tried for two windows of steady reading, in turns, so that a disk that slows down meanwhile does not favour the first.
-// The smallest candidate within 3 % of the best rate is kept: what more in flight does not make faster only makes a fault's wait longer.
+// Each candidate is tried for three windows of steady reading, in turns, so that a disk that slows down meanwhile does not favour the first,
+// and the middle one of its rates counts: a disk in bursts makes any of them look best once. The smallest candidate within 3 % of the best rate is kept: what more in flight does not make faster only makes a fault's wait longer.
 #pragma once
 
 #include <array>
@@ -14,7 +14,7 @@ namespace forebay::stream {
 class DepthFinder {
  public:
   static constexpr std::array<std::uint64_t, 4> kCandidates = {16, 32, 8, 64};  // reads; the first serves until there is more to go by
-  static constexpr int kRounds = 2;
+  static constexpr int kRounds = 3;
 
   // `read_bytes`: of one read. `fixed_reads`: not 0: the caller's choice, nothing is measured.
   DepthFinder(std::uint64_t read_bytes, std::uint64_t fixed_reads);
@@ -39,7 +39,7 @@ class DepthFinder {
   std::uint64_t bytes_ = 0, skip_ = 0;
   std::size_t candidate_ = 0;
   int round_ = 0;
-  std::array<double, kCandidates.size()> best_{};
+  std::array<std::array<double, kRounds>, kCandidates.size()> rates_{};
 };
 
 }  // namespace forebay::stream

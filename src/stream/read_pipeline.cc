@@ -146,7 +146,7 @@ bool ReadPipeline::serve_command() {
     slot_of(s).status = Status();
   }
   partial_ = redo_ = nullptr;
-  bytes_in_flight_ = fill_begin_ = fill_end_ = 0;
+  bytes_in_flight_ = 0;
   load_told_ = load_told_ || load_bytes_ > 0;
   // Numbers go on from where they are, so that no old ready point can be met by a new load.
   head_ = tail_ = claimed_loads_ = next_sequence_;
@@ -162,6 +162,7 @@ bool ReadPipeline::serve_command() {
   const auto* command = command_;
   lock.unlock();
   (*command)(config_, *engine_);
+  rooms_.reset(config_.staging_bytes);
   lock.lock();
   registered_.store(engine_->registered());
   command_ = nullptr;
@@ -224,7 +225,7 @@ bool ReadPipeline::advance() {
       fills_[slot.chunk] = Fill::filled;
       stats_.fills.fetch_add(1, std::memory_order_relaxed);
     }
-    if (slot.staged_end != 0) fill_begin_ = slot.staged_end;
+    rooms_.give(slot.room_at, slot.room_bytes);
     if (!slot.skipped) note_load(slot);
     if (!slot.skipped) {
       ++loads;
@@ -353,7 +354,7 @@ ReadPipeline::Pick ReadPipeline::pick(std::uint64_t* sequence) {
   slot.fill = load.fill;
   slot.skipped = load.fill && fills_[load.chunk] != Fill::none;  // by an earlier walk; in order, so it is ready before this one
   slot.cached = cache_.find(load.chunk);
-  if (!stage_fill(slot)) return Pick::none;
+  if (!take_room(slot)) return Pick::none;
   if (load.fill && !slot.skipped) fills_[load.chunk] = Fill::filling;
   slot.prefetched = slot.sequence >= claimed_loads_;
   slot.first_pass = !passed_ && copied_ != nullptr;
@@ -366,18 +367,18 @@ ReadPipeline::Pick ReadPipeline::pick(std::uint64_t* sequence) {
   return Pick::load;
 }
 
-// Of a fill, the room in host memory through which it goes to the device. False: there is none until a load before it is done.
-bool ReadPipeline::stage_fill(LoadSlot& slot) {
-  slot.staged_end = 0;
-  if (!slot.fill || slot.skipped || config_.staging == nullptr || config_.bound->source(slot.chunk).file == nullptr) return true;
+// The room in host memory through which it goes to the device. False: there is none until a load before it is done.
+bool ReadPipeline::take_room(LoadSlot& slot) {
+  slot.room_bytes = 0;
+  const ChunkSource& source = config_.bound->source(slot.chunk);
+  if (config_.staging == nullptr || slot.skipped || source.file == nullptr || (slot.cached != nullptr && !source.coded)) return true;
   const ChunkShape& shape = config_.bound->shapes()[slot.chunk];
-  const std::uint64_t bytes = shape.raw_slot + shape.stored_slot, size = config_.fill_staging_bytes;
-  FB_CHECK(bytes <= size);
-  if (fill_begin_ == fill_end_) fill_begin_ = fill_end_ = 0;
-  std::uint64_t at = fill_end_;
-  if (at % size + bytes > size) at += size - at % size;  // the tail is too short for it
-  if (at + bytes - fill_begin_ > size) return false;
-  slot.staged_end = fill_end_ = at + bytes;
+  const std::uint64_t bytes = shape.raw_slot + shape.stored_slot;
+  FB_CHECK(bytes <= rooms_.size());
+  const auto at = rooms_.take(bytes);
+  if (!at) return false;
+  slot.room_at = *at;
+  slot.room_bytes = bytes;
   return true;
 }
 
@@ -386,18 +387,16 @@ void ReadPipeline::place(LoadSlot& slot, const Load& load) {
   const ChunkSource& source = config_.bound->source(load.chunk);
   const ChunkShape& shape = config_.bound->shapes()[load.chunk];
   const bool staged = config_.staging != nullptr;
-  std::byte* const ring = staged ? config_.staging : config_.ring;
-  std::byte* stored = load.stored_offset == kNoSlot ? nullptr : ring + load.stored_offset;
+  std::byte* stored = load.stored_offset == kNoSlot ? nullptr : config_.ring + load.stored_offset;
   slot.device = !staged ? nullptr : load.fill ? config_.resident[load.chunk] : config_.ring + load.raw_offset + source.shift;
-  if (slot.staged_end != 0) {
-    std::byte* const room = config_.fill_staging + (slot.staged_end - shape.raw_slot - shape.stored_slot) % config_.fill_staging_bytes;
-    slot.raw = room;
-    slot.read_to = source.coded ? room + shape.raw_slot : room;
+  if (staged) {
+    slot.raw = config_.staging + slot.room_at;
+    slot.read_to = source.coded ? slot.raw + shape.raw_slot : slot.raw;
   } else if (load.fill) {
     slot.raw = config_.resident[load.chunk];
     slot.read_to = stored != nullptr ? stored : slot.raw;
   } else {
-    std::byte* const at = ring + load.raw_offset;
+    std::byte* const at = config_.ring + load.raw_offset;
     slot.raw = at + source.shift;
     slot.read_to = stored != nullptr ? stored : at;
   }

@@ -27,6 +27,7 @@
 #include "stream/host_cache.h"
 #include "stream/io_engine.h"
 #include "stream/schedule.h"
+#include "stream/staging_rooms.h"
 #include "stream/work_pool.h"
 
 namespace forebay::stream {
@@ -39,12 +40,10 @@ struct PipelineConfig {
   Schedule schedule;
   std::byte* ring = nullptr;
   std::uint64_t ring_bytes = 0;
-  // Where the host does not address the arena: host memory with the places of the ring. A load is read into its place there, copied to its
-  // place on the device by the copy queue, and ready when that is done. Null: reads land in the ring.
+  // Where the host does not address the arena: host memory that loads are read into. A load is copied from there to its place on the device by
+  // the copy queue, and ready when that is done. Null: reads land in the arena.
   std::byte* staging = nullptr;
-  // And room of its own for what goes to a resident place, first in first out: many fills under way however small the ring is.
-  std::byte* fill_staging = nullptr;
-  std::uint64_t fill_staging_bytes = 0;
+  std::uint64_t staging_bytes = 0;
   std::vector<std::byte*> resident;  // by chunk; null: streamed or unused
 };
 
@@ -112,7 +111,7 @@ class ReadPipeline {
     bool fill = false, skipped = false;
     bool page_cached = false;  // read by the pool, from the page cache
     bool first_pass = false;   // to a device: what the page cache holds goes to the host cache in a later one
-    std::uint64_t staged_end = 0;  // of a fill, in fill_staging: see stage_fill
+    std::uint64_t room_at = 0, room_bytes = 0;  // in the staging; 0 bytes: it needs none
     bool prefetched = false;  // begun before its pass: a failure is not held against that, it is read once more
     std::byte* raw = nullptr;      // where the raw bytes are to be; in the staging when there is one
     std::byte* device = nullptr;   // and then where they are copied to
@@ -155,7 +154,7 @@ class ReadPipeline {
   void halt(const LoadSlot& slot);
   void note_stall(std::uint64_t first_step);
   void place(LoadSlot& slot, const Load& load);
-  bool stage_fill(LoadSlot& slot);
+  bool take_room(LoadSlot& slot);
   void note_room(bool none);
   void note_load(const LoadSlot& slot);
 
@@ -212,7 +211,7 @@ class ReadPipeline {
   std::uint64_t head_ = 0, tail_ = 0;  // loads under way: [head_, tail_)
   std::uint64_t bytes_in_flight_ = 0;
   std::int64_t no_room_since_ns_ = 0;
-  std::uint64_t fill_begin_ = 0, fill_end_ = 0;  // of fill_staging in use; they only grow, places are taken modulo its size
+  StagingRooms rooms_;
   std::int64_t load_began_ns_ = 0;               // of the first fill
   std::uint64_t load_bytes_ = 0;                 // come since
   bool load_told_ = false;                       // the first filling is over

@@ -26,7 +26,7 @@ struct StreamerOptions {
   int decode_threads = 0;              // for digests, decoding and reads from the page cache; 0: chosen
   std::uint32_t read_bytes = 0, queue_depth = 0;  // 0: chosen (1 MiB reads; the depth by measurement)
   std::uint64_t ring_bytes = 0;  // 0: chosen
-  std::uint64_t fill_staging_bytes = 0;  // host memory that fills of a device pass through; 0: chosen
+  std::uint64_t staging_bytes = 0;  // host memory that loads pass through on their way to a device; 0: chosen
   bool register_buffers = true;
   std::function<std::unique_ptr<IoEngine>(std::unique_ptr<IoEngine>)> wrap_engine;  // for fault tests
 };
