@@ -320,7 +320,7 @@ class Bench {
                              {"direct", io.direct},
                              {"registered", io.registered},
                              {"queue_depth", io.queue_depth},
-                             {"no_room_ms", io.no_room_ms},
+                             {"no_room_ms", io.no_room_ms}, {"bounced", io.bounced},
                              {"page_cache_bytes", io.page_cache_bytes}};
     session_.print("{:>10} {:>12} {:>10.3f} {:>10.3f} {:>10.3f} {:>10.3f} {:>10.3f} {:>12} {:>6.0f}% {:>6.1f}% {}\n", text, memory.budget,
                    sorted.front(), percentile(sorted, 50), percentile(sorted, 90), percentile(sorted, 99), sorted.back(),

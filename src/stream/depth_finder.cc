@@ -12,7 +12,7 @@ constexpr double kAsGood = 0.97;
 }  // namespace
 
 DepthFinder::DepthFinder(std::uint64_t read_bytes, std::uint64_t fixed_reads)
-    : read_bytes_(read_bytes), reads_(fixed_reads != 0 ? fixed_reads : kCandidates[0]), settled_(fixed_reads != 0), skip_(reads_) {}
+    : read_bytes_(read_bytes), way_(fixed_reads != 0 ? Way{fixed_reads, false} : kCandidates[0]), settled_(fixed_reads != 0), skip_(way_.reads) {}
 
 void DepthFinder::ended(std::uint64_t bytes, std::int64_t now_ns) {
   if (settled_) return;
@@ -34,19 +34,19 @@ void DepthFinder::ended(std::uint64_t bytes, std::int64_t now_ns) {
 void DepthFinder::starved() {
   if (settled_) return;
   open_ = false;
-  skip_ = reads_;
+  skip_ = way_.reads;
 }
 
 void DepthFinder::next_window(double rate) {
   rates_[candidate_][static_cast<std::size_t>(round_)] = rate;
-  const std::uint64_t before = reads_;
+  const std::uint64_t before = way_.reads;
   if (++candidate_ == kCandidates.size()) {
     candidate_ = 0;
     if (++round_ == kRounds) return settle();
   }
-  reads_ = kCandidates[candidate_];
+  way_ = kCandidates[candidate_];
   open_ = false;
-  skip_ = std::max(before, reads_);
+  skip_ = std::max(before, way_.reads);
 }
 
 void DepthFinder::settle() {
@@ -56,9 +56,12 @@ void DepthFinder::settle() {
     middle[i] = rates_[i][kRounds / 2];
   }
   const double best = *std::max_element(middle.begin(), middle.end());
-  reads_ = *std::max_element(kCandidates.begin(), kCandidates.end());
+  const auto cost = [](const Way& way) { return (way.bounced ? 1000 : 0) + way.reads; };
+  bool found = false;
   for (std::size_t i = 0; i < kCandidates.size(); ++i) {
-    if (middle[i] >= kAsGood * best) reads_ = std::min(reads_, kCandidates[i]);
+    if (middle[i] < kAsGood * best || (found && cost(kCandidates[i]) >= cost(way_))) continue;
+    way_ = kCandidates[i];
+    found = true;
   }
   settled_ = true;
 }

@@ -181,7 +181,8 @@ void ReadPipeline::on_read(ReadDone done) {
   if (!finder_.settled()) {
     finder_.ended(asked, now_ns());
     depth_.store(finder_.reads(), std::memory_order_relaxed);
-    if (finder_.settled()) logger_.log(LogLevel::debug, "queue_depth=" + std::to_string(finder_.reads()) + " read_bytes=" + std::to_string(read_bytes_));
+    bounced_.store(finder_.bounced(), std::memory_order_relaxed);
+    if (finder_.settled()) logger_.log(LogLevel::debug, "queue_depth=" + std::to_string(finder_.reads()) + " bounced=" + std::to_string(finder_.bounced()) + " read_bytes=" + std::to_string(read_bytes_));
   }
   --slot.outstanding;
   if (!done.status.ok()) {
@@ -449,6 +450,7 @@ bool ReadPipeline::continue_reads(LoadSlot& slot) {
     request.to = slot.read_to + slot.started;
     request.bytes = static_cast<std::uint32_t>(bytes);
     request.needed = static_cast<std::uint32_t>(source.needed > slot.started ? std::min(bytes, source.needed - slot.started) : 0);
+    request.bounced = finder_.bounced();
     request.tag = (slot.started / read_bytes_) * kSlots + slot.sequence % kSlots;
     slot.started += bytes;
     ++slot.outstanding;

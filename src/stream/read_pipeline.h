@@ -92,6 +92,7 @@ class ReadPipeline {
   const std::string& why_not_uring() const { return why_; }
   std::string engine_name() const;
   bool registered() const { return registered_.load(); }
+  bool bounced() const { return bounced_.load(std::memory_order_relaxed); }
   std::uint64_t depth() const { return depth_.load(std::memory_order_relaxed); }  // reads in flight at most, found by measurement or given
   // Of resident chunks, whether it is in place.
   bool filled(plan::ChunkId chunk) const;
@@ -204,7 +205,7 @@ class ReadPipeline {
   std::string why_;
   PipelineStats stats_;
   std::atomic<std::uint64_t> retries_{0}, page_cache_retries_{0}, depth_{0};
-  std::atomic<bool> registered_{false}, on_threads_{false};
+  std::atomic<bool> registered_{false}, on_threads_{false}, bounced_{false};
 
   // Of the I/O thread.
   std::vector<LoadSlot> slots_;

@@ -46,6 +46,7 @@ struct IoReport {  // for doctor, bench and log lines
   std::string why;      // why not uring
   bool direct = false, registered = false;
   std::uint64_t depth = 0;  // reads in flight at most, now
+  bool bounced = false;     // and they land in a small buffer first
   std::uint64_t page_cache_bytes = 0;  // of those read from files, taken from the page cache
   // The first filling of the resident part, from its first load's start to its last one's end: all that was loaded meanwhile.
   std::uint64_t loaded_bytes = 0, load_ns = 0;
