@@ -18,7 +18,7 @@ class DepthFinder {
     bool bounced = false;  // see IoEngine
   };
   // The first serves until there is more to go by.
-  static constexpr std::array<Way, 5> kCandidates = {Way{16, false}, {32, false}, {16, true}, {8, false}, {64, false}};
+  static constexpr std::array<Way, 5> kCandidates = {Way{16, false}, {32, false}, {8, true}, {8, false}, {64, false}};
   static constexpr int kRounds = 3;
 
   // `read_bytes`: of one read. `fixed_reads`: not 0: the caller's choice, nothing is measured.

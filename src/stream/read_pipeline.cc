@@ -174,8 +174,8 @@ void ReadPipeline::on_read(ReadDone done) {
   LoadSlot& slot = slots_[done.tag % kSlots];
   const ChunkSource& source = config_.bound->source(slot.chunk);
   const std::uint64_t piece = done.tag / kSlots;  // which piece of the chunk's read
-  const std::uint64_t begin = piece * read_bytes_;
-  const std::uint64_t asked = piece_bytes(source, begin);
+  const std::uint64_t begin = piece * slot.piece_bytes;
+  const std::uint64_t asked = piece_at(slot, source, begin);
   const std::uint64_t needed = source.needed > begin ? std::min(asked, source.needed - begin) : 0;
   bytes_in_flight_ -= asked;
   if (!finder_.settled()) {
@@ -423,6 +423,8 @@ bool ReadPipeline::begin_load(LoadSlot& slot) {
     return false;
   }
   if (!slot.fill) cache_.start();
+  // Half as long where they land in a buffer first: the less of it is in use, the more of it is in the cache.
+  slot.piece_bytes = finder_.bounced() ? std::max(kBlockBytes, align_down(read_bytes_ / 2, kBlockBytes)) : read_bytes_;
   slot.stage.store(Stage::reading, std::memory_order_relaxed);
   partial_ = &slot;
   return false;
@@ -430,9 +432,9 @@ bool ReadPipeline::begin_load(LoadSlot& slot) {
 
 // Of the read of a chunk that begins there. A short rest goes with the piece before it: chunks of 8 MiB that do not begin at a block have one
 // of 4 KiB, which costs the disk an operation like any other.
-std::uint64_t ReadPipeline::piece_bytes(const ChunkSource& source, std::uint64_t begin) const {
+std::uint64_t ReadPipeline::piece_at(const LoadSlot& slot, const ChunkSource& source, std::uint64_t begin) {
   const std::uint64_t left = source.read_bytes - begin;
-  return left <= read_bytes_ + read_bytes_ / 4 ? left : read_bytes_;
+  return left <= slot.piece_bytes + slot.piece_bytes / 4 ? left : slot.piece_bytes;
 }
 
 // True when all reads of the load are started.
@@ -440,7 +442,7 @@ bool ReadPipeline::continue_reads(LoadSlot& slot) {
   const ChunkSource& source = config_.bound->source(slot.chunk);
   while (slot.started < source.read_bytes) {
     if (!slot.status.ok()) return false;  // its last outstanding read ends it
-    const std::uint64_t bytes = piece_bytes(source, slot.started);
+    const std::uint64_t bytes = piece_at(slot, source, slot.started);
     if (engine_->in_flight() >= engine_->capacity()) return false;
     if (bytes_in_flight_ > 0 && bytes_in_flight_ + bytes > finder_.limit_bytes()) return false;
     ReadRequest request;
@@ -450,8 +452,8 @@ bool ReadPipeline::continue_reads(LoadSlot& slot) {
     request.to = slot.read_to + slot.started;
     request.bytes = static_cast<std::uint32_t>(bytes);
     request.needed = static_cast<std::uint32_t>(source.needed > slot.started ? std::min(bytes, source.needed - slot.started) : 0);
-    request.bounced = finder_.bounced();
-    request.tag = (slot.started / read_bytes_) * kSlots + slot.sequence % kSlots;
+    request.bounced = slot.piece_bytes < read_bytes_;
+    request.tag = (slot.started / slot.piece_bytes) * kSlots + slot.sequence % kSlots;
     slot.started += bytes;
     ++slot.outstanding;
     bytes_in_flight_ += bytes;

@@ -121,6 +121,7 @@ class ReadPipeline {
     std::atomic<bool> copy_begun{false};
     std::byte* read_to = nullptr;  // where the read lands; null: from host memory
     const std::byte* cached = nullptr;
+    std::uint64_t piece_bytes = 0; // of its reads
     std::uint64_t started = 0;     // bytes of the read handed to the engine
     std::uint32_t outstanding = 0;
     std::int64_t begun_ns = 0;     // of its reads, when they are traced
@@ -149,7 +150,7 @@ class ReadPipeline {
   Pick pick(std::uint64_t* sequence);
   bool begin_load(LoadSlot& slot);
   bool continue_reads(LoadSlot& slot);
-  std::uint64_t piece_bytes(const ChunkSource& source, std::uint64_t begin) const;
+  static std::uint64_t piece_at(const LoadSlot& slot, const ChunkSource& source, std::uint64_t begin);
   void hand_over(LoadSlot& slot);
   bool forgive(LoadSlot& slot);
   void halt(const LoadSlot& slot);

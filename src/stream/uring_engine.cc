@@ -69,7 +69,7 @@ class BounceBuffer {
   void give(std::byte* place) { free_.push_back(place); }
 
  private:
-  static constexpr std::uint64_t kPlaces = 16, kPlace = 5u << 18, kBytes = kPlaces * kPlace;  // a read of 1 MiB and the rest of a chunk
+  static constexpr std::uint64_t kPlaces = 16, kPlace = 5u << 17, kBytes = kPlaces * kPlace;  // a read of 512 KiB, and the rest of a chunk
   void make() {
     tried_ = true;
     memory_ = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
