@@ -210,9 +210,18 @@ void ReadPipeline::hand_over(LoadSlot& slot) {
   pool_->submit(&slot);
 }
 
-// Signals the loads that are finished, in order.
+void ReadPipeline::give_room(LoadSlot& slot) {
+  rooms_.give(slot.room_at, slot.room_bytes);
+  slot.room_bytes = 0;
+}
+
+// Signals the loads that are finished, in order. Their room in the staging is free before that: reads end in any order.
 bool ReadPipeline::advance() {
   const std::uint64_t before = head_;
+  for (std::uint64_t s = head_; s < tail_ && config_.staging != nullptr; ++s) {
+    LoadSlot& slot = slot_of(s);
+    if (slot.room_bytes > 0 && settled(slot) && slot.status.ok()) give_room(slot);
+  }
   std::uint64_t loads = 0, first_step = 0;
   while (head_ < tail_) {
     LoadSlot& slot = slot_of(head_);
@@ -226,7 +235,7 @@ bool ReadPipeline::advance() {
       fills_[slot.chunk] = Fill::filled;
       stats_.fills.fetch_add(1, std::memory_order_relaxed);
     }
-    rooms_.give(slot.room_at, slot.room_bytes);
+    give_room(slot);
     if (!slot.skipped) note_load(slot);
     if (!slot.skipped) {
       ++loads;

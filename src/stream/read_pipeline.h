@@ -157,6 +157,7 @@ class ReadPipeline {
   void note_stall(std::uint64_t first_step);
   void place(LoadSlot& slot, const Load& load);
   bool take_room(LoadSlot& slot);
+  void give_room(LoadSlot& slot);
   void note_room(bool none);
   void note_load(const LoadSlot& slot);
 
