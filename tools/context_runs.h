@@ -12,8 +12,9 @@
 namespace forebay::tools {
 
 // When something may be measured beside the passes, with none running.
-enum class Moment : std::uint8_t { first, warm, measured, between, end };  // before the first warm-up, behind it, before the first that is measured,
-                                                                           // between two of those (of one context), behind the last
+// first: before the first warm-up pass; warm: behind it; measured: before the first that is measured; between: two of those, of one context;
+// end: behind the last.
+enum class Moment : std::uint8_t { first, warm, measured, between, end };
 
 struct RunRequest {
   int iterations = 1, contexts = 1, warm_up = 0;

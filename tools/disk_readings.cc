@@ -25,7 +25,7 @@ boost::json::object disk_limit_json(const std::vector<double>& gbps) {
   const DiskLimit limit = disk_limit(gbps);
   boost::json::array readings;
   for (const double value : gbps) readings.push_back(value);
-  return {{"median", limit.median}, {"min", limit.low},           {"max", limit.high},
+  return {{"median", limit.median},   {"min", limit.low},         {"max", limit.high},
           {"spread", limit.spread()}, {"steady", limit.steady()}, {"readings", std::move(readings)}};
 }
 

@@ -1,5 +1,5 @@
-// Raw readings of the disk around the passes of a row: the limit that the row stands beside. A disk gives another rate in another minute, so
-// the readings lie between the passes, go on through the files where the last one ended, and their median counts.
+// Raw readings of the disk around the passes of a row: the limit that the row stands beside. A disk gives another rate in another minute,
+// so the readings lie between the passes, go on through the files where the last one ended, and their median counts.
 #pragma once
 
 #include <boost/json.hpp>

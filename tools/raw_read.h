@@ -12,7 +12,7 @@ namespace forebay::tools {
 
 struct RawReadOptions {
   double seconds = 1.0;          // reads the files again and again for this long
-  std::uint64_t first_block = 0; // counted over all files
+  std::uint64_t first_block = 0;  // counted over all files
   std::uint32_t block_bytes = 1 << 20;
   std::uint32_t depth = 16;
   bool allow_uring = true;

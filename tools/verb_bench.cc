@@ -1,5 +1,5 @@
-// forebay bench: passes over a grid of budgets, each row beside the disk's own speed measured before, between and after them. With --prompt whole
-// generations of a decoder: prompt and tokens apart.
+// forebay bench: passes over a grid of budgets, each row beside the disk's own speed measured before, between and after them. With --prompt
+// whole generations of a decoder: prompt and tokens apart.
 #include <algorithm>
 #include <optional>
 
@@ -187,8 +187,8 @@ class Bench {
                                        {"over_disk_limit", over},
                                        {"disk_limit", disk_limit_json(first_readings_)},
                                        {"load", load_json(engine_->io())}};
-      session_.print("{:>10} first pass {:.0f} ms: {:.2f} times what its {} take at the disk's {:.2f} GB/s\n", "", outcome->first_pass_ms, over,
-                     format_size(outcome->first_disk_bytes), disk_limit(first_readings_).median);
+      session_.print("{:>10} first pass {:.0f} ms: {:.2f} times what its {} take at the disk's {:.2f} GB/s\n", "", outcome->first_pass_ms,
+                     over, format_size(outcome->first_disk_bytes), disk_limit(first_readings_).median);
       warn_unsteady(first_readings_);
     }
     add_gpu(row, text, std::move(gpu));
@@ -272,7 +272,8 @@ class Bench {
   void warn_unsteady(const std::vector<double>& readings) {
     const DiskLimit limit = disk_limit(readings);
     if (limit.steady()) return;
-    session_.print("{:>10} the disk's own readings beside it differ by {:.0f}%: {:.2f} to {:.2f} GB/s\n", "", limit.spread() * 100, limit.low, limit.high);
+    session_.print("{:>10} the disk's own readings beside it differ by {:.0f}%: {:.2f} to {:.2f} GB/s\n", "", limit.spread() * 100,
+                   limit.low, limit.high);
   }
 
   void fill_row(json::object& row, const std::string& text, const Engine& engine, const RunOutcome& outcome, const PassProfile& profile,
@@ -314,13 +315,15 @@ class Bench {
     row["refused"] = nullptr;
     const Engine::IoInfo io = engine.io();
     from_page_cache_ = from_page_cache_ || io.page_cache_bytes > 0;
-    const double cached = io.host_cache_wanted > 0 ? static_cast<double>(io.host_cache_bytes) / static_cast<double>(io.host_cache_wanted) : 1;
+    const double cached =
+        io.host_cache_wanted > 0 ? static_cast<double>(io.host_cache_bytes) / static_cast<double>(io.host_cache_wanted) : 1;
     row["host_cache_filled"] = cached;
     row["io"] = json::object{{"engine", io.engine},
                              {"direct", io.direct},
                              {"registered", io.registered},
                              {"queue_depth", io.queue_depth},
-                             {"no_room_ms", io.no_room_ms}, {"bounced", io.bounced},
+                             {"no_room_ms", io.no_room_ms},
+                             {"bounced", io.bounced},
                              {"page_cache_bytes", io.page_cache_bytes}};
     session_.print("{:>10} {:>12} {:>10.3f} {:>10.3f} {:>10.3f} {:>10.3f} {:>10.3f} {:>12} {:>6.0f}% {:>6.1f}% {}\n", text, memory.budget,
                    sorted.front(), percentile(sorted, 50), percentile(sorted, 90), percentile(sorted, 99), sorted.back(),

@@ -1,7 +1,7 @@
 // forebay estimate: minimum, no-stream and full budget, and what a pass would take at several budgets. Reads headers and tables, never a
-// payload. The sizes are an engine's, with the plan's states bound (`run --stateful`) and raw chunks, or those of the shards given. On a device
-// other than the CPU a pass of its kernels, without the weights, is timed: with states bound where --stateful is given, else as `run` and
-// `bench` make it.
+// payload. The sizes are an engine's, with the plan's states bound (`run --stateful`) and raw chunks, or those of the shards given. On a
+// device other than the CPU a pass of its kernels, without the weights, is timed: with states bound where --stateful is given, else as
+// `run` and `bench` make it.
 #include <algorithm>
 
 #include "base/check.h"

@@ -12,7 +12,10 @@ constexpr double kAsGood = 0.97;
 }  // namespace
 
 DepthFinder::DepthFinder(std::uint64_t read_bytes, std::uint64_t fixed_reads)
-    : read_bytes_(read_bytes), way_(fixed_reads != 0 ? Way{fixed_reads, false} : kCandidates[0]), settled_(fixed_reads != 0), skip_(way_.reads) {}
+    : read_bytes_(read_bytes),
+      way_(fixed_reads != 0 ? Way{fixed_reads, false} : kCandidates[0]),
+      settled_(fixed_reads != 0),
+      skip_(way_.reads) {}
 
 void DepthFinder::ended(std::uint64_t bytes, std::int64_t now_ns) {
   if (settled_) return;

@@ -1,8 +1,10 @@
-// How many bytes of reads to keep in flight, and whether they land in a small buffer first, found by measurement while weights stream. Pure:
-// times and bytes in, a way out; the bits read do not depend on it.
+// How many bytes of reads to keep in flight, and whether they land in a small buffer first, found by measurement while weights stream.
+// Pure: times and bytes in, a way out; the bits read do not depend on it.
 //
-// Each candidate is tried for three windows of steady reading, in turns, so that a disk that slows down meanwhile does not favour the first,
-// and the middle one of its rates counts: a disk in bursts makes any of them look best once. The smallest candidate within 3 % of the best rate is kept: what more in flight does not make faster only makes a fault's wait longer. A copy of every byte has to gain as much.
+// Each candidate is tried for three windows of steady reading, in turns, so that a disk that slows down meanwhile does not favour the
+// first, and the middle one of its rates counts: a disk in bursts makes any of them look best once. The smallest candidate within 3 % of
+// the best rate is kept: what more in flight does not make faster only makes a fault's wait longer. A copy of every byte has to gain as
+// much.
 #pragma once
 
 #include <array>

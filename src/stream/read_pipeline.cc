@@ -182,7 +182,9 @@ void ReadPipeline::on_read(ReadDone done) {
     finder_.ended(asked, now_ns());
     depth_.store(finder_.reads(), std::memory_order_relaxed);
     bounced_.store(finder_.bounced(), std::memory_order_relaxed);
-    if (finder_.settled()) logger_.log(LogLevel::debug, "queue_depth=" + std::to_string(finder_.reads()) + " bounced=" + std::to_string(finder_.bounced()) + " read_bytes=" + std::to_string(read_bytes_));
+    if (finder_.settled())
+      logger_.log(LogLevel::debug, "queue_depth=" + std::to_string(finder_.reads()) + " bounced=" + std::to_string(finder_.bounced()) +
+                                       " read_bytes=" + std::to_string(read_bytes_));
   }
   --slot.outstanding;
   if (!done.status.ok()) {
@@ -439,8 +441,8 @@ bool ReadPipeline::begin_load(LoadSlot& slot) {
   return false;
 }
 
-// Of the read of a chunk that begins there. A short rest goes with the piece before it: chunks of 8 MiB that do not begin at a block have one
-// of 4 KiB, which costs the disk an operation like any other.
+// Of the read of a chunk that begins there. A short rest goes with the piece before it: chunks of 8 MiB that do not begin at a block have
+// one of 4 KiB, which costs the disk an operation like any other.
 std::uint64_t ReadPipeline::piece_at(const LoadSlot& slot, const ChunkSource& source, std::uint64_t begin) {
   const std::uint64_t left = source.read_bytes - begin;
   return left <= slot.piece_bytes + slot.piece_bytes / 4 ? left : slot.piece_bytes;

@@ -40,8 +40,8 @@ struct PipelineConfig {
   Schedule schedule;
   std::byte* ring = nullptr;
   std::uint64_t ring_bytes = 0;
-  // Where the host does not address the arena: host memory that loads are read into. A load is copied from there to its place on the device by
-  // the copy queue, and ready when that is done. Null: reads land in the arena.
+  // Where the host does not address the arena: host memory that loads are read into. A load is copied from there to its place on the device
+  // by the copy queue, and ready when that is done. Null: reads land in the arena.
   std::byte* staging = nullptr;
   std::uint64_t staging_bytes = 0;
   std::vector<std::byte*> resident;  // by chunk; null: streamed or unused
@@ -121,7 +121,7 @@ class ReadPipeline {
     std::atomic<bool> copy_begun{false};
     std::byte* read_to = nullptr;  // where the read lands; null: from host memory
     const std::byte* cached = nullptr;
-    std::uint64_t piece_bytes = 0; // of its reads
+    std::uint64_t piece_bytes = 0;  // of its reads
     std::uint64_t started = 0;     // bytes of the read handed to the engine
     std::uint32_t outstanding = 0;
     std::int64_t begun_ns = 0;     // of its reads, when they are traced

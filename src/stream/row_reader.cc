@@ -121,7 +121,8 @@ Status RowReader::read_together(plan::WeightId weight, std::span<const std::uint
   const plan::RowBinding& rows = bound_->generation()->binding.rows[weight];
   const plan::BoundFile& file = bound_->generation()->binding.files[rows.file];
   std::string why;
-  auto engine = create_io_engine(io_, std::min<std::uint32_t>(kGroupsAtOnce, static_cast<std::uint32_t>(groups.size())), null_logger(), &why);
+  auto engine =
+      create_io_engine(io_, std::min<std::uint32_t>(kGroupsAtOnce, static_cast<std::uint32_t>(groups.size())), null_logger(), &why);
   if (!engine.ok()) return {};
   Status status;
   std::array<ReadDone, 16> done;

@@ -11,7 +11,7 @@ namespace forebay::stream {
 
 class StagingRooms {
  public:
-  void reset(std::uint64_t bytes);  // all of it is free
+  void reset(std::uint64_t bytes);                         // all of it is free
   std::optional<std::uint64_t> take(std::uint64_t bytes);  // where it begins; none: not now
   void give(std::uint64_t at, std::uint64_t bytes);
   std::uint64_t size() const { return size_; }

@@ -50,8 +50,8 @@ struct IoReport {  // for doctor, bench and log lines
   std::uint64_t page_cache_bytes = 0;  // of those read from files, taken from the page cache
   // The first filling of the resident part, from its first load's start to its last one's end: all that was loaded meanwhile.
   std::uint64_t loaded_bytes = 0, load_ns = 0;
-  std::uint64_t disk_bytes = 0;   // read so far
-  std::uint64_t no_room_ns = 0;   // passes' loads had no place to be read to while the disk took more reads
+  std::uint64_t disk_bytes = 0;                               // read so far
+  std::uint64_t no_room_ns = 0;                               // passes' loads had no place to be read to while the disk took more reads
   std::uint64_t host_cache_bytes = 0, host_cache_wanted = 0;  // held, and chosen to be
 };
 IoReport io_report(const WeightSource& source);

@@ -298,7 +298,8 @@ class UringEngine final : public IoEngine {
     const auto index = static_cast<std::uint32_t>(tag);
     if (index >= slots_.size() || !slots_[index].busy || tag_of(index) != tag) return;
     if (Slot& slot = slots_[index]; slot.bounce != nullptr) {
-      if (result > 0) copy_past_cache(slot.progress.to(), slot.bounce, std::min<std::uint64_t>(static_cast<std::uint64_t>(result), slot.progress.left()));
+      if (result > 0)
+        copy_past_cache(slot.progress.to(), slot.bounce, std::min<std::uint64_t>(static_cast<std::uint64_t>(result), slot.progress.left()));
       bounce_.give(slot.bounce);
       slot.bounce = nullptr;
     }

@@ -89,7 +89,8 @@ struct Table {
     std::vector<std::byte> got(rows.size() * row_bytes);
     ASSERT_OK(reader.gather(0, rows, got.data()));
     for (std::size_t i = 0; i < rows.size(); ++i) {
-      ASSERT_EQ(std::memcmp(got.data() + i * row_bytes, file.data() + kOffset + static_cast<std::uint64_t>(rows[i]) * row_bytes, row_bytes), 0)
+      ASSERT_EQ(std::memcmp(got.data() + i * row_bytes, file.data() + kOffset + static_cast<std::uint64_t>(rows[i]) * row_bytes, row_bytes),
+                0)
           << "row " << rows[i];
     }
   }
