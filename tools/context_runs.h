@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -10,8 +11,15 @@
 
 namespace forebay::tools {
 
+// When something may be measured beside the passes, with none running.
+// first: before the first warm-up pass; warm: behind it; measured: before the first that is measured; between: two of those, of one context;
+// end: behind the last.
+enum class Moment : std::uint8_t { first, warm, measured, between, end };
+
 struct RunRequest {
   int iterations = 1, contexts = 1, warm_up = 0;
+  bool fill_host_cache = false;  // warm up until it holds what was chosen for it, or grows no more
+  std::function<Status(Moment, const PassProfile& last)> beside;  // what it takes is in no figure; `last`: of context 0
   bool stateful = false;  // bind the plan's state pairs
   bool profile = false;   // times per node of the last pass of context 0
   DebugCallback debug;    // context 0 only

@@ -133,7 +133,7 @@ constexpr VerbSpec kVerbs[] = {
     {"estimate", "PLAN|MODEL.onnx", 1, 1, "budgets and predicted pass times, from headers only",
      "forebay estimate model.plan\n"
      "forebay estimate model.onnx --shapes input_ids=1x128 --json",
-     "weights shapes budget device threads quick path", run_estimate},
+     "weights shapes budget device threads quick path stateful", run_estimate},
 #ifndef FOREBAY_RUNTIME_ONLY
     {"check", "MODEL.onnx", 1, 1, "list every node that cannot be built",
      "forebay check model.onnx\n"

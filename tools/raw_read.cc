@@ -4,6 +4,7 @@
 #include <linux/io_uring.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -94,7 +95,13 @@ class BareRing {
     if (descriptor_ >= 0) ::close(descriptor_);
   }
   int open(std::uint32_t depth) {  // 0 or errno
+    // As the engine's: completions are taken by the thread that waits for them. Older kernels do not know it.
+    params_.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
     descriptor_ = static_cast<int>(::syscall(__NR_io_uring_setup, depth, &params_));
+    if (descriptor_ < 0 && errno == EINVAL) {
+      params_ = {};
+      descriptor_ = static_cast<int>(::syscall(__NR_io_uring_setup, depth, &params_));
+    }
     if (descriptor_ < 0) return errno;
     const std::size_t sq = params_.sq_off.array + params_.sq_entries * sizeof(std::uint32_t);
     const std::size_t cq = params_.cq_off.cqes + params_.cq_entries * sizeof(io_uring_cqe);
@@ -104,12 +111,17 @@ class BareRing {
     }
     return 0;
   }
+  // Reads go to this memory from now on. Where the system refuses, they go there as to any other.
+  void use(void* memory, std::size_t bytes) {
+    const iovec all{memory, bytes};
+    fixed_ = ::syscall(__NR_io_uring_register, descriptor_, IORING_REGISTER_BUFFERS, &all, 1) == 0;
+  }
   void push(int file, std::byte* to, std::uint32_t bytes, std::uint64_t offset, std::uint64_t tag) {
     std::atomic_ref<std::uint32_t> tail(*sq_.at<std::uint32_t>(params_.sq_off.tail));
     const std::uint32_t mask = *sq_.at<std::uint32_t>(params_.sq_off.ring_mask), position = tail.load(std::memory_order_relaxed);
     io_uring_sqe& entry = entries_.at<io_uring_sqe>(0)[position & mask];
     std::memset(&entry, 0, sizeof entry);
-    entry.opcode = IORING_OP_READ;
+    entry.opcode = fixed_ ? IORING_OP_READ_FIXED : IORING_OP_READ;  // the one buffer there is has the index 0
     entry.fd = file;
     entry.addr = reinterpret_cast<std::uint64_t>(to);
     entry.len = bytes;
@@ -142,14 +154,17 @@ class BareRing {
   io_uring_params params_{};
   Mapping sq_, cq_, entries_;
   std::uint32_t pending_ = 0;
+  bool fixed_ = false;
 };
 
-Result<std::uint64_t> read_uring(const BlockWalk& walk, const RawReadOptions& options, std::byte* memory, double& seconds) {
+Result<std::uint64_t> read_uring(const BlockWalk& walk, const RawReadOptions& options, std::byte* memory, double& seconds,
+                                 std::uint64_t& next) {
   BareRing ring;
   if (const int error = ring.open(options.depth); error != 0) return errno_status(error, "opening an io_uring", "");
+  ring.use(memory, std::size_t{options.block_bytes} * options.depth);
   const auto start = Clock::now();
   const auto end = start + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options.seconds));
-  std::uint64_t next = 0, bytes = 0;
+  std::uint64_t bytes = 0;
   std::uint32_t flying = 0;
   const auto submit = [&](std::uint64_t slot) {
     const auto place = walk.at(next++);
@@ -172,10 +187,11 @@ Result<std::uint64_t> read_uring(const BlockWalk& walk, const RawReadOptions& op
   return bytes;
 }
 
-Result<std::uint64_t> read_threads(const BlockWalk& walk, const RawReadOptions& options, std::byte* memory, double& seconds) {
+Result<std::uint64_t> read_threads(const BlockWalk& walk, const RawReadOptions& options, std::byte* memory, double& seconds,
+                                   std::uint64_t& next_block) {
   const auto start = Clock::now();
   const auto end = start + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options.seconds));
-  std::atomic<std::uint64_t> next{0}, bytes{0};
+  std::atomic<std::uint64_t> next{next_block}, bytes{0};
   std::atomic<int> failure{0};
   const std::uint32_t count = std::min<std::uint32_t>(options.depth, 8);
   std::vector<std::thread> threads;
@@ -191,6 +207,7 @@ Result<std::uint64_t> read_threads(const BlockWalk& walk, const RawReadOptions& 
     });
   }
   for (std::thread& thread : threads) thread.join();
+  next_block = next.load();
   if (failure.load() != 0) return errno_status(failure.load(), "reading", walk.at(0).file->name());
   seconds = std::chrono::duration<double>(Clock::now() - start).count();
   return bytes.load();
@@ -209,11 +226,12 @@ Result<RawReadResult> raw_read(const std::vector<std::unique_ptr<File>>& files, 
   std::memset(memory.address, 1, memory.bytes);
   double seconds = 0;
   std::string why;
+  result.next_block = fitted.first_block;
   if (fitted.allow_uring && uring_available(&why)) {
-    FB_ASSIGN(result.bytes, read_uring(walk, fitted, memory.at<std::byte>(0), seconds));
+    FB_ASSIGN(result.bytes, read_uring(walk, fitted, memory.at<std::byte>(0), seconds, result.next_block));
     result.engine = "uring";
   } else {
-    FB_ASSIGN(result.bytes, read_threads(walk, fitted, memory.at<std::byte>(0), seconds));
+    FB_ASSIGN(result.bytes, read_threads(walk, fitted, memory.at<std::byte>(0), seconds, result.next_block));
     result.engine = "threads";
   }
   result.direct = walk.direct();

@@ -12,6 +12,7 @@ namespace forebay::tools {
 
 struct RawReadOptions {
   double seconds = 1.0;          // reads the files again and again for this long
+  std::uint64_t first_block = 0;  // counted over all files
   std::uint32_t block_bytes = 1 << 20;
   std::uint32_t depth = 16;
   bool allow_uring = true;
@@ -21,8 +22,9 @@ struct RawReadResult {
   std::uint64_t bytes = 0;
   std::string engine;  // "uring", "threads"
   bool direct = false;
+  std::uint64_t next_block = 0;  // where the next reading goes on, so that it finds nothing that this one left in a cache
 };
-// Files are read in order, from the beginning, in whole blocks (their tails are left out).
+// Files are read in order, in whole blocks (their tails are left out), into large pages that are registered with the ring where it can be.
 Result<RawReadResult> raw_read(const std::vector<std::unique_ptr<File>>& files, const RawReadOptions& options);
 
 // Whether this kernel gives us an io_uring; `why` tells why not.

@@ -1,11 +1,12 @@
-// forebay bench: passes over a grid of budgets, each row beside the disk's own speed measured just before and after it. With --prompt whole
-// generations of a decoder: prompt and tokens apart.
+// forebay bench: passes over a grid of budgets, each row beside the disk's own speed measured before, between and after them. With --prompt
+// whole generations of a decoder: prompt and tokens apart.
 #include <algorithm>
 #include <optional>
 
 #include "base/check.h"
 #include "context_runs.h"
 #include "decode_run.h"
+#include "disk_readings.h"
 #include "engine_setup.h"
 #include "gpu_sampler.h"
 #include "input_maker.h"
@@ -17,6 +18,8 @@
 
 namespace forebay::tools {
 namespace {
+
+constexpr double kColdReading = 3;  // seconds, before and behind the first pass
 
 struct Limits {
   double disk = 0, link = 0, memory = 0, device_memory = 0;
@@ -55,7 +58,8 @@ class Bench {
         setup_(std::move(setup)),
         inputs_(std::move(inputs)),
         generation_(std::move(generation)),
-        sampler_(setup_.options.device) {}
+        sampler_(setup_.options.device),
+        readings_(files_, session.options.text("io") != "threads" || !session.options.flag("quick")) {}
 
   Status run() {
     const std::vector<std::string> given = session_.options.list("budget");
@@ -69,7 +73,7 @@ class Bench {
       FB_ASSIGN(limits_.link, device_link_gbps(setup_.options.device, quick));
       FB_ASSIGN(limits_.device_memory, device_memory_gbps(setup_.options.device, quick));
     }
-    FB_TRY(measure_disk().status());
+    FB_TRY(read_disk(0.5));
     if (generation_) {
       session_.print("{:>10} {:>12} {:>13} {:>14} {:>10} {:>10} {:>12} {:>12} {}\n", "budget", "bytes", "first token", "prompt tok/s",
                      "p50 ms", "p99 ms", "tokens/s", "cache", "bound by");
@@ -97,21 +101,39 @@ class Bench {
   }
 
  private:
-  Result<double> measure_disk() {
-    RawReadOptions options;
-    // About as long as a pass over the files: a disk that gives bursts shows another rate in a second than in five.
-    std::uint64_t bytes = 0;
-    for (const auto& file : files_) {
-      FB_ASSIGN(const FileIdentity facts, file->identity());
-      bytes += facts.bytes;
+  // About as long as a pass: a disk that gives bursts shows another rate in a second than in five.
+  Status read_disk(double seconds) {
+    const double least = session_.options.flag("quick") ? 0.2 : 1, most = session_.options.flag("quick") ? 1 : 4;
+    FB_TRY(readings_.take(std::clamp(seconds, least, most)));
+    limits_.disk_engine = readings_.last().engine;
+    limits_.disk_direct = readings_.last().direct;
+    all_readings_.push_back(readings_.last().gbps);
+    limits_.disk = disk_limit(all_readings_).median;
+    return {};
+  }
+
+  // Readings of the disk between the passes of a row that reads it.
+  Status beside(Moment moment, const PassProfile& last, bool cold) {
+    const std::uint64_t read = engine_->io().disk_bytes;
+    const double seconds = last.milliseconds / 1e3;
+    if (moment == Moment::first || moment == Moment::warm) {
+      if (cold) FB_TRY(read_disk(kColdReading));
+      if (moment == Moment::warm) first_readings_ = readings_.gbps();
+    } else if (moment == Moment::measured) {
+      readings_.clear();
+      row_ = {};
+      row_.reads = last.disk_bytes > 0;
+      if (row_.reads) FB_TRY(read_disk(seconds));
+    } else {
+      row_.disk_bytes += read - row_.seen;
+      row_.since += seconds;
+      if (row_.reads && (moment == Moment::end || row_.since >= 1)) {
+        FB_TRY(read_disk(row_.since));
+        row_.since = 0;
+      }
     }
-    options.seconds = session_.options.flag("quick") ? 0.2 : std::clamp(static_cast<double>(bytes) / 1.5e9, 1.5, 8.0);
-    options.allow_uring = session_.options.text("io") != "threads" || !session_.options.flag("quick");
-    FB_ASSIGN(const RawReadResult read, raw_read(files_, options));
-    limits_.disk = std::max(limits_.disk, read.gbps);
-    limits_.disk_engine = read.engine;
-    limits_.disk_direct = read.direct;
-    return read.gbps;
+    row_.seen = engine_->io().disk_bytes;  // what is read ahead meanwhile is in no pass's time
+    return {};
   }
 
   // The engine of the row before serves on where the budget grows: its host cache is full already. Its peak would be wrong for a smaller
@@ -138,29 +160,36 @@ class Bench {
     Status opened = open_engine(budget);
     if (!opened.ok()) return refused(std::move(row), text, opened);
     if (generation_) return measure_generation(std::move(row), text, *engine_);
-    FB_ASSIGN(const double before, measure_disk());
+    readings_.clear();
     RunRequest request;
     request.iterations = session_.options.has("iterations") ? static_cast<int>(session_.options.integer("iterations")) : 10;
     request.contexts = static_cast<int>(session_.options.integer("contexts"));
     request.warm_up = static_cast<int>(session_.options.integer("warm-up"));
     request.stateful = session_.options.flag("stateful");
+    request.fill_host_cache = request.warm_up > 0;
+    request.beside = [this, cold](Moment moment, const PassProfile& last) { return beside(moment, last, cold); };
     sampler_.start();
     auto outcome = run_passes(*engine_, inputs_, request);
     json::value gpu = sampler_.stop();
     if (!outcome.ok()) return refused(std::move(row), text, outcome.status());
-    FB_ASSIGN(const double after, measure_disk());
+    const std::vector<double> readings = readings_.gbps();
     RunRequest probe;  // one more pass, with times per node: what was it waiting for?
     probe.profile = true;
     probe.stateful = request.stateful;
     FB_ASSIGN(const RunOutcome profiled, run_passes(*engine_, inputs_, probe));
     if (beside_.known()) row["device_bytes_beside"] = beside_.taken_beside(outcome->memory.committed);
-    fill_row(row, text, *engine_, *outcome, profiled.last, (before + after) / 2);
+    fill_row(row, text, *engine_, *outcome, profiled.last, readings);
     if (cold && request.warm_up > 0) {  // the weights come for the first time: from the page cache what it holds, but with --direct on
       const double bytes = static_cast<double>(outcome->first_disk_bytes), seconds = outcome->first_pass_ms / 1e3;
+      const double over = bytes > 0 ? seconds * disk_limit(first_readings_).median * 1e9 / bytes : 0;
       row["first_pass"] = json::object{{"ms", outcome->first_pass_ms},
                                        {"disk_bytes", bytes},
-                                       {"over_disk_limit", bytes > 0 ? seconds * before * 1e9 / bytes : 0},
+                                       {"over_disk_limit", over},
+                                       {"disk_limit", disk_limit_json(first_readings_)},
                                        {"load", load_json(engine_->io())}};
+      session_.print("{:>10} first pass {:.0f} ms: {:.2f} times what its {} take at the disk's {:.2f} GB/s\n", "", outcome->first_pass_ms,
+                     over, format_size(outcome->first_disk_bytes), disk_limit(first_readings_).median);
+      warn_unsteady(first_readings_);
     }
     add_gpu(row, text, std::move(gpu));
     return row;
@@ -239,16 +268,25 @@ class Bench {
     return row;
   }
 
+  // Readings that differ are no limit: the row says so.
+  void warn_unsteady(const std::vector<double>& readings) {
+    const DiskLimit limit = disk_limit(readings);
+    if (limit.steady()) return;
+    session_.print("{:>10} the disk's own readings beside it differ by {:.0f}%: {:.2f} to {:.2f} GB/s\n", "", limit.spread() * 100,
+                   limit.low, limit.high);
+  }
+
   void fill_row(json::object& row, const std::string& text, const Engine& engine, const RunOutcome& outcome, const PassProfile& profile,
-                double disk_limit) {
+                const std::vector<double>& readings) {
     const MemoryReport& memory = outcome.memory;
     const std::vector<double> sorted = sorted_times(outcome.pass_ms);
     const double passes = static_cast<double>(sorted.size());
     const double disk = static_cast<double>(outcome.disk_bytes) / passes, link = static_cast<double>(outcome.link_bytes) / passes;
     const double seconds = outcome.wall_ms / 1e3;
-    const double disk_gbps = seconds > 0 ? static_cast<double>(outcome.disk_bytes) / seconds / 1e9 : 0;
+    const double disk_gbps = seconds > 0 ? static_cast<double>(row_.disk_bytes) / seconds / 1e9 : 0;
     const double link_gbps = seconds > 0 ? static_cast<double>(outcome.link_bytes) / seconds / 1e9 : 0;
-    const double disk_share = disk_limit > 0 ? disk_gbps / disk_limit : 0, link_share = limits_.link > 0 ? link_gbps / limits_.link : 0;
+    const double limit = disk_limit(readings).median;
+    const double disk_share = limit > 0 ? disk_gbps / limit : 0, link_share = limits_.link > 0 ? link_gbps / limits_.link : 0;
     double waited = 0, read = 0;
     for (const PassProfile::Op& op : profile.ops) {
       waited += op.wait_ms;
@@ -267,7 +305,8 @@ class Bench {
     row["passes"] = std::move(times);
     row["streamed_bytes"] = json::object{{"disk", disk}, {"link", link}};  // per pass
     row["disk_gbps"] = disk_gbps;
-    row["disk_limit_gbps"] = disk_limit;
+    row["disk_limit_gbps"] = limit;
+    row["disk_limit"] = disk_limit_json(readings);
     row["disk_share"] = disk_share;
     row["link_share"] = link_share;
     row["memory_share"] = memory_share;
@@ -276,14 +315,21 @@ class Bench {
     row["refused"] = nullptr;
     const Engine::IoInfo io = engine.io();
     from_page_cache_ = from_page_cache_ || io.page_cache_bytes > 0;
+    const double cached =
+        io.host_cache_wanted > 0 ? static_cast<double>(io.host_cache_bytes) / static_cast<double>(io.host_cache_wanted) : 1;
+    row["host_cache_filled"] = cached;
     row["io"] = json::object{{"engine", io.engine},
                              {"direct", io.direct},
                              {"registered", io.registered},
                              {"queue_depth", io.queue_depth},
+                             {"no_room_ms", io.no_room_ms},
+                             {"bounced", io.bounced},
                              {"page_cache_bytes", io.page_cache_bytes}};
     session_.print("{:>10} {:>12} {:>10.3f} {:>10.3f} {:>10.3f} {:>10.3f} {:>10.3f} {:>12} {:>6.0f}% {:>6.1f}% {}\n", text, memory.budget,
                    sorted.front(), percentile(sorted, 50), percentile(sorted, 90), percentile(sorted, 99), sorted.back(),
                    format_size(static_cast<std::uint64_t>(disk)), disk_share * 100, link_share * 100, bound);
+    if (disk > 0) warn_unsteady(readings);
+    if (cached < 0.995) session_.print("{:>10} host cache {:.0f}% filled: later passes read less from the disk\n", "", cached * 100);
   }
 
   // Waiting under a fifth of the pass is compute, or memory where weights are read at over 70 % of its rate. Else the tier that gave the
@@ -313,6 +359,13 @@ class Bench {
   DeviceMemory beside_;  // before engine_ was made
   std::optional<Engine> engine_;
   std::vector<std::unique_ptr<File>> files_;
+  DiskReadings readings_;  // of the row
+  std::vector<double> all_readings_, first_readings_;
+  struct {
+    std::uint64_t disk_bytes = 0, seen = 0;  // read in passes; in all until the last look
+    double since = 0;                        // seconds of passes since the last reading
+    bool reads = false;
+  } row_;
   Limits limits_;
   bool from_page_cache_ = false;
 };

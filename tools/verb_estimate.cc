@@ -1,6 +1,7 @@
 // forebay estimate: minimum, no-stream and full budget, and what a pass would take at several budgets. Reads headers and tables, never a
-// payload. The sizes are an engine's, with the plan's states bound (`run --stateful`) and raw chunks, or those of the shards given. On a device
-// other than the CPU a pass of its kernels, without the weights, is timed.
+// payload. The sizes are an engine's, with the plan's states bound (`run --stateful`) and raw chunks, or those of the shards given. On a
+// device other than the CPU a pass of its kernels, without the weights, is timed: with states bound where --stateful is given, else as
+// `run` and `bench` make it.
 #include <algorithm>
 
 #include "base/check.h"
@@ -180,7 +181,9 @@ Status run_estimate(Session& session) {
   FB_ASSIGN(const Demand demand, demand_of(compiled, shapes, chunks, staged, device.get()));
   FB_ASSIGN(Rates rates, measure(session));
   if (device != nullptr) {
-    const auto trial = trial_pass_ms(std::move(device), compiled, shapes, planned_states(*structure), session.console);
+    // As `run` and `bench` would: states pass through the host unless they are bound.
+    const auto states = session.options.flag("stateful") ? planned_states(*structure) : std::vector<StateBinding>();
+    const auto trial = trial_pass_ms(std::move(device), compiled, shapes, states, session.console);
     if (trial.ok()) rates.resident_ms = *trial;
     if (!trial.ok()) session.console.log(LogLevel::info, "no pass without weights: " + trial.status().to_string());
   }

@@ -73,14 +73,16 @@ void report(Session& session, const Engine& engine, const RunOutcome& outcome) {
   const Engine::IoInfo io = engine.io();
   session.result["io"] = json::object{{"engine", io.engine},           {"why", io.why},
                                       {"direct", io.direct},           {"registered", io.registered},
-                                      {"queue_depth", io.queue_depth}, {"page_cache_bytes", io.page_cache_bytes}};
+                                      {"queue_depth", io.queue_depth}, {"page_cache_bytes", io.page_cache_bytes},
+                                      {"no_room_ms", io.no_room_ms},   {"bounced", io.bounced}};
   session.result["load"] = load_json(io);
   std::vector<double> sorted = outcome.pass_ms;
   std::sort(sorted.begin(), sorted.end());
   session.print("budget {} (minimum {}, nothing streams from {}, full {}); peak arena {}\n", format_size(memory.budget), format_size(memory.min_budget),
                 format_size(memory.no_stream_budget), format_size(memory.full_budget), format_size(memory.peak_committed));
-  session.print("{} passes, median {:.3f} ms; {} from disk, {} from host memory; reads by {}{}\n", sorted.size(), sorted[sorted.size() / 2],
-                format_size(outcome.disk_bytes), format_size(outcome.link_bytes), io.engine, io.direct ? ", direct" : ", buffered");
+  session.print("{} pass{}, median {:.3f} ms; {} from disk, {} from host memory; reads by {}{}\n", sorted.size(),
+                sorted.size() == 1 ? "" : "es", sorted[sorted.size() / 2], format_size(outcome.disk_bytes), format_size(outcome.link_bytes),
+                io.engine, io.direct ? ", direct" : ", buffered");
   if (io.load_ms > 0) {
     session.print("weights came in {:.1f} ms: {}, {:.2f} GB/s; {} were read from the page cache\n", io.load_ms,
                   format_size(io.loaded_bytes), static_cast<double>(io.loaded_bytes) / io.load_ms / 1e6, format_size(io.page_cache_bytes));

@@ -131,9 +131,13 @@ class Engine {
     std::string engine, why;
     bool direct = false, registered = false;
     std::uint64_t queue_depth = 0;  // reads in flight at most, now: given, or found by measurement while weights stream
+    bool bounced = false;                // reads land in a small buffer first, found faster
     std::uint64_t page_cache_bytes = 0;  // of those read from files so far, taken from the page cache
     std::uint64_t loaded_bytes = 0;      // while the resident part was filled for the first time,
     double load_ms = 0;                  // from its first read to its last byte in place
+    std::uint64_t disk_bytes = 0;        // read from files so far
+    double no_room_ms = 0;               // in passes, while the disk would have taken more reads: there was no place to read to yet
+    std::uint64_t host_cache_bytes = 0, host_cache_wanted = 0;  // weights that the host cache holds, and those chosen for it
   };
   IoInfo io() const;
 

@@ -266,7 +266,6 @@ Status ContextCore::run_pass() {
     return std::move(begun).status();
   }
   std::unique_ptr<PassLease> lease = std::move(begun).value();
-  const StreamCounters before = engine_.source().counters();
   const auto begin_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
   Status status = start_clock();
   PassRunner runner(engine_, *this, slot, *lease, *slot.queue);
@@ -278,17 +277,17 @@ Status ContextCore::run_pass() {
   }
   slot.queue->clear_error();
   lease->end(!status.ok());
-  const StreamCounters after = engine_.source().counters();
+  const StreamCounters came = status.ok() ? engine_.take_counters() : StreamCounters();
   engine_.give_slot(slot);
   if (!status.ok()) return status;
   for (State& state : states_) state.fetched = false;
   profile_.ops.clear();
   profile_.spans.clear();
   profile_.milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-  profile_.disk_bytes = after.disk_bytes - before.disk_bytes;
-  profile_.link_bytes = after.link_bytes - before.link_bytes;
-  profile_.gathered_bytes = after.gathered_bytes - before.gathered_bytes;
-  profile_.stalls = after.stalls - before.stalls;
+  profile_.disk_bytes = came.disk_bytes;
+  profile_.link_bytes = came.link_bytes;
+  profile_.gathered_bytes = came.gathered_bytes;
+  profile_.stalls = came.stalls;
   profile_.host_waits = runner.host_waits();
   return profiling_ ? read_clock(begin_ns) : Status();
 }

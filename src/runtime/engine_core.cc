@@ -380,4 +380,16 @@ void EngineCore::give_slot(Slot& slot) {
   slot_free_.notify_all();
 }
 
+StreamCounters EngineCore::take_counters() {
+  const std::lock_guard lock(counters_mutex_);
+  const StreamCounters now = parts_.source->counters();
+  StreamCounters came = now;
+  came.disk_bytes -= counted_.disk_bytes;
+  came.link_bytes -= counted_.link_bytes;
+  came.gathered_bytes -= counted_.gathered_bytes;
+  came.stalls -= counted_.stalls;
+  counted_ = now;
+  return came;
+}
+
 }  // namespace forebay

@@ -117,6 +117,8 @@ class EngineCore {  // thread-safe
   void give_slot(Slot& slot);
   void hold(Slot& slot);      // one that was taken: a captured pass's until it is given back
   Status movable() const;     // refused while a captured pass holds addresses
+  // What the source has done since this was last asked, so that nothing is lost between passes: what was read ahead is the next one's.
+  StreamCounters take_counters();
   void control_loop();
 
   EngineParts parts_;
@@ -128,6 +130,9 @@ class EngineCore {  // thread-safe
   std::vector<ContextCore*> contexts_;
   std::uint64_t idle_activation_bytes_ = 0;
   SourceLimits published_limits_;
+
+  std::mutex counters_mutex_;
+  StreamCounters counted_;  // told by take_counters so far
 
   std::mutex slot_mutex_;
   std::condition_variable slot_free_;

@@ -146,7 +146,7 @@ bool ReadPipeline::serve_command() {
     slot_of(s).status = Status();
   }
   partial_ = redo_ = nullptr;
-  bytes_in_flight_ = fill_begin_ = fill_end_ = 0;
+  bytes_in_flight_ = 0;
   load_told_ = load_told_ || load_bytes_ > 0;
   // Numbers go on from where they are, so that no old ready point can be met by a new load.
   head_ = tail_ = claimed_loads_ = next_sequence_;
@@ -162,6 +162,7 @@ bool ReadPipeline::serve_command() {
   const auto* command = command_;
   lock.unlock();
   (*command)(config_, *engine_);
+  rooms_.reset(config_.staging_bytes);
   lock.lock();
   registered_.store(engine_->registered());
   command_ = nullptr;
@@ -173,14 +174,17 @@ void ReadPipeline::on_read(ReadDone done) {
   LoadSlot& slot = slots_[done.tag % kSlots];
   const ChunkSource& source = config_.bound->source(slot.chunk);
   const std::uint64_t piece = done.tag / kSlots;  // which piece of the chunk's read
-  const std::uint64_t begin = piece * read_bytes_;
-  const std::uint64_t asked = std::min(read_bytes_, source.read_bytes - begin);
+  const std::uint64_t begin = piece * slot.piece_bytes;
+  const std::uint64_t asked = piece_at(slot, source, begin);
   const std::uint64_t needed = source.needed > begin ? std::min(asked, source.needed - begin) : 0;
   bytes_in_flight_ -= asked;
   if (!finder_.settled()) {
     finder_.ended(asked, now_ns());
     depth_.store(finder_.reads(), std::memory_order_relaxed);
-    if (finder_.settled()) logger_.log(LogLevel::debug, "queue_depth=" + std::to_string(finder_.reads()) + " read_bytes=" + std::to_string(read_bytes_));
+    bounced_.store(finder_.bounced(), std::memory_order_relaxed);
+    if (finder_.settled())
+      logger_.log(LogLevel::debug, "queue_depth=" + std::to_string(finder_.reads()) + " bounced=" + std::to_string(finder_.bounced()) +
+                                       " read_bytes=" + std::to_string(read_bytes_));
   }
   --slot.outstanding;
   if (!done.status.ok()) {
@@ -208,9 +212,18 @@ void ReadPipeline::hand_over(LoadSlot& slot) {
   pool_->submit(&slot);
 }
 
-// Signals the loads that are finished, in order.
+void ReadPipeline::give_room(LoadSlot& slot) {
+  rooms_.give(slot.room_at, slot.room_bytes);
+  slot.room_bytes = 0;
+}
+
+// Signals the loads that are finished, in order. Their room in the staging is free before that: reads end in any order.
 bool ReadPipeline::advance() {
   const std::uint64_t before = head_;
+  for (std::uint64_t s = head_; s < tail_ && config_.staging != nullptr; ++s) {
+    LoadSlot& slot = slot_of(s);
+    if (slot.room_bytes > 0 && settled(slot) && slot.status.ok()) give_room(slot);
+  }
   std::uint64_t loads = 0, first_step = 0;
   while (head_ < tail_) {
     LoadSlot& slot = slot_of(head_);
@@ -224,7 +237,7 @@ bool ReadPipeline::advance() {
       fills_[slot.chunk] = Fill::filled;
       stats_.fills.fetch_add(1, std::memory_order_relaxed);
     }
-    if (slot.staged_end != 0) fill_begin_ = slot.staged_end;
+    give_room(slot);
     if (!slot.skipped) note_load(slot);
     if (!slot.skipped) {
       ++loads;
@@ -238,6 +251,18 @@ bool ReadPipeline::advance() {
   if (loads > 0) note_stall(first_step);
   ready_.signal(head_);
   return true;
+}
+
+// Only while the pass that runs has loads left.
+void ReadPipeline::note_room(bool none) {
+  if (none) {
+    const std::lock_guard lock(mutex_);
+    none = tail_ < claimed_loads_;
+  }
+  if (!none && no_room_since_ns_ == 0) return;
+  const std::int64_t now = now_ns();
+  if (no_room_since_ns_ != 0) stats_.no_room_ns.fetch_add(static_cast<std::uint64_t>(now - no_room_since_ns_), std::memory_order_relaxed);
+  no_room_since_ns_ = none ? now : 0;
 }
 
 void ReadPipeline::note_load(const LoadSlot& slot) {
@@ -286,6 +311,7 @@ bool ReadPipeline::issue() {
   bool at_once = false;
   for (;;) {
     if (partial_ != nullptr) {
+      note_room(false);
       if (!continue_reads(*partial_)) return at_once;
       partial_ = nullptr;
     }
@@ -298,9 +324,12 @@ bool ReadPipeline::issue() {
     }
     std::uint64_t sequence = 0;
     if (pick(&sequence) == Pick::none) {
-      if (bytes_in_flight_ < finder_.limit_bytes()) finder_.starved();
+      const bool starved = bytes_in_flight_ < finder_.limit_bytes();
+      if (starved) finder_.starved();
+      note_room(starved);
       return at_once;
     }
+    note_room(false);
     if (begin_load(slot_of(sequence))) at_once = true;
   }
 }
@@ -337,7 +366,7 @@ ReadPipeline::Pick ReadPipeline::pick(std::uint64_t* sequence) {
   slot.fill = load.fill;
   slot.skipped = load.fill && fills_[load.chunk] != Fill::none;  // by an earlier walk; in order, so it is ready before this one
   slot.cached = cache_.find(load.chunk);
-  if (!stage_fill(slot)) return Pick::none;
+  if (!take_room(slot)) return Pick::none;
   if (load.fill && !slot.skipped) fills_[load.chunk] = Fill::filling;
   slot.prefetched = slot.sequence >= claimed_loads_;
   slot.first_pass = !passed_ && copied_ != nullptr;
@@ -350,18 +379,18 @@ ReadPipeline::Pick ReadPipeline::pick(std::uint64_t* sequence) {
   return Pick::load;
 }
 
-// Of a fill, the room in host memory through which it goes to the device. False: there is none until a load before it is done.
-bool ReadPipeline::stage_fill(LoadSlot& slot) {
-  slot.staged_end = 0;
-  if (!slot.fill || slot.skipped || config_.staging == nullptr || config_.bound->source(slot.chunk).file == nullptr) return true;
+// The room in host memory through which it goes to the device. False: there is none until a load before it is done.
+bool ReadPipeline::take_room(LoadSlot& slot) {
+  slot.room_bytes = 0;
+  const ChunkSource& source = config_.bound->source(slot.chunk);
+  if (config_.staging == nullptr || slot.skipped || source.file == nullptr || (slot.cached != nullptr && !source.coded)) return true;
   const ChunkShape& shape = config_.bound->shapes()[slot.chunk];
-  const std::uint64_t bytes = shape.raw_slot + shape.stored_slot, size = config_.fill_staging_bytes;
-  FB_CHECK(bytes <= size);
-  if (fill_begin_ == fill_end_) fill_begin_ = fill_end_ = 0;
-  std::uint64_t at = fill_end_;
-  if (at % size + bytes > size) at += size - at % size;  // the tail is too short for it
-  if (at + bytes - fill_begin_ > size) return false;
-  slot.staged_end = fill_end_ = at + bytes;
+  const std::uint64_t bytes = shape.raw_slot + shape.stored_slot;
+  FB_CHECK(bytes <= rooms_.size());
+  const auto at = rooms_.take(bytes);
+  if (!at) return false;
+  slot.room_at = *at;
+  slot.room_bytes = bytes;
   return true;
 }
 
@@ -370,18 +399,16 @@ void ReadPipeline::place(LoadSlot& slot, const Load& load) {
   const ChunkSource& source = config_.bound->source(load.chunk);
   const ChunkShape& shape = config_.bound->shapes()[load.chunk];
   const bool staged = config_.staging != nullptr;
-  std::byte* const ring = staged ? config_.staging : config_.ring;
-  std::byte* stored = load.stored_offset == kNoSlot ? nullptr : ring + load.stored_offset;
+  std::byte* stored = load.stored_offset == kNoSlot ? nullptr : config_.ring + load.stored_offset;
   slot.device = !staged ? nullptr : load.fill ? config_.resident[load.chunk] : config_.ring + load.raw_offset + source.shift;
-  if (slot.staged_end != 0) {
-    std::byte* const room = config_.fill_staging + (slot.staged_end - shape.raw_slot - shape.stored_slot) % config_.fill_staging_bytes;
-    slot.raw = room;
-    slot.read_to = source.coded ? room + shape.raw_slot : room;
+  if (staged) {
+    slot.raw = config_.staging + slot.room_at;
+    slot.read_to = source.coded ? slot.raw + shape.raw_slot : slot.raw;
   } else if (load.fill) {
     slot.raw = config_.resident[load.chunk];
     slot.read_to = stored != nullptr ? stored : slot.raw;
   } else {
-    std::byte* const at = ring + load.raw_offset;
+    std::byte* const at = config_.ring + load.raw_offset;
     slot.raw = at + source.shift;
     slot.read_to = stored != nullptr ? stored : at;
   }
@@ -407,9 +434,18 @@ bool ReadPipeline::begin_load(LoadSlot& slot) {
     return false;
   }
   if (!slot.fill) cache_.start();
+  // Half as long where they land in a buffer first: the less of it is in use, the more of it is in the cache.
+  slot.piece_bytes = finder_.bounced() ? std::max(kBlockBytes, align_down(read_bytes_ / 2, kBlockBytes)) : read_bytes_;
   slot.stage.store(Stage::reading, std::memory_order_relaxed);
   partial_ = &slot;
   return false;
+}
+
+// Of the read of a chunk that begins there. A short rest goes with the piece before it: chunks of 8 MiB that do not begin at a block have
+// one of 4 KiB, which costs the disk an operation like any other.
+std::uint64_t ReadPipeline::piece_at(const LoadSlot& slot, const ChunkSource& source, std::uint64_t begin) {
+  const std::uint64_t left = source.read_bytes - begin;
+  return left <= slot.piece_bytes + slot.piece_bytes / 4 ? left : slot.piece_bytes;
 }
 
 // True when all reads of the load are started.
@@ -417,7 +453,7 @@ bool ReadPipeline::continue_reads(LoadSlot& slot) {
   const ChunkSource& source = config_.bound->source(slot.chunk);
   while (slot.started < source.read_bytes) {
     if (!slot.status.ok()) return false;  // its last outstanding read ends it
-    const std::uint64_t bytes = std::min(read_bytes_, source.read_bytes - slot.started);
+    const std::uint64_t bytes = piece_at(slot, source, slot.started);
     if (engine_->in_flight() >= engine_->capacity()) return false;
     if (bytes_in_flight_ > 0 && bytes_in_flight_ + bytes > finder_.limit_bytes()) return false;
     ReadRequest request;
@@ -427,7 +463,8 @@ bool ReadPipeline::continue_reads(LoadSlot& slot) {
     request.to = slot.read_to + slot.started;
     request.bytes = static_cast<std::uint32_t>(bytes);
     request.needed = static_cast<std::uint32_t>(source.needed > slot.started ? std::min(bytes, source.needed - slot.started) : 0);
-    request.tag = (slot.started / read_bytes_) * kSlots + slot.sequence % kSlots;
+    request.bounced = slot.piece_bytes < read_bytes_;
+    request.tag = (slot.started / slot.piece_bytes) * kSlots + slot.sequence % kSlots;
     slot.started += bytes;
     ++slot.outstanding;
     bytes_in_flight_ += bytes;

@@ -27,6 +27,7 @@
 #include "stream/host_cache.h"
 #include "stream/io_engine.h"
 #include "stream/schedule.h"
+#include "stream/staging_rooms.h"
 #include "stream/work_pool.h"
 
 namespace forebay::stream {
@@ -39,12 +40,10 @@ struct PipelineConfig {
   Schedule schedule;
   std::byte* ring = nullptr;
   std::uint64_t ring_bytes = 0;
-  // Where the host does not address the arena: host memory with the places of the ring. A load is read into its place there, copied to its
-  // place on the device by the copy queue, and ready when that is done. Null: reads land in the ring.
+  // Where the host does not address the arena: host memory that loads are read into. A load is copied from there to its place on the device
+  // by the copy queue, and ready when that is done. Null: reads land in the arena.
   std::byte* staging = nullptr;
-  // And room of its own for what goes to a resident place, first in first out: many fills under way however small the ring is.
-  std::byte* fill_staging = nullptr;
-  std::uint64_t fill_staging_bytes = 0;
+  std::uint64_t staging_bytes = 0;
   std::vector<std::byte*> resident;  // by chunk; null: streamed or unused
 };
 
@@ -57,6 +56,7 @@ struct Walk {
 struct PipelineStats {
   std::atomic<std::uint64_t> disk_bytes{0}, link_bytes{0}, chunks_loaded{0}, fills{0}, stalls{0}, stall_ns{0};
   std::atomic<std::uint64_t> page_cache_bytes{0}, loaded_bytes{0}, load_ns{0};
+  std::atomic<std::uint64_t> no_room_ns{0};  // a pass had loads to read, the disk took more reads, and they had no place to go to yet
 };
 
 class ReadPipeline {
@@ -92,6 +92,7 @@ class ReadPipeline {
   const std::string& why_not_uring() const { return why_; }
   std::string engine_name() const;
   bool registered() const { return registered_.load(); }
+  bool bounced() const { return bounced_.load(std::memory_order_relaxed); }
   std::uint64_t depth() const { return depth_.load(std::memory_order_relaxed); }  // reads in flight at most, found by measurement or given
   // Of resident chunks, whether it is in place.
   bool filled(plan::ChunkId chunk) const;
@@ -111,7 +112,7 @@ class ReadPipeline {
     bool fill = false, skipped = false;
     bool page_cached = false;  // read by the pool, from the page cache
     bool first_pass = false;   // to a device: what the page cache holds goes to the host cache in a later one
-    std::uint64_t staged_end = 0;  // of a fill, in fill_staging: see stage_fill
+    std::uint64_t room_at = 0, room_bytes = 0;  // in the staging; 0 bytes: it needs none
     bool prefetched = false;  // begun before its pass: a failure is not held against that, it is read once more
     std::byte* raw = nullptr;      // where the raw bytes are to be; in the staging when there is one
     std::byte* device = nullptr;   // and then where they are copied to
@@ -120,6 +121,7 @@ class ReadPipeline {
     std::atomic<bool> copy_begun{false};
     std::byte* read_to = nullptr;  // where the read lands; null: from host memory
     const std::byte* cached = nullptr;
+    std::uint64_t piece_bytes = 0;  // of its reads
     std::uint64_t started = 0;     // bytes of the read handed to the engine
     std::uint32_t outstanding = 0;
     std::int64_t begun_ns = 0;     // of its reads, when they are traced
@@ -148,12 +150,15 @@ class ReadPipeline {
   Pick pick(std::uint64_t* sequence);
   bool begin_load(LoadSlot& slot);
   bool continue_reads(LoadSlot& slot);
+  static std::uint64_t piece_at(const LoadSlot& slot, const ChunkSource& source, std::uint64_t begin);
   void hand_over(LoadSlot& slot);
   bool forgive(LoadSlot& slot);
   void halt(const LoadSlot& slot);
   void note_stall(std::uint64_t first_step);
   void place(LoadSlot& slot, const Load& load);
-  bool stage_fill(LoadSlot& slot);
+  bool take_room(LoadSlot& slot);
+  void give_room(LoadSlot& slot);
+  void note_room(bool none);
   void note_load(const LoadSlot& slot);
 
   // The pool.
@@ -202,13 +207,14 @@ class ReadPipeline {
   std::string why_;
   PipelineStats stats_;
   std::atomic<std::uint64_t> retries_{0}, page_cache_retries_{0}, depth_{0};
-  std::atomic<bool> registered_{false}, on_threads_{false};
+  std::atomic<bool> registered_{false}, on_threads_{false}, bounced_{false};
 
   // Of the I/O thread.
   std::vector<LoadSlot> slots_;
   std::uint64_t head_ = 0, tail_ = 0;  // loads under way: [head_, tail_)
   std::uint64_t bytes_in_flight_ = 0;
-  std::uint64_t fill_begin_ = 0, fill_end_ = 0;  // of fill_staging in use; they only grow, places are taken modulo its size
+  std::int64_t no_room_since_ns_ = 0;
+  StagingRooms rooms_;
   std::int64_t load_began_ns_ = 0;               // of the first fill
   std::uint64_t load_bytes_ = 0;                 // come since
   bool load_told_ = false;                       // the first filling is over

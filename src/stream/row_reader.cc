@@ -1,16 +1,20 @@
 #include "stream/row_reader.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <string>
 #include <utility>
 
 #include "base/check.h"
+#include "stream/io_engine.h"
 
 namespace forebay::stream {
 namespace {
 constexpr std::uint64_t kGroup = plan::RowBinding::kGroupBytes;
-}
+constexpr std::size_t kFew = 4;              // groups for which an engine of their own costs more than it gains
+constexpr std::uint32_t kGroupsAtOnce = 64;  // 4 MiB in flight
+}  // namespace
 
 Status RowReader::gather(plan::WeightId weight, std::span<const std::int64_t> rows, std::byte* to) {
   const plan::Plan& plan = bound_->plan();
@@ -18,11 +22,17 @@ Status RowReader::gather(plan::WeightId weight, std::span<const std::int64_t> ro
   const plan::Weight& w = plan.weights[weight];
   const std::int64_t count = w.shape.rank() == 0 ? 1 : w.shape[0];
   const std::uint64_t row_bytes = count == 0 ? 0 : w.bytes / static_cast<std::uint64_t>(count);
+  for (const std::int64_t row : rows) {
+    if (row >= 0 && row < count) continue;
+    return Status(Code::invalid_argument, "row " + std::to_string(row) + " is outside of the " + std::to_string(count) + " rows")
+        .with_tensor(w.name);
+  }
   std::lock_guard lock(mutex_);
+  std::size_t there = 0;
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    if (rows[i] < 0 || rows[i] >= count) {
-      return Status(Code::invalid_argument, "row " + std::to_string(rows[i]) + " is outside of the " + std::to_string(count) + " rows")
-          .with_tensor(w.name);
+    if (i == there) {
+      FB_ASSIGN(const std::size_t more, load_together(weight, rows.subspan(i), row_bytes));
+      there += more;
     }
     FB_TRY(copy_range(weight, static_cast<std::uint64_t>(rows[i]) * row_bytes, {to + i * row_bytes, static_cast<std::size_t>(row_bytes)}));
   }
@@ -66,9 +76,85 @@ Status RowReader::copy_range(plan::WeightId weight, std::uint64_t offset, std::s
   return {};
 }
 
-Result<std::span<const std::byte>> RowReader::load_group(plan::WeightId weight, std::uint64_t group) {
+RowReader::Group& RowReader::place_of(plan::WeightId weight, std::uint64_t group) {
   if (groups_.empty()) groups_.resize(kKeptGroups);
-  Group& kept = groups_[(group + weight * 769ull) % kKeptGroups];
+  return groups_[(group + weight * 769ull) % kKeptGroups];
+}
+
+Status RowReader::name_failure(plan::WeightId weight, std::uint64_t group, Status status) const {
+  const plan::RowBinding& rows = bound_->generation()->binding.rows[weight];
+  return std::move(status)
+      .with_file(bound_->generation()->binding.files[rows.file].name)
+      .with_tensor(bound_->plan().weights[weight].name)
+      .with_offset(rows.offset + group * kGroup);
+}
+
+Result<std::size_t> RowReader::load_together(plan::WeightId weight, std::span<const std::int64_t> rows, std::uint64_t row_bytes) {
+  const plan::Binding& binding = bound_->generation()->binding;
+  if (weight >= binding.rows.size() || !binding.rows[weight].available || row_bytes == 0) return rows.size();
+  ++call_;
+  std::vector<std::uint64_t> wanted;
+  std::size_t covered = 0;
+  for (bool room = true; room && covered < rows.size(); covered += room ? 1 : 0) {
+    const std::uint64_t begin = static_cast<std::uint64_t>(rows[covered]) * row_bytes;
+    for (std::uint64_t group = begin / kGroup; room && group <= (begin + row_bytes - 1) / kGroup; ++group) {
+      Group& place = place_of(weight, group);
+      const bool there = place.weight == weight && place.number == group;
+      if (place.call == call_) {
+        room = place.number == group;  // else another group of this call needs the place first
+        continue;
+      }
+      place.call = call_;
+      if (there) continue;
+      place.weight = plan::kNone;
+      place.number = group;
+      wanted.push_back(group);
+    }
+  }
+  if (wanted.size() >= kFew) FB_TRY(read_together(weight, wanted));
+  return std::max<std::size_t>(covered, 1);
+}
+
+// What cannot be read here is left to load_group, which tries again and says what is wrong.
+Status RowReader::read_together(plan::WeightId weight, std::span<const std::uint64_t> groups) {
+  const plan::Weight& w = bound_->plan().weights[weight];
+  const plan::RowBinding& rows = bound_->generation()->binding.rows[weight];
+  const plan::BoundFile& file = bound_->generation()->binding.files[rows.file];
+  std::string why;
+  auto engine =
+      create_io_engine(io_, std::min<std::uint32_t>(kGroupsAtOnce, static_cast<std::uint32_t>(groups.size())), null_logger(), &why);
+  if (!engine.ok()) return {};
+  Status status;
+  std::array<ReadDone, 16> done;
+  std::size_t next = 0;
+  while (next < groups.size() || (*engine)->in_flight() > 0) {
+    for (; next < groups.size() && (*engine)->in_flight() < (*engine)->capacity(); ++next) {
+      const std::uint64_t begin = groups[next] * kGroup;
+      std::vector<std::byte>& bytes = place_of(weight, groups[next]).bytes;
+      bytes.reserve(kGroup);
+      bytes.resize(std::min(kGroup, w.bytes - begin));
+      ReadRequest request;
+      request.file = request.buffered = file.buffered.get();
+      request.offset = rows.offset + begin;
+      request.to = bytes.data();
+      request.bytes = request.needed = static_cast<std::uint32_t>(bytes.size());
+      request.tag = groups[next];
+      (*engine)->start(request);
+    }
+    const std::size_t count = (*engine)->collect(done, true);
+    for (std::size_t i = 0; i < count; ++i) {
+      Group& place = place_of(weight, done[i].tag);
+      if (!status.ok() || !done[i].status.ok() || done[i].bytes < place.bytes.size()) continue;
+      status = check_group(weight, done[i].tag, place.bytes);
+      if (status.ok()) place.weight = weight;
+      if (!status.ok()) status = name_failure(weight, done[i].tag, std::move(status));
+    }
+  }
+  return status;
+}
+
+Result<std::span<const std::byte>> RowReader::load_group(plan::WeightId weight, std::uint64_t group) {
+  Group& kept = place_of(weight, group);
   if (kept.weight == weight && kept.number == group) return std::span<const std::byte>(kept.bytes);
   const plan::Weight& w = bound_->plan().weights[weight];
   const plan::RowBinding& rows = bound_->generation()->binding.rows[weight];
@@ -79,7 +165,7 @@ Result<std::span<const std::byte>> RowReader::load_group(plan::WeightId weight, 
   kept.bytes.resize(std::min(kGroup, w.bytes - begin));
   Status read = file.buffered->read_exactly(rows.offset + begin, kept.bytes);
   if (read.ok()) read = check_group(weight, group, kept.bytes);
-  if (!read.ok()) return std::move(read).with_file(file.name).with_tensor(w.name).with_offset(rows.offset + begin);
+  if (!read.ok()) return name_failure(weight, group, std::move(read));
   kept.weight = weight;
   kept.number = group;
   return std::span<const std::byte>(kept.bytes);

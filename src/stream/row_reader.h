@@ -1,6 +1,7 @@
-// Rows of gather-only weights, fetched on the caller's thread: group by group of 64 KiB where the binding has them so, else chunk by
-// chunk. Groups that were read and checked stay, up to 64 MiB of them, and so does the last chunk: reading and checking a group for each row
-// of each pass takes longer than an encoder. Thread-safe.
+// Rows of gather-only weights, fetched on the caller's thread: in groups of 64 KiB where the binding has them so, else chunk by chunk. The
+// groups of a call that are not there yet are read all at once: a prompt wants hundreds, and a disk answers one after the other at a
+// hundredth of its rate. Groups that were read and checked stay, up to 64 MiB of them, and so does the last chunk: reading and checking a
+// group for each row of each pass takes longer than an encoder. Thread-safe.
 #pragma once
 
 #include <atomic>
@@ -12,12 +13,13 @@
 
 #include "codec/chunk_codec.h"
 #include "stream/bound_generation.h"
+#include "stream/streamer.h"
 
 namespace forebay::stream {
 
 class RowReader {
  public:
-  explicit RowReader(std::shared_ptr<BoundGeneration> bound) : bound_(std::move(bound)) {}
+  explicit RowReader(std::shared_ptr<BoundGeneration> bound, IoChoice io = IoChoice::automatic) : bound_(std::move(bound)), io_(io) {}
   Status gather(plan::WeightId weight, std::span<const std::int64_t> rows, std::byte* to);
   std::uint64_t gathered_bytes() const { return gathered_.load(std::memory_order_relaxed); }
   const std::shared_ptr<BoundGeneration>& bound() const { return bound_; }
@@ -27,18 +29,26 @@ class RowReader {
   struct Group {
     plan::WeightId weight = plan::kNone;
     std::uint64_t number = 0;
+    std::uint64_t call = 0;  // the last load_together that wants it here
     std::vector<std::byte> bytes;
   };
   static constexpr std::uint64_t kKeptGroups = 1024;
 
+  Group& place_of(plan::WeightId weight, std::uint64_t group);
   Result<std::span<const std::byte>> load_group(plan::WeightId weight, std::uint64_t group);
+  // Groups of the first of `rows`: of as many as find a place each. How many rows that is, one at least.
+  Result<std::size_t> load_together(plan::WeightId weight, std::span<const std::int64_t> rows, std::uint64_t row_bytes);
+  Status read_together(plan::WeightId weight, std::span<const std::uint64_t> groups);
+  Status name_failure(plan::WeightId weight, std::uint64_t group, Status status) const;
   Status load_chunk(plan::ChunkId chunk);
   Status check_group(plan::WeightId weight, std::uint64_t group, std::span<const std::byte> bytes);
 
   const std::shared_ptr<BoundGeneration> bound_;
+  const IoChoice io_;
   std::atomic<std::uint64_t> gathered_{0};
   std::mutex mutex_;  // guards everything below
   std::vector<Group> groups_;  // each group has one place
+  std::uint64_t call_ = 0;
   plan::ChunkId chunk_ = plan::kNone;
   std::vector<std::byte> chunk_bytes_, stored_bytes_;
   codec::ChunkCodec codec_;

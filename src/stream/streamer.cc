@@ -21,7 +21,7 @@ namespace {
 constexpr std::uint64_t kPreferredRing = 128ull << 20;
 constexpr std::uint64_t kStagedChunks = 4;
 // Ten reads of 8 MiB from the page cache, and the copies behind them; what is larger stays less well in the processor's cache.
-constexpr std::uint64_t kFillStaging = 128ull << 20;
+constexpr std::uint64_t kStaging = 128ull << 20;
 
 class Streamer;
 
@@ -83,7 +83,7 @@ class Streamer final : public WeightSource {
   struct Plan {  // what a layout and a generation come to
     PipelineConfig config;
     std::vector<plan::ChunkId> cached;
-    std::uint64_t cached_bytes = 0;
+    std::uint64_t cached_bytes = 0, cached_wanted = 0;  // with and without what alignment adds
     std::size_t resident = 0;
   };
 
@@ -91,8 +91,8 @@ class Streamer final : public WeightSource {
   Result<Plan> plan_config(const ArenaLayout& layout, const std::shared_ptr<BoundGeneration>& bound, const std::vector<bool>& stays) const;
   void apply(Plan plan, const std::vector<bool>& stays, bool memory_changed);
   std::vector<bool> filled_now() const;
-  std::uint64_t fill_staging_bytes(const ArenaLayout& layout, const BoundGeneration& bound) const;
-  Status make_staging(const ArenaLayout& layout, const BoundGeneration& bound);
+  std::uint64_t staging_bytes(const BoundGeneration& bound) const;
+  Status make_staging(const BoundGeneration& bound);
   void lay_staging(PipelineConfig& config) const;
   Status refresh();
   Status fill_unvisited();
@@ -110,7 +110,7 @@ class Streamer final : public WeightSource {
   ResidencyOrder order_;
   std::unique_ptr<Timeline> ready_;
   std::unique_ptr<PinnedPool> pool_;      // with a staged device: the host cache's memory,
-  std::unique_ptr<PinnedBlock> staging_;  // and what the ring's loads and the fills are read into
+  std::unique_ptr<PinnedBlock> staging_;  // and what loads are read into
   std::unique_ptr<ReadPipeline> pipeline_;
 
   mutable std::mutex mutex_;  // guards everything below; whoever has the turn may change layout and generation without it being seen half
@@ -122,6 +122,7 @@ class Streamer final : public WeightSource {
   std::uint64_t fills_seen_ = 0;  // fills made when the schedule was built: more now, and it lists what is there already
   bool all_filled_ = false;
   std::size_t resident_ = 0;     // how many chunks of the order have a place
+  std::uint64_t cached_wanted_ = 0;  // bytes of those chosen for the host cache
   ArenaLayout layout_;
   std::shared_ptr<RowReader> rows_;  // of the generation in force
   plan::GenerationPtr pending_;
@@ -132,7 +133,7 @@ class Streamer final : public WeightSource {
 Status Streamer::open(Device& device, plan::GenerationPtr first) {
   FB_ASSIGN(ready_, device.create_timeline());
   FB_ASSIGN(auto bound, BoundGeneration::bind(plan_, std::move(first), options_.direct != DirectIo::off, staged_ != nullptr));
-  rows_ = std::make_shared<RowReader>(std::move(bound));
+  rows_ = std::make_shared<RowReader>(std::move(bound), options_.io);
   if (staged_ != nullptr) pool_ = std::make_unique<PinnedPool>(*staged_, logger_);
   FB_ASSIGN(pipeline_, ReadPipeline::create(options_, plan_->chunks.size(), program_.substeps.size(), *ready_, logger_, staged_, pool_.get()));
   return {};
@@ -220,12 +221,16 @@ Result<Streamer::Plan> Streamer::plan_config(const ArenaLayout& layout, const st
     if (binding.where == plan::ChunkBinding::Where::file) stored[i] = binding.stored_bytes;
   }
   plan.cached = choose_cached(order_.order, plan.resident, stored, options_.host_cache_bytes);
-  for (const plan::ChunkId chunk : plan.cached) plan.cached_bytes += align_up(stored[chunk], kBlockBytes);
+  for (const plan::ChunkId chunk : plan.cached) {
+    plan.cached_bytes += align_up(stored[chunk], kBlockBytes);
+    plan.cached_wanted += stored[chunk];
+  }
   return plan;
 }
 
 void Streamer::apply(Plan plan, const std::vector<bool>& stays, bool memory_changed) {
   const std::size_t resident = plan.resident;
+  const std::uint64_t wanted = plan.cached_wanted;
   const std::uint64_t fills = plan.config.schedule.fills;
   pipeline_->quiesce([&](PipelineConfig& config, IoEngine& engine) {
     for (std::size_t i = 0; i < stays.size(); ++i) {
@@ -246,34 +251,32 @@ void Streamer::apply(Plan plan, const std::vector<bool>& stays, bool memory_chan
   });
   std::lock_guard lock(mutex_);
   resident_ = resident;
+  cached_wanted_ = wanted;
   fills_seen_ = pipeline_->stats().fills.load(std::memory_order_relaxed);
   all_filled_ = fills == 0;
 }
 
-// Host memory for fills: all of them where that is little, and for one of any chunk.
-std::uint64_t Streamer::fill_staging_bytes(const ArenaLayout& layout, const BoundGeneration& bound) const {
-  std::uint64_t sum = 0, most = 0;
-  const std::size_t resident = resident_count(order_, layout.resident_bytes);
-  for (std::size_t i = 0; i < resident; ++i) {
-    const ChunkShape& shape = bound.shapes()[order_.order[i]];
+// Room for any chunk, and for all of them where that is little.
+std::uint64_t Streamer::staging_bytes(const BoundGeneration& bound) const {
+  std::uint64_t sum = 0, most = kBlockBytes;
+  for (const plan::ChunkId chunk : program_.uses) {
+    const ChunkShape& shape = bound.shapes()[chunk];
     sum += shape.raw_slot + shape.stored_slot;
     most = std::max(most, shape.raw_slot + shape.stored_slot);
   }
-  return std::max(most, std::min(sum, options_.fill_staging_bytes != 0 ? options_.fill_staging_bytes : kFillStaging));
+  return std::max(most, std::min(sum, options_.staging_bytes != 0 ? options_.staging_bytes : kStaging));
 }
 
 void Streamer::lay_staging(PipelineConfig& config) const {
   if (staged_ == nullptr) return;
-  const std::uint64_t ring = align_up(config.ring_bytes, kBlockBytes);
   config.staging = staging_->data();
-  config.fill_staging = staging_->data() + ring;
-  config.fill_staging_bytes = staging_->bytes() - ring;
+  config.staging_bytes = staging_->bytes();
 }
 
-// Host memory for the reads of the layout's ring and for its fills; it only grows. The one in use, if any, has nothing in flight.
-Status Streamer::make_staging(const ArenaLayout& layout, const BoundGeneration& bound) {
+// Host memory that loads pass through; it only grows. The one in use, if any, has nothing in flight.
+Status Streamer::make_staging(const BoundGeneration& bound) {
   if (staged_ == nullptr) return {};
-  const std::uint64_t bytes = align_up(layout.ring_bytes, kBlockBytes) + fill_staging_bytes(layout, bound);
+  const std::uint64_t bytes = staging_bytes(bound);
   if (staging_ != nullptr && staging_->bytes() >= bytes) return {};
   FB_ASSIGN(auto larger, PinnedBlock::create(*staged_, bytes, logger_));
   pipeline_->quiesce([&](PipelineConfig& config, IoEngine& engine) {
@@ -307,7 +310,7 @@ Status Streamer::change_layout(const ArenaLayout& layout, const std::function<St
   if (have_layout_ && layout_.arena_bytes != layout.arena_bytes) stays.assign(stays.size(), false);
   const std::size_t keeps = resident_count(order_, layout.resident_bytes);
   for (std::size_t i = keeps; i < order_.order.size(); ++i) stays[order_.order[i]] = false;
-  FB_TRY(make_staging(layout, *bound));
+  FB_TRY(make_staging(*bound));
   FB_ASSIGN(auto plan, plan_config(layout, bound, stays));
   const bool streams = keeps < order_.order.size();
   if (streams && layout.ring_bytes < needs.min_ring_bytes) {
@@ -364,7 +367,7 @@ Status Streamer::take_pending(std::unique_lock<std::mutex>& lock) {
     changed.push_back(chunk);
   }
   bound->inherit_records(*old->bound());
-  const Status staged = make_staging(layout, *bound);
+  const Status staged = make_staging(*bound);
   auto plan = staged.ok() ? plan_config(layout, bound, stays) : Result<Plan>(staged);
   if (plan.ok()) {
     pipeline_->quiesce([&](PipelineConfig&, IoEngine&) {
@@ -375,7 +378,7 @@ Status Streamer::take_pending(std::unique_lock<std::mutex>& lock) {
   lock.lock();
   if (!plan.ok()) return std::move(plan).status();  // the old generation goes on serving
   gathered_before_ += old->gathered_bytes();
-  rows_ = std::make_shared<RowReader>(std::move(bound));
+  rows_ = std::make_shared<RowReader>(std::move(bound), options_.io);
   return {};
 }
 
@@ -493,12 +496,17 @@ IoReport Streamer::report() const {
   report.why = pipeline_->why_not_uring();
   report.registered = pipeline_->registered();
   report.depth = pipeline_->depth();
+  report.bounced = pipeline_->bounced();
   const PipelineStats& stats = pipeline_->stats();
   report.page_cache_bytes = stats.page_cache_bytes.load(std::memory_order_relaxed);
   report.loaded_bytes = stats.loaded_bytes.load(std::memory_order_relaxed);
   report.load_ns = stats.load_ns.load(std::memory_order_relaxed);
+  report.disk_bytes = stats.disk_bytes.load(std::memory_order_relaxed);
+  report.no_room_ns = stats.no_room_ns.load(std::memory_order_relaxed);
+  report.host_cache_bytes = pipeline_->cache().held_bytes();
   std::lock_guard lock(mutex_);
   report.direct = rows_->bound()->any_direct();
+  report.host_cache_wanted = cached_wanted_;
   return report;
 }
 

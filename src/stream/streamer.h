@@ -26,7 +26,7 @@ struct StreamerOptions {
   int decode_threads = 0;              // for digests, decoding and reads from the page cache; 0: chosen
   std::uint32_t read_bytes = 0, queue_depth = 0;  // 0: chosen (1 MiB reads; the depth by measurement)
   std::uint64_t ring_bytes = 0;  // 0: chosen
-  std::uint64_t fill_staging_bytes = 0;  // host memory that fills of a device pass through; 0: chosen
+  std::uint64_t staging_bytes = 0;  // host memory that loads pass through on their way to a device; 0: chosen
   bool register_buffers = true;
   std::function<std::unique_ptr<IoEngine>(std::unique_ptr<IoEngine>)> wrap_engine;  // for fault tests
 };
@@ -46,9 +46,13 @@ struct IoReport {  // for doctor, bench and log lines
   std::string why;      // why not uring
   bool direct = false, registered = false;
   std::uint64_t depth = 0;  // reads in flight at most, now
+  bool bounced = false;     // and they land in a small buffer first
   std::uint64_t page_cache_bytes = 0;  // of those read from files, taken from the page cache
   // The first filling of the resident part, from its first load's start to its last one's end: all that was loaded meanwhile.
   std::uint64_t loaded_bytes = 0, load_ns = 0;
+  std::uint64_t disk_bytes = 0;                               // read so far
+  std::uint64_t no_room_ns = 0;                               // passes' loads had no place to be read to while the disk took more reads
+  std::uint64_t host_cache_bytes = 0, host_cache_wanted = 0;  // held, and chosen to be
 };
 IoReport io_report(const WeightSource& source);
 

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <map>
 #include <memory>
@@ -87,6 +88,23 @@ TEST_F(LayersTest, EveryBudgetGivesTheSameBits) {
       EXPECT_LE(memory.committed, memory.budget);
     }
   }
+}
+
+// What is read ahead between two passes is the next one's: nothing is lost, nothing counts twice.
+TEST_F(LayersTest, EveryReadBelongsToAPass) {
+  ASSERT_VALUE(Engine engine, Engine::create(*plan_, {}, with_budget(between(2, 4))));
+  ASSERT_VALUE(ExecutionContext context, engine.create_context());
+  constexpr std::uint64_t kPasses = 6;
+  std::uint64_t sum = 0;
+  for (std::uint64_t pass = 0; pass < kPasses; ++pass) {
+    ASSERT_OK(run_once(context, inputs_));
+    sum += context.profile().disk_bytes;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // time to read ahead; the sums hold without it
+  }
+  const MemoryReport memory = engine.memory();
+  ASSERT_LT(memory.resident_weights, memory.weights_total);
+  EXPECT_GE(sum, memory.weights_total + (kPasses - 1) * (memory.weights_total - memory.resident_weights));
+  EXPECT_LE(sum, engine.io().disk_bytes);
 }
 
 TEST_F(LayersTest, BelowTheMinimumIsRefusedAndNamesIt) {

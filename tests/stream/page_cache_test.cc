@@ -34,7 +34,7 @@ struct Case {
   bool far, unaligned, coded;
   DirectIo direct;
   std::uint32_t bodies;
-  std::uint64_t host_cache, fill_staging;
+  std::uint64_t host_cache, staging;
 };
 
 class PageCache : public testing::TestWithParam<Case> {};
@@ -54,7 +54,7 @@ TEST_P(PageCache, EveryByteAtEverySize) {
     StreamerOptions options = automatic(4);
     options.direct = c.direct;
     options.host_cache_bytes = c.host_cache;
-    options.fill_staging_bytes = c.fill_staging;
+    options.staging_bytes = c.staging;
     Rig rig(world, set.generation, options, {}, c.far);
     ASSERT_TRUE(rig.create_status.ok()) << rig.create_status.to_string();
     const std::uint64_t total = rig.source->limits().resident_total_bytes;
@@ -99,7 +99,7 @@ TEST(FarFills, FromEveryEngine) {
     StreamerOptions options = automatic(3);
     options.io = io;
     options.direct = DirectIo::require;
-    options.fill_staging_bytes = 200'000;
+    options.staging_bytes = 200'000;
     Rig rig(world, set.generation, options, {}, true);
     ASSERT_TRUE(rig.create_status.ok()) << rig.create_status.to_string();
     for (const std::uint64_t share : {4ull, 8ull, 2ull}) {
@@ -121,7 +121,7 @@ TEST(FarFills, ARefitFillsAgain) {
   const WeightSet first = world.make_weights(1, posix_file_system(), DirectIo::prefer);
   const WeightSet second = world.make_weights(2, posix_file_system(), DirectIo::prefer);
   StreamerOptions options = automatic(2);
-  options.fill_staging_bytes = 1;
+  options.staging_bytes = 1;
   Rig rig(world, first.generation, options, {}, true);
   ASSERT_TRUE(rig.set_layout(200'000, rig.source->limits().resident_total_bytes / 2).ok());
   ASSERT_TRUE(rig.run_pass({&first, &second}, {}).status.ok());

@@ -183,6 +183,52 @@ TEST(StreamFaults, CompletionsInAnyOrder) {
   }
 }
 
+// Sees the size of every read.
+class WatchedEngine final : public IoEngine {
+ public:
+  WatchedEngine(std::unique_ptr<IoEngine> inner, std::vector<std::uint32_t>& reads) : inner_(std::move(inner)), reads_(reads) {}
+  const char* name() const override { return inner_->name(); }
+  std::uint32_t capacity() const override { return inner_->capacity(); }
+  std::uint32_t in_flight() const override { return inner_->in_flight(); }
+  void start(const ReadRequest& request) override {
+    reads_.push_back(request.bytes);
+    inner_->start(request);
+  }
+  std::size_t collect(std::span<ReadDone> out, bool wait) override { return inner_->collect(out, wait); }
+  void wake() override { inner_->wake(); }
+  Status register_memory(std::span<std::byte> memory) override { return inner_->register_memory(memory); }
+  void unregister_memory() override { inner_->unregister_memory(); }
+  bool registered() const override { return inner_->registered(); }
+  std::uint64_t retries() const override { return inner_->retries(); }
+
+ private:
+  std::unique_ptr<IoEngine> inner_;
+  std::vector<std::uint32_t>& reads_;
+};
+
+TEST(StreamFaults, ChunksHaveNoShortRest) {
+  World world(small_world(3));
+  const WeightSet set = world.make_weights(1, posix_file_system(), DirectIo::prefer);
+  StreamerOptions options = options_for(IoChoice::automatic);
+  options.read_bytes = 16 * 1024;
+  std::vector<std::uint32_t> reads;
+  options.wrap_engine = [&](std::unique_ptr<IoEngine> inner) { return std::make_unique<WatchedEngine>(std::move(inner), reads); };
+  {
+    Rig rig(world, set.generation, options);
+    ASSERT_TRUE(rig.set_layout(200'000, 0).ok());
+    ASSERT_TRUE(rig.run_pass({&set}, {}).status.ok());
+  }
+  std::uint64_t chunks = 0, longer = 0, shorter = 0;
+  for (const auto& chunk : set.generation->binding.chunks) chunks += chunk.where == plan::ChunkBinding::Where::file ? 1 : 0;
+  for (const std::uint32_t bytes : reads) {
+    EXPECT_LE(bytes, 20u * 1024);
+    longer += bytes > 16 * 1024 ? 1 : 0;
+    shorter += bytes <= 4 * 1024 ? 1 : 0;
+  }
+  EXPECT_GT(longer, 0u);
+  EXPECT_LE(shorter, chunks / 4) << "only chunks that are that small";
+}
+
 TEST(StreamFaults, ErrorsOfCompletionsFailOnePassOnly) {
   std::uint64_t failed = 0, passed = 0;
   for (std::uint64_t seed = 1; seed <= 6; ++seed) {

@@ -165,6 +165,11 @@ TEST_F(Command, BenchRowsAndLimits) {
   expect_keys(rows[1].as_object(), {"budget", "budget_bytes", "peak_arena_bytes", "host_cache_bytes", "pass_ms", "streamed_bytes", "disk_share", "link_share",
                                     "bound_by", "refused"});
   expect_keys(rows[1].as_object().at("pass_ms").as_object(), {"min", "p50", "p90", "p99", "max"});
+  const boost::json::object& limit = rows[1].as_object().at("disk_limit").as_object();
+  expect_keys(limit, {"median", "min", "max", "spread", "steady", "readings"});
+  EXPECT_GE(limit.at("readings").as_array().size(), 2u);  // it streams: before the passes and behind them
+  EXPECT_GT(limit.at("median").to_number<double>(), 0);
+  EXPECT_EQ(rows[2].as_object().at("disk_share").to_number<double>(), 0);
   EXPECT_TRUE(rows[2].as_object().at("refused").is_null());
 }
 

@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "conformance_rules.h"
+#include "disk_readings.h"
 #include "json_out.h"
 #include "raw_read.h"
 #include "reference_compare.h"
@@ -88,8 +89,31 @@ TEST(RawRead, ReadsWhatIsThere) {
     ASSERT_TRUE(read.ok()) << read.status().to_string();
     EXPECT_GT(read->bytes, 0u);
     EXPECT_GT(read->gbps, 0.0);
+    EXPECT_EQ(read->next_block, read->bytes >> 20);
+    DiskReadings readings(files, uring);
+    for (std::uint64_t i = 0, blocks = 0; i < 3; ++i) {
+      ASSERT_TRUE(readings.take(0.01).ok());
+      EXPECT_GT(readings.last().next_block, blocks) << "a reading goes on where the last one ended";
+      blocks = readings.last().next_block;
+    }
+    EXPECT_EQ(readings.gbps().size(), 3u);
   }
   std::filesystem::remove(path);
+}
+
+TEST(DiskLimit, IsTheMedianAndSaysHowSteadyItIs) {
+  EXPECT_EQ(disk_limit({}).median, 0);
+  EXPECT_TRUE(disk_limit({}).steady());
+  EXPECT_EQ(disk_limit({3, 1, 2}).median, 2);
+  const DiskLimit even = disk_limit({2.1, 1.9, 2.0, 2.2});
+  EXPECT_DOUBLE_EQ(even.median, 2.05);
+  EXPECT_DOUBLE_EQ(even.low, 1.9);
+  EXPECT_DOUBLE_EQ(even.high, 2.2);
+  EXPECT_TRUE(even.steady());
+  EXPECT_FALSE(disk_limit({2.0, 2.4}).steady());
+  const boost::json::object json = disk_limit_json({2.0, 2.4});
+  EXPECT_EQ(json.at("steady"), false);
+  EXPECT_EQ(json.at("readings").as_array().size(), 2u);
 }
 
 TEST(ConformanceRules, SkipsByNameAndOperatorOnly) {

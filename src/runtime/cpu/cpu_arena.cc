@@ -35,6 +35,9 @@ Result<std::unique_ptr<Arena>> CpuArena::reserve(std::uint64_t bytes, std::share
   if (base == MAP_FAILED) {
     return Status(Code::out_of_memory, "reserving " + std::to_string(rounded) + " bytes of addresses: " + std::strerror(errno));
   }
+  // Direct reads land here: into small pages a disk gives half of what it gives into large ones. Never beyond what is committed, since a
+  // large page lies within one mapping of one protection; where the system has none, small ones serve.
+  static_cast<void>(madvise(base, rounded, MADV_HUGEPAGE));
   return std::unique_ptr<Arena>(new CpuArena(static_cast<std::byte*>(base), rounded, true, std::move(account), std::move(hook)));
 }
 
