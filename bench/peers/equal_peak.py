@@ -22,7 +22,7 @@ def bench(args, name, peer, budget, folder):
     """One `forebay bench` under peak_memory.py: its only row, the limits of the run, the peak that the driver showed."""
     report, peak = os.path.join(folder, "bench.json"), os.path.join(folder, "peak.json")
     if name == "decode":
-        what = ["--shapes", "input_ids=1x1", "--iterations", str(args.passes), "--warm-up", str(args.warm_up)]
+        what = ["--shapes", "input_ids=1x1", "--iterations", str(args.passes), "--warm-up", str(1 if peer.get("from_disk") else args.warm_up)]
     else:
         what = ["--prompt", str(peer["prefill_tokens"]), "--decode", "32", "--iterations", "2"]
     source = ["--direct", "on", "--host-cache", "0"] if peer.get("from_disk") else ["--direct", "off"]
@@ -93,7 +93,7 @@ def main():
     parser.add_argument("--peers", required=True)
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--passes", type=int, default=5)
-    parser.add_argument("--warm-up", type=int, default=3)
+    parser.add_argument("--warm-up", type=int, default=12, help="enough to fill the host cache, which passes beside it feel")
     parser.add_argument("--beside", type=int, default=560 << 20, help="bytes beside the arena to begin with; replaced by what is seen")
     parser.add_argument("--device", default="cuda")
     args = parser.parse_args()
