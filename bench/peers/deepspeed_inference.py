@@ -104,7 +104,7 @@ with torch.no_grad():
             out = engine.module(token, past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1)
             out.logits.sum().item()
             times.append(1e3 * (time.perf_counter() - begin))
-            say(f"a token, {times[-1]:.0f} ms")
+            say(f"a token, {times[-1]:.0f} ms; the most in use so far {peak.bytes} bytes")
 if not peak.steady:
     sys.exit("another process gave device memory back meanwhile: the peak is unknown")
 print(
