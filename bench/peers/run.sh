@@ -48,10 +48,10 @@ for peer in "$@"; do
     double_buffer) measured $peer "$python" "$here/torch_double_buffer.py" "$folder" ;;
     load) measured $peer "$python" "$here/safetensors_load.py" "$folder" ;;
     llama) llama ;;
-    deepspeed) measured $peer "$python" "$here/deepspeed_inference.py" "$folder" ;;
+    deepspeed) measured $peer "$python" "$here/deepspeed_inference.py" "$folder" ${DEEPSPEED_OPTIONS:-} ;;
     deepspeed_nvme)
       mkdir -p "${NVME:-$folder/nvme}"
-      measured $peer "$python" "$here/deepspeed_inference.py" "$folder" --nvme "${NVME:-$folder/nvme}"
+      measured $peer "$python" "$here/deepspeed_inference.py" "$folder" --nvme "${NVME:-$folder/nvme}" ${DEEPSPEED_OPTIONS:-}
       rm -rf "${NVME:-$folder/nvme}"
       ;;
     *) echo "unknown peer $peer" >&2; exit 2 ;;
