@@ -40,12 +40,14 @@ def throttled(row):
 
 
 def generation_row(name, row):
-    prompt, detail = row["prefill"], []
-    detail.append(f"batch {row['batch']}, prompt of {row['prompt_tokens']}: {prompt['pass_ms']['p50']:.2f} ms, {prompt['tokens_per_second']:.0f} tokens/s")
-    detail.append(f"first token {row['first_token_ms']['p50']:.2f} ms")
-    detail.append(f"states {row['state_bytes'] / 1e6:.0f} MB inside the budget")
-    detail.append(f"peak over budget {max(0, row['peak_arena_bytes'] - row['budget_bytes'])}")
+    prompt = row["prefill"]
     seen = f"{prompt['pass_ms']['p50']:.2f} ms"
+    detail = [
+        f"batch {row['batch']}, prompt of {row['prompt_tokens']}: {seen}, {prompt['tokens_per_second']:.0f} tokens/s",
+        f"first token {row['first_token_ms']['p50']:.2f} ms",
+        f"states {row['state_bytes'] / 1e6:.0f} MB inside the budget",
+        f"peak over budget {max(0, row['peak_arena_bytes'] - row['budget_bytes'])}",
+    ]
     if "decode" in row:
         token = row["decode"]
         seen = f"{token['pass_ms']['p50']:.2f} ms a token (least {token['pass_ms']['min']:.2f}), {token['bound_by']}"
@@ -69,12 +71,12 @@ def bound(bench_path, estimate_path):
     row, link = out["rows"][0], out["limits"]["link_gbps"]
     if row.get("refused"):
         return
-    token, compute = row["decode"], estimate["rates"]["resident_ms"]
-    over_link = token["streamed_bytes"]["link"] / link / 1e6
-    limit = max(over_link, compute)
+    seen, compute = row["decode"]["pass_ms"]["p50"], estimate["rates"]["resident_ms"]
+    gigabytes = row["decode"]["streamed_bytes"]["link"] / 1e9
+    over_link = 1e3 * gigabytes / link
     print(
-        f"| batch {row['batch']}: bound over seen | {100 * limit / token['pass_ms']['p50']:.1f} % | max({token['streamed_bytes']['link'] / 1e9:.2f} GB "
-        f"over {link:.2f} GB/s = {over_link:.1f} ms, kernels alone {compute:.1f} ms) |"
+        f"| batch {row['batch']}: bound over seen | {100 * max(over_link, compute) / seen:.1f} % | max({gigabytes:.2f} GB over {link:.2f} GB/s = "
+        f"{over_link:.1f} ms, kernels alone {compute:.1f} ms) |"
     )
 
 
@@ -100,10 +102,9 @@ def held(held_path, free_path, estimate_path, bench_path, text):
         share = f", {100 * rate / link:.1f} % of {link:.2f}"
     except OSError:
         share = ""  # without the step `budgets` there is no copy rate
-    print(
-        f"| card held ({text}) | {'the same bits' if same else 'OTHER BITS: FAILED'} | budget {tight['budget_bytes'] / 1e9:.2f} GB beside "
-        f"{free['budget_bytes'] / 1e9:.2f} GB with the card free; {ms:.1f} ms a pass, {row['streamed_bytes'] / 1e9:.2f} GB streamed: {rate:.2f} GB/s{share} |"
-    )
+    budgets = f"budget {tight['budget_bytes'] / 1e9:.2f} GB beside {free['budget_bytes'] / 1e9:.2f} GB with the card free"
+    speed = f"{ms:.1f} ms a pass, {row['streamed_bytes'] / 1e9:.2f} GB streamed: {rate:.2f} GB/s{share}"
+    print(f"| card held ({text}) | {'the same bits' if same else 'OTHER BITS: FAILED'} | {budgets}; {speed} |")
     return 0 if same else 1
 
 
@@ -129,10 +130,8 @@ def peers(peers_path, equal_path):
                 f"; prompt {row['prefill_ms']:.1f} ms beside {row['peer_prefill_ms']:.1f}: {row['prefill_times_faster']:.2f}x; "
                 f"a token behind it {row['ms_per_token_behind_prompt']:.2f} ms: {row['times_faster_behind_prompt']:.2f}x"
             )
-        print(
-            f"| forebay there{throttled(row)} | {row['ms_per_token']:.2f} ms: {row['times_faster']:.2f}x | peak {row['peak_device_bytes'] / 1e9:.2f} GB, "
-            f"{row['beside_arena_bytes'] / 1e9:.2f} beside the arena{prompt} |"
-        )
+        memory = f"peak {row['peak_device_bytes'] / 1e9:.2f} GB, {row['beside_arena_bytes'] / 1e9:.2f} beside the arena"
+        print(f"| forebay there{throttled(row)} | {row['ms_per_token']:.2f} ms: {row['times_faster']:.2f}x | {memory}{prompt} |")
 
 
 def main():
