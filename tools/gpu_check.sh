@@ -1,17 +1,25 @@
-#!/bin/bash
-# One command for a GPU machine: tests, then benches, one short table last. Builds nothing: takes the folder of a build (default build/release).
-#   tools/gpu_check.sh [--build DIR] [--work DIR] [--params 8B] [--quick | --curve] [--log FILE] [--onnx-data DIR]
+#!/usr/bin/env bash
+# One command for a GPU machine: tests, then figures, the tables last. Builds nothing: takes the folder of a build (default build/release).
+#   tools/gpu_check.sh [--build DIR] [--work DIR] [--params 8B] [--large 24B] [--quick | --curve] [--peers] [--sanitize] [--log FILE]
+#                      [--onnx-data DIR]
+# --quick: tests and small models alone; --curve: the figures of --params alone, without tests; --large: then a model larger than the budget
+# (24B: 47 GB of disk, the folder of --params is removed before); --peers: bench/peers too (torch and transformers; LLAMA_BENCH for llama.cpp);
+# --sanitize: compute-sanitizer's memcheck and racecheck over the kernels' tests (long).
 set -u
-build=build/release work=${TMPDIR:-/tmp}/forebay-gpu params=8B quick=0 curve=0 log= data=
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+build=build/release work=${TMPDIR:-/tmp}/forebay-gpu params=8B large= quick=0 curve=0 peers=0 sanitize=0 log= data=
 while [ $# -gt 0 ]; do
   case $1 in
     --build) build=$2; shift 2 ;;
     --work) work=$2; shift 2 ;;
     --params) params=$2; shift 2 ;;
+    --large) large=$2; shift 2 ;;
     --log) log=$2; shift 2 ;;
     --onnx-data) data=$2; shift 2 ;;  # onnx/backend/test/data of the onnx package
-    --quick) quick=1; shift ;;  # tests and small models alone
-    --curve) curve=1; shift ;;  # the budget curve alone
+    --quick) quick=1; shift ;;
+    --curve) curve=1; shift ;;
+    --peers) peers=1; shift ;;
+    --sanitize) sanitize=1; shift ;;
     *) echo "unknown option $1" >&2; exit 2 ;;
   esac
 done
@@ -37,6 +45,20 @@ for test in runtime/device_test $(cd "$build/tests" && ls -- */cuda_*_test 2>/de
   [ $curve = 1 ] && break
   [ -x "$build/tests/$test" ] && step "${test#*/}" "$build/tests/$test"
 done
+# What cuda_engine_test printed of a model of 6.4 GB.
+last() { grep -o "$1" "$log" | tail -1; }
+[ $curve = 1 ] || row "beside the arena; 4 GB given back" "$(last 'taken beside it .* MiB' | cut -c17-); $(grep -o 'at the driver after [0-9.]* ms' "$log" | cut -c21- | paste -sd,)"
+
+checked() {  # checked TOOL TEST: compute-sanitizer's summary as a row
+  local out=$work/$1-$2.txt
+  timeout 3600 compute-sanitizer --tool "$1" --error-exitcode 9 "$build/tests/runtime/$2" >"$out" 2>&1 || bad=1
+  row "$1, $2" "$(grep -oE '(ERROR|RACECHECK) SUMMARY: .*' "$out" | tail -1 | cut -d: -f2-)"
+}
+if [ $sanitize = 1 ]; then
+  for test in $(cd "$build/tests/runtime" && ls -- cuda_*_test 2>/dev/null); do
+    for tool in memcheck racecheck; do checked $tool "$test"; done
+  done
+fi
 
 # The same bits at every budget, in runs that stream, for each dtype; and close to the CPU.
 equal_bits() {  # equal_bits DIR INPUT-SHAPES BUDGETS...
@@ -77,7 +99,7 @@ for dtype in f32 f16 bf16; do
 done
 
 # The fourth model, convolutions, is in cuda_engine_test.
-[ $curve = 1 ] || row "equal bits at many budgets" "$(IFS=,; echo "${swept[*]}")$(grep -o 'convolutions: .*' "$log" | tail -1 | sed 's/^/, /')"
+[ $curve = 1 ] || row "equal bits at many budgets" "$(IFS=,; echo "${swept[*]}")$(last 'convolutions: .*' | sed 's/^/, /')"
 
 # ONNX's own tests on both devices, where the data of the onnx package is.
 [ -n "$data" ] || data=$(python3 -c 'import onnx, os; print(os.path.join(os.path.dirname(onnx.__file__), "backend/test/data"))' 2>/dev/null)
@@ -89,27 +111,21 @@ if [ $curve = 0 ] && [ -d "$data/node" ]; then
   [ "$(json "$work/conformance-cuda.json" 'd["wrong"]')" = 0 ] || bad=1
 fi
 
-# The budget curve: link use beside the copy rate of the same run.
+# Figures: each beside the copy and disk rates of its own run.
+figures=()
 if [ $quick = 0 ]; then
   step "synth $params bf16" model "$params" bf16
-  dir=$work/$params-bf16
-  step "equal bits, $params" equal_bits "$dir" input_ids=1x1 100% 60% 30% 10%
-  timeout 400 "$forebay" bench "$dir/model.plan" --weights "$dir" --device cuda --budget 10%,25%,50%,75%,100% --shapes input_ids=1x1 --seed 3 \
-    --iterations 8 --warm-up 3 --json >"$work/bench.json" 2>>"$log" || bad=1
-  row "copy limit, disk limit (GB/s)" "$(json "$work/bench.json" '"%.2f, %.2f" % (d["limits"]["link_gbps"], d["limits"]["disk_gbps"])')"
-  while read -r line; do row "$params decode ${line%%:*}" "${line#*: }"; done < <(python3 - "$work/bench.json" 2>>"$log" <<'P'
-import json, sys
-for r in json.load(open(sys.argv[1]))["rows"]:
-    if r["refused"]: print(f"{r['budget']}: refused"); continue
-    print(f"{r['budget']}: p50 {r['pass_ms']['p50']:.2f} ms, link {r['streamed_bytes']['link'] / 1e9:.2f} GB a pass, "
-          f"host cores {r['host_cores']:.2f}, device MiB beside the arena {r['device_bytes_beside'] / 2**20:.0f}, "
-          f"share of the copy limit {100 * r['link_share']:.1f} %, peak over budget {max(0, r['peak_arena_bytes'] - r['budget_bytes'])}, {r['bound_by']}")
-P
-)
-  timeout 200 "$forebay" bench "$dir/model.plan" --weights "$dir" --device cuda --budget 25% --host-cache 0 --direct on --shapes input_ids=1x1 --seed 3 --iterations 3 \
-    --warm-up 1 --json >"$work/disk.json" 2>>"$log" || bad=1
-  row "$params from disk, 25%" "$(json "$work/disk.json" '"p50 %.0f ms, share of the disk limit %.1f %%" % (d["rows"][0]["pass_ms"]["p50"], 100 * d["rows"][0]["disk_share"])')"
+  [ $curve = 1 ] || step "equal bits, $params" equal_bits "$work/$params-bf16" input_ids=1x1 100% 60% 30% 10%
+  steps="resident prefill budgets curve disk"
+  [ $peers = 0 ] || steps+=" peers"
+  # shellcheck disable=SC2086
+  figures+=("$(FOREBAY=$forebay BUDGETS=10%,25%,50%,75% "$root/bench/gpu_figures.sh" "$work" "$params" $steps 2>>"$log")") || bad=1
+  if [ -n "$large" ]; then
+    rm -rf "$work/$params-bf16"
+    figures+=("$large" "$(FOREBAY=$forebay "$root/bench/gpu_figures.sh" "$work" "$large" budgets batch held 2>>"$log")") || bad=1
+  fi
 fi
 echo
 printf '%s\n' "${table[@]}"
+[ ${#figures[@]} = 0 ] || printf '\n%s\n' "${figures[@]}"
 exit $bad

@@ -42,6 +42,23 @@ class Checkpoint:
                 return tensor.t().contiguous()
         return tensor
 
+    def llama_config(self):
+        """transformers' configuration of this model."""
+        from transformers import LlamaConfig  # late: most peers do without transformers
+
+        return LlamaConfig(
+            vocab_size=self.vocab,
+            hidden_size=self.hidden,
+            intermediate_size=self.ffn,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=False,
+            attn_implementation="sdpa",
+        )
+
     def layer_names(self, layer):
         base = f"model.layers.{layer}."
         names = [

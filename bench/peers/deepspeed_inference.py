@@ -5,19 +5,27 @@ Tuned: max_live_parameters 1.1e9 and no persistence, so that it holds as little 
 blocks of 8 MiB, depth 32, 8 threads; that needs DeepSpeed's async_io operator (libaio-dev, built at the first call), and leaves the
 parameters as they were initialised: what they hold does not change how long they take to read. The files on NVMe are dropped from the page
 cache before the tokens.
+
+peak_device_bytes is the most that the driver showed while the tokens were made: DeepSpeed needs more to begin (it makes the parameters on the
+device), which is given back to the driver before.
 """
 
 import argparse
+import gc
 import json
 import os
 import statistics
 import sys
 import time
 
+from peak_memory import Peak
+
+peak = Peak()  # ahead of all that makes a CUDA context: it counts
+
 import deepspeed
 import torch
 import transformers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from checkpoint import Checkpoint, prompt_ids
 
@@ -42,7 +50,7 @@ for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_A
 deepspeed.init_distributed()
 offload = {"device": "cpu", "pin_memory": True}
 if args.nvme:
-    offload = {"device": "nvme", "nvme_path": args.nvme, "pin_memory": True, "buffer_count": 5, "buffer_size": 1 << 29}
+    offload = {"device": "nvme", "nvme_path": args.nvme, "pin_memory": True, "buffer_count": 6, "buffer_size": 1 << 29, "max_in_cpu": 0}
 settings = {
     "train_micro_batch_size_per_gpu": 1,
     "bf16": {"enabled": args.dtype == "bf16"},
@@ -57,18 +65,7 @@ settings = {
     "aio": {"block_size": 8 << 20, "queue_depth": 32, "intra_op_parallelism": 8, "single_submit": False, "overlap_events": True},
 }
 checkpoint = Checkpoint(args.folder)
-config = LlamaConfig(
-    vocab_size=checkpoint.vocab,
-    hidden_size=checkpoint.hidden,
-    intermediate_size=checkpoint.ffn,
-    num_hidden_layers=checkpoint.layers,
-    num_attention_heads=checkpoint.heads,
-    num_key_value_heads=checkpoint.kv_heads,
-    head_dim=checkpoint.head_dim,
-    rms_norm_eps=1e-5,
-    tie_word_embeddings=False,
-    attn_implementation="sdpa",
-)
+config = checkpoint.llama_config()
 say("the model")
 # Parameters are partitioned as they are made; then each gets its values, where it lies.
 with deepspeed.zero.Init(config_dict_or_path=settings, dtype=dtype):
@@ -95,15 +92,21 @@ if args.nvme:
 say("the prompt")
 with torch.no_grad():
     out = engine.module(torch.tensor([prompt_ids(args.prompt)], device=device), use_cache=True, logits_to_keep=1)
+    deepspeed.get_accelerator().synchronize()
+    gc.collect()
+    deepspeed.get_accelerator().empty_cache()
     times = []
-    for _ in range(tokens):
-        token = out.logits[:, -1:].argmax(-1)
-        deepspeed.get_accelerator().synchronize()
-        begin = time.perf_counter()
-        out = engine.module(token, past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1)
-        out.logits.sum().item()
-        times.append(1e3 * (time.perf_counter() - begin))
-        say(f"a token, {times[-1]:.0f} ms")
+    with peak:
+        for _ in range(tokens):
+            token = out.logits[:, -1:].argmax(-1)
+            deepspeed.get_accelerator().synchronize()
+            begin = time.perf_counter()
+            out = engine.module(token, past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1)
+            out.logits.sum().item()
+            times.append(1e3 * (time.perf_counter() - begin))
+            say(f"a token, {times[-1]:.0f} ms; the most in use so far {peak.bytes} bytes")
+if not peak.steady:
+    sys.exit("another process gave device memory back meanwhile: the peak is unknown")
 print(
     json.dumps(
         {
@@ -113,6 +116,8 @@ print(
             "transformers": transformers.__version__,
             "ms_per_token": statistics.median(times[1:]),
             "min_ms": min(times),
+            "peak_device_bytes": peak.bytes,
+            "from_disk": bool(args.nvme),
         }
     )
 )

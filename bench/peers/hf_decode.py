@@ -13,7 +13,7 @@ import time
 import torch
 from accelerate import dispatch_model, infer_auto_device_map, init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from checkpoint import Checkpoint, prompt_ids
 
@@ -25,18 +25,7 @@ parser.add_argument("--prompt", type=int, default=16)
 args = parser.parse_args()
 checkpoint = Checkpoint(args.folder)
 tokens = args.tokens or (3 if args.max_memory else 32)
-config = LlamaConfig(
-    vocab_size=checkpoint.vocab,
-    hidden_size=checkpoint.hidden,
-    intermediate_size=checkpoint.ffn,
-    num_hidden_layers=checkpoint.layers,
-    num_attention_heads=checkpoint.heads,
-    num_key_value_heads=checkpoint.kv_heads,
-    head_dim=checkpoint.head_dim,
-    rms_norm_eps=1e-5,
-    tie_word_embeddings=False,
-    attn_implementation="sdpa",
-)
+config = checkpoint.llama_config()
 with init_empty_weights():
     model = LlamaForCausalLM(config).to(torch.bfloat16)
 places = {"": 0}

@@ -37,15 +37,27 @@ class Driver:
 
 
 class Peak:
-    """with Peak() as peak: ...; peak.bytes"""
+    """with Peak() as peak: ...; peak.bytes; peak.steady: nobody else gave memory back meanwhile, so that the figure holds"""
 
     def __init__(self, seconds=0.005):
-        self.driver, self.seconds, self.bytes, self.on = Driver(), seconds, 0, True
-        self.base = self.driver.memory().used
+        self.driver, self.seconds, self.bytes, self.on, self.steady = Driver(), seconds, 0, True, True
+        self.base = self._settled()
+
+    def _settled(self):
+        """What is in use once it stays as it is: a process that has just ended gives its memory back for a while."""
+        used, since, begin = self.driver.memory().used, time.time(), time.time()
+        while time.time() - since < 0.3 and time.time() - begin < 10:
+            time.sleep(0.02)
+            now = self.driver.memory().used
+            if now != used:
+                used, since = now, time.time()
+        return used
 
     def _sample(self):
         while self.on:
-            self.bytes = max(self.bytes, self.driver.memory().used - self.base)
+            used = self.driver.memory().used
+            self.bytes = max(self.bytes, used - self.base)
+            self.steady = self.steady and used >= self.base
             time.sleep(self.seconds)
 
     def __enter__(self):
@@ -69,6 +81,8 @@ def main():
     begin = time.time()
     with Peak() as peak:
         code = subprocess.call(command)
+    if not peak.steady:
+        sys.exit("another process gave device memory back meanwhile: the peak is unknown. Run it again with the card to yourself")
     out = {"peak_device_bytes": peak.bytes, "seconds": round(time.time() - begin, 2), "exit": code}
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:

@@ -21,7 +21,9 @@ measured() {  # measured NAME COMMAND...: joins the peer's JSON with the peak
     "$python" - "$work" >>"$out" <<'P'
 import json, sys
 peer = json.loads(open(sys.argv[1] + "/out", encoding="utf-8").read().strip().splitlines()[-1])
-print(json.dumps({**peer, **json.load(open(sys.argv[1] + "/peak.json", encoding="utf-8"))}))
+whole = json.load(open(sys.argv[1] + "/peak.json", encoding="utf-8"))
+# A peer that measured its own tokens' peak keeps it; the whole process's stands beside it.
+print(json.dumps({**whole, "process_peak_device_bytes": whole["peak_device_bytes"], **peer}))
 P
     tail -1 "$out"
   else
@@ -46,10 +48,10 @@ for peer in "$@"; do
     double_buffer) measured $peer "$python" "$here/torch_double_buffer.py" "$folder" ;;
     load) measured $peer "$python" "$here/safetensors_load.py" "$folder" ;;
     llama) llama ;;
-    deepspeed) measured $peer "$python" "$here/deepspeed_inference.py" "$folder" ;;
+    deepspeed) measured $peer "$python" "$here/deepspeed_inference.py" "$folder" ${DEEPSPEED_OPTIONS:-} ;;
     deepspeed_nvme)
       mkdir -p "${NVME:-$folder/nvme}"
-      measured $peer "$python" "$here/deepspeed_inference.py" "$folder" --nvme "${NVME:-$folder/nvme}"
+      measured $peer "$python" "$here/deepspeed_inference.py" "$folder" --nvme "${NVME:-$folder/nvme}" ${DEEPSPEED_OPTIONS:-}
       rm -rf "${NVME:-$folder/nvme}"
       ;;
     *) echo "unknown peer $peer" >&2; exit 2 ;;

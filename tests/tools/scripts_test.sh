@@ -2,10 +2,10 @@
 # The scripts parse, know their packages, and completion is valid bash.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd)
-for script in tools/setup.sh tools/demo.sh tools/test.sh .ci/run bench/figures.sh bench/gpu_figures.sh bench/peers/run.sh; do
+for script in tools/setup.sh tools/demo.sh tools/test.sh .ci/run bench/figures.sh bench/gpu_figures.sh bench/peers/run.sh tools/gpu_check.sh; do
   bash -n "$here/$script"
 done
-for script in tools/demo.sh tools/test.sh .ci/run bench/figures.sh bench/gpu_figures.sh bench/peers/run.sh; do
+for script in tools/demo.sh tools/test.sh .ci/run bench/figures.sh bench/gpu_figures.sh bench/peers/run.sh tools/gpu_check.sh; do
   [ -x "$here/$script" ] || { echo "$script is not executable"; exit 1; }
 done
 . "$here/tools/setup.sh"
