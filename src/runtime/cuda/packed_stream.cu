@@ -95,29 +95,18 @@ struct Eight {
         const Two code = as_two<V>(((words[0] >> (4 * i)) & 0x000f000fu) ^ ones);
         Pairs<V>::widen(__hmul2(__hsub2(code, zeros), by), w[i], w[i + 4]);
       }
-    } else if constexpr (kCodes == Codes::byte && std::is_same_v<V, __half>) {
-      const Two zeros = as_two<V>(Pairs<V>::kOnes + zero * 0x10001u);
-      const std::uint32_t turn = flip * 0x01010101u;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const Two code = as_two<V>(__byte_perm(words[i / 2] ^ turn, 0x64646464u, i % 2 == 0 ? 0x4140u : 0x4342u));
-        Pairs<V>::widen(__hmul2(__hsub2(code, zeros), by), w[2 * i], w[2 * i + 1]);
-      }
-    } else if constexpr (kCodes == Codes::byte) {
-      const float factor = Pairs<V>::single(scale), zeros = __uint_as_float(0x4b000000u + zero);
-      const std::uint32_t turn = flip * 0x01010101u;
-      float all[8];
-#pragma unroll
-      for (int i = 0; i < 8; ++i)
-        all[i] = (__uint_as_float(__byte_perm(words[i / 4] ^ turn, 0x4b000000u, 0x7440u + static_cast<unsigned>(i % 4))) - zeros) * factor;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) Pairs<V>::widen(__floats2bfloat162_rn(all[2 * i], all[2 * i + 1]), w[2 * i], w[2 * i + 1]);
     } else {
-      constexpr __nv_fp8_interpretation_t kFormat = kCodes == Codes::e4m3 ? __NV_E4M3 : __NV_E5M2;
+      const std::uint32_t turn = flip * 0x01010101u;
+      const __half2 zeros = as_two<__half>(Pairs<__half>::kOnes + zero * 0x10001u);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const auto pair = static_cast<__nv_fp8x2_storage_t>(words[i / 2] >> (16 * (i % 2)));
-        const __half2 code(__nv_cvt_fp8x2_to_halfraw2(pair, kFormat));
+      for (int i = 0; i < 4; ++i) {  // every code and every difference of two is exact in f16
+        __half2 code;
+        if constexpr (kCodes == Codes::byte) {
+          code = __hsub2(as_two<__half>(__byte_perm(words[i / 2] ^ turn, 0x64646464u, i % 2 == 0 ? 0x4140u : 0x4342u)), zeros);
+        } else {
+          const auto pair = static_cast<__nv_fp8x2_storage_t>(words[i / 2] >> (16 * (i % 2)));
+          code = __half2(__nv_cvt_fp8x2_to_halfraw2(pair, kCodes == Codes::e4m3 ? __NV_E4M3 : __NV_E5M2));
+        }
         if constexpr (std::is_same_v<V, __half>) {
           Pairs<V>::widen(__hmul2(code, by), w[2 * i], w[2 * i + 1]);
         } else {
@@ -181,26 +170,26 @@ struct PackedSource {
   }
 };
 
-// Sums of a warp's pair over one stage; `each` are scales that stand for whole rows.
-template <Codes kCodes, typename V, bool kZeros>
+// Sums of a warp's pair over one stage, `columns` of it.
+template <Codes kCodes, typename V, bool kZeros, bool kWhole>
 __device__ inline void add_stage(const PackedStream& work, const std::byte* stage, const uint4* x, int columns, int lane,
-                                 const unsigned short (&each)[kRows], float (&sums)[kRows][1][8]) {
+                                 float (&sums)[kRows][1][8]) {
   using Place = Ring<kCodes>;
+  const int blocks = 256 >> work.shift;
+  int block = (lane * 8) >> work.shift;
 #pragma unroll
-  for (int u = 0; u < kColumns / 256; ++u) {
-    if (u * 256 >= columns) break;
+  for (int u = 0; u < kColumns / 256; ++u, block += blocks) {
+    if (!kWhole && u * 256 >= columns) break;
     const uint4 bits = x[u * 32 + lane];
     const std::uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
     float values[8];
 #pragma unroll
     for (int i = 0; i < 4; ++i) Pairs<V>::widen(as_two<V>(words[i]), values[2 * i], values[2 * i + 1]);
-    const int block = (u * 256 + lane * 8) >> work.shift;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const std::byte* const own = stage + r * Place::kRowBytes;
       Eight<kCodes, V> eight;
       eight.load(own, u * 32 + lane);
-      const unsigned short scale = work.shift < 31 ? reinterpret_cast<const unsigned short*>(own + Place::kCodeBytes)[block] : each[r];
       unsigned zero = work.from;
       if constexpr (kZeros && kCodes == Codes::nibble) {
         zero = ((static_cast<unsigned>(own[Place::kCodeBytes + Place::kScaleBytes + block / 2]) >> (block % 2 * 4)) & 15u) ^ work.flip;
@@ -208,11 +197,23 @@ __device__ inline void add_stage(const PackedStream& work, const std::byte* stag
         zero = static_cast<unsigned>(own[Place::kCodeBytes + Place::kScaleBytes + block]) ^ work.flip;
       }
       float w[8];
-      eight.values(scale, zero, work.flip, w);
+      eight.values(reinterpret_cast<const unsigned short*>(own + Place::kCodeBytes)[block], zero, work.flip, w);
 #pragma unroll
       for (int i = 0; i < 8; ++i) sums[r][0][i] = __fmaf_rn(w[i], values[i], sums[r][0][i]);
     }
   }
+}
+
+// A scale that stands for a whole row is the first of each of its stages: no copy writes there.
+template <Codes kCodes>
+__device__ inline void put_row_scales(const PackedStream& work, std::byte* ring, int pair, int lane) {
+  using Place = Ring<kCodes>;
+  if (lane >= kRows) return;
+  const int row = min(pair * kRows + lane, static_cast<int>(work.task.n) - 1), slab = row / static_cast<int>(work.slabs.rows);
+  const std::int64_t at = work.weight.scale.cut ? row - slab * work.slabs.rows : work.weight.first_row + row;
+  const auto scale = static_cast<const unsigned short*>(work.slabs.scales[slab])[at * work.weight.scale.row];
+  for (int s = 0; s < Place::kStages; ++s)
+    *reinterpret_cast<unsigned short*>(ring + s * Place::kStageBytes + lane * Place::kRowBytes + Place::kCodeBytes) = scale;
 }
 #endif
 
@@ -245,18 +246,18 @@ __global__ void __launch_bounds__(kWarps * 32, 1) packed_stream(const __grid_con
   int stage = 0, turn = 0;
   for (int pair = first; pair * kRows < rows; pair += step) {
     float sums[kRows][1][8] = {};
-    unsigned short each[kRows] = {};
     if (work.shift == 31) {
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        const int row = min(pair * kRows + r, rows - 1), slab = row / static_cast<int>(work.slabs.rows);
-        const std::int64_t at = work.weight.scale.cut ? row - slab * work.slabs.rows : work.weight.first_row + row;
-        each[r] = __ldg(static_cast<const unsigned short*>(work.slabs.scales[slab]) + at * work.weight.scale.row);
-      }
+      put_row_scales<kCodes>(work, ring, pair, lane);
+      __syncwarp();
     }
     for (int at = 0; at < k; at += kColumns) {
       await_turn(barriers + stage * 8, turn);
-      add_stage<kCodes, V, kZeros>(work, ring + stage * Place::kStageBytes, x + at / 8, k - at, lane, each, sums);
+      const std::byte* const from = ring + stage * Place::kStageBytes;
+      if (k - at >= kColumns) {
+        add_stage<kCodes, V, kZeros, true>(work, from, x + at / 8, kColumns, lane, sums);
+      } else {
+        add_stage<kCodes, V, kZeros, false>(work, from, x + at / 8, k - at, lane, sums);
+      }
       __syncwarp();
       if (lane < kRows) source.ask(place + stage * Place::kStageBytes, barriers + stage * 8);
       if (++stage == Place::kStages) {
