@@ -17,6 +17,9 @@ class PassTie {
   // On the caller's thread, waiting for nothing. What the stream was given before is waited for by begin(), what it is given from now on
   // waits for finish() or release(). `consumed`, unless null, is recorded so that it fires at consume(). One thread at a time.
   virtual Result<std::uint32_t> attach(void* stream, void* consumed) = 0;
+  // On the thread that runs the passes, before this one takes what others may want: returns when its stream has come to it, or when every
+  // pass that was attached before, to any stream, has ended.
+  virtual void await_turn(std::uint32_t ticket) = 0;
   // On the queue of the pass: points in its order.
   virtual Status begin(std::uint32_t ticket) = 0;
   virtual Status consume(std::uint32_t ticket) = 0;

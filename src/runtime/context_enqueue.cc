@@ -123,6 +123,7 @@ void ContextCore::serve() {
     if (calls_.empty()) return;
     Call& call = calls_.front();
     lock.unlock();
+    if (call.tie != nullptr) call.tie->await_turn(call.ticket);
     Status status = run_call(call);
     if (call.tie != nullptr) call.tie->release(call.ticket);
     consumed_->signal(call.number);

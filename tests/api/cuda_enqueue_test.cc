@@ -2,8 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
+#include <span>
+#include <thread>
 #include <vector>
 
 #include "api/cuda_caller.h"
@@ -20,12 +24,15 @@ constexpr long kLong = 20'000'000;  // about 10 ms
 
 // Memory and streams of a caller, given back at the end.
 struct Caller {
-  Caller() {
-    CUDA_OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  explicit Caller(bool hurried = false) {
+    int lowest = 0, highest = 0;
+    CUDA_OK(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
+    CUDA_OK(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, hurried ? highest : lowest));
     CUDA_OK(cudaEventCreateWithFlags(&consumed, cudaEventDisableTiming));
     CUDA_OK(cudaMalloc(reinterpret_cast<void**>(&x), kBytes));
     CUDA_OK(cudaMalloc(reinterpret_cast<void**>(&y), kBytes));
     CUDA_OK(cudaMallocHost(&pinned, kBytes));
+    CUDA_OK(cudaMallocHost(&pinned_x, kBytes));
   }
   ~Caller() {
     cudaStreamSynchronize(stream);
@@ -34,12 +41,19 @@ struct Caller {
     cudaFree(x);
     cudaFree(y);
     cudaFreeHost(pinned);
+    cudaFreeHost(pinned_x);
   }
   Status bind(ExecutionContext& context) const {
     Status status = context.bind_input("x", ConstTensorView(reinterpret_cast<const std::byte*>(x), DType::f32, Shape{1, kWide}));
     if (!status.ok()) return status;
     return context.bind_output("y", TensorView{reinterpret_cast<std::byte*>(y), DType::f32, Shape{1, kWide}});
   }
+  // From page-locked memory, which the copy reads later; the last one must have been read.
+  void give(const HostTensor& from) const {
+    std::memcpy(pinned_x, from.data(), kBytes);
+    CUDA_OK(cudaMemcpyAsync(x, pinned_x, kBytes, cudaMemcpyHostToDevice, stream));
+  }
+  void take() const { CUDA_OK(cudaMemcpyAsync(pinned, y, kBytes, cudaMemcpyDeviceToHost, stream)); }
   HostTensor result() const {  // of what the stream has done by then, with no other synchronisation
     HostTensor got(DType::f32, Shape{1, kWide});
     CUDA_OK(cudaMemcpyAsync(pinned, y, kBytes, cudaMemcpyDeviceToHost, stream));
@@ -50,7 +64,7 @@ struct Caller {
   cudaStream_t stream = nullptr;
   cudaEvent_t consumed = nullptr;
   float *x = nullptr, *y = nullptr;
-  void* pinned = nullptr;
+  void *pinned = nullptr, *pinned_x = nullptr;
 };
 
 class CudaEnqueue : public CudaEngine {
@@ -159,29 +173,98 @@ TEST_F(CudaEnqueue, ReturnsWithoutWaiting) {
   std::printf("enqueue while streaming: at most %.3f ms of %d calls\n", worst, kPasses);
 }
 
-// Several streams wait, and copy when they have waited; some for passes that come late. FOREBAY_TEST_STREAMS: how many.
-TEST_F(CudaEnqueue, ManyStreamsWait) {
-  const char* const given = std::getenv("FOREBAY_TEST_STREAMS");
-  const int count = given != nullptr ? std::atoi(given) : 8;
+// What stops for good fails the test.
+class Watchdog {
+ public:
+  explicit Watchdog(std::chrono::seconds patience)
+      : thread_([this, patience] {
+          std::unique_lock lock(mutex_);
+          if (ended_.wait_for(lock, patience, [&] { return over_; })) return;
+          std::fprintf(stderr, "nothing has come for %d s\n", static_cast<int>(patience.count()));
+          std::abort();
+        }) {}
+  ~Watchdog() {
+    {
+      const std::lock_guard lock(mutex_);
+      over_ = true;
+    }
+    ended_.notify_all();
+    thread_.join();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  bool over_ = false;
+  std::thread thread_;
+};
+
+// Streams wait, and copy when they have waited: also more of them than there are hardware queues, which they share then.
+class ManyStreams : public CudaEnqueue, public ::testing::WithParamInterface<int> {
+ protected:
+  std::vector<std::unique_ptr<Caller>> callers() const {
+    std::vector<std::unique_ptr<Caller>> made;
+    for (int i = 0; i < GetParam(); ++i) made.push_back(std::make_unique<Caller>(i % 3 == 2));
+    return made;
+  }
+  // Where too many streams wait already it is refused, and goes when they have waited.
+  void enqueue(std::span<ExecutionContext> all, ExecutionContext& context, const Caller& caller) {
+    Status status = context.enqueue(caller.stream, caller.consumed);
+    if (!status.ok()) {
+      EXPECT_CODE(status, Code::resource_exhausted);
+      EXPECT_NE(status.to_string().find("CUDA_DEVICE_MAX_CONNECTIONS"), std::string::npos) << status.to_string();
+      for (ExecutionContext& each : all) EXPECT_OK(each.wait());
+      status = context.enqueue(caller.stream, caller.consumed);
+      ++refused_;
+    }
+    EXPECT_OK(status);
+  }
+  int refused_ = 0;
+};
+
+TEST_P(ManyStreams, WaitAndCopy) {
+  const Watchdog watchdog(std::chrono::seconds(60));
   for (const double percent : {100.0, 40.0}) {
     ASSERT_VALUE(Engine engine, this->engine(percent));
     ASSERT_VALUE(ExecutionContext context, engine.create_context());
-    std::vector<std::unique_ptr<Caller>> callers;
-    for (int i = 0; i < count; ++i) callers.push_back(std::make_unique<Caller>());
+    const auto callers = this->callers();
     for (int round = 0; round < 3; ++round) {
       for (std::size_t i = 0; i < callers.size(); ++i) {
-        Caller& caller = *callers[i];
-        CUDA_OK(cudaMemcpyAsync(caller.x, ramps_[i % 4].data(), kBytes, cudaMemcpyHostToDevice, caller.stream));
-        ASSERT_OK(caller.bind(context));
-        ASSERT_OK(context.enqueue(caller.stream, caller.consumed));
+        callers[i]->give(ramps_[i % 4]);
+        ASSERT_OK(callers[i]->bind(context));
+        enqueue({&context, 1}, context, *callers[i]);
+        callers[i]->take();
       }
       for (std::size_t i = 0; i < callers.size(); ++i) EXPECT_TRUE(same_bits(callers[i]->result(), wants_[i % 4])) << i;
     }
     ASSERT_OK(context.wait());
-    std::printf("%d streams waited, budget %.0f %%\n", count, percent);
-    std::fflush(stdout);
   }
+  EXPECT_GT(refused_, GetParam() > 32 ? 0 : -1);
 }
+
+// Each for a context of its own, of two engines; fewer passes run at once than wait, and what comes first on a shared queue must not wait
+// for what comes behind it. Some are enqueued while others run.
+TEST_P(ManyStreams, WaitForManyContexts) {
+  const Watchdog watchdog(std::chrono::seconds(60));
+  ASSERT_VALUE(Engine streaming, this->engine(40, 2));
+  ASSERT_VALUE(Engine resident, this->engine(100));
+  const auto callers = this->callers();
+  std::vector<ExecutionContext> contexts;
+  for (std::size_t i = 0; i < callers.size(); ++i) {
+    ASSERT_VALUE(ExecutionContext context, (i % 2 == 0 ? streaming : resident).create_context());
+    ASSERT_OK(callers[i]->bind(context));
+    contexts.push_back(std::move(context));
+  }
+  for (std::size_t i = 0; i < callers.size(); ++i) callers[i]->give(ramps_[i % 4]);
+  for (int round = 0; round < 4; ++round) {
+    for (std::size_t i = callers.size(); i-- > 0;) enqueue(contexts, contexts[i], *callers[i]);
+  }
+  for (std::size_t i = 0; i < callers.size(); ++i) EXPECT_TRUE(same_bits(callers[i]->result(), wants_[i % 4])) << i;
+  for (ExecutionContext& context : contexts) ASSERT_OK(context.wait());
+  EXPECT_GT(refused_, GetParam() > 16 ? 0 : -1);
+}
+
+INSTANTIATE_TEST_SUITE_P(Of, ManyStreams, ::testing::Values(3, 8, 48, 128), [](const auto& c) { return std::to_string(c.param); });
 
 TEST_F(CudaEnqueue, AFailureLetsTheStreamGoOn) {
   Caller caller;

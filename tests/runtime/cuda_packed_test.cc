@@ -118,6 +118,36 @@ TEST_F(CudaPacked, FewRowsHaveTheBitsOfTheCpu) {
   EXPECT_GT(merged_, 50);
 }
 
+// One row by what bulk copies can serve, and by what they just cannot: odd numbers of rows, short last stages, every width of a block.
+TEST_F(CudaPacked, OneRowHasTheBitsOfTheCpu) {
+  int round = 0;
+  for (const DType code : {DType::i4, DType::u4, DType::i8, DType::u8, DType::f8e4m3fn, DType::f8e5m2}) {
+    for (const DType value : {DType::f16, DType::bf16}) {
+      for (const std::int64_t block : {0, 16, 32, 64, 128, 256}) {
+        for (const std::int64_t k : {256, 2048, 2304, 5120}) {
+          const bool zero = !dtype_name(code).starts_with("f") && round++ % 2 == 0;
+          const Case c{code, value, 1, zero ? 134 : 131, k, block, true, zero};
+          const Shape each = block == 0 ? Shape{c.n} : Shape{c.n, (k + block - 1) / block};
+          const HostTensor a = random_tensor(random_, value, Shape{1, k}), w = codes(code, Shape{c.n, k}), s = scales(value, each),
+                           z = codes(code, each);
+          NodeRun run{"forebay", "QuantLinear", 1, {}, {&a, &w, &s, zero ? &z : nullptr}, 1, plan::kNone, {}};
+          run.attributes = {{"transB", std::int64_t{1}}, {"axis", std::int64_t{block != 0}}, {"block_size", block}};
+          compare(run, c.n, 0, name_of(c));
+        }
+      }
+    }
+  }
+  for (const std::int64_t bits : {4, 8}) {
+    const std::int64_t n = 4099, k = 2560, blocks = k / 32;
+    const HostTensor a = random_tensor(random_, DType::bf16, Shape{1, k}), w = codes(DType::u8, Shape{n, blocks, 4 * bits}),
+                     s = scales(DType::bf16, Shape{n * blocks});
+    NodeRun run{"com.microsoft", "MatMulNBits", 1, {}, {&a, &w, &s}, 1, plan::kNone, {}};
+    run.attributes = {{"K", k}, {"N", n}, {"bits", bits}, {"block_size", std::int64_t{32}}};
+    compare(run, n, 0, std::to_string(bits) + " bits");
+  }
+  EXPECT_GT(merged_, 100);
+}
+
 TEST_F(CudaPacked, MatMulNBitsHasTheBitsOfTheCpu) {
   for (const std::int64_t bits : {2, 4, 8}) {
     for (const DType value : {DType::f32, DType::f16, DType::bf16}) {

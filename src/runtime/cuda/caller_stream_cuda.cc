@@ -3,16 +3,23 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <set>
 #include <string>
 #include <utility>
 
 #include "base/check.h"
 #include "runtime/cuda/cuda_queue.h"
+#include "runtime/cuda/hardware_queues.h"
 
 namespace forebay::cuda {
 namespace {
 
-CUdeviceptr address_of(const std::uint32_t* word) { return reinterpret_cast<CUdeviceptr>(word); }
+constexpr int kLeastQueues = 4;
+
+CUdeviceptr address_of(const std::uint32_t* word) {
+  return reinterpret_cast<CUdeviceptr>(word);
+}
 
 // Growing numbers that may wrap.
 void raise(std::uint32_t* word, std::uint32_t value) {
@@ -78,9 +85,44 @@ void TieWords::give(std::uint32_t index) {
   free_.push_back(index);
 }
 
+Result<std::uint64_t> TieWords::join(cudaStream_t callers, cudaStream_t side) {
+  const auto most = static_cast<std::size_t>(hardware_queues() / 2);
+  const std::lock_guard lock(mutex_);
+  std::set<cudaStream_t> waiting{callers, side};
+  for (const auto& [place, streams] : places_) waiting.insert(streams.begin(), streams.end());
+  waiting.erase(nullptr);
+  if (waiting.size() > most) {
+    return Status(Code::resource_exhausted,
+                  "more than " + std::to_string(most) +
+                      " streams would wait for passes, those of inputs-consumed events among them; with more of the device's " +
+                      std::to_string(hardware_queues()) +
+                      " queues blocked (CUDA_DEVICE_MAX_CONNECTIONS, 32 at most) all could stop for good: wait for a pass, or enqueue on "
+                      "fewer streams");
+  }
+  places_[++last_place_] = {callers, side};
+  return last_place_;
+}
+
+void TieWords::leave(std::uint64_t place) {
+  const std::lock_guard lock(mutex_);
+  places_.erase(place);
+  left_.notify_all();
+}
+
+bool TieWords::oldest_soon(std::uint64_t place) {
+  constexpr auto kPoll = std::chrono::microseconds(50);
+  std::unique_lock lock(mutex_);
+  return left_.wait_for(lock, kPoll, [&] { return places_.begin()->first >= place; });
+}
+
 Result<std::unique_ptr<PassTie>> CudaTie::create(std::shared_ptr<CudaState> state, std::shared_ptr<TieWords> words) {
   if (state->driver.wait_value == nullptr || state->driver.write_value == nullptr)
     return Status(Code::unavailable, "the CUDA driver has no stream memory operations: passes cannot be enqueued on a stream");
+  if (hardware_queues() < kLeastQueues) {
+    return Status(Code::unavailable, "CUDA_DEVICE_MAX_CONNECTIONS is " + std::to_string(hardware_queues()) +
+                                         ": a stream that waits for a pass would block it; " + std::to_string(kLeastQueues) +
+                                         " are needed to enqueue on streams");
+  }
   std::unique_ptr<CudaTie> tie(new CudaTie(std::move(state), std::move(words)));
   FB_ASSIGN(tie->index_, tie->words_->take(&tie->pair_));
   int lowest = 0, highest = 0;
@@ -103,16 +145,17 @@ CudaTie::~CudaTie() {
   if (pair_ != nullptr) words_->give(index_);
 }
 
-Result<cudaEvent_t> CudaTie::take_arrival(std::uint32_t ticket) {
+Result<cudaEvent_t> CudaTie::take_arrival(std::uint32_t ticket, std::uint64_t place) {
   const std::lock_guard lock(mutex_);
   auto at = std::find_if(arrivals_.begin(), arrivals_.end(), [](const Arrival& arrival) { return !arrival.taken; });
   if (at == arrivals_.end()) {
     cudaEvent_t event = nullptr;
     FB_TRY(state_->errors.check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event"));
-    at = arrivals_.insert(at, Arrival{0, event, false});
+    at = arrivals_.insert(at, Arrival{0, event, 0, false});
   }
   at->taken = true;
   at->ticket = ticket;
+  at->place = place;
   return at->event;
 }
 
@@ -120,7 +163,14 @@ Result<std::uint32_t> CudaTie::attach(void* stream, void* consumed) {
   FB_TRY(state_->errors.check(cudaSetDevice(state_->ordinal), "choosing the device"));
   const auto callers = static_cast<cudaStream_t>(stream);
   const std::uint32_t ticket = last_ticket_ + 1;
-  FB_ASSIGN(const cudaEvent_t arrived, take_arrival(ticket));
+  const std::lock_guard attaching(words_->attach_mutex());
+  FB_ASSIGN(const std::uint64_t place, words_->join(callers, consumed != nullptr ? side_ : nullptr));
+  auto taken = take_arrival(ticket, place);
+  if (!taken.ok()) {
+    words_->leave(place);
+    return std::move(taken).status();
+  }
+  const cudaEvent_t arrived = *taken;
   last_ticket_ = ticket;
   Status status = state_->errors.check(cudaEventRecord(arrived, callers), "recording an event on the caller's stream");
   if (status.ok() && consumed != nullptr) {
@@ -139,16 +189,23 @@ Result<std::uint32_t> CudaTie::attach(void* stream, void* consumed) {
   return status;
 }
 
-Status CudaTie::begin(std::uint32_t ticket) {
-  cudaEvent_t event = nullptr;
-  {
-    const std::lock_guard lock(mutex_);
-    for (const Arrival& arrival : arrivals_) {
-      if (arrival.taken && arrival.ticket == ticket) event = arrival.event;
-    }
+CudaTie::Arrival CudaTie::arrival_of(std::uint32_t ticket) {
+  const std::lock_guard lock(mutex_);
+  const auto at = std::find_if(arrivals_.begin(), arrivals_.end(), [&](const Arrival& a) { return a.taken && a.ticket == ticket; });
+  return at == arrivals_.end() ? Arrival() : *at;
+}
+
+void CudaTie::await_turn(std::uint32_t ticket) {
+  const Arrival arrival = arrival_of(ticket);
+  if (arrival.event == nullptr || !state_->errors.check(cudaSetDevice(state_->ordinal), "choosing the device").ok()) return;
+  while (cudaEventQuery(arrival.event) == cudaErrorNotReady && !words_->oldest_soon(arrival.place)) {
   }
-  if (event == nullptr) return Status(Code::internal, "a pass that was never attached begins");
-  return state_->errors.check(cudaStreamWaitEvent(queue_stream(), event, 0), "waiting for the caller's stream");
+}
+
+Status CudaTie::begin(std::uint32_t ticket) {
+  const Arrival arrival = arrival_of(ticket);
+  if (arrival.event == nullptr) return Status(Code::internal, "a pass that was never attached begins");
+  return state_->errors.check(cudaStreamWaitEvent(queue_stream(), arrival.event, 0), "waiting for the caller's stream");
 }
 
 Status CudaTie::write(std::uint32_t* word, std::uint32_t value) {
@@ -156,8 +213,12 @@ Status CudaTie::write(std::uint32_t* word, std::uint32_t value) {
                               "telling the caller's stream");
 }
 
-Status CudaTie::consume(std::uint32_t ticket) { return write(&pair_->consumed, ticket); }
-Status CudaTie::finish(std::uint32_t ticket) { return write(&pair_->finished, ticket); }
+Status CudaTie::consume(std::uint32_t ticket) {
+  return write(&pair_->consumed, ticket);
+}
+Status CudaTie::finish(std::uint32_t ticket) {
+  return write(&pair_->finished, ticket);
+}
 
 void CudaTie::release(std::uint32_t ticket) {
   raise(&pair_->consumed, ticket);
@@ -168,7 +229,9 @@ void CudaTie::release(std::uint32_t ticket) {
 void CudaTie::forget(std::uint32_t ticket) {
   const std::lock_guard lock(mutex_);
   for (Arrival& arrival : arrivals_) {
-    if (arrival.taken && arrival.ticket == ticket) arrival.taken = false;
+    if (!arrival.taken || arrival.ticket != ticket) continue;
+    arrival.taken = false;
+    words_->leave(arrival.place);
   }
 }
 

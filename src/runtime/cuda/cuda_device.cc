@@ -15,6 +15,7 @@
 #include "runtime/cuda/cuda_recording.h"
 #include "runtime/cuda/cuda_tools.h"
 #include "runtime/cuda/cudnn_conv.h"
+#include "runtime/cuda/hardware_queues.h"
 #include "runtime/cuda/lt_product.h"
 #include "runtime/cuda/run_timer_cuda.h"
 #include "runtime/device_library.h"
@@ -33,8 +34,7 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer, pu
     // Read by the driver when it starts, if it has not, and the caller has not chosen. Kernels that came to the device when first used would
     // take memory in the middle of a pass. Only cuDNN's libraries hold far more than are called, and would take hundreds of MiB.
     setenv("CUDA_MODULE_LOADING", cudnn_version().empty() ? "EAGER" : "LAZY", 0);
-    // Streams share hardware queues beyond this number (8 otherwise): see caller_stream_cuda.h.
-    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+    ask_for_hardware_queues();
     FB_ASSIGN(const DeviceFacts facts, device_facts(state->ordinal, kOldest));
     state->capability = facts.capability;
     state->lists = make_lt_lists();

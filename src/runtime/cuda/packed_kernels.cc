@@ -36,7 +36,7 @@ PackedWeight weight_of(const cpu::QuantView& view, bool scale_cut, bool zero_cut
   return weight;
 }
 
-class PackedProduct final : public MergedKernel, public ChoosingKernel {
+class PackedProduct final : public MergedKernel, public WeightReader, public ChoosingKernel {
  public:
   PackedProduct(const NodeView& node, StatePtr state) : state_(std::move(state)) {
     spec_.packed = true;
@@ -95,6 +95,11 @@ class PackedProduct final : public MergedKernel, public ChoosingKernel {
     FB_TRY(inner->take(way));
     settle_inner();
     return {};
+  }
+  // The row product reads them ahead where all three are weights.
+  void reads_weight(std::size_t input) override {
+    if (input < 4) constant_[input] = true;
+    task_.constant_b = constant_[1] && constant_[2] && (constant_[3] || !there(whole_, 3));
   }
   bool merges() const override { return few_ && spec_.trans_b && even_slabs_; }
   Status run_merged(std::span<const KernelCall> calls) override { return row_dot(calls); }
@@ -218,6 +223,7 @@ class PackedProduct final : public MergedKernel, public ChoosingKernel {
   ops::ProductLayout layout_;
   plan::Consumption consumption_ = plan::Consumption::whole;
   ProductTask task_;
+  bool constant_[4] = {};
   KernelPtr inner_;
   std::string inner_id_;
   bool few_ = false, even_slabs_ = false, has_c_ = false;

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "runtime/cuda/cuda_queue.h"
+#include "runtime/cuda/hardware_queues.h"
 
 namespace forebay::cuda {
 namespace {
@@ -32,7 +33,9 @@ Status SideStreams::open(int priority, CudaState& state) {
 // Joined again whatever fails: a capture ends with every stream joined.
 Status SideStreams::run(Kernel& kernel, std::span<const KernelCall> calls, std::size_t lanes, CudaState& state) {
   const cudaStream_t stream = queue_stream();
-  const std::size_t used = std::min({lanes, kMostLanes, calls.size()}) - 1;
+  const auto most =
+      static_cast<std::size_t>(std::max(1, hardware_queues() / 4));  // of those that waiting streams leave (caller_stream_cuda.h)
+  const std::size_t used = std::min({lanes, kMostLanes, calls.size(), most}) - 1;
   cudaError_t error = cudaEventRecord(begun_, stream);
   for (std::size_t s = 0; s < used && error == cudaSuccess; ++s) error = cudaStreamWaitEvent(sides_[s].stream, begun_, 0);
   Status given = state.errors.check(error, "dividing a stream");
