@@ -100,7 +100,8 @@ class Chooser {
     if (first) timed = times_of(step, kernel, problem);
     // What is written down may be refused here: then the next best is taken.
     const TimedWay* best = best_way(timed);
-    for (; best != nullptr && !kernel.take(best->way).ok(); best = best_way(timed)) timed[static_cast<std::size_t>(best - timed.data())].microseconds = -1;
+    for (; best != nullptr && !kernel.take(best->way).ok(); best = best_way(timed))
+      timed[static_cast<std::size_t>(best - timed.data())].microseconds = -1;
     if (best == nullptr) return take_choice(plan_, request_.device->info().kind, kernel);  // as it would be without times
     if (first) ++out_.problems;
     for (const TimedWay& way : timed) {
@@ -237,9 +238,10 @@ std::vector<ShapeSet> declared_shapes(const plan::Plan& plan) {
 
 std::vector<ShapeSet> shapes_that_load(const plan::Plan& plan, std::string_view device_kind) {
   const plan::KernelSection* const section = section_for(plan, device_kind);
-  const bool loads = section != nullptr && std::any_of(section->entries.begin(), section->entries.end(), [](const plan::KernelChoice& choice) {
-    return choice_identity(choice).find(".cudnn:") != std::string::npos;
-  });
+  const bool loads =
+      section != nullptr && std::any_of(section->entries.begin(), section->entries.end(), [](const plan::KernelChoice& choice) {
+        return choice_identity(choice).find(".cudnn:") != std::string::npos;
+      });
   return loads ? declared_shapes(plan) : std::vector<ShapeSet>();
 }
 

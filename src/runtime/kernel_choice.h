@@ -45,7 +45,8 @@ using ShapeSet = std::vector<std::pair<std::string, Shape>>;  // of the inputs, 
 // The shapes that the plan's ranges name: typical ones first, then the smallest and the largest. Open dimensions without a range are 1.
 std::vector<ShapeSet> declared_shapes(const plan::Plan& plan);
 
-// Of declared_shapes, where the plan's choices for the device call for a library that loads code when a kernel is prepared (cuDNN); else none.
+// Of declared_shapes, where the plan's choices for the device call for a library that loads code when a kernel is prepared (cuDNN); else
+// none.
 std::vector<ShapeSet> shapes_that_load(const plan::Plan& plan, std::string_view device_kind);
 
 struct ChoiceRequest {
