@@ -166,8 +166,7 @@ class ExecutionContext {
   // With a stream the pass begins after what the stream was given before, and what it is given later begins after the pass: no other
   // synchronisation is needed around device memory. `inputs_consumed`, when given, fires once inputs may be overwritten (until then set_input
   // waits). What goes wrong is told by wait(); the stream goes on, its outputs are then not written or incomplete.
-  // Streams of the highest priority must not be used, nor more streams than the device has hardware queues (README): what waits could share a
-  // queue with what it waits for, and neither would go on.
+  // Half as many streams wait at once as the process has hardware queues (README): one more is resource_exhausted until a pass has ended.
   // A stream that is being captured takes the pass into its graph: everything resident, inputs and outputs bound, no state, and a pass of these
   // shapes run before; else failed_precondition with the reason. Budget changes and refits are then refused until the context, which serves
   // that graph alone and must outlive it, is destroyed; other contexts need EngineOptions::concurrent_passes above 1.

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <set>
 #include <string>
 #include <utility>
 
@@ -88,10 +87,8 @@ void TieWords::give(std::uint32_t index) {
 Result<std::uint64_t> TieWords::join(cudaStream_t callers, cudaStream_t side) {
   const auto most = static_cast<std::size_t>(hardware_queues() / 2);
   const std::lock_guard lock(mutex_);
-  std::set<cudaStream_t> waiting{callers, side};
-  for (const auto& [place, streams] : places_) waiting.insert(streams.begin(), streams.end());
-  waiting.erase(nullptr);
-  if (waiting.size() > most) {
+  const std::size_t more = (waiting_.contains(callers) ? 0 : 1) + (side == nullptr || waiting_.contains(side) ? 0 : 1);
+  if (waiting_.size() + more > most) {
     return Status(Code::resource_exhausted,
                   "more than " + std::to_string(most) +
                       " streams would wait for passes, those of inputs-consumed events among them; with more of the device's " +
@@ -99,12 +96,18 @@ Result<std::uint64_t> TieWords::join(cudaStream_t callers, cudaStream_t side) {
                       " queues blocked (CUDA_DEVICE_MAX_CONNECTIONS, 32 at most) all could stop for good: wait for a pass, or enqueue on "
                       "fewer streams");
   }
+  ++waiting_[callers];
+  if (side != nullptr) ++waiting_[side];
   places_[++last_place_] = {callers, side};
   return last_place_;
 }
 
 void TieWords::leave(std::uint64_t place) {
   const std::lock_guard lock(mutex_);
+  for (const cudaStream_t stream : places_[place]) {
+    const auto at = waiting_.find(stream);
+    if (at != waiting_.end() && --at->second == 0) waiting_.erase(at);
+  }
   places_.erase(place);
   left_.notify_all();
 }

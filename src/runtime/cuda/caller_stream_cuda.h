@@ -52,6 +52,7 @@ class TieWords {  // thread-safe
   Pair* pairs_ = nullptr;
   std::vector<std::uint32_t> free_;
   std::map<std::uint64_t, std::array<cudaStream_t, 2>> places_;  // and who waits
+  std::map<cudaStream_t, std::size_t> waiting_;                  // for how many passes
   std::uint64_t last_place_ = 0;
   std::condition_variable left_;
   std::mutex attach_mutex_;  // taken before mutex_
