@@ -40,7 +40,8 @@ std::string dim_text(const plan::Dim& dim) { return dim.size >= 0 ? std::to_stri
 }  // namespace
 
 Preparer::Preparer(std::shared_ptr<const CompiledPlan> compiled, ThreadPool& pool, Device* device)
-    : compiled_(std::move(compiled)), plan_(*compiled_->plan), pool_(pool), device_(device), pass_(std::make_unique<PreparedPass>()) {}
+    : compiled_(std::move(compiled)), plan_(*compiled_->plan), pool_(pool), device_(device), pass_(std::make_unique<PreparedPass>()),
+      replays_(dynamic_cast<ReplayDevice*>(device) != nullptr) {}
 
 Result<std::unique_ptr<PreparedPass>> Preparer::run(const std::vector<std::pair<std::string, Shape>>& inputs,
                                                     std::span<const StateBinding> states) {
@@ -115,8 +116,11 @@ void Preparer::touch(ValueId id) {
     upload_[root] = true;
     return;
   }
+  // What a launch reads must not be written over by one that shares it: small values stay some steps longer.
+  constexpr std::uint32_t kLonger = 16;
+  constexpr std::uint64_t kSmall = 64 << 10;
   lives_[root].first = std::min(lives_[root].first, tick_);
-  lives_[root].last = std::max(lives_[root].last, tick_);
+  lives_[root].last = std::max(lives_[root].last, tick_ + (replays_ && lives_[root].bytes <= kSmall ? kLonger : 0));
 }
 
 Status Preparer::prepare_graph(std::uint32_t index, PreparedGraph& out) {

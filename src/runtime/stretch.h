@@ -28,6 +28,10 @@ class ReplayDevice {
   // be kept: nothing has run then.
   virtual std::unique_ptr<Recording> record(Queue::HostFunction work, void* argument) = 0;
   virtual Status replay(Recording& recording) = 0;
+  // As record, on a thread that runs no queue, while the device is at other work. `worn`, where there
+  // is one, runs no more, and held much the same launches: to make it over costs less than a new one.
+  virtual std::unique_ptr<Recording> record_ahead(Queue::HostFunction work, void* argument,
+                                                  std::unique_ptr<Recording> worn) = 0;
 };
 
 class Stretch {
@@ -38,6 +42,11 @@ class Stretch {
   void begin(ReplayDevice* device);
   void add(Launch& launch);
   std::size_t size() const { return launches_.size(); }
+  // What was added, before it comes for the first time; `worn` as ReplayDevice has it. Should it come
+  // with other addresses after all, it runs as if this had not been.
+  void record_ahead(std::unique_ptr<Recording> worn);
+  // What ran last; this stretch runs no more.
+  std::unique_ptr<Recording> take_recording();
   // For Queue::launch; the argument is the stretch, which stays as it is until it has run.
   static Status run(void* stretch);
 
@@ -50,6 +59,7 @@ class Stretch {
   };
   static Status run_all(void* stretch);
   static Result<std::size_t> run_group(std::span<Launch* const> launches);
+  static Result<std::size_t> run_between(std::span<Launch* const> launches);
 
   ReplayDevice* device_ = nullptr;
   std::vector<Launch*> launches_;

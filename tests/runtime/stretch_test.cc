@@ -41,7 +41,11 @@ class CountingDevice final : public ReplayDevice {
     ++replays;
     return {};
   }
-  int records = 0, replays = 0;
+  std::unique_ptr<Recording> record_ahead(Queue::HostFunction work, void* argument, std::unique_ptr<Recording> worn) override {
+    made_over += worn != nullptr ? 1 : 0;
+    return record(work, argument);
+  }
+  int records = 0, replays = 0, made_over = 0;
   bool refuses = false;
 };
 
@@ -101,6 +105,31 @@ TEST_F(Stretches, OtherAddressesAreOtherRecordings) {
   view_.data = memory_.data();
   ASSERT_TRUE(pass().ok());  // forgotten by now
   EXPECT_EQ(device_.replays, 10);
+}
+
+// As a cache that grows gives: every pass has other addresses, and they are known while the one before it runs.
+TEST_F(Stretches, WhatIsRecordedAheadIsReplayedTheFirstTime) {
+  const auto collect = [&](Stretch& stretch, std::byte* at) {
+    view_.data = at;
+    stretch.begin(&device_);
+    for (Launch& launch : launches_) stretch.add(launch);
+  };
+  std::deque<Stretch> passes(4);
+  for (std::size_t i = 0; i < passes.size(); ++i) {
+    std::byte* const at = memory_.data() + i;
+    collect(passes[i], at);
+    passes[i].record_ahead(i > 1 ? passes[i - 2].take_recording() : nullptr);
+    collect(passes[i], at);
+    ASSERT_TRUE(Stretch::run(&passes[i]).ok());
+  }
+  EXPECT_EQ(device_.records, 4);
+  EXPECT_EQ(device_.made_over, 2);
+  EXPECT_EQ(device_.replays, 4);
+  collect(passes[3], memory_.data() + 32);  // something moved after all
+  kernel_.runs = 0;
+  ASSERT_TRUE(Stretch::run(&passes[3]).ok());
+  EXPECT_EQ(kernel_.runs, static_cast<int>(kLaunches));
+  EXPECT_EQ(device_.replays, 4);
 }
 
 TEST_F(Stretches, WhatCannotBeKeptRunsEveryTime) {

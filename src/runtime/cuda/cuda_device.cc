@@ -89,6 +89,9 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer, pu
 
   std::unique_ptr<Recording> record(Queue::HostFunction work, void* argument) override { return record_graph(work, argument, state_); }
   Status replay(Recording& recording) override { return replay_graph(recording); }
+  std::unique_ptr<Recording> record_ahead(Queue::HostFunction work, void* argument, std::unique_ptr<Recording> worn) override {
+    return lane_.record(work, argument, std::move(worn));
+  }
 
   Result<std::unique_ptr<PassTie>> create_tie() override {
     FB_TRY(state_->start());
@@ -115,7 +118,7 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer, pu
 
  private:
   CudaDevice(std::shared_ptr<CudaState> state, const DeviceFacts& facts)
-      : state_(std::move(state)), words_(std::make_shared<TieWords>(state_)) {
+      : state_(std::move(state)), words_(std::make_shared<TieWords>(state_)), lane_(state_) {
     info_.kind = "cuda";
     info_.name = facts.name;
     info_.granule = kGranule;
@@ -127,6 +130,7 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer, pu
 
   const std::shared_ptr<CudaState> state_;
   const std::shared_ptr<TieWords> words_;
+  RecordingLane lane_;
   DeviceInfo info_;
 };
 
