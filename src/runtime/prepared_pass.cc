@@ -278,7 +278,8 @@ bool Preparer::spread(PreparedStep& concat) {
       if (!range.name.empty() && range.name == value.dims[static_cast<std::size_t>(axis)].name) most = std::max(most, range.max);
     }
   }
-  if (after.shape[axis] > most || !readers_take_planes(concat)) return false;
+  const bool written = device_ == nullptr || device_->info().arena_host_addressable || dynamic_cast<PlaneAppender*>(concat.kernel.get()) != nullptr;
+  if (after.shape[axis] > most || !written || !readers_take_planes(concat)) return false;
   const std::int64_t pitch = most * after.shape[axis + 1];
   const auto tell = [&](std::int64_t elements) {
     bool taken = true;
@@ -313,9 +314,15 @@ void Preparer::place_states() {
     ValuePlace& place = pass_->places[root];
     const bool own = place.stored && place.host == nullptr && plan_.values[root].kind != plan::ValueKind::input;
     if (!own || place.home != ValuePlace::Home::activations) continue;
-    const bool appended = std::any_of(pass_->main.steps.begin(), pass_->main.steps.end(), [&](PreparedStep& step) {
-      return step.append_planes > 0 && step.output_values[0] == main.outputs[states_[s].output] && (step.appends || spread(step));
-    });
+    bool appended = false;
+    for (PreparedStep& step : pass_->main.steps) {
+      if (step.append_planes == 0 || step.output_values[0] != main.outputs[states_[s].output] || !(step.appends || spread(step))) continue;
+      appended = true;
+      auto* const appender = dynamic_cast<PlaneAppender*>(step.kernel.get());
+      if (appender == nullptr) continue;
+      appender->append_in_place(pass_->places[step.output_values[0]].pitch);
+      step.appends = false;  // a launch like any other
+    }
     place.home = appended ? ValuePlace::Home::state_now : ValuePlace::Home::state_next;
     place.state = s;
     pass_->states[s] = appended ? StateResult::appended : StateResult::computed;
