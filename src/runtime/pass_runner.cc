@@ -168,7 +168,12 @@ const HostTensor* PassRunner::given_input(ValueId value) const {
 Status PassRunner::run_graph(PreparedGraph& graph) {
   segment_ = kNone;
   collects_ = &graph == &pass_.main;
-  for (PreparedStep& step : graph.steps) FB_TRY(run_step(step));
+  for (PreparedStep& step : graph.steps) {
+    if (step.early && like_ == nullptr) FB_TRY(run_gather_step(step));
+  }
+  for (PreparedStep& step : graph.steps) {
+    if (!step.early) FB_TRY(run_step(step));
+  }
   end_stretch();
   return {};
 }

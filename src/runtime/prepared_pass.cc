@@ -11,6 +11,7 @@
 #include "runtime/memory_plan.h"
 #include "runtime/preparer.h"
 #include "runtime/plane_reader.h"
+#include "runtime/transfer_block.h"
 
 namespace forebay {
 namespace {
@@ -224,6 +225,9 @@ Status Preparer::prepare_kernel(const Step& step, Operands& o, PreparedGraph& ou
   for (std::size_t i = 0; i < node.outputs.size(); ++i) {
     if (node.outputs[i] != kNone) set_stored(node.outputs[i], o.outputs[i].dtype, o.outputs[i].shape());
   }
+  // In between they would cut a recording in two.
+  prepared.early = step.kind == Step::Kind::gather_rows && &out == &pass_->main && replays_ && plan_.values[node.inputs[1]].kind == plan::ValueKind::input;
+  if (prepared.early) lives_[node.outputs[0]].first = 0;
   if (prepared.workspace_bytes > 0) {
     workspaces_.push_back({tick_, tick_, prepared.workspace_bytes});
     prepared.workspace_offset = workspaces_.size();  // index + 1 until offsets are known
@@ -331,7 +335,7 @@ void Preparer::place_states() {
 
 // Small inputs and outputs side by side, in memory of their own. Only where copies are made at all.
 void Preparer::pack_ends(std::uint64_t* used) {
-  constexpr std::uint64_t kMostEach = 1 << 20, kMost = 8 << 20;
+  constexpr std::uint64_t kMost = 8 << 20;
   if (device_ == nullptr || device_->info().arena_host_addressable || *used > kMost) return;
   const plan::Graph& main = plan_.graphs[0];
   const auto pack = [&](ValueId id, std::uint64_t limit) {
@@ -339,7 +343,7 @@ void Preparer::pack_ends(std::uint64_t* used) {
     ValuePlace& place = pass_->places[id];
     const std::uint64_t bytes = lives_[id].bytes;
     if (!place.stored || place.packed || place.host != nullptr || place.home != ValuePlace::Home::activations) return;
-    if (bytes == 0 || bytes > kMostEach || *used + bytes > limit) return;
+    if (bytes == 0 || bytes >= PageLock::kLeast || *used + bytes > limit) return;
     place.packed = true;
     place.offset = *used;
     *used += align_up(bytes, 64);
