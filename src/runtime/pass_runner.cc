@@ -32,9 +32,8 @@ PassRunner::PassRunner(const PassRunner& now, PreparedPass& next, PreparedPass* 
     : engine_(now.engine_), context_(now.context_), slot_(now.slot_), lease_(now.lease_), queue_(now.queue_), pass_(next), like_(&now.pass_), worn_(worn),
       activations_(now.activations_), capacity_(now.capacity_), replay_(now.replay_) {}
 
-// Nothing is given to the queue. What turns out otherwise runs plainly: a stretch knows the addresses it was recorded with.
-void PassRunner::rehearse_next(PreparedPass* worn) {
-  PreparedPass& next = *context_.next_;
+// Only recordings are given to the queue. What turns out otherwise runs plainly: a stretch knows the addresses it was recorded with.
+void PassRunner::rehearse(PreparedPass& next, PreparedPass* worn) {
   const bool watched = context_.debug_ || context_.clock_.on || context_.clock_.sync;
   if (watched || next.dynamic || next.main.steps.size() != pass_.main.steps.size()) return;
   PassRunner ahead(*this, next, worn);
@@ -79,11 +78,15 @@ Status PassRunner::run() {
   return {};
 }
 
-// A guess that was right the last time is worth recording, where nothing streams.
+// While the device works: the next pass is prepared. Where that was right the last time, and nothing streams, the next one is recorded by the
+// queue's worker while the one after it is prepared: one after the other takes longer than a pass.
 void PassRunner::prepare_next() {
   const std::unique_ptr<PreparedPass> worn = std::move(context_.worn_);
   if (replay_ == nullptr) return;  // the CPU device has its hands full
-  if (context_.prepare_next() && collects_ && context_.foreseen_ && lease_.shared()) rehearse_next(worn.get());
+  if (context_.next_ == nullptr) context_.next_ = context_.prepare_after(pass_);
+  if (context_.next_ == nullptr || !collects_ || !context_.foreseen_ || !lease_.shared()) return;
+  rehearse(*context_.next_, worn.get());
+  context_.after_ = context_.prepare_after(*context_.next_);
 }
 
 void PassRunner::tell_consumed() {
@@ -327,7 +330,8 @@ void PassRunner::end_stretch() {
   if (stretch == nullptr) return;
   if (like_ == nullptr) return queue_.launch(&Stretch::run, stretch);
   Stretch* const worn = worn_ != nullptr && worn_->stretches.size() >= stretches_ ? &worn_->stretches[stretches_ - 1] : nullptr;
-  stretch->record_ahead(worn != nullptr ? worn->take_recording() : nullptr);
+  stretch->set_worn(worn != nullptr ? worn->take_recording() : nullptr);
+  queue_.launch(&Stretch::record_ahead, stretch);
 }
 
 void PassRunner::release(std::uint32_t substep) {

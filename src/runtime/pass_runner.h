@@ -44,7 +44,7 @@ class PassRunner {
   void prepare_next();
   // While the device is at this pass: what the context's next pass will give to it is recorded, with the addresses that follow when nothing
   // moves. `worn`: an earlier pass of the context, which runs no more; its recordings are taken.
-  void rehearse_next(PreparedPass* worn);
+  void rehearse(PreparedPass& next, PreparedPass* worn);
   void tell_consumed();
   Status upload();
   void upload_input(std::size_t i);

@@ -135,11 +135,13 @@ Result<std::size_t> Stretch::run_between(std::span<Launch* const> launches) {
   return done->members == 0 ? std::size_t{0} : first + done->members + (done->behind ? 1u : 0u);
 }
 
-void Stretch::record_ahead(std::unique_ptr<Recording> worn) {
-  if (launches_.size() < kLeast) return;
-  Kept ahead{key_, device_->record_ahead(&Stretch::run_all, this, std::move(worn)), false};
+Status Stretch::record_ahead(void* argument) {
+  auto& stretch = *static_cast<Stretch*>(argument);
+  if (stretch.launches_.size() < kLeast) return {};
+  Kept ahead{stretch.key_, stretch.device_->record(&Stretch::run_all, argument, std::move(stretch.worn_)), false};
   ahead.refused = ahead.recording == nullptr;
-  kept_.insert(kept_.begin(), std::move(ahead));
+  stretch.kept_.insert(stretch.kept_.begin(), std::move(ahead));
+  return {};
 }
 
 std::unique_ptr<Recording> Stretch::take_recording() {
@@ -162,7 +164,7 @@ Status Stretch::run(void* argument) {
   std::rotate(kept.begin(), found, found + 1);
   Kept& now = kept.front();
   if (now.recording == nullptr && !now.refused) {
-    now.recording = stretch.device_->record(&Stretch::run_all, argument);
+    now.recording = stretch.device_->record(&Stretch::run_all, argument, nullptr);
     now.refused = now.recording == nullptr;
   }
   return now.refused ? run_all(argument) : stretch.device_->replay(*now.recording);

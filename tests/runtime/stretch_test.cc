@@ -32,18 +32,15 @@ class CountingKernel final : public Kernel {
 class CountingDevice final : public ReplayDevice {
  public:
   class Counted final : public Recording {};
-  std::unique_ptr<Recording> record(Queue::HostFunction work, void* argument) override {
+  std::unique_ptr<Recording> record(Queue::HostFunction work, void* argument, std::unique_ptr<Recording> worn) override {
     ++records;
+    made_over += worn != nullptr ? 1 : 0;
     if (refuses || !work(argument).ok()) return nullptr;
     return std::make_unique<Counted>();
   }
   Status replay(Recording&) override {
     ++replays;
     return {};
-  }
-  std::unique_ptr<Recording> record_ahead(Queue::HostFunction work, void* argument, std::unique_ptr<Recording> worn) override {
-    made_over += worn != nullptr ? 1 : 0;
-    return record(work, argument);
   }
   int records = 0, replays = 0, made_over = 0;
   bool refuses = false;
@@ -118,7 +115,8 @@ TEST_F(Stretches, WhatIsRecordedAheadIsReplayedTheFirstTime) {
   for (std::size_t i = 0; i < passes.size(); ++i) {
     std::byte* const at = memory_.data() + i;
     collect(passes[i], at);
-    passes[i].record_ahead(i > 1 ? passes[i - 2].take_recording() : nullptr);
+    passes[i].set_worn(i > 1 ? passes[i - 2].take_recording() : nullptr);
+    ASSERT_TRUE(Stretch::record_ahead(&passes[i]).ok());
     collect(passes[i], at);
     ASSERT_TRUE(Stretch::run(&passes[i]).ok());
   }
@@ -208,7 +206,7 @@ class CudaReplay : public ::testing::Test {
   static Status run_recorded(void* self) {
     auto& test = *static_cast<CudaReplay*>(self);
     if (test.recording_ == nullptr)
-      test.recording_ = test.replay_->record(&CudaReplay::run_all, self);
+      test.recording_ = test.replay_->record(&CudaReplay::run_all, self, nullptr);
     return test.recording_ == nullptr ? Status(Code::internal, "not recorded")
                                       : test.replay_->replay(*test.recording_);
   }
@@ -260,7 +258,7 @@ TEST_F(CudaReplay, RefusesWhatWaits) {
           std::byte one;
           return test.device_->copy_now(&one, test.rows_[0], 1);
         };
-        mine.kept = mine.test->replay_->record(waits, mine.test) != nullptr;
+        mine.kept = mine.test->replay_->record(waits, mine.test, nullptr) != nullptr;
         return Status();
       },
       &attempt);

@@ -77,7 +77,7 @@ __device__ inline float chain_stage(const T* rows, const float4* x, float sum) {
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) axpy_stream(const __grid_constant__ ProductTask task, const __grid_constant__ SlabTable table) {
+__global__ void __launch_bounds__(kThreads, 1) axpy_stream(const __grid_constant__ ProductTask task, const __grid_constant__ SlabTable table) {
   extern __shared__ float4 memory[];
   auto* const tiles = reinterpret_cast<T(*)[kRows][kColumns]>(memory);
   auto* const x = reinterpret_cast<float*>(reinterpret_cast<std::byte*>(memory) + kTileBytes);

@@ -87,11 +87,10 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer, pu
   }
   Result<double> time_calls(const std::function<Status()>& enqueue) override { return time_on_stream(enqueue, *state_); }
 
-  std::unique_ptr<Recording> record(Queue::HostFunction work, void* argument) override { return record_graph(work, argument, state_); }
-  Status replay(Recording& recording) override { return replay_graph(recording); }
-  std::unique_ptr<Recording> record_ahead(Queue::HostFunction work, void* argument, std::unique_ptr<Recording> worn) override {
-    return lane_.record(work, argument, std::move(worn));
+  std::unique_ptr<Recording> record(Queue::HostFunction work, void* argument, std::unique_ptr<Recording> worn) override {
+    return record_graph(work, argument, state_, std::move(worn));
   }
+  Status replay(Recording& recording) override { return replay_graph(recording); }
 
   Result<std::unique_ptr<PassTie>> create_tie() override {
     FB_TRY(state_->start());
@@ -118,7 +117,7 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer, pu
 
  private:
   CudaDevice(std::shared_ptr<CudaState> state, const DeviceFacts& facts)
-      : state_(std::move(state)), words_(std::make_shared<TieWords>(state_)), lane_(state_) {
+      : state_(std::move(state)), words_(std::make_shared<TieWords>(state_)) {
     info_.kind = "cuda";
     info_.name = facts.name;
     info_.granule = kGranule;
@@ -130,7 +129,6 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer, pu
 
   const std::shared_ptr<CudaState> state_;
   const std::shared_ptr<TieWords> words_;
-  RecordingLane lane_;
   DeviceInfo info_;
 };
 

@@ -2,8 +2,8 @@
 
 #include <utility>
 
-#include "base/check.h"
 #include "runtime/cuda/cuda_queue.h"
+#include "runtime/cuda/side_streams.h"
 
 namespace forebay::cuda {
 namespace {
@@ -57,7 +57,8 @@ std::unique_ptr<Recording> record_graph(Queue::HostFunction work, void* argument
       if (error == cudaSuccess) made = std::make_unique<GraphRecording>(exec, state);
     }
   }
-  if (made != nullptr) error = made->upload(stream);
+  // Beside the queue's stream, where a pass may be under way: behind it, its end would wait for this.
+  if (made != nullptr) error = made->upload(side_stream() != nullptr ? side_stream() : stream);
   if (graph != nullptr) static_cast<void>(cudaGraphDestroy(graph));
   if (error == cudaSuccess) return made;
   static_cast<void>(cudaGetLastError());
@@ -66,30 +67,6 @@ std::unique_ptr<Recording> record_graph(Queue::HostFunction work, void* argument
 
 Status replay_graph(Recording& recording) {
   return static_cast<GraphRecording&>(recording).replay();
-}
-
-RecordingLane::~RecordingLane() {
-  if (stream_ != nullptr) static_cast<void>(cudaStreamDestroy(stream_));
-}
-
-// Launches keep the priority of the stream that they are recorded on: that of the queues'.
-Status RecordingLane::open() {
-  int lowest = 0, highest = 0;
-  FB_TRY(state_->errors.check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "asking for stream priorities"));
-  FB_TRY(state_->errors.check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, highest), "creating a stream"));
-  return sides_.open(highest, *state_);
-}
-
-std::unique_ptr<Recording> RecordingLane::record(Queue::HostFunction work, void* argument, std::unique_ptr<Recording> worn) {
-  const std::lock_guard lock(mutex_);
-  if (cudaSetDevice(state_->ordinal) != cudaSuccess) return nullptr;
-  if (!open_ && (stream_ != nullptr || !open().ok())) return nullptr;
-  open_ = true;
-  const StreamScope scope(stream_);
-  set_side_streams(&sides_);
-  auto recording = record_graph(work, argument, state_, std::move(worn));
-  set_side_streams(nullptr);
-  return recording;
 }
 
 }  // namespace forebay::cuda
