@@ -29,8 +29,17 @@ PassRunner::PassRunner(EngineCore& engine, ContextCore& context, Slot& slot, Pas
 }
 
 PassRunner::PassRunner(const PassRunner& now, PreparedPass& next, PreparedPass* worn)
-    : engine_(now.engine_), context_(now.context_), slot_(now.slot_), lease_(now.lease_), queue_(now.queue_), pass_(next), like_(&now.pass_), worn_(worn),
-      activations_(now.activations_), capacity_(now.capacity_), replay_(now.replay_) {}
+    : engine_(now.engine_),
+      context_(now.context_),
+      slot_(now.slot_),
+      lease_(now.lease_),
+      queue_(now.queue_),
+      pass_(next),
+      like_(&now.pass_),
+      worn_(worn),
+      activations_(now.activations_),
+      capacity_(now.capacity_),
+      replay_(now.replay_) {}
 
 // Only recordings are given to the queue. What turns out otherwise runs plainly: a stretch knows the addresses it was recorded with.
 void PassRunner::rehearse(PreparedPass& next, PreparedPass* worn) {
@@ -78,8 +87,8 @@ Status PassRunner::run() {
   return {};
 }
 
-// While the device works: the next pass is prepared. Where that was right the last time, and nothing streams, the next one is recorded by the
-// queue's worker while the one after it is prepared: one after the other takes longer than a pass.
+// While the device works: the next pass is prepared. Where that was right the last time, and nothing streams, the next one is recorded by
+// the queue's worker while the one after it is prepared: one after the other takes longer than a pass.
 void PassRunner::prepare_next() {
   const std::unique_ptr<PreparedPass> worn = std::move(context_.worn_);
   if (replay_ == nullptr) return;  // the CPU device has its hands full
@@ -253,7 +262,8 @@ Status PassRunner::run_kernel(PreparedStep& step) {
   for (std::size_t o = 0; o < step.outputs.size(); ++o) {
     if (step.output_values[o] != kNone) step.outputs[o].data = address(step.output_values[o]);
   }
-  const PreparedStep* const like = like_ != nullptr ? &like_->main.steps[static_cast<std::size_t>(&step - pass_.main.steps.data())] : nullptr;
+  const PreparedStep* const like =
+      like_ != nullptr ? &like_->main.steps[static_cast<std::size_t>(&step - pass_.main.steps.data())] : nullptr;
   if (like != nullptr && (like->step != step.step || like->calls != step.calls)) return Status(Code::failed_precondition, "another pass");
   if (step.step->substep_count > 0 && like == nullptr) FB_TRY(enter_segment(*step.step));
   std::array<ChunkAddress, kMaxUses> chunks;

@@ -9,8 +9,8 @@
 #include "base/checked.h"
 #include "runtime/dynamic_pass.h"
 #include "runtime/memory_plan.h"
-#include "runtime/preparer.h"
 #include "runtime/plane_reader.h"
+#include "runtime/preparer.h"
 #include "runtime/transfer_block.h"
 
 namespace forebay {
@@ -41,7 +41,11 @@ std::string dim_text(const plan::Dim& dim) { return dim.size >= 0 ? std::to_stri
 }  // namespace
 
 Preparer::Preparer(std::shared_ptr<const CompiledPlan> compiled, ThreadPool& pool, Device* device)
-    : compiled_(std::move(compiled)), plan_(*compiled_->plan), pool_(pool), device_(device), pass_(std::make_unique<PreparedPass>()),
+    : compiled_(std::move(compiled)),
+      plan_(*compiled_->plan),
+      pool_(pool),
+      device_(device),
+      pass_(std::make_unique<PreparedPass>()),
       replays_(dynamic_cast<ReplayDevice*>(device) != nullptr) {}
 
 Result<std::unique_ptr<PreparedPass>> Preparer::run(const std::vector<std::pair<std::string, Shape>>& inputs,
@@ -226,7 +230,8 @@ Status Preparer::prepare_kernel(const Step& step, Operands& o, PreparedGraph& ou
     if (node.outputs[i] != kNone) set_stored(node.outputs[i], o.outputs[i].dtype, o.outputs[i].shape());
   }
   // In between they would cut a recording in two.
-  prepared.early = step.kind == Step::Kind::gather_rows && &out == &pass_->main && replays_ && plan_.values[node.inputs[1]].kind == plan::ValueKind::input;
+  prepared.early = step.kind == Step::Kind::gather_rows && &out == &pass_->main && replays_ &&
+                   plan_.values[node.inputs[1]].kind == plan::ValueKind::input;
   if (prepared.early) lives_[node.outputs[0]].first = 0;
   if (prepared.workspace_bytes > 0) {
     workspaces_.push_back({tick_, tick_, prepared.workspace_bytes});
@@ -282,7 +287,8 @@ bool Preparer::spread(PreparedStep& concat) {
       if (!range.name.empty() && range.name == value.dims[static_cast<std::size_t>(axis)].name) most = std::max(most, range.max);
     }
   }
-  const bool written = device_ == nullptr || device_->info().arena_host_addressable || dynamic_cast<PlaneAppender*>(concat.kernel.get()) != nullptr;
+  const bool written =
+      device_ == nullptr || device_->info().arena_host_addressable || dynamic_cast<PlaneAppender*>(concat.kernel.get()) != nullptr;
   if (after.shape[axis] > most || !written || !readers_take_planes(concat)) return false;
   const std::int64_t pitch = most * after.shape[axis + 1];
   const auto tell = [&](std::int64_t elements) {

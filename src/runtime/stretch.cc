@@ -45,7 +45,9 @@ bool apart(const Launch& writer, const Launch& other) {
 
 using Members = std::array<GroupedKernel::Member, GroupedKernel::kMost>;
 
-GroupedKernel::Member member_of(const Launch& launch) { return {launch.kernel, {launch.call, launch.merged}}; }
+GroupedKernel::Member member_of(const Launch& launch) {
+  return {launch.kernel, {launch.call, launch.merged}};
+}
 
 // Launches from the first on that may share one; none where they are looked at one by one.
 std::size_t gather(std::span<Launch* const> launches, Members* members) {

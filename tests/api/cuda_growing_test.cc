@@ -19,15 +19,16 @@ struct Matrix {
   const char* name;
   std::int64_t rows, columns;
 };
-constexpr Matrix kMatrices[] = {{"q", kHeads* kHead, kHidden},    {"k", kKeyHeads* kHead, kHidden}, {"v", kKeyHeads* kHead, kHidden},
-                                {"o", kHidden, kHeads* kHead},    {"g", kInner, kHidden},           {"u", kInner, kHidden},
+constexpr Matrix kMatrices[] = {{"q", kHeads* kHead, kHidden}, {"k", kKeyHeads* kHead, kHidden}, {"v", kKeyHeads* kHead, kHidden},
+                                {"o", kHidden, kHeads* kHead}, {"g", kInner, kHidden},           {"u", kInner, kHidden},
                                 {"d", kHidden, kInner}};
 
 Tensors decoder_weights() {
   Tensors weights;
   std::uint64_t seed = 1;
   for (int i = 0; i < kLayers; ++i) {
-    for (const Matrix& m : kMatrices) weights.emplace_back(m.name + std::to_string(i), random_tensor(DType::bf16, Shape{m.rows, m.columns}, ++seed));
+    for (const Matrix& m : kMatrices)
+      weights.emplace_back(m.name + std::to_string(i), random_tensor(DType::bf16, Shape{m.rows, m.columns}, ++seed));
     for (const char* norm : {"a", "b"}) weights.emplace_back(norm + std::to_string(i), random_tensor(DType::bf16, Shape{kHidden}, ++seed));
   }
   return weights;
@@ -116,7 +117,8 @@ class CudaGrowing : public testing::Test {
     }
     std::vector<HostTensor> made;
     for (int step = 0; step <= kSteps; ++step) {
-      auto y = run_once(*context, only("x", random_tensor(DType::bf16, Shape{step == 0 ? kPrompt : 1, kHidden}, static_cast<std::uint64_t>(500 + step))));
+      auto y = run_once(
+          *context, only("x", random_tensor(DType::bf16, Shape{step == 0 ? kPrompt : 1, kHidden}, static_cast<std::uint64_t>(500 + step))));
       if (!y.ok()) return std::move(y).status();
       made.push_back(std::move(*y));
     }

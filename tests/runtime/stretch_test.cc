@@ -205,8 +205,7 @@ class CudaReplay : public ::testing::Test {
   }
   static Status run_recorded(void* self) {
     auto& test = *static_cast<CudaReplay*>(self);
-    if (test.recording_ == nullptr)
-      test.recording_ = test.replay_->record(&CudaReplay::run_all, self, nullptr);
+    if (test.recording_ == nullptr) test.recording_ = test.replay_->record(&CudaReplay::run_all, self, nullptr);
     return test.recording_ == nullptr ? Status(Code::internal, "not recorded")
                                       : test.replay_->replay(*test.recording_);
   }

@@ -1,6 +1,6 @@
-// Products of one row with B as columns, for 16-bit numbers: the chain of FMAs of axpy_cuda.cu, the same bits. A chain waits four cycles for
-// each of its numbers whatever else is done, so one warp computes 32 columns and does little besides: weights and activations are in registers
-// ahead of their turn, and four warps fetch large stages, so that the block seldom meets.
+// Products of one row with B as columns, for 16-bit numbers: the chain of FMAs of axpy_cuda.cu, the same bits. A chain waits four cycles
+// for each of its numbers whatever else is done, so one warp computes 32 columns and does little besides: weights and activations are in
+// registers ahead of their turn, and four warps fetch large stages, so that the block seldom meets.
 #include "runtime/cuda/axpy_stream.h"
 
 #include "runtime/cuda/product_parts.cuh"
@@ -17,7 +17,8 @@ constexpr std::int64_t kLeastDepth = 512, kMostDepth = 28 << 10;
 
 __device__ inline void copy_piece(void* to, const void* from, bool there) {  // zeros where there is nothing
   const int bytes = there ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "l"(from), "r"(bytes));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "l"(from),
+               "r"(bytes));
 }
 
 // The rows of a fetching thread, one after the other.
@@ -77,7 +78,8 @@ __device__ inline float chain_stage(const T* rows, const float4* x, float sum) {
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, 1) axpy_stream(const __grid_constant__ ProductTask task, const __grid_constant__ SlabTable table) {
+__global__ void __launch_bounds__(kThreads, 1)
+    axpy_stream(const __grid_constant__ ProductTask task, const __grid_constant__ SlabTable table) {
   extern __shared__ float4 memory[];
   auto* const tiles = reinterpret_cast<T(*)[kRows][kColumns]>(memory);
   auto* const x = reinterpret_cast<float*>(reinterpret_cast<std::byte*>(memory) + kTileBytes);
@@ -118,7 +120,8 @@ __global__ void __launch_bounds__(kThreads, 1) axpy_stream(const __grid_constant
 template <typename T>
 cudaError_t start(const ProductTask& task, const SlabTable& table, cudaStream_t stream) {
   const std::size_t bytes = kTileBytes + static_cast<std::size_t>(task.k) * sizeof(float);
-  return launch_after(axpy_stream<T>, dim3(static_cast<unsigned>((task.n + kColumns - 1) / kColumns)), kThreads, bytes, stream, task, table);
+  return launch_after(axpy_stream<T>, dim3(static_cast<unsigned>((task.n + kColumns - 1) / kColumns)), kThreads, bytes, stream, task,
+                      table);
 }
 
 }  // namespace

@@ -30,7 +30,8 @@ class BinaryKernel final : public CudaKernel, public PairProduct {
   void* product_of(const KernelCall& call, DType type, const void* a, const void* b, std::int64_t n) const override {
     const std::byte *left = call.inputs[0].data, *right = call.inputs[1].data;
     const bool these = (left == a && right == b) || (left == b && right == a);
-    const bool alike = walk_.rank == 1 && walk_.total == n && walk_.strides[0][0] == 1 && walk_.strides[1][0] == 1 && walk_.strides[2][0] == 1;
+    const bool alike =
+        walk_.rank == 1 && walk_.total == n && walk_.strides[0][0] == 1 && walk_.strides[1][0] == 1 && walk_.strides[2][0] == 1;
     return op_ == BinaryOp::mul && type_ == type && these && alike ? call.outputs[0].data : nullptr;
   }
 

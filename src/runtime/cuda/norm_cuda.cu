@@ -7,8 +7,7 @@ namespace {
 // kKept runs of a thread stay in registers: rows of up to 4096, or 8192. Of short rows blocks are small enough to begin beside those of a
 // product.
 template <typename T, typename S, int kKept>
-__global__ void __launch_bounds__(kMostNormThreads, kKept == 1 ? 2 : 1)
-    norm(const __grid_constant__ NormTask task, bool vectors) {
+__global__ void __launch_bounds__(kMostNormThreads, kKept == 1 ? 2 : 1) norm(const __grid_constant__ NormTask task, bool vectors) {
   float scales[kKept][kNormRun];
   if (task.constant_scale) read_scales<S>(task, vectors, scales);  // it comes from far away
   after_previous();
@@ -25,8 +24,7 @@ __global__ void __launch_bounds__(kMostNormThreads, kKept == 1 ? 2 : 1)
 template <typename T, typename S>
 cudaError_t start(const NormTask& task, cudaStream_t stream) {
   const std::int64_t runs = (task.length + kNormRun - 1) / kNormRun, warps = (runs + 31) / 32;
-  const auto threads =
-      static_cast<unsigned>(32 * (warps < kMostNormThreads / 32 ? warps : kMostNormThreads / 32));
+  const auto threads = static_cast<unsigned>(32 * (warps < kMostNormThreads / 32 ? warps : kMostNormThreads / 32));
   bool vectors = task.length % kNormRun == 0;
   for (const void* data : {task.x, task.skip, task.bias, task.scale, task.shift,
                            static_cast<const void*>(task.y), static_cast<const void*>(task.sum)}) {

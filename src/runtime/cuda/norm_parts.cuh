@@ -29,8 +29,7 @@ struct alignas(16) Run {
   T values[kNormRun];
 };
 template <typename T>
-__device__ inline void read_run(const void* data, std::int64_t at, std::int64_t length,
-                                bool vectors, float (&to)[kNormRun]) {
+__device__ inline void read_run(const void* data, std::int64_t at, std::int64_t length, bool vectors, float (&to)[kNormRun]) {
   const T* from = static_cast<const T*>(data) + at;
   if (vectors) {
     const Run<T> run = *reinterpret_cast<const Run<T>*>(from);
@@ -42,8 +41,7 @@ __device__ inline void read_run(const void* data, std::int64_t at, std::int64_t 
   for (int i = 0; i < kNormRun; ++i) to[i] = i < length ? widen(from[i]) : 0.0f;
 }
 template <typename T>
-__device__ inline void write_run(void* data, std::int64_t at, std::int64_t length, bool vectors,
-                                 const float (&from)[kNormRun]) {
+__device__ inline void write_run(void* data, std::int64_t at, std::int64_t length, bool vectors, const float (&from)[kNormRun]) {
   T* to = static_cast<T*>(data) + at;
   Run<T> run;
 #pragma unroll
@@ -60,8 +58,8 @@ __device__ inline void write_run(void* data, std::int64_t at, std::int64_t lengt
 
 // A run of the row with skip and bias, in f32 as it is normalised.
 template <typename T>
-__device__ inline void norm_input(const NormTask& task, bool vectors, std::int64_t row,
-                                  std::int64_t skip_row, std::int64_t at, float (&x)[kNormRun]) {
+__device__ inline void norm_input(const NormTask& task, bool vectors, std::int64_t row, std::int64_t skip_row, std::int64_t at,
+                                  float (&x)[kNormRun]) {
   const std::int64_t left = task.length - at;
   read_run<T>(task.x, row * task.length + at, left, vectors, x);
   float more[kNormRun];
@@ -87,7 +85,8 @@ __device__ inline void read_scales(const NormTask& task, bool vectors, float (&s
 
 // A row of a block: put(at, x, y) with each run of this thread, before and after. kKept runs stay in registers, with their scales.
 template <typename T, typename S, int kKept, typename Put>
-__device__ inline void norm_row(const NormTask& task, bool vectors, std::int64_t row, const float (&scales)[kKept][kNormRun], const Put& put) {
+__device__ inline void norm_row(const NormTask& task, bool vectors, std::int64_t row, const float (&scales)[kKept][kNormRun],
+                                const Put& put) {
   const std::int64_t first = static_cast<std::int64_t>(threadIdx.x) * kNormRun, step = static_cast<std::int64_t>(blockDim.x) * kNormRun,
                      skip_row = task.skip != nullptr ? row * task.length % task.skip_count : 0;
   const auto count = static_cast<float>(task.length);

@@ -183,8 +183,10 @@ class ProductKernel final : public MergedKernel, public GroupedKernel, public We
       around.norm = norm->norm_task(before->calls[0]);
       around.normed = true;
     }
-    const auto* const product = behind != nullptr && group.count == 2 && members.size() == 2 ? dynamic_cast<const PairProduct*>(behind->kernel) : nullptr;
-    if (product != nullptr) around.both = product->product_of(behind->calls[0], y_type_, group.tasks[0].y, group.tasks[1].y, group.tasks[0].n);
+    const auto* const product =
+        behind != nullptr && group.count == 2 && members.size() == 2 ? dynamic_cast<const PairProduct*>(behind->kernel) : nullptr;
+    if (product != nullptr)
+      around.both = product->product_of(behind->calls[0], y_type_, group.tasks[0].y, group.tasks[1].y, group.tasks[0].n);
     if (!around.normed && around.both == nullptr) return Done{};
     cudaError_t error = cudaSuccess;
     bool taken = launch_row_stream(group, around, queue_stream(), &error);

@@ -207,8 +207,9 @@ bool takes(const RowGroup& group, const RowAround& around) {
     return std::all_of(all.begin(), all.end(), [](const void* data) { return reinterpret_cast<std::uintptr_t>(data) % 16 == 0; });
   };
   const bool normed = norm.rows == 1 && norm.length == task.k && norm.length % kNormRun == 0 &&
-                      norm.length <= kNormRuns * kMostNormThreads * kNormRun && norm.type == task.b_type && norm.scale_type == task.b_type &&
-                      norm.y == task.a && aligned({norm.x, norm.skip, norm.bias, norm.scale, norm.shift, norm.y, norm.sum});
+                      norm.length <= kNormRuns * kMostNormThreads * kNormRun && norm.type == task.b_type &&
+                      norm.scale_type == task.b_type && norm.y == task.a &&
+                      aligned({norm.x, norm.skip, norm.bias, norm.scale, norm.shift, norm.y, norm.sum});
   const bool pair = group.count == 2 && group.tasks[0].n == group.tasks[1].n && task.last && group.tasks[1].last &&
                     task.y_type == task.b_type && group.tasks[1].y_type == task.b_type;
   for (int t = 0; t < group.count; ++t) {
