@@ -134,9 +134,13 @@ Result<std::vector<std::pair<std::string, Shape>>> ContextCore::shapes_now() con
 Status ContextCore::prepare() {
   FB_ASSIGN(auto shapes, shapes_now());
   if (prepared_ && prepared_->input_shapes == shapes) return {};
-  std::unique_ptr<PreparedPass> prepared = std::move(next_);
+  std::unique_ptr<PreparedPass> prepared = std::exchange(next_, std::move(after_));
   if (prepared == nullptr || prepared->input_shapes != shapes) {
     FB_ASSIGN(prepared, prepare_pass(engine_.share_compiled(), shapes, engine_.pool(), bindings(), &engine_.device()));
+    next_.reset();
+    foreseen_ = false;
+  } else {
+    foreseen_ = true;
   }
   // Passes whose needs are not known ahead keep what earlier ones took.
   if (prepared->dynamic && !prepared->dynamic->bounded()) prepared->activation_bytes = std::max(prepared->activation_bytes, activation_bytes_);
@@ -153,7 +157,7 @@ Status ContextCore::prepare() {
     if (!bound_inputs_[i].present()) input_locks_[i].hold(engine_.device(), {inputs_[i].data(), static_cast<std::size_t>(inputs_[i].bytes())});
   }
   FB_TRY(lay_out_states_again(*prepared));
-  prepared_ = std::move(prepared);
+  worn_ = std::exchange(prepared_, std::move(prepared));  // to be taken apart while the device works
   return {};
 }
 
@@ -169,18 +173,18 @@ Status ContextCore::lay_out_states_again(const PreparedPass& prepared) {
 }
 
 // States that grow change the shapes of every pass. Other inputs are taken to be of the shapes they have: a guess that fails is thrown away.
-void ContextCore::prepare_next() {
-  if (prepared_->dynamic) return;
-  std::vector<std::pair<std::string, Shape>> shapes = prepared_->input_shapes;
+std::unique_ptr<PreparedPass> ContextCore::prepare_after(const PreparedPass& pass) {
+  if (pass.dynamic) return nullptr;
+  std::vector<std::pair<std::string, Shape>> shapes = pass.input_shapes;
   bool grows = false;
   for (const State& state : states_) {
-    const Shape& next = prepared_->places[plan().graphs[0].outputs[state.output]].shape;
+    const Shape& next = pass.places[plan().graphs[0].outputs[state.output]].shape;
     grows = grows || !(shapes[state.input].second == next);
     shapes[state.input].second = next;
   }
-  if (!grows) return;
+  if (!grows) return nullptr;
   auto prepared = prepare_pass(engine_.share_compiled(), shapes, engine_.pool(), bindings(), &engine_.device());
-  if (prepared.ok()) next_ = std::move(prepared).value();
+  return prepared.ok() ? std::move(prepared).value() : nullptr;
 }
 
 std::vector<StateBinding> ContextCore::bindings() const {
@@ -356,6 +360,8 @@ Status ContextCore::bind_state(std::string_view output, std::string_view input) 
   states_.push_back(std::move(state));
   prepared_.reset();
   next_.reset();
+  after_.reset();
+  worn_.reset();
   return {};
 }
 

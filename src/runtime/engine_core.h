@@ -203,7 +203,7 @@ class ContextCore {
 
   explicit ContextCore(EngineCore& engine);
   Status prepare();
-  void prepare_next();  // while the device works on a pass: the one after it, as far as its shapes can be told
+  std::unique_ptr<PreparedPass> prepare_after(const PreparedPass& pass);  // as far as its shapes can be told; null: they are the same
   Status run_call(Call& call);
   Status run_pass();
   Result<Call> next_call() const;  // of the inputs and outputs as they are now
@@ -243,7 +243,8 @@ class ContextCore {
   std::vector<ConstTensorView> bound_inputs_;  // the caller's memory in place of inputs_
   std::vector<TensorView> bound_outputs_;
   Call* call_ = nullptr;                       // of the pass that is being prepared or run
-  std::unique_ptr<PreparedPass> prepared_, next_;
+  std::unique_ptr<PreparedPass> prepared_, next_, after_, worn_;  // the last: what prepared_ was before
+  bool foreseen_ = false;                                         // prepared_ was next_
   TransferBlock ends_;
   std::vector<PageLock> input_locks_, output_locks_;  // of inputs_ and outputs_
   std::vector<State> states_;

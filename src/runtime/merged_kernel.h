@@ -31,6 +31,16 @@ class GroupedKernel {
   virtual bool uses_workspace(std::span<const KernelCall> calls) const { return calls[0].workspace != nullptr; }
   // The first member is this kernel itself. How many of them, from the first on, were launched as one; 0: nothing was done.
   virtual Result<std::size_t> run_group(std::span<const Member> members) = 0;
+  // As run_group, of one member too, and with it the launch just before them, which they read: null where there is none; where there is, it
+  // is done too, or nothing is. The one just behind, which reads them, may be: null where there is none. Nothing is done without either.
+  struct Done {
+    std::size_t members = 0;
+    bool behind = false;
+  };
+  virtual Result<Done> run_between(const Member* before, std::span<const Member> members, const Member* behind) {
+    static_cast<void>(before), static_cast<void>(members), static_cast<void>(behind);
+    return Done{};
+  }
 };
 
 // Kernels that may read a weight ahead of what they wait for, because no kernel writes it.

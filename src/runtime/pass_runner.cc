@@ -28,11 +28,33 @@ PassRunner::PassRunner(EngineCore& engine, ContextCore& context, Slot& slot, Pas
   replay_ = dynamic_cast<ReplayDevice*>(&engine.device());
 }
 
+PassRunner::PassRunner(const PassRunner& now, PreparedPass& next, PreparedPass* worn)
+    : engine_(now.engine_),
+      context_(now.context_),
+      slot_(now.slot_),
+      lease_(now.lease_),
+      queue_(now.queue_),
+      pass_(next),
+      like_(&now.pass_),
+      worn_(worn),
+      activations_(now.activations_),
+      capacity_(now.capacity_),
+      replay_(now.replay_) {}
+
+// Only recordings are given to the queue. What turns out otherwise runs plainly: a stretch knows the addresses it was recorded with.
+void PassRunner::rehearse(PreparedPass& next, PreparedPass* worn) {
+  const bool watched = context_.debug_ || context_.clock_.on || context_.clock_.sync;
+  if (watched || next.dynamic || next.main.steps.size() != pass_.main.steps.size()) return;
+  PassRunner ahead(*this, next, worn);
+  static_cast<void>(ahead.run_graph(next.main).ok());
+}
+
 std::byte* PassRunner::address(ValueId value) const {
   const ValuePlace& place = pass_.places[value];
   if (place.home == ValuePlace::Home::activations) return activations_ + place.offset;
   const ContextCore::State& state = context_.states_[place.state];
-  return engine_.arena().base() + (place.home == ValuePlace::Home::state_now ? state.offset : state.spare);
+  const bool turned = like_ != nullptr && like_->states[place.state] != StateResult::appended;  // when the pass that runs has ended
+  return engine_.arena().base() + ((place.home == ValuePlace::Home::state_now) != turned ? state.offset : state.spare);
 }
 
 Status PassRunner::run() {
@@ -49,7 +71,7 @@ Status PassRunner::run() {
   if (status.ok() && dynamic != nullptr) tell_consumed();
   if (status.ok() && call->tie != nullptr)
     queue_.launch([](void* c) { return static_cast<ContextCore::Call*>(c)->tie->finish(static_cast<ContextCore::Call*>(c)->ticket); }, call);
-  if (status.ok() && replay_ != nullptr) context_.prepare_next();  // the CPU device has its hands full
+  if (status.ok()) prepare_next();
   // Also after a failure: nothing of this pass may still run when its lease ends.
   Status finished = queue_.synchronize();
   if (status.ok()) status = std::move(finished);
@@ -63,6 +85,17 @@ Status PassRunner::run() {
     if (pass_.states[s] != StateResult::appended) std::swap(state.offset, state.spare);
   }
   return {};
+}
+
+// While the device works: the next pass is prepared. Where that was right the last time, and nothing streams, the next one is recorded by
+// the queue's worker while the one after it is prepared: one after the other takes longer than a pass.
+void PassRunner::prepare_next() {
+  const std::unique_ptr<PreparedPass> worn = std::move(context_.worn_);
+  if (replay_ == nullptr) return;  // the CPU device has its hands full
+  if (context_.next_ == nullptr) context_.next_ = context_.prepare_after(pass_);
+  if (context_.next_ == nullptr || !collects_ || !context_.foreseen_ || !lease_.shared()) return;
+  rehearse(*context_.next_, worn.get());
+  context_.after_ = context_.prepare_after(*context_.next_);
 }
 
 void PassRunner::tell_consumed() {
@@ -147,12 +180,21 @@ const HostTensor* PassRunner::given_input(ValueId value) const {
 Status PassRunner::run_graph(PreparedGraph& graph) {
   segment_ = kNone;
   collects_ = &graph == &pass_.main;
-  for (PreparedStep& step : graph.steps) FB_TRY(run_step(step));
+  for (PreparedStep& step : graph.steps) {
+    if (step.early && like_ == nullptr) FB_TRY(run_gather_step(step));
+  }
+  for (PreparedStep& step : graph.steps) {
+    if (!step.early) FB_TRY(run_step(step));
+  }
   end_stretch();
   return {};
 }
 
 Status PassRunner::run_step(PreparedStep& step) {
+  if (like_ != nullptr && (step.step->kind != Step::Kind::kernel || step.appends)) {
+    if (step.step->kind != Step::Kind::view) end_stretch();
+    return {};
+  }
   if (step.step->kind == Step::Kind::control) {
     end_stretch();
     collects_ = false;
@@ -220,7 +262,10 @@ Status PassRunner::run_kernel(PreparedStep& step) {
   for (std::size_t o = 0; o < step.outputs.size(); ++o) {
     if (step.output_values[o] != kNone) step.outputs[o].data = address(step.output_values[o]);
   }
-  if (step.step->substep_count > 0) FB_TRY(enter_segment(*step.step));
+  const PreparedStep* const like =
+      like_ != nullptr ? &like_->main.steps[static_cast<std::size_t>(&step - pass_.main.steps.data())] : nullptr;
+  if (like != nullptr && (like->step != step.step || like->calls != step.calls)) return Status(Code::failed_precondition, "another pass");
+  if (step.step->substep_count > 0 && like == nullptr) FB_TRY(enter_segment(*step.step));
   std::array<ChunkAddress, kMaxUses> chunks;
   std::uint32_t first = 0;  // calls from here to c wait for nothing and are still to be launched
   for (std::uint32_t c = 0; c < step.calls; ++c) {
@@ -231,7 +276,10 @@ Status PassRunner::run_kernel(PreparedStep& step) {
       if (id != kNone) step.call_inputs[c * arity + i].data = address(id);
     }
     bool waits = false;
-    if (step.step->substep_count > 0) {
+    if (like != nullptr) {
+      for (const WeightOperand& operand : step.step->weights)
+        step.call_inputs[c * arity + operand.input].data = like->call_inputs[c * arity + operand.input].data;
+    } else if (step.step->substep_count > 0) {
       const PassProgram::Substep& substep = engine_.compiled().program.substeps[step.step->first_substep + c];
       if (substep.use_count > kMaxUses) return Status(Code::unsupported, "node '" + step.name + "' takes more than 64 weights");
       FB_TRY(lease_.acquire(step.step->first_substep + c, std::span(chunks.data(), substep.use_count)));
@@ -261,10 +309,11 @@ void PassRunner::launch(PreparedStep& step, std::uint32_t first, std::uint32_t c
   launch.merged = count;
   const bool holds = step.step->substep_count > 0;
   if (collects_ && !waited) {
-    if (holds) unreleased_ = step.step->first_substep + first + count - 1;
+    if (holds && like_ == nullptr) unreleased_ = step.step->first_substep + first + count - 1;
     if (replay_ != nullptr && !launch.kernel->id().starts_with("host.")) return collect(launch);
   }
   end_stretch();
+  if (like_ != nullptr) return;
   queue_.launch(&PassRunner::run_launch, &launch);
   if (!holds || (collects_ && !waited)) return;
   unreleased_ = kNone;
@@ -287,7 +336,12 @@ void PassRunner::collect(Launch& launch) {
 }
 
 void PassRunner::end_stretch() {
-  if (stretch_ != nullptr) queue_.launch(&Stretch::run, std::exchange(stretch_, nullptr));
+  Stretch* const stretch = std::exchange(stretch_, nullptr);
+  if (stretch == nullptr) return;
+  if (like_ == nullptr) return queue_.launch(&Stretch::run, stretch);
+  Stretch* const worn = worn_ != nullptr && worn_->stretches.size() >= stretches_ ? &worn_->stretches[stretches_ - 1] : nullptr;
+  stretch->set_worn(worn != nullptr ? worn->take_recording() : nullptr);
+  queue_.launch(&Stretch::record_ahead, stretch);
 }
 
 void PassRunner::release(std::uint32_t substep) {

@@ -40,6 +40,11 @@ class PassRunner {
   static Status run_gather(void* argument);
   static Status run_debug(void* argument);
 
+  PassRunner(const PassRunner& now, PreparedPass& next, PreparedPass* worn);  // of a rehearsal
+  void prepare_next();
+  // While the device is at this pass: what the context's next pass will give to it is recorded, with the addresses that follow when nothing
+  // moves. `worn`: an earlier pass of the context, which runs no more; its recordings are taken.
+  void rehearse(PreparedPass& next, PreparedPass* worn);
   void tell_consumed();
   Status upload();
   void upload_input(std::size_t i);
@@ -89,6 +94,8 @@ class PassRunner {
   PassLease& lease_;
   Queue& queue_;
   PreparedPass& pass_;
+  const PreparedPass* const like_ = nullptr;  // of a rehearsal: the pass that runs, whose weights lie where those of this one will
+  PreparedPass* const worn_ = nullptr;
   std::byte* activations_ = nullptr;
   std::uint64_t capacity_ = 0;          // of the activation part of one pass
   std::uint32_t segment_ = plan::kNone;

@@ -9,8 +9,9 @@
 #include "base/checked.h"
 #include "runtime/dynamic_pass.h"
 #include "runtime/memory_plan.h"
-#include "runtime/preparer.h"
 #include "runtime/plane_reader.h"
+#include "runtime/preparer.h"
+#include "runtime/transfer_block.h"
 
 namespace forebay {
 namespace {
@@ -40,7 +41,12 @@ std::string dim_text(const plan::Dim& dim) { return dim.size >= 0 ? std::to_stri
 }  // namespace
 
 Preparer::Preparer(std::shared_ptr<const CompiledPlan> compiled, ThreadPool& pool, Device* device)
-    : compiled_(std::move(compiled)), plan_(*compiled_->plan), pool_(pool), device_(device), pass_(std::make_unique<PreparedPass>()) {}
+    : compiled_(std::move(compiled)),
+      plan_(*compiled_->plan),
+      pool_(pool),
+      device_(device),
+      pass_(std::make_unique<PreparedPass>()),
+      replays_(dynamic_cast<ReplayDevice*>(device) != nullptr) {}
 
 Result<std::unique_ptr<PreparedPass>> Preparer::run(const std::vector<std::pair<std::string, Shape>>& inputs,
                                                     std::span<const StateBinding> states) {
@@ -115,8 +121,11 @@ void Preparer::touch(ValueId id) {
     upload_[root] = true;
     return;
   }
+  // What a launch reads must not be written over by one that shares it: small values stay some steps longer.
+  constexpr std::uint32_t kLonger = 16;
+  constexpr std::uint64_t kSmall = 64 << 10;
   lives_[root].first = std::min(lives_[root].first, tick_);
-  lives_[root].last = std::max(lives_[root].last, tick_);
+  lives_[root].last = std::max(lives_[root].last, tick_ + (replays_ && lives_[root].bytes <= kSmall ? kLonger : 0));
 }
 
 Status Preparer::prepare_graph(std::uint32_t index, PreparedGraph& out) {
@@ -220,6 +229,10 @@ Status Preparer::prepare_kernel(const Step& step, Operands& o, PreparedGraph& ou
   for (std::size_t i = 0; i < node.outputs.size(); ++i) {
     if (node.outputs[i] != kNone) set_stored(node.outputs[i], o.outputs[i].dtype, o.outputs[i].shape());
   }
+  // In between they would cut a recording in two.
+  prepared.early = step.kind == Step::Kind::gather_rows && &out == &pass_->main && replays_ &&
+                   plan_.values[node.inputs[1]].kind == plan::ValueKind::input;
+  if (prepared.early) lives_[node.outputs[0]].first = 0;
   if (prepared.workspace_bytes > 0) {
     workspaces_.push_back({tick_, tick_, prepared.workspace_bytes});
     prepared.workspace_offset = workspaces_.size();  // index + 1 until offsets are known
@@ -274,7 +287,9 @@ bool Preparer::spread(PreparedStep& concat) {
       if (!range.name.empty() && range.name == value.dims[static_cast<std::size_t>(axis)].name) most = std::max(most, range.max);
     }
   }
-  if (after.shape[axis] > most || !readers_take_planes(concat)) return false;
+  const bool written =
+      device_ == nullptr || device_->info().arena_host_addressable || dynamic_cast<PlaneAppender*>(concat.kernel.get()) != nullptr;
+  if (after.shape[axis] > most || !written || !readers_take_planes(concat)) return false;
   const std::int64_t pitch = most * after.shape[axis + 1];
   const auto tell = [&](std::int64_t elements) {
     bool taken = true;
@@ -309,9 +324,15 @@ void Preparer::place_states() {
     ValuePlace& place = pass_->places[root];
     const bool own = place.stored && place.host == nullptr && plan_.values[root].kind != plan::ValueKind::input;
     if (!own || place.home != ValuePlace::Home::activations) continue;
-    const bool appended = std::any_of(pass_->main.steps.begin(), pass_->main.steps.end(), [&](PreparedStep& step) {
-      return step.append_planes > 0 && step.output_values[0] == main.outputs[states_[s].output] && (step.appends || spread(step));
-    });
+    bool appended = false;
+    for (PreparedStep& step : pass_->main.steps) {
+      if (step.append_planes == 0 || step.output_values[0] != main.outputs[states_[s].output] || !(step.appends || spread(step))) continue;
+      appended = true;
+      auto* const appender = dynamic_cast<PlaneAppender*>(step.kernel.get());
+      if (appender == nullptr) continue;
+      appender->append_in_place(pass_->places[step.output_values[0]].pitch);
+      step.appends = false;  // a launch like any other
+    }
     place.home = appended ? ValuePlace::Home::state_now : ValuePlace::Home::state_next;
     place.state = s;
     pass_->states[s] = appended ? StateResult::appended : StateResult::computed;
@@ -320,7 +341,7 @@ void Preparer::place_states() {
 
 // Small inputs and outputs side by side, in memory of their own. Only where copies are made at all.
 void Preparer::pack_ends(std::uint64_t* used) {
-  constexpr std::uint64_t kMostEach = 1 << 20, kMost = 8 << 20;
+  constexpr std::uint64_t kMost = 8 << 20;
   if (device_ == nullptr || device_->info().arena_host_addressable || *used > kMost) return;
   const plan::Graph& main = plan_.graphs[0];
   const auto pack = [&](ValueId id, std::uint64_t limit) {
@@ -328,7 +349,7 @@ void Preparer::pack_ends(std::uint64_t* used) {
     ValuePlace& place = pass_->places[id];
     const std::uint64_t bytes = lives_[id].bytes;
     if (!place.stored || place.packed || place.host != nullptr || place.home != ValuePlace::Home::activations) return;
-    if (bytes == 0 || bytes > kMostEach || *used + bytes > limit) return;
+    if (bytes == 0 || bytes >= PageLock::kLeast || *used + bytes > limit) return;
     place.packed = true;
     place.offset = *used;
     *used += align_up(bytes, 64);

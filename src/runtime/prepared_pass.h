@@ -82,6 +82,7 @@ struct PreparedStep {
   std::vector<ConstTensorView> call_inputs;
   std::vector<TensorView> outputs;
   std::uint32_t calls = 1;
+  bool early = false;                     // rows of a table by indices that the caller gave: fetched before the first launch
   bool appends = false;                   // Concat that adds rows to a state where it lies: only what is new is copied
   std::int64_t append_planes = 0;         // Concat of a state and new rows: how many stretches of rows there are; 0: it is no such one
   std::vector<KernelCall> kernel_calls;   // one a call, spans into the above

@@ -89,6 +89,7 @@ class Preparer {
   std::vector<Life> workspaces_;
   std::vector<std::uint64_t> workspace_offsets_;
   std::uint32_t tick_ = 0;
+  bool replays_ = false;  // the device shares launches of neighbours
   bool data_dependent_ = false;
 };
 

@@ -43,6 +43,29 @@ bool apart(const Launch& writer, const Launch& other) {
   return true;
 }
 
+using Members = std::array<GroupedKernel::Member, GroupedKernel::kMost>;
+
+GroupedKernel::Member member_of(const Launch& launch) {
+  return {launch.kernel, {launch.call, launch.merged}};
+}
+
+// Launches from the first on that may share one; none where they are looked at one by one.
+std::size_t gather(std::span<Launch* const> launches, Members* members) {
+  if (dynamic_cast<GroupedKernel*>(launches[0]->kernel) == nullptr || launches[0]->clock->on || launches[0]->clock->sync) return 0;
+  std::size_t count = 0;
+  for (const Launch* launch : launches.first(std::min(launches.size(), members->size()))) {
+    if (dynamic_cast<GroupedKernel*>(launch->kernel) == nullptr) break;
+    const auto earlier = launches.first(count);
+    if (!std::all_of(earlier.begin(), earlier.end(), [&](const Launch* e) { return apart(*e, *launch) && apart(*launch, *e); })) break;
+    (*members)[count++] = member_of(*launch);
+  }
+  return count;
+}
+
+Status failure(std::span<Launch* const> launches, Status status) {
+  return std::move(status).with_context("nodes '" + launches.front()->step->name + "' to '" + launches.back()->step->name + "'");
+}
+
 }  // namespace
 
 void Stretch::begin(ReplayDevice* device) {
@@ -67,7 +90,10 @@ void Stretch::add(Launch& launch) {
 Status Stretch::run_all(void* stretch) {
   const std::span<Launch* const> launches = static_cast<Stretch*>(stretch)->launches_;
   for (std::size_t i = 0; i < launches.size();) {
-    FB_ASSIGN(const std::size_t together, run_group(launches.subspan(i)));
+    FB_ASSIGN(std::size_t together, run_between(launches.subspan(i)));
+    if (together == 0) {
+      FB_ASSIGN(together, run_group(launches.subspan(i)));
+    }
     if (together == 0) FB_TRY(PassRunner::run_launch(launches[i]));
     i += std::max<std::size_t>(1, together);
   }
@@ -76,25 +102,56 @@ Status Stretch::run_all(void* stretch) {
 
 // Sums of none depend on what else a launch holds, so whether they share one changes no bit.
 Result<std::size_t> Stretch::run_group(std::span<Launch* const> launches) {
-  auto* const grouped = dynamic_cast<GroupedKernel*>(launches[0]->kernel);
-  if (grouped == nullptr || launches[0]->clock->on || launches[0]->clock->sync) return std::size_t{0};
-  std::array<GroupedKernel::Member, GroupedKernel::kMost> members;
-  std::size_t count = 0;
-  for (const Launch* launch : launches.first(std::min(launches.size(), members.size()))) {
-    if (dynamic_cast<GroupedKernel*>(launch->kernel) == nullptr) break;
-    const auto earlier = launches.first(count);
-    if (!std::all_of(earlier.begin(), earlier.end(), [&](const Launch* e) { return apart(*e, *launch) && apart(*launch, *e); })) break;
-    members[count++] = {launch->kernel, {launch->call, launch->merged}};
-  }
+  Members members;
+  const std::size_t count = gather(launches, &members);
   if (count < 2) return std::size_t{0};
-  auto done = grouped->run_group(std::span(members).first(count));
-  if (!done.ok())
-    return std::move(done).status().with_context("nodes '" + launches[0]->step->name + "' to '" + launches[count - 1]->step->name + "'");
-  return done;
+  auto done = dynamic_cast<GroupedKernel*>(launches[0]->kernel)->run_group(std::span(members).first(count));
+  return done.ok() ? std::move(done) : failure(launches.first(count), std::move(done).status());
 }
 
-// Recorded when it comes a second time: what never comes again, as with a cache that grows, is not
-// worth it.
+// What lies before or behind a group, done by its launch: nothing of a group writes what the launch before it reads or writes, and what is
+// behind writes nothing that the others touch.
+Result<std::size_t> Stretch::run_between(std::span<Launch* const> launches) {
+  const std::size_t first = dynamic_cast<GroupedKernel*>(launches[0]->kernel) == nullptr ? 1 : 0;
+  if (launches.size() < first + 2 || launches[0]->clock->on || launches[0]->clock->sync) return std::size_t{0};
+  Members members;
+  const std::size_t count = gather(launches.subspan(first), &members);
+  if (count == 0) return std::size_t{0};
+  const auto group = launches.subspan(first, count);
+  GroupedKernel::Member before, behind;
+  if (first == 1) {
+    if (!std::all_of(group.begin(), group.end(), [&](const Launch* member) { return apart(*member, *launches[0]); })) return std::size_t{0};
+    before = member_of(*launches[0]);
+  }
+  bool after = first + count < launches.size();
+  if (after) {
+    const Launch& last = *launches[first + count];
+    const auto all = launches.first(first + count);
+    after = std::all_of(all.begin(), all.end(), [&](const Launch* other) { return apart(last, *other); });
+    behind = member_of(last);
+  }
+  if (first == 0 && !after) return std::size_t{0};
+  auto& kernel = *dynamic_cast<GroupedKernel*>(group[0]->kernel);
+  auto done = kernel.run_between(first == 1 ? &before : nullptr, std::span(members).first(count), after ? &behind : nullptr);
+  if (!done.ok()) return failure(launches.first(first + count), std::move(done).status());
+  return done->members == 0 ? std::size_t{0} : first + done->members + (done->behind ? 1u : 0u);
+}
+
+Status Stretch::record_ahead(void* argument) {
+  auto& stretch = *static_cast<Stretch*>(argument);
+  if (stretch.launches_.size() < kLeast) return {};
+  Kept ahead{stretch.key_, stretch.device_->record(&Stretch::run_all, argument, std::move(stretch.worn_)), false};
+  ahead.refused = ahead.recording == nullptr;
+  stretch.kept_.insert(stretch.kept_.begin(), std::move(ahead));
+  return {};
+}
+
+std::unique_ptr<Recording> Stretch::take_recording() {
+  return kept_.empty() ? nullptr : std::move(kept_.front().recording);
+}
+
+// Recorded when it comes a second time, or ahead of its first: what comes once, and was not foreseen,
+// is not worth it.
 Status Stretch::run(void* argument) {
   auto& stretch = *static_cast<Stretch*>(argument);
   const PassClock& clock = *stretch.launches_.front()->clock;
@@ -109,7 +166,7 @@ Status Stretch::run(void* argument) {
   std::rotate(kept.begin(), found, found + 1);
   Kept& now = kept.front();
   if (now.recording == nullptr && !now.refused) {
-    now.recording = stretch.device_->record(&Stretch::run_all, argument);
+    now.recording = stretch.device_->record(&Stretch::run_all, argument, nullptr);
     now.refused = now.recording == nullptr;
   }
   return now.refused ? run_all(argument) : stretch.device_->replay(*now.recording);

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "forebay/status.h"
@@ -26,7 +27,8 @@ class ReplayDevice {
   virtual ~ReplayDevice() = default;
   // Calls `work`, keeping what it launches in place of running it. Null where a call of its cannot
   // be kept: nothing has run then.
-  virtual std::unique_ptr<Recording> record(Queue::HostFunction work, void* argument) = 0;
+  // `worn`, where there is one, runs no more, and held much the same launches: to make it over costs less than a new one.
+  virtual std::unique_ptr<Recording> record(Queue::HostFunction work, void* argument, std::unique_ptr<Recording> worn) = 0;
   virtual Status replay(Recording& recording) = 0;
 };
 
@@ -38,6 +40,12 @@ class Stretch {
   void begin(ReplayDevice* device);
   void add(Launch& launch);
   std::size_t size() const { return launches_.size(); }
+  // For Queue::launch, as run: records what was added, before it comes for the first time. Should it come
+  // with other addresses after all, it runs as if this had not been. `worn` as ReplayDevice has it.
+  static Status record_ahead(void* stretch);
+  void set_worn(std::unique_ptr<Recording> worn) { worn_ = std::move(worn); }
+  // What ran last; this stretch runs no more.
+  std::unique_ptr<Recording> take_recording();
   // For Queue::launch; the argument is the stretch, which stays as it is until it has run.
   static Status run(void* stretch);
 
@@ -50,11 +58,13 @@ class Stretch {
   };
   static Status run_all(void* stretch);
   static Result<std::size_t> run_group(std::span<Launch* const> launches);
+  static Result<std::size_t> run_between(std::span<Launch* const> launches);
 
   ReplayDevice* device_ = nullptr;
   std::vector<Launch*> launches_;
   Key key_;
   std::vector<Kept> kept_;  // the last used first
+  std::unique_ptr<Recording> worn_;
 };
 
 }  // namespace forebay

@@ -38,7 +38,7 @@ class TransferBlock {
 // Locks the pages of memory that is another's, for copies at the link's rate. Released before that memory is given back.
 class PageLock {
  public:
-  static constexpr std::uint64_t kLeast = 1 << 20;  // less travels in a transfer block
+  static constexpr std::uint64_t kLeast = 256 << 10;  // less travels in a transfer block
   PageLock() = default;
   ~PageLock() { release(); }
   PageLock(const PageLock&) = delete;

@@ -359,7 +359,7 @@ AttentionSpace plan_attention(AttentionTask* task) {
   }
   const std::int64_t wanted =
       std::clamp<std::int64_t>(std::min(most_blocks / std::max<std::int64_t>(1, blocks), total / least_keys), 1, kMostSplits);
-  const std::int64_t step = task->way == AttentionWay::many ? kKeyStep : kTile;
+  const std::int64_t step = task->way == AttentionWay::many ? kKeyStep : task->way == AttentionWay::one ? kTile / 2 : kTile;
   task->split_keys = (total + wanted * step - 1) / (wanted * step) * step;
   task->splits = (total + task->split_keys - 1) / task->split_keys;
   AttentionSpace space;

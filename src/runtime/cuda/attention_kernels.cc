@@ -5,11 +5,12 @@
 
 #include "runtime/cuda/attention_base.h"
 #include "runtime/ops/attention_dims.h"
+#include "runtime/plane_reader.h"
 
 namespace forebay::cuda {
 namespace {
 
-class AttentionKernel final : public AttentionBase {
+class AttentionKernel final : public AttentionBase, public PlaneReader {
  public:
   AttentionKernel(DType type, StatePtr state) : AttentionBase("cuda.attention", std::move(state)), type_(type) {}
 
@@ -20,6 +21,7 @@ class AttentionKernel final : public AttentionBase {
     task_ = AttentionTask();
     task_.type = type_;
     task_.batch = d.batch;
+    packed_ = d.packed;
     task_.q_heads = d.q_heads;
     task_.kv_heads = d.kv_heads;
     task_.queries = d.queries;
@@ -39,6 +41,17 @@ class AttentionKernel final : public AttentionBase {
     task_.causal = node.integer("is_causal", 0) != 0;
     if (node.domain() == "forebay") task_.empty_rows = node.integer("nan_rows", 0) != 0 ? EmptyRows::zero_when_nan : EmptyRows::as_softmax;
     return plan(node);
+  }
+
+  // Keys and values that come whole.
+  bool set_pitch(std::size_t input, std::int64_t elements) override {
+    if ((input != 1 && input != 2) || packed_ || task_.past > 0) return false;
+    const std::int64_t width = input == 1 ? task_.head : task_.value_head;
+    auto& strides = input == 1 ? task_.k_strides : task_.v_strides;
+    set_strides(strides, false, task_.kv_heads, task_.keys, width);
+    if (elements > 0) strides[1] = elements;
+    if (elements > 0) strides[0] = task_.kv_heads * elements;
+    return true;
   }
 
   Status run(const KernelCall& call) override {
@@ -61,6 +74,7 @@ class AttentionKernel final : public AttentionBase {
 
  private:
   const DType type_;
+  bool packed_ = false;
 };
 
 KernelPtr make_attention(const NodeView&, std::span<const TypeShape> inputs, std::span<const TypeShape> outputs, const StatePtr& state) {

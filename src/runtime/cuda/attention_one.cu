@@ -41,10 +41,23 @@ __device__ inline float number_of(const uint4& run, int i) {
   return __half2float(__ushort_as_half(static_cast<unsigned short>(i % 2 == 0 ? word & 0xffffu : word >> 16)));
 }
 
+// What a mask says of a key, as it lies: a switch of types in between would wait for each.
+__device__ inline std::uint32_t mask_bits(const AttentionTask& t, std::int64_t at) {
+  if (t.mask_type == DType::f32) return static_cast<const std::uint32_t*>(t.mask)[at];
+  if (t.mask_type == DType::boolean) return static_cast<const std::uint8_t*>(t.mask)[at];
+  return static_cast<const std::uint16_t*>(t.mask)[at];
+}
+__device__ inline float mask_number(const AttentionTask& t, std::uint32_t bits) {
+  if (t.mask_type == DType::f32) return __uint_as_float(bits);
+  if (t.mask_type == DType::boolean) return bits != 0 ? 0.0f : -INFINITY;
+  if (t.mask_type == DType::bf16) return __uint_as_float(bits << 16);
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+}
+
 // In powers of two. The largest negative numbers stay finite: a row of nothing else is an even mixture.
-__device__ inline float power_score(const AttentionTask& t, const Unit& unit, int row, int key, float dot) {
+__device__ inline float power_score(const AttentionTask& t, std::uint32_t mask, float dot) {
   float x = capped(t, dot);
-  if (t.mask != nullptr) x = masked(t, unit.mask_row(t, row) + key * t.mask_strides[3], x);
+  if (t.mask != nullptr) x = masked_by(t, mask_number(t, mask), x);
   const float power = x * kLog2E;
   return power == -INFINITY && x != -INFINITY ? -3.402823466e38f : power;
 }
@@ -62,6 +75,7 @@ struct OneWarp {
   __device__ inline void step(const AttentionTask& t, const Unit& unit, int row, const uint4& q, int at, int end, int least, int lanes) {
     const int lane = static_cast<int>(threadIdx.x) % 32, column = lane % lanes * kRun, groups = 32 / lanes;
     uint4 keys[kPer], values[kPer];
+    std::uint32_t marks[kPer] = {};
     float scores[kPer], top = most;
 #pragma unroll
     for (int u = 0; u < kPer; ++u) {
@@ -69,6 +83,7 @@ struct OneWarp {
       keys[u] = load_run(unit.key<T>(t, t.k, t.past_key, t.k_strides, from, t.head), column, static_cast<int>(t.head), j < end, t.aligned);
       values[u] = load_run(unit.key<T>(t, t.v, t.past_value, t.v_strides, from, t.value_head), column, static_cast<int>(t.value_head),
                            j < end, t.aligned);
+      if (t.mask != nullptr) marks[u] = mask_bits(t, unit.mask_row(t, row) + from * t.mask_strides[3]);
     }
 #pragma unroll
     for (int u = 0; u < kPer; ++u) {
@@ -77,7 +92,7 @@ struct OneWarp {
 #pragma unroll
       for (int i = 0; i < kRun; ++i) dot = fmaf(number_of<T>(q, i), number_of<T>(keys[u], i), dot);
       for (int half = lanes / 2; half > 0; half /= 2) dot += __shfl_xor_sync(0xffffffffu, dot, half);
-      scores[u] = j < end && j >= least ? power_score(t, unit, row, j, dot) : -INFINITY;
+      scores[u] = j < end && j >= least ? power_score(t, marks[u], dot) : -INFINITY;
       top = fmaxf(top, scores[u]);  // passes over what is not a number: the weights show it
     }
     for (int half = 16; half >= lanes; half /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, half));
@@ -116,6 +131,27 @@ struct OneWarp {
 // Sums of `count` parts under their largest level, in order.
 struct Joined {
   float most = -INFINITY, total = 0, mixed = 0;
+  // As below, of parts that lie far away: all are under way at once.
+  template <int kMost, typename Most, typename Total, typename Mixed>
+  __device__ inline void of_far(int count, const Most& tops, const Total& totals, const Mixed& parts) {
+    float top[kMost], sums[kMost], mixture[kMost];
+#pragma unroll
+    for (int i = 0; i < kMost; ++i) {
+      const int from = i < count ? i : 0;
+      top[i] = tops(from);
+      sums[i] = totals(from);
+      mixture[i] = parts(from);
+    }
+#pragma unroll
+    for (int i = 0; i < kMost; ++i) most = i < count ? fmaxf(most, top[i]) : most;
+#pragma unroll
+    for (int i = 0; i < kMost; ++i) {
+      if (i >= count) break;
+      const float factor = two_to(top[i] - finite_or_zero(most));
+      total = fmaf(sums[i], factor, total);
+      mixed = fmaf(mixture[i], factor, mixed);
+    }
+  }
   template <typename Most, typename Total, typename Mixed>
   __device__ inline void of(int count, const Most& tops, const Total& totals, const Mixed& parts) {
     for (int i = 0; i < count; ++i) most = fmaxf(most, tops(i));
@@ -178,7 +214,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2) attend_one(const __grid_consta
       return [&, place](int block) { return *cluster.map_shared_rank(place, static_cast<unsigned>(block)); };
     };
     Joined sum;
-    sum.of(splits, of(&shared.part_most[own_row]), of(&shared.part_total[own_row]), of(&shared.part[i]));
+    sum.of_far<kMostOneSplits>(splits, of(&shared.part_most[own_row]), of(&shared.part_total[own_row]), of(&shared.part[i]));
     put_one<T>(t, unit, own_row, i % width, all > 0, sum);
   }
   cluster.sync();  // what the others read stays until then

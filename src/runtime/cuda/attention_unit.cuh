@@ -54,10 +54,12 @@ __device__ inline float capped(const AttentionTask& t, float score) {
   return t.softcap != 0.0f ? t.softcap * tanhf(score / t.softcap) : score;
 }
 
-__device__ inline float masked(const AttentionTask& t, std::int64_t at, float score) {
-  const float added = mask_value(t, at);
+__device__ inline float masked_by(const AttentionTask& t, float added, float score) {
   const bool filled = t.mask_type == DType::boolean && added != 0.0f && t.mask_fill != -INFINITY;
   return filled ? t.mask_fill : score + added;
+}
+__device__ inline float masked(const AttentionTask& t, std::int64_t at, float score) {
+  return masked_by(t, mask_value(t, at), score);
 }
 
 __device__ inline float finite_or_zero(float most) {

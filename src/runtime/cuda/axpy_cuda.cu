@@ -1,6 +1,7 @@
 // Products of few rows with B as columns: one FMA chain an output in the order of k, the bits of
 // the CPU's, however k is cut into slabs and launches. Weights come through shared memory, many
 // rows of them under way.
+#include "runtime/cuda/axpy_stream.h"
 #include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/product_parts.cuh"
 
@@ -172,6 +173,7 @@ cudaError_t start(const ProductTask& task, const SlabTable& table, cudaStream_t 
                  task.k < (1 << 30);
   for (std::int64_t i = 0; i * table.rows < task.k; ++i)
     vectors = vectors && reinterpret_cast<std::uintptr_t>(table.slabs[i]) % 16 == 0;
+  if (cudaError_t error = cudaSuccess; vectors && M == 1 && launch_axpy_stream(task, table, stream, &error)) return error;
   const dim3 grid(static_cast<unsigned>((task.n + kColumns - 1) / kColumns),
                   static_cast<unsigned>(task.batches));
   const std::size_t shared = static_cast<std::size_t>((task.k + 3) / 4 * task.m) * sizeof(float4);

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "runtime/cuda/cuda_queue.h"
+#include "runtime/cuda/side_streams.h"
 
 namespace forebay::cuda {
 namespace {
@@ -14,6 +15,14 @@ class GraphRecording final : public Recording {
   ~GraphRecording() override { static_cast<void>(cudaGraphExecDestroy(graph_)); }
   GraphRecording(const GraphRecording&) = delete;
   GraphRecording& operator=(const GraphRecording&) = delete;
+  // False: these are other launches, or differ in more than what they are given.
+  bool make_over(cudaGraph_t graph) {
+    cudaGraphExecUpdateResultInfo result{};
+    if (cudaGraphExecUpdate(graph_, graph, &result) == cudaSuccess) return true;
+    static_cast<void>(cudaGetLastError());
+    return false;
+  }
+  cudaError_t upload(cudaStream_t stream) { return cudaGraphUpload(graph_, stream); }
   Status replay() {
     return state_->errors.check(cudaGraphLaunch(graph_, queue_stream()), "launching a graph");
   }
@@ -26,8 +35,8 @@ class GraphRecording final : public Recording {
 }  // namespace
 
 // Whatever goes wrong while it is recorded also goes wrong, and is told, when it runs plainly.
-std::unique_ptr<Recording> record_graph(Queue::HostFunction work, void* argument,
-                                        const std::shared_ptr<CudaState>& state) {
+std::unique_ptr<Recording> record_graph(Queue::HostFunction work, void* argument, const std::shared_ptr<CudaState>& state,
+                                        std::unique_ptr<Recording> worn) {
   const cudaStream_t stream = queue_stream();
   if (cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
     static_cast<void>(cudaGetLastError());
@@ -35,16 +44,25 @@ std::unique_ptr<Recording> record_graph(Queue::HostFunction work, void* argument
   }
   const Status given = work(argument);
   cudaGraph_t graph = nullptr;
-  cudaGraphExec_t made = nullptr;
+  std::unique_ptr<GraphRecording> made;
   cudaError_t error = cudaStreamEndCapture(stream, &graph);
-  if (error == cudaSuccess && given.ok()) error = cudaGraphInstantiate(&made, graph, 0);
-  if (error == cudaSuccess && made != nullptr) error = cudaGraphUpload(made, stream);
-  if (graph != nullptr) static_cast<void>(cudaGraphDestroy(graph));
-  if (error != cudaSuccess) {
-    static_cast<void>(cudaGetLastError());
-    if (made != nullptr) static_cast<void>(cudaGraphExecDestroy(std::exchange(made, nullptr)));
+  if (error == cudaSuccess && given.ok()) {
+    auto* const before = static_cast<GraphRecording*>(worn.get());
+    if (before != nullptr && before->make_over(graph)) {
+      worn.release();
+      made.reset(before);
+    } else {
+      cudaGraphExec_t exec = nullptr;
+      error = cudaGraphInstantiate(&exec, graph, 0);
+      if (error == cudaSuccess) made = std::make_unique<GraphRecording>(exec, state);
+    }
   }
-  return made != nullptr ? std::make_unique<GraphRecording>(made, state) : nullptr;
+  // Beside the queue's stream, where a pass may be under way: behind it, its end would wait for this.
+  if (made != nullptr) error = made->upload(side_stream() != nullptr ? side_stream() : stream);
+  if (graph != nullptr) static_cast<void>(cudaGraphDestroy(graph));
+  if (error == cudaSuccess) return made;
+  static_cast<void>(cudaGetLastError());
+  return nullptr;
 }
 
 Status replay_graph(Recording& recording) {

@@ -9,8 +9,8 @@
 namespace forebay::cuda {
 
 // On a queue's worker; see ReplayDevice.
-std::unique_ptr<Recording> record_graph(Queue::HostFunction work, void* argument,
-                                        const std::shared_ptr<CudaState>& state);
+std::unique_ptr<Recording> record_graph(Queue::HostFunction work, void* argument, const std::shared_ptr<CudaState>& state,
+                                        std::unique_ptr<Recording> worn);
 Status replay_graph(Recording& recording);
 
 }  // namespace forebay::cuda

@@ -5,6 +5,7 @@
 #include "runtime/cuda/kernel_base.h"
 #include "runtime/merged_kernel.h"
 #include "runtime/ops/infer.h"
+#include "runtime/plane_reader.h"
 
 namespace forebay::cuda {
 namespace {
@@ -129,24 +130,37 @@ class ExpandKernel final : public MoveKernel {
   }
 };
 
-class ConcatKernel final : public MoveKernel {
+class ConcatKernel final : public MoveKernel, public PlaneAppender {
  public:
   using MoveKernel::MoveKernel;
   Status setup(const PrepareContext& context) override {
-    moves_.clear();
-    const Ints& out = context.outputs[0].dims;
-    FB_ASSIGN(const int axis, normalize_axis(context.node, context.node.integer("axis", 1),
-                                             static_cast<int>(out.size())));
-    const Ints to = dense_strides(out);
-    std::int64_t at = 0;
-    for (std::size_t i = 0; i < context.inputs.size(); ++i) {
-      const Ints& in = context.inputs[i].dims;
-      add(i, 0, 0, at * to[static_cast<std::size_t>(axis)], context.inputs[i].dtype, in,
-          dense_strides(in), to);
-      at += in[static_cast<std::size_t>(axis)];
-    }
+    out_ = context.outputs[0].dims;
+    inputs_.assign(context.inputs.begin(), context.inputs.end());
+    FB_ASSIGN(const int axis, normalize_axis(context.node, context.node.integer("axis", 1), static_cast<int>(out_.size())));
+    axis_ = static_cast<std::size_t>(axis);
+    move_from(0, dense_strides(out_));
     return {};
   }
+  void append_in_place(std::int64_t elements) override {
+    Ints to = dense_strides(out_);
+    const std::int64_t plane = out_[axis_] * to[axis_];
+    for (std::size_t d = 0; d < axis_ && elements > 0 && plane > 0; ++d) to[d] = to[d] / plane * elements;
+    move_from(1, to);
+  }
+
+ private:
+  void move_from(std::size_t first, const Ints& to) {
+    moves_.clear();
+    std::int64_t at = 0;
+    for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      const Ints& in = inputs_[i].dims;
+      if (i >= first) add(i, 0, 0, at * to[axis_], inputs_[i].dtype, in, dense_strides(in), to);
+      at += in[axis_];
+    }
+  }
+  Ints out_;
+  std::vector<TypeShape> inputs_;
+  std::size_t axis_ = 0;
 };
 
 class SplitKernel final : public MoveKernel {

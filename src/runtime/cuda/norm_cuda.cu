@@ -1,163 +1,31 @@
-// Norms: a block a row. Threads and the order of additions follow from the row's length alone.
-#include "runtime/cuda/cuda_numbers.cuh"
+// Norms: a block a row.
+#include "runtime/cuda/norm_parts.cuh"
 
 namespace forebay::cuda {
 namespace {
 
-constexpr int kRun = 8;  // neighbours a thread takes at a time
-constexpr int kMostThreads = 512;
-
-// The sum over the block, in every thread: a tree of lanes, then one of warps.
-__device__ inline float fold_block(float value) {
-  __shared__ float warps[kMostThreads / 32];
-  const int lane = static_cast<int>(threadIdx.x) % 32, count = static_cast<int>(blockDim.x) / 32;
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
-  __syncthreads();  // the last fold's results have been read
-  if (lane == 0) warps[threadIdx.x / 32] = value;
-  __syncthreads();
-  value = lane < count ? warps[lane] : 0.0f;
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
-  return value;
-}
-
-template <typename T>
-struct alignas(16) Run {
-  T values[kRun];
-};
-template <typename T>
-__device__ inline void read_run(const void* data, std::int64_t at, std::int64_t length,
-                                bool vectors, float (&to)[kRun]) {
-  const T* from = static_cast<const T*>(data) + at;
-  if (vectors) {
-    const Run<T> run = *reinterpret_cast<const Run<T>*>(from);
-#pragma unroll
-    for (int i = 0; i < kRun; ++i) to[i] = widen(run.values[i]);
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < kRun; ++i) to[i] = i < length ? widen(from[i]) : 0.0f;
-}
-template <typename T>
-__device__ inline void write_run(void* data, std::int64_t at, std::int64_t length, bool vectors,
-                                 const float (&from)[kRun]) {
-  T* to = static_cast<T*>(data) + at;
-  Run<T> run;
-#pragma unroll
-  for (int i = 0; i < kRun; ++i) run.values[i] = narrow<T>(from[i]);
-  if (vectors) {
-    *reinterpret_cast<Run<T>*>(to) = run;
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < kRun; ++i) {
-    if (i < length) to[i] = run.values[i];
-  }
-}
-
-// A run of the row with skip and bias, in f32 as it is normalised.
-template <typename T>
-__device__ inline void norm_input(const NormTask& task, bool vectors, std::int64_t row,
-                                  std::int64_t skip_row, std::int64_t at, float (&x)[kRun]) {
-  const std::int64_t left = task.length - at;
-  read_run<T>(task.x, row * task.length + at, left, vectors, x);
-  float more[kRun];
-  if (task.skip != nullptr) {
-    read_run<T>(task.skip, skip_row + at, left, vectors, more);
-#pragma unroll
-    for (int i = 0; i < kRun; ++i) x[i] += more[i];
-  }
-  if (task.bias == nullptr) return;
-  read_run<T>(task.bias, at, left, vectors, more);
-#pragma unroll
-  for (int i = 0; i < kRun; ++i) x[i] += more[i];
-}
-
-template <typename T, typename S>
-__device__ inline void norm_output(const NormTask& task, bool vectors, std::int64_t row,
-                                   std::int64_t at, float mean, float inverse,
-                                   const float (&x)[kRun], const float (&scale)[kRun]) {
-  const std::int64_t left = task.length - at;
-  float shift[kRun] = {}, y[kRun];
-  if (task.shift != nullptr) read_run<S>(task.shift, at, left, vectors, shift);
-#pragma unroll
-  for (int i = 0; i < kRun; ++i) {
-    y[i] = (x[i] - mean) * inverse * scale[i];
-    if (task.shift != nullptr) y[i] += shift[i];
-  }
-  if (task.sum != nullptr) write_run<T>(task.sum, row * task.length + at, left, vectors, x);
-  write_run<S>(task.y, row * task.length + at, left, vectors, y);
-}
-
 // kKept runs of a thread stay in registers: rows of up to 4096, or 8192. Of short rows blocks are small enough to begin beside those of a
 // product.
 template <typename T, typename S, int kKept>
-__global__ void __launch_bounds__(kMostThreads, kKept == 1 ? 2 : 1)
-    norm(const __grid_constant__ NormTask task, bool vectors) {
-  const std::int64_t first = static_cast<std::int64_t>(threadIdx.x) * kRun,
-                     step = static_cast<std::int64_t>(blockDim.x) * kRun;
-  const auto count = static_cast<float>(task.length);
-  float scales[kKept][kRun];
-  const auto read_scales = [&] {
-#pragma unroll
-    for (int r = 0; r < kKept; ++r) {
-      const std::int64_t at = first + r * step;
-      if (at < task.length) read_run<S>(task.scale, at, task.length - at, vectors, scales[r]);
-    }
-  };
-  if (task.constant_scale) read_scales();  // it comes from far away
+__global__ void __launch_bounds__(kMostNormThreads, kKept == 1 ? 2 : 1) norm(const __grid_constant__ NormTask task, bool vectors) {
+  float scales[kKept][kNormRun];
+  if (task.constant_scale) read_scales<S>(task, vectors, scales);  // it comes from far away
   after_previous();
-  if (!task.constant_scale) read_scales();
+  if (!task.constant_scale) read_scales<S>(task, vectors, scales);
   for (std::int64_t row = blockIdx.x; row < task.rows; row += gridDim.x) {
-    const std::int64_t skip_row = task.skip != nullptr ? row * task.length % task.skip_count : 0;
-    float kept[kKept][kRun];
-#pragma unroll
-    for (int r = 0; r < kKept; ++r) {
-      const std::int64_t at = first + r * step;
-      if (at < task.length) norm_input<T>(task, vectors, row, skip_row, at, kept[r]);
-    }
-    // Calls f with each run of this thread and its scale, in order.
-    const auto each = [&](auto&& f) {
-#pragma unroll
-      for (int r = 0; r < kKept; ++r) {
-        if (first + r * step < task.length) f(first + r * step, kept[r], scales[r]);
-      }
-      for (std::int64_t at = first + kKept * step; at < task.length; at += step) {
-        float x[kRun], scale[kRun];
-        read_run<S>(task.scale, at, task.length - at, vectors, scale);
-        norm_input<T>(task, vectors, row, skip_row, at, x);
-        f(at, x, scale);
-      }
-    };
-    float mean = 0;
-    if (task.centred) {
-      float sum = 0;
-      each([&](std::int64_t at, const float(&x)[kRun], const float(&)[kRun]) {
-#pragma unroll
-        for (int i = 0; i < kRun; ++i) sum += at + i < task.length ? x[i] : 0.0f;
-      });
-      mean = fold_block(sum) / count;
-    }
-    float squares = 0;
-    each([&](std::int64_t at, const float(&x)[kRun], const float(&)[kRun]) {
-#pragma unroll
-      for (int i = 0; i < kRun; ++i)
-        squares += at + i < task.length ? (x[i] - mean) * (x[i] - mean) : 0.0f;
-    });
-    const float inverse = 1.0f / sqrtf(fold_block(squares) / count + task.epsilon);
-    each([&](std::int64_t at, const float(&x)[kRun], const float(&scale)[kRun]) {
-      norm_output<T, S>(task, vectors, row, at, mean, inverse, x, scale);
+    norm_row<T, S>(task, vectors, row, scales, [&](std::int64_t at, const float(&x)[kNormRun], const float(&y)[kNormRun]) {
+      const std::int64_t left = task.length - at;
+      if (task.sum != nullptr) write_run<T>(task.sum, row * task.length + at, left, vectors, x);
+      write_run<S>(task.y, row * task.length + at, left, vectors, y);
     });
   }
 }
 
 template <typename T, typename S>
 cudaError_t start(const NormTask& task, cudaStream_t stream) {
-  const std::int64_t runs = (task.length + kRun - 1) / kRun, warps = (runs + 31) / 32;
-  const auto threads =
-      static_cast<unsigned>(32 * (warps < kMostThreads / 32 ? warps : kMostThreads / 32));
-  bool vectors = task.length % kRun == 0;
+  const std::int64_t runs = (task.length + kNormRun - 1) / kNormRun, warps = (runs + 31) / 32;
+  const auto threads = static_cast<unsigned>(32 * (warps < kMostNormThreads / 32 ? warps : kMostNormThreads / 32));
+  bool vectors = task.length % kNormRun == 0;
   for (const void* data : {task.x, task.skip, task.bias, task.scale, task.shift,
                            static_cast<const void*>(task.y), static_cast<const void*>(task.sum)}) {
     vectors = vectors && reinterpret_cast<std::uintptr_t>(data) % 16 == 0;

@@ -8,6 +8,7 @@
 #include "runtime/cuda/gemm_mma.h"
 #include "runtime/cuda/kernel_base.h"
 #include "runtime/cuda/lt_product.h"
+#include "runtime/cuda/row_around.h"
 #include "runtime/cuda/row_group.h"
 #include "runtime/cuda/side_streams.h"
 #include "runtime/merged_kernel.h"
@@ -165,6 +166,47 @@ class ProductKernel final : public MergedKernel, public GroupedKernel, public We
 
   // As queries, keys and values, or gate and up of a gated layer: several weights, the same activations.
   Result<std::size_t> run_group(std::span<const Member> members) override {
+    const RowGroup group = row_group(members);
+    if (group.count < 2) return std::size_t{0};
+    FB_TRY(check(launch_row_dot_group(group, queue_stream())));
+    return static_cast<std::size_t>(group.count);
+  }
+
+  // The norm of the activations, and the product of a gated layer's halves.
+  Result<Done> run_between(const Member* before, std::span<const Member> members, const Member* behind) override {
+    const RowGroup group = row_group(members);
+    if (group.count == 0) return Done{};
+    RowAround around;
+    if (before != nullptr) {
+      const auto* const norm = dynamic_cast<const RowNorm*>(before->kernel);
+      if (norm == nullptr) return Done{};
+      around.norm = norm->norm_task(before->calls[0]);
+      around.normed = true;
+    }
+    const auto* const product =
+        behind != nullptr && group.count == 2 && members.size() == 2 ? dynamic_cast<const PairProduct*>(behind->kernel) : nullptr;
+    if (product != nullptr)
+      around.both = product->product_of(behind->calls[0], y_type_, group.tasks[0].y, group.tasks[1].y, group.tasks[0].n);
+    if (!around.normed && around.both == nullptr) return Done{};
+    cudaError_t error = cudaSuccess;
+    bool taken = launch_row_stream(group, around, queue_stream(), &error);
+    if (!taken && around.normed && around.both != nullptr) {
+      around.both = nullptr;
+      taken = launch_row_stream(group, around, queue_stream(), &error);
+    }
+    FB_TRY(check(error));
+    return taken ? Done{static_cast<std::size_t>(group.count), around.both != nullptr} : Done{};
+  }
+
+ private:
+  enum class Way : std::uint8_t { row_dot, axpy, tiles, mma, library };
+  static std::string_view name_of(Way way) {
+    constexpr std::string_view kNames[] = {"cuda.gemv256", "cuda.gemv_axpy", "cuda.gemm_tiles", "cuda.gemm_mma", "cuda.cublaslt"};
+    return kNames[static_cast<int>(way)];
+  }
+
+  // What the first member may share a launch with, itself the first.
+  RowGroup row_group(std::span<const Member> members) const {
     RowGroup group;
     for (const Member& member : members.first(std::min(members.size(), std::size_t{RowGroup::kMost}))) {
       const auto* const kernel = dynamic_cast<const ProductKernel*>(member.kernel);
@@ -173,16 +215,7 @@ class ProductKernel final : public MergedKernel, public GroupedKernel, public We
       if (task.a != first.a || task.a_row != first.a_row || task.m != first.m || task.k != first.k || task.m == 0 || task.n == 0) break;
       group.tasks[group.count++] = task;
     }
-    if (group.count < 2) return std::size_t{0};
-    FB_TRY(check(launch_row_dot_group(group, queue_stream())));
-    return static_cast<std::size_t>(group.count);
-  }
-
- private:
-  enum class Way : std::uint8_t { row_dot, axpy, tiles, mma, library };
-  static std::string_view name_of(Way way) {
-    constexpr std::string_view kNames[] = {"cuda.gemv256", "cuda.gemv_axpy", "cuda.gemm_tiles", "cuda.gemm_mma", "cuda.cublaslt"};
-    return kNames[static_cast<int>(way)];
+    return group;
   }
 
   // A small weight comes as one piece.

@@ -1,5 +1,6 @@
 // Norms over rows.
 #include "runtime/cuda/kernel_base.h"
+#include "runtime/cuda/row_around.h"
 #include "runtime/merged_kernel.h"
 
 namespace forebay::cuda {
@@ -18,7 +19,7 @@ NormForm norm_form(std::string_view op) {
   return {false, false, 1, plan::kNone, plan::kNone, plan::kNone};
 }
 
-class NormKernel final : public CudaKernel, public WeightReader {
+class NormKernel final : public CudaKernel, public WeightReader, public RowNorm {
  public:
   NormKernel(const NormForm& form, StatePtr state) : CudaKernel("cuda.norm", std::move(state)), form_(form) {}
   Status setup(const PrepareContext& context) override {
@@ -51,7 +52,8 @@ class NormKernel final : public CudaKernel, public WeightReader {
     return {};
   }
   void reads_weight(std::size_t input) override { task_.constant_scale = task_.constant_scale || input == form_.scale; }
-  Status run(const KernelCall& call) override {
+  Status run(const KernelCall& call) override { return check(launch_norm(norm_task(call), queue_stream())); }
+  NormTask norm_task(const KernelCall& call) const override {
     NormTask task = task_;
     const auto in = [&](std::uint32_t i) -> const void* { return i < call.inputs.size() && call.inputs[i].present() ? call.inputs[i].data : nullptr; };
     task.x = in(0);
@@ -61,7 +63,7 @@ class NormKernel final : public CudaKernel, public WeightReader {
     task.bias = in(form_.bias);
     task.y = call.outputs[0].data;
     task.sum = form_.sum < call.outputs.size() ? call.outputs[form_.sum].data : nullptr;
-    return check(launch_norm(task, queue_stream()));
+    return task;
   }
 
  private:

@@ -162,7 +162,7 @@ cudaError_t start(RowWork& work, cudaStream_t stream) {
     for (std::int64_t i = 0; i * rows < n; ++i) work.vectors = work.vectors && aligned(group.tables[t].slabs[i], task.b_batch);
     work.begins[t + 1] = work.begins[t] + static_cast<unsigned>((n + kRowWarps - 1) / kRowWarps);
   }
-  if (cudaError_t error = cudaSuccess; work.vectors && launch_row_stream(group, stream, &error)) return error;
+  if (cudaError_t error = cudaSuccess; work.vectors && launch_row_stream(group, {}, stream, &error)) return error;
   const dim3 grid(work.begins[group.count], static_cast<unsigned>(task.batches));
   const std::size_t bytes = static_cast<std::size_t>(task.k) * M * sizeof(T);
   if (!work.vectors || bytes > kMostShared)

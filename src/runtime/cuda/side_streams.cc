@@ -57,6 +57,10 @@ void set_side_streams(SideStreams* streams) {
   worker_sides = streams;
 }
 
+cudaStream_t side_stream() {
+  return worker_sides != nullptr ? worker_sides->first() : nullptr;
+}
+
 Status run_beside(Kernel& kernel, std::span<const KernelCall> calls, std::size_t lanes, CudaState& state) {
   if (worker_sides != nullptr && calls.size() > 1 && lanes > 1) return worker_sides->run(kernel, calls, lanes, state);
   for (const KernelCall& call : calls) FB_TRY(kernel.run(call));

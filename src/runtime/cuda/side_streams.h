@@ -22,6 +22,7 @@ class SideStreams {
   // Call i on stream i % lanes, the queue's own being the first; at most kMostLanes. What came before on the queue's stream is done when
   // they begin, they when what comes behind them begins.
   Status run(Kernel& kernel, std::span<const KernelCall> calls, std::size_t lanes, CudaState& state);
+  cudaStream_t first() const { return sides_[0].stream; }
 
  private:
   struct Side {
@@ -37,5 +38,7 @@ Status run_beside(Kernel& kernel, std::span<const KernelCall> calls, std::size_t
 
 // Makes `streams` those of this thread's queue.
 void set_side_streams(SideStreams* streams);
+// One of them, on the same thread; null where it has none.
+cudaStream_t side_stream();
 
 }  // namespace forebay::cuda

@@ -1,0 +1,188 @@
+// A decoder's passes on the CUDA device, whose caches grow: recorded ahead when resident, streamed otherwise, with room behind each head or
+// copied from place to place: the same bits. Skips where there is no GPU, and says so.
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "api/engine_world.h"
+#include "runtime/device_library.h"
+
+namespace forebay {
+namespace {
+
+using namespace test;
+
+constexpr int kLayers = 3, kSteps = 14;
+constexpr std::int64_t kHidden = 1024, kInner = 1536, kHeads = 16, kKeyHeads = 2, kHead = 64, kPrompt = 5, kMost = 64;
+
+struct Matrix {
+  const char* name;
+  std::int64_t rows, columns;
+};
+constexpr Matrix kMatrices[] = {{"q", kHeads* kHead, kHidden}, {"k", kKeyHeads* kHead, kHidden}, {"v", kKeyHeads* kHead, kHidden},
+                                {"o", kHidden, kHeads* kHead}, {"g", kInner, kHidden},           {"u", kInner, kHidden},
+                                {"d", kHidden, kInner}};
+
+Tensors decoder_weights() {
+  Tensors weights;
+  std::uint64_t seed = 1;
+  for (int i = 0; i < kLayers; ++i) {
+    for (const Matrix& m : kMatrices)
+      weights.emplace_back(m.name + std::to_string(i), random_tensor(DType::bf16, Shape{m.rows, m.columns}, ++seed));
+    for (const char* norm : {"a", "b"}) weights.emplace_back(norm + std::to_string(i), random_tensor(DType::bf16, Shape{kHidden}, ++seed));
+  }
+  return weights;
+}
+
+// Norms with skips, heads in groups, caches of [1, heads, rows, width], a gated layer.
+OnnxMaker make_decoder(const Tensors& weights) {
+  OnnxMaker maker(23, 10);
+  maker.import("com.microsoft", 1);
+  auto graph = maker.graph();
+  graph.input("x", DType::bf16, {"n", kHidden});
+  for (const auto& [name, tensor] : weights) graph.initializer(name, tensor);
+  graph.initializer_i64("q_dims", {1, -1, kHeads, kHead});
+  graph.initializer_i64("k_dims", {1, -1, kKeyHeads, kHead});
+  graph.initializer_i64("back", {-1, kHidden});
+  const auto product = [&](const std::string& from, const std::string& weight, const std::string& to) {
+    graph.node("Gemm", {from, weight}, {to}).set("transB", 1);
+  };
+  const auto heads = [&](const std::string& from, const std::string& dims, const std::string& to) {
+    graph.node("Reshape", {from, dims}, {to + "_split"});
+    graph.node("Transpose", {to + "_split"}, {to}).set("perm", std::vector<std::int64_t>{0, 2, 1, 3});
+  };
+  std::string skip, value = "x";
+  for (int i = 0; i < kLayers; ++i) {
+    const std::string n = std::to_string(i);
+    const auto norm = [&](const std::string& scale, const std::string& to) {
+      if (skip.empty()) {
+        graph.node("SimplifiedLayerNormalization", {value, scale}, {to}).set("axis", -1);
+        skip = value;
+        return;
+      }
+      graph.node("SkipSimplifiedLayerNormalization", {value, skip, scale}, {to, "", "", to + "_sum"}, "com.microsoft");
+      skip = to + "_sum";
+    };
+    norm("a" + n, "an" + n);
+    for (const std::string which : {"q", "k", "v"}) {
+      product("an" + n, which + n, which + "p" + n);
+      heads(which + "p" + n, which == "q" ? "q_dims" : "k_dims", which + "h" + n);
+    }
+    for (const std::string which : {"k", "v"}) {
+      const std::string past = "past_key_values." + n + which, present = "present." + n + which;
+      graph.input(past, DType::bf16, {1, kKeyHeads, "past", kHead});
+      graph.node("Concat", {past, which + "h" + n}, {present}).set("axis", 2);
+      graph.output(present, DType::bf16, {1, kKeyHeads, "total", kHead});
+    }
+    graph.node("Attention", {"qh" + n, "present." + n + "k", "present." + n + "v"}, {"mixed" + n});
+    graph.node("Transpose", {"mixed" + n}, {"turned" + n}).set("perm", std::vector<std::int64_t>{0, 2, 1, 3});
+    graph.node("Reshape", {"turned" + n, "back"}, {"joined" + n});
+    product("joined" + n, "o" + n, "op" + n);
+    value = "op" + n;
+    norm("b" + n, "bn" + n);
+    product("bn" + n, "g" + n, "gp" + n);
+    product("bn" + n, "u" + n, "up" + n);
+    graph.node("Sigmoid", {"gp" + n}, {"sg" + n});
+    graph.node("Mul", {"gp" + n, "sg" + n}, {"swish" + n});
+    graph.node("Mul", {"swish" + n, "up" + n}, {"gated" + n});
+    value = i + 1 == kLayers ? "y" : "dp" + n;
+    product("gated" + n, "d" + n, value);
+  }
+  graph.output("y", DType::bf16, {"n", kHidden});
+  return maker;
+}
+
+class CudaGrowing : public testing::Test {
+ protected:
+  void SetUp() override {
+    auto device = load_device("cuda");
+    if (!device.ok()) GTEST_SKIP() << device.status().to_string();
+    maker_ = make_decoder(weights_);
+  }
+  Result<Plan> plan(bool declared) {
+    BuildOptions options;
+    options.slab_bytes = 256 << 10;
+    for (int i = 0; declared && i < 2 * kLayers; ++i) {
+      const std::string name = "past_key_values." + std::to_string(i / 2) + (i % 2 == 0 ? "k" : "v");
+      options.shapes.push_back({name, {1, kKeyHeads, 0, kHead}, {1, kKeyHeads, 8, kHead}, {1, kKeyHeads, kMost, kHead}});
+    }
+    return build_plan(maker_, folder_, declared ? "declared" : "free", options);
+  }
+  // A prompt, then single steps; and the first layer's keys at the end.
+  Result<std::vector<HostTensor>> decode(Engine& engine) {
+    auto context = engine.create_context();
+    if (!context.ok()) return std::move(context).status();
+    for (const auto& [output, input] : engine.plan().state_pairs()) {
+      if (Status bound = context->bind_state(output, input); !bound.ok()) return bound;
+    }
+    std::vector<HostTensor> made;
+    for (int step = 0; step <= kSteps; ++step) {
+      auto y = run_once(
+          *context, only("x", random_tensor(DType::bf16, Shape{step == 0 ? kPrompt : 1, kHidden}, static_cast<std::uint64_t>(500 + step))));
+      if (!y.ok()) return std::move(y).status();
+      made.push_back(std::move(*y));
+    }
+    auto keys = context->output("present.0k");
+    if (!keys.ok()) return std::move(keys).status();
+    made.push_back(std::move(*keys));
+    EXPECT_LE(engine.memory().committed, engine.memory().budget);
+    state_bytes_ = engine.memory().state;
+    return made;
+  }
+  Result<std::vector<HostTensor>> decode(const Plan& of, int percent) {
+    EngineOptions options = with_budget(Budget::of_percent(percent));
+    options.device = "cuda";
+    auto engine = Engine::create(of, in_memory(weights_), options);
+    if (!engine.ok()) return std::move(engine).status();
+    auto made = decode(*engine);
+    return made;
+  }
+  void expect_same(const std::vector<HostTensor>& got, const std::vector<HostTensor>& want, const std::string& what) {
+    ASSERT_EQ(got.size(), want.size());
+    for (std::size_t i = 0; i < got.size(); ++i) EXPECT_TRUE(same_bits(got[i], want[i])) << what << ", pass " << i;
+  }
+
+  TempFolder folder_;
+  const Tensors weights_ = decoder_weights();
+  OnnxMaker maker_;
+  std::uint64_t state_bytes_ = 0;
+};
+
+TEST_F(CudaGrowing, HasTheBitsOfAStreamedPass) {
+  ASSERT_VALUE(const Plan free, plan(false));
+  ASSERT_VALUE(const auto want, decode(free, 100));
+  for (const int percent : {100, 50}) {
+    ASSERT_VALUE(const auto got, decode(free, percent));
+    expect_same(got, want, std::to_string(percent) + " %");
+  }
+}
+
+TEST_F(CudaGrowing, RoomBehindEachHeadChangesNoBit) {
+  ASSERT_VALUE(const Plan free, plan(false));
+  ASSERT_VALUE(const auto want, decode(free, 100));
+  ASSERT_VALUE(const Plan declared, plan(true));
+  for (const int percent : {100, 60}) {
+    ASSERT_VALUE(const auto got, decode(declared, percent));
+    expect_same(got, want, "declared, " + std::to_string(percent) + " %");
+    EXPECT_EQ(state_bytes_, static_cast<std::uint64_t>(2 * kLayers * kKeyHeads * kMost * kHead * 2));  // one place each
+  }
+}
+
+// What is recorded ahead of a pass that then has other shapes, or starts anew, is not used.
+TEST_F(CudaGrowing, AnotherTurnThanForeseen) {
+  ASSERT_VALUE(const Plan free, plan(false));
+  ASSERT_VALUE(const auto want, decode(free, 100));
+  EngineOptions options = with_budget(Budget::of_percent(100));
+  options.device = "cuda";
+  ASSERT_VALUE(Engine engine, Engine::create(free, in_memory(weights_), options));
+  for (int round = 0; round < 3; ++round) {
+    ASSERT_VALUE(const auto got, decode(engine));
+    expect_same(got, want, "round " + std::to_string(round));
+    if (round > 0) continue;
+    ASSERT_VALUE(auto change, engine.set_budget(Budget::of_percent(70)));
+    ASSERT_OK(change.wait());
+  }
+}
+
+}  // namespace
+}  // namespace forebay
