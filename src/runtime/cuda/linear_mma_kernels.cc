@@ -6,7 +6,7 @@
 #include "runtime/choosing_kernel.h"
 #include "runtime/cuda/activation_names.h"
 #include "runtime/cuda/kernel_base.h"
-#include "runtime/cuda/linear_task.h"
+#include "runtime/cuda/linear_bulk.h"
 #include "runtime/cuda/split_sums.h"
 #include "runtime/merged_kernel.h"
 
@@ -20,15 +20,16 @@ constexpr std::int64_t kHopperDepth = 64, kMultiprocessors = 132;
 
 struct HopperWay {
   LinearTile tile;
-  int rows, columns, splits;
-  int at_once;   // blocks of a multiprocessor
+  int splits;
   double share;  // of the peak, within reach
   const char* config;
 };
 constexpr HopperWay kHopperWays[] = {
-    {LinearTile::small, 64, 64, 1, 2, 0.5, "64x64"},          {LinearTile::small, 64, 64, 2, 2, 0.5, "64x64 splits=2"},
-    {LinearTile::small, 64, 64, 4, 2, 0.5, "64x64 splits=4"}, {LinearTile::small, 64, 64, 8, 2, 0.5, "64x64 splits=8"},
-    {LinearTile::middle, 128, 128, 1, 1, 0.75, "128x128"},    {LinearTile::large, 128, 256, 1, 1, 0.9, "128x256"}};
+    {LinearTile::t64x64, 1, 0.5, "64x64"},          {LinearTile::t64x64, 2, 0.5, "64x64 splits=2"},
+    {LinearTile::t64x64, 4, 0.5, "64x64 splits=4"}, {LinearTile::t64x64, 8, 0.5, "64x64 splits=8"},
+    {LinearTile::t128x64, 1, 0.6, "128x64"},        {LinearTile::t128x128, 1, 0.75, "128x128"},
+    {LinearTile::t128x128, 2, 0.75, "128x128 splits=2"}, {LinearTile::t128x192, 1, 0.85, "128x192"},
+    {LinearTile::t192x192, 1, 0.9, "192x192"},      {LinearTile::t128x256, 1, 0.9, "128x256"}};
 
 // W as [depth, columns].
 bool turned(const NodeView& node) {
@@ -126,7 +127,7 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     }
     LinearGroup group;
     group.tasks[group.count++] = task_of(calls);
-    return check(launch_linear_hopper(group, tile_, queue_stream()));
+    return check(launch_hopper(group));
   }
 
   // Sums that carry from call to call alone.
@@ -146,7 +147,7 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
       group.tasks[group.count++] = task;
     }
     if (group.count < 2) return std::size_t{0};
-    FB_TRY(check(launch_linear_hopper(group, tile_, queue_stream())));
+    FB_TRY(check(launch_hopper(group)));
     return static_cast<std::size_t>(group.count);
   }
 
@@ -178,6 +179,12 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     }
     return task;
   }
+  cudaError_t launch_hopper(LinearGroup& group) const {
+    BulkGroup bulk;
+    if (map_linear(group, tile_, state_->driver.encode_map, &bulk))
+      return launch_linear_bulk(bulk, task_.type, task_.turned, tile_, queue_stream());
+    return launch_linear_hopper(group, tile_, queue_stream());
+  }
   Status check(cudaError_t error) const { return error == cudaSuccess ? Status() : state_->errors.check(error, id()); }
 
   std::int64_t tiles(std::int64_t columns, std::int64_t size) const {
@@ -190,11 +197,13 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     constexpr double kJoin = 2000, kProducts = 2048;  // a cycle of a multiprocessor
     const std::int64_t steps = (task_.all_depth + kHopperDepth - 1) / kHopperDepth,
                        deep = (steps + way.splits - 1) / way.splits * kHopperDepth;
-    const std::int64_t blocks = (task_.rows + way.rows - 1) / way.rows * ((task_.all_columns + way.columns - 1) / way.columns) * way.splits;
+    const LinearShape shape = linear_shape(way.tile);
+    const std::int64_t blocks =
+        (task_.rows + shape.rows - 1) / shape.rows * ((task_.all_columns + shape.columns - 1) / shape.columns) * way.splits;
     if (way.splits > 1 && blocks > 2 * kMultiprocessors) return 1e18;  // the device is full without
-    const std::int64_t turns = (blocks + kMultiprocessors * way.at_once - 1) / (kMultiprocessors * way.at_once);
-    const std::int64_t at_once = std::min<std::int64_t>(way.at_once, (blocks + kMultiprocessors - 1) / kMultiprocessors);
-    return static_cast<double>(turns * at_once * way.rows * way.columns * deep) / kProducts / way.share + (way.splits > 1 ? kJoin : 0);
+    const std::int64_t turns = (blocks + kMultiprocessors * shape.at_once - 1) / (kMultiprocessors * shape.at_once);
+    const std::int64_t at_once = std::min<std::int64_t>(shape.at_once, (blocks + kMultiprocessors - 1) / kMultiprocessors);
+    return static_cast<double>(turns * at_once * shape.rows * shape.columns * deep) / kProducts / way.share + (way.splits > 1 ? kJoin : 0);
   }
   bool library_first(bool served) const { return served && std::int64_t{task_.all_columns} * task_.all_depth * 2 > kMostWeightBytes; }
   // The best guess first.
@@ -216,7 +225,7 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
   ChoosingKernel* choosing_ = nullptr;  // product_
   MergedKernel* merged_ = nullptr;      // product_, or null
   LinearTask task_;
-  LinearTile tile_ = LinearTile::small;
+  LinearTile tile_ = LinearTile::t64x64;
   Way way_ = Way::mma;
   std::int64_t slab_rows_ = 0;
   bool own_ = false, sliced_ = false, several_slabs_ = false, biased_ = false, even_slabs_ = false, hopper_ = false;

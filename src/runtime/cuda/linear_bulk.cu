@@ -1,0 +1,455 @@
+// Linear on GPUs of compute capability 9.0 where the tensor copy engine can fetch tiles: one thread asks for them, by maps that say how x and
+// each slab of W lie, and warpgroups multiply 64 rows each by all of the block's columns. Blocks stay for tile after tile: the next
+// one's operands come while this one is written. A sum takes its products 16 at a time in order of depth, as in linear_hopper.cu: the same bits.
+#include <algorithm>
+
+#include "runtime/cuda/hopper_products.cuh"
+#include "runtime/cuda/linear_bulk.h"
+#include "runtime/cuda/linear_finish.cuh"
+
+namespace forebay::cuda {
+namespace {
+
+constexpr int kStep = 64, kStepBytes = 2 * kStep;
+
+// kDown warpgroups multiply, each kUnits * 64 rows by kWide columns; kPair blocks of a cluster have the same columns of W, each fetches half.
+template <typename T, int units, int wide, int down, int stages, int blocks, int pair>
+struct BulkForm {
+  using Type = T;
+  static constexpr int kUnits = units, kWide = wide, kStages = stages, kBlocks = blocks, kPair = pair;
+  static constexpr int kRows = down * units * 64, kComputing = down * 128, kThreads = kComputing + 32;
+  static constexpr int kXBytes = kRows * kStepBytes, kStageBytes = kXBytes + wide * kStepBytes;
+  static constexpr int kBytes = stages * kStageBytes + 1024;
+  static constexpr int kPitch = wide + 8;
+  static_assert(wide % 64 == 0 && kRows <= 256);
+};
+
+__device__ inline void expect_bytes(unsigned at, int bytes) {
+  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.expect_tx.shared::cta.b64 state, [%0], %1;\n}\n" ::"r"(at), "r"(bytes) : "memory");
+}
+// A box of the matrix from (column, row) on; what lies outside is zeros.
+__device__ inline void fetch_box(unsigned to, const CUtensorMap* map, int column, int row, unsigned barrier) {
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];\n" ::"r"(to), "l"(map),
+               "r"(column), "r"(row), "r"(barrier)
+               : "memory");
+}
+// To the same place of both blocks of a pair.
+__device__ inline void fetch_for_both(unsigned to, const CUtensorMap* map, int column, int row, unsigned barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;\n" ::"r"(
+          to),
+      "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(static_cast<unsigned short>(3))
+      : "memory");
+}
+__device__ inline void arrive_at_peer(unsigned at, int rank) {
+  asm volatile(
+      "{\n.reg .b32 place;\nmapa.shared::cluster.u32 place, %0, %1;\nmbarrier.arrive.release.cluster.shared::cluster.b64 _, [place];\n}\n" ::"r"(
+          at),
+      "r"(rank)
+      : "memory");
+}
+
+constexpr int kAtOnce = 8;  // row tiles that take turns before the next column
+
+template <typename Form>
+struct BulkTile {
+  int member = 0, m0 = 0, n0 = 0, from = 0, to = 0;
+  __device__ __forceinline__ BulkTile(const BulkGroup& group, int index) {
+    int first = 0;
+    while (index >= group.ends[member]) first = group.ends[member++];
+    const BulkTask& task = group.tasks[member];
+    constexpr int kHigh = Form::kRows * Form::kPair;
+    const int down = (task.rows + kHigh - 1) / kHigh, across = (task.columns + Form::kWide - 1) / Form::kWide;
+    const int own = index - first, run = own / (kAtOnce * across), rest = own % (kAtOnce * across);
+    const int together = min(kAtOnce, down - run * kAtOnce);
+    m0 = (run * kAtOnce + rest % together) * kHigh;
+    if constexpr (Form::kPair > 1) m0 += static_cast<int>(blockIdx.x % Form::kPair) * Form::kRows;
+    n0 = rest / together * Form::kWide;
+    const int deep = (task.depth + kStep - 1) / kStep, split = static_cast<int>(blockIdx.z);
+    from = deep * split / task.splits * kStep;
+    to = min(deep * (split + 1) / task.splits * kStep, task.depth);
+  }
+  __device__ __forceinline__ int steps() const { return (to - from + kStep - 1) / kStep; }
+};
+
+// Where a block is in its ring of stages.
+template <typename Form>
+struct Ring {
+  unsigned tiles, full, empty;
+  int stage = 0, turn = 0;
+  __device__ __forceinline__ void next() {
+    if (++stage == Form::kStages) {
+      stage = 0;
+      ++turn;
+    }
+  }
+  __device__ __forceinline__ unsigned x() const { return tiles + static_cast<unsigned>(stage * Form::kStageBytes); }
+  __device__ __forceinline__ unsigned w() const { return x() + Form::kXBytes; }
+  __device__ __forceinline__ unsigned filled() const { return full + static_cast<unsigned>(stage) * 8; }
+  __device__ __forceinline__ unsigned freed() const { return empty + static_cast<unsigned>(stage) * 8; }
+};
+
+// ---- the thread that fetches ----
+
+template <typename Form>
+__device__ __forceinline__ void fetch_w_box(unsigned to, const CUtensorMap* map, int column, int row, unsigned barrier) {
+  if constexpr (Form::kPair > 1) {
+    fetch_for_both(to, map, column, row, barrier);
+  } else {
+    fetch_box(to, map, column, row, barrier);
+  }
+}
+// How many bytes of W a step brings to this block.
+template <typename Form, bool kTurned>
+__device__ __forceinline__ int w_bytes(const BulkTask& task, const BulkTile<Form>& tile, int k) {
+  if constexpr (kTurned) {
+    const int there = min(tile.to - k, kStep);
+    return (there + task.box_rows - 1) / task.box_rows * task.box_rows * Form::kWide * 2;
+  } else {
+    const int there = min(task.columns - tile.n0, Form::kWide);
+    return (there + task.box_rows - 1) / task.box_rows * task.box_rows * kStepBytes;
+  }
+}
+template <typename Form, bool kTurned>
+__device__ __forceinline__ void fetch_w(const BulkGroup& group, const BulkTask& task, const BulkTile<Form>& tile, const Ring<Form>& ring, int k) {
+  const CUtensorMap* const maps = group.w + task.first_map;
+  const int rank = Form::kPair > 1 ? static_cast<int>(blockIdx.x % Form::kPair) : 0;
+  if constexpr (kTurned) {
+    for (int r = rank * task.box_rows; r < kStep && k + r < tile.to; r += task.box_rows * Form::kPair) {
+      const int slab = (k + r) / task.slab_rows, row = k + r - slab * task.slab_rows;
+#pragma unroll
+      for (int i = 0; i < Form::kWide / 64; ++i)
+        fetch_w_box<Form>(ring.w() + static_cast<unsigned>(i * kStep * 128 + r * 128), maps + slab, tile.n0 + i * 64, row, ring.filled());
+    }
+  } else {
+    for (int r = rank * task.box_rows; r < Form::kWide && tile.n0 + r < task.columns; r += task.box_rows * Form::kPair) {
+      const int slab = (tile.n0 + r) / task.slab_rows, row = tile.n0 + r - slab * task.slab_rows;
+      fetch_w_box<Form>(ring.w() + static_cast<unsigned>(r * kStepBytes), maps + slab, k, row, ring.filled());
+    }
+  }
+}
+
+template <typename Form, bool kTurned>
+__device__ __forceinline__ void fetch_all(const BulkGroup& group, Ring<Form> ring, int tiles) {
+  const int each = static_cast<int>(gridDim.x) / Form::kPair;
+  int ahead = 0;  // steps whose W has been asked for before x may be
+  int index = static_cast<int>(blockIdx.x) / Form::kPair;
+  if (index < tiles && group.tasks[0].constant) {
+    const BulkTile<Form> tile(group, index);
+    const BulkTask& task = group.tasks[tile.member];
+    Ring<Form> first = ring;
+    for (ahead = 0; ahead < min(Form::kStages, tile.steps()); ++ahead, first.next()) {
+      const int k = tile.from + ahead * kStep;
+      expect_bytes(first.filled(), Form::kXBytes + w_bytes<Form, kTurned>(task, tile, k));
+      fetch_w<Form, kTurned>(group, task, tile, first, k);
+    }
+  }
+  after_previous();
+  for (; index < tiles; index += each) {
+    const BulkTile<Form> tile(group, index);
+    const BulkTask& task = group.tasks[tile.member];
+#pragma unroll 1
+    for (int k = tile.from; k < tile.to; k += kStep, ring.next()) {
+      if (ahead > 0) {
+        --ahead;
+      } else {
+        await_turn(ring.freed(), ring.turn - 1);  // the first time around: passes at once
+        expect_bytes(ring.filled(), Form::kXBytes + w_bytes<Form, kTurned>(task, tile, k));
+        fetch_w<Form, kTurned>(group, task, tile, ring, k);
+      }
+      fetch_box(ring.x(), &group.x, k, tile.m0, ring.filled());
+    }
+  }
+}
+
+// ---- the multiplying warpgroups ----
+
+template <typename Form>
+using BulkSums = float[Form::kUnits][Form::kWide / 8][4];
+
+template <typename Form, bool kTurned>
+__device__ __forceinline__ void multiply_16(BulkSums<Form>& sums, unsigned x, unsigned w, int k) {
+  const std::uint64_t b =
+      kTurned ? product_matrix(w + static_cast<unsigned>(k * 128), kStep * 128) : product_matrix(w + static_cast<unsigned>(k * 2), 16);
+#pragma unroll
+  for (int u = 0; u < Form::kUnits; ++u) {
+    const std::uint64_t a = product_matrix(x + static_cast<unsigned>(u * 64 * kStepBytes + k * 2), 16);
+    add_product<typename Form::Type, kTurned>(sums[u], a, b);
+  }
+}
+
+template <typename Form>
+__device__ __forceinline__ void release(const Ring<Form>& ring) {
+  if (threadIdx.x % 32 != 0) return;
+  if constexpr (Form::kPair > 1) {
+    for (int rank = 0; rank < Form::kPair; ++rank) arrive_at_peer(ring.freed(), rank);
+  } else {
+    arrive_at(ring.freed());
+  }
+}
+
+template <typename Form, bool kTurned>
+__device__ __forceinline__ void multiply_tile_steps(Ring<Form>& ring, int depth, unsigned own, BulkSums<Form>& sums) {
+  const int whole = depth / kStep;
+  Ring<Form> before = ring;
+#pragma unroll 1
+  for (int step = 0; step < whole; ++step) {
+    await_turn(ring.filled(), ring.turn);
+    fence_products();
+#pragma unroll
+    for (int k = 0; k < kStep; k += 16) multiply_16<Form, kTurned>(sums, ring.x() + own, ring.w(), k);
+    commit_products();
+    await_products<1>();
+    if (step > 0) {
+      release(before);
+      before.next();
+    }
+    ring.next();
+  }
+  await_products<0>();
+  if (whole > 0) release(before);
+  if (whole * kStep == depth) return;
+  // No products with what lies behind the end: adding zeros would change the sign of a zero.
+  await_turn(ring.filled(), ring.turn);
+#pragma unroll 1
+  for (int k = 0; k < depth - whole * kStep; k += 16) {
+    fence_products();
+    multiply_16<Form, kTurned>(sums, ring.x() + own, ring.w(), k);
+    commit_products();
+    await_products<0>();
+  }
+  release(ring);
+  ring.next();
+}
+
+// Four lanes' words of four runs of 8 columns: lane i gets run i.
+__device__ __forceinline__ uint4 gather_run(unsigned a, unsigned b, unsigned c, unsigned d) {
+  const int lane = static_cast<int>(threadIdx.x);
+  const bool odd = (lane & 1) != 0, high = (lane & 2) != 0;
+  const unsigned ab = __shfl_xor_sync(~0u, odd ? a : b, 1), cd = __shfl_xor_sync(~0u, odd ? c : d, 1);
+  const unsigned a1 = odd ? ab : a, b1 = odd ? b : ab, c1 = odd ? cd : c, d1 = odd ? d : cd;
+  // Even lanes hold (a1, b1) of run 0 and (c1, d1) of run 2, odd ones those of runs 1 and 3.
+  const unsigned low = __shfl_xor_sync(~0u, high ? a1 : c1, 2), top = __shfl_xor_sync(~0u, high ? b1 : d1, 2);
+  return high ? make_uint4(low, top, c1, d1) : make_uint4(a1, b1, low, top);
+}
+
+static __device__ __noinline__ float4 activate_four(Activation activation, float alpha, float beta, float4 x) {
+  return make_float4(activate_apart(activation, alpha, beta, x.x), activate_apart(activation, alpha, beta, x.y),
+                     activate_apart(activation, alpha, beta, x.z), activate_apart(activation, alpha, beta, x.w));
+}
+__device__ __forceinline__ float4 activate_four(const BulkTask& task, float4 x) {
+  if (task.activation == Activation::none) return x;
+  if (task.activation == Activation::gelu) return make_float4(gelu_of_16(x.x), gelu_of_16(x.y), gelu_of_16(x.z), gelu_of_16(x.w));
+  return activate_four(task.activation, task.alpha, task.beta, x);
+}
+
+template <typename T>
+__device__ __forceinline__ unsigned pair_word(float a, float b) {
+  struct alignas(4) Pair {
+    T values[2];
+  };
+  const Pair pair = {{narrow<T>(a), narrow<T>(b)}};
+  return *reinterpret_cast<const unsigned*>(&pair);
+}
+
+// The bias of a tile's columns, on its way while they are multiplied.
+template <typename Form>
+__device__ __forceinline__ void stage_bias(const BulkTask& task, int n0, float* bias) {
+  using T = typename Form::Type;
+  for (int i = static_cast<int>(threadIdx.x); i < Form::kWide; i += Form::kComputing)
+    bias[i] = task.bias != nullptr && n0 + i < task.columns ? widen(static_cast<const T*>(task.bias)[task.first + n0 + i]) : 0.0f;
+  meet_some(1, Form::kComputing);
+}
+
+template <typename Form>
+__device__ __forceinline__ void write_tile(const BulkTask& task, int row0, int n0, const float* bias, BulkSums<Form>& sums) {
+  using T = typename Form::Type;
+  const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32, quad = lane % 4;
+  const int row = row0 + thread / 32 * 16 + lane / 4;
+  const bool biased = task.bias != nullptr;
+#pragma unroll
+  for (int j = 0; j < Form::kWide / 8; j += 4) {
+    if (n0 + j * 8 >= task.columns) break;
+    float2 more[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) more[i] = *reinterpret_cast<const float2*>(bias + (j + i) * 8 + quad * 2);
+#pragma unroll
+    for (int u = 0; u < Form::kUnits; ++u) {
+#pragma unroll
+      for (int e = 0; e < 4; e += 2) {
+        unsigned words[4];
+#pragma unroll
+        for (int i = 0; i < 4; i += 2) {
+          const float *const a = sums[u][j + i] + e, *const b = sums[u][j + i + 1] + e;
+          float4 x = make_float4(a[0], a[1], b[0], b[1]);
+          if (biased) x = make_float4(x.x + more[i].x, x.y + more[i].y, x.z + more[i + 1].x, x.w + more[i + 1].y);
+          x = activate_four(task, x);
+          words[i] = pair_word<T>(x.x, x.y);
+          words[i + 1] = pair_word<T>(x.z, x.w);
+        }
+        const uint4 run = gather_run(words[0], words[1], words[2], words[3]);
+        const int m = row + u * 64 + e / 2 * 8, n = n0 + (j + quad) * 8;
+        if (m < task.rows && n < task.columns)
+          *reinterpret_cast<uint4*>(static_cast<T*>(task.y) + static_cast<std::int64_t>(m) * task.all_columns + task.first + n) = run;
+      }
+    }
+  }
+}
+
+// The sums of a cluster's splits, added in their order, each block a share.
+template <typename Form>
+__device__ __forceinline__ void join_splits(const BulkTask& task, const BulkTile<Form>& tile, float* memory, BulkSums<Form>& sums) {
+  using T = typename Form::Type;
+  const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
+  meet_some(1, Form::kComputing);  // nobody multiplies what lies there any more
+  float* const own = memory + static_cast<int>(threadIdx.x) / 128 * Form::kUnits * 64 * Form::kPitch;
+#pragma unroll
+  for (int u = 0; u < Form::kUnits; ++u) {
+#pragma unroll
+    for (int j = 0; j < Form::kWide / 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; e += 2) {
+        const int row = u * 64 + thread / 32 * 16 + lane / 4 + e / 2 * 8, column = j * 8 + lane % 4 * 2;
+        *reinterpret_cast<float2*>(own + row * Form::kPitch + column) = make_float2(sums[u][j][e], sums[u][j][e + 1]);
+      }
+    }
+  }
+  meet_cluster();
+  constexpr int kEach = Form::kWide / 4;
+  const int share = Form::kRows * kEach / task.splits, split = static_cast<int>(blockIdx.z);
+  for (int i = split * share + static_cast<int>(threadIdx.x); i < (split + 1) * share; i += Form::kComputing) {
+    const int row = i / kEach, column = i % kEach * 4, m = tile.m0 + row, n = tile.n0 + column;
+    if (m >= task.rows || n >= task.columns) continue;
+    alignas(16) float joined[4] = {};
+    for (int s = 0; s < task.splits; ++s) {
+      const float4 more = peer_values(memory + row * Form::kPitch + column, s);
+      joined[0] += more.x;
+      joined[1] += more.y;
+      joined[2] += more.z;
+      joined[3] += more.w;
+    }
+    finish_linear<T, 4>(task, m, n, joined);
+  }
+}
+
+template <typename Form, bool kTurned>
+__device__ __forceinline__ void compute_all(const BulkGroup& group, Ring<Form> ring, int tiles, float* memory, float (*bias)[Form::kWide]) {
+  const int warpgroup = static_cast<int>(threadIdx.x) / 128;
+  const unsigned own = static_cast<unsigned>(warpgroup * Form::kUnits * 64 * kStepBytes);
+  float(*const first_bias)[Form::kWide] = bias;
+  after_previous();
+#pragma unroll 1
+  for (int index = static_cast<int>(blockIdx.x) / Form::kPair; index < tiles; index += static_cast<int>(gridDim.x) / Form::kPair) {
+    const BulkTile<Form> tile(group, index);
+    const BulkTask& task = group.tasks[tile.member];
+    bias = bias == first_bias ? first_bias + 1 : first_bias;  // the last tile's may still be read
+    stage_bias<Form>(task, tile.n0, *bias);
+    BulkSums<Form> sums = {};
+    multiply_tile_steps<Form, kTurned>(ring, tile.to - tile.from, own, sums);
+    if (task.splits > 1) return join_splits<Form>(task, tile, memory, sums);
+    write_tile<Form>(task, tile.m0 + warpgroup * Form::kUnits * 64, tile.n0, *bias, sums);
+  }
+}
+
+template <typename Form, bool kTurned>
+__global__ void __launch_bounds__(Form::kThreads, Form::kBlocks) linear_bulk(const __grid_constant__ BulkGroup group) {
+  extern __shared__ uint4 memory[];
+  __shared__ std::uint64_t barriers[2 * Form::kStages];
+  __shared__ alignas(16) float bias[2][Form::kWide];
+  Ring<Form> ring;
+  ring.tiles = (shared_place(memory) + 1023) / 1024 * 1024;
+  ring.full = shared_place(barriers);
+  ring.empty = ring.full + Form::kStages * 8;
+  const int splits = group.tasks[0].splits;
+  if (threadIdx.x == 0) {
+    for (unsigned i = 0; i < Form::kStages; ++i) {
+      begin_barrier(ring.full + i * 8, 1);
+      begin_barrier(ring.empty + i * 8, Form::kComputing / 32 * Form::kPair);
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+  }
+  if constexpr (Form::kPair > 1) {
+    meet_cluster();
+  } else {
+    __syncthreads();
+  }
+  const int tiles = group.ends[group.count - 1];
+  if (threadIdx.x >= Form::kComputing) {
+    if (threadIdx.x == Form::kComputing) fetch_all<Form, kTurned>(group, ring, tiles);
+    __syncwarp();
+    if (splits > 1) meet_cluster();
+  } else {
+    compute_all<Form, kTurned>(group, ring, tiles, reinterpret_cast<float*>(reinterpret_cast<char*>(memory) + (ring.tiles - shared_place(memory))), bias);
+    __syncwarp();
+  }
+  if (Form::kPair > 1 || splits > 1) meet_cluster();  // nobody leaves while others read or write
+}
+
+template <typename Form, bool kTurned>
+cudaError_t start_bulk(BulkGroup& group, int multiprocessors, cudaStream_t stream) {
+  const auto kernel = linear_bulk<Form, kTurned>;
+  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Form::kBytes);
+  if (error != cudaSuccess) return error;
+  const int splits = group.tasks[0].splits;
+  constexpr int kHigh = Form::kRows * Form::kPair;
+  int tiles = 0;
+  for (int i = 0; i < group.count; ++i) {
+    const BulkTask& task = group.tasks[i];
+    tiles += (task.rows + kHigh - 1) / kHigh * ((task.columns + Form::kWide - 1) / Form::kWide);
+    group.ends[i] = tiles;
+  }
+  const int at_once = splits > 1 ? tiles : std::min(tiles, multiprocessors * Form::kBlocks / Form::kPair);
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {Form::kPair, 1, static_cast<unsigned>(splits)};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(at_once * Form::kPair), 1, static_cast<unsigned>(splits));
+  config.blockDim = dim3(Form::kThreads);
+  config.dynamicSmemBytes = Form::kBytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = splits > 1 || Form::kPair > 1 ? 2 : 1;
+  return cudaLaunchKernelEx(&config, kernel, group);
+}
+
+template <typename T, LinearTile tile, int units, int down, int stages>
+cudaError_t start_tile(BulkGroup& group, bool turned, int multiprocessors, cudaStream_t stream) {
+  constexpr LinearShape kShape = linear_shape(tile);
+  using Form = BulkForm<T, units, kShape.columns, down, stages, kShape.at_once, 1>;
+  static_assert(Form::kRows == kShape.rows);
+  return turned ? start_bulk<Form, true>(group, multiprocessors, stream) : start_bulk<Form, false>(group, multiprocessors, stream);
+}
+
+template <typename T>
+cudaError_t start_form(BulkGroup& group, bool turned, LinearTile tile, int multiprocessors, cudaStream_t stream) {
+  switch (tile) {
+    case LinearTile::t128x64:
+      return start_tile<T, LinearTile::t128x64, 1, 2, 4>(group, turned, multiprocessors, stream);
+    case LinearTile::t128x128:
+      return start_tile<T, LinearTile::t128x128, 1, 2, 3>(group, turned, multiprocessors, stream);
+    case LinearTile::t128x192:
+      return start_tile<T, LinearTile::t128x192, 1, 2, 5>(group, turned, multiprocessors, stream);
+    case LinearTile::t192x192:
+      return start_tile<T, LinearTile::t192x192, 1, 3, 4>(group, turned, multiprocessors, stream);
+    case LinearTile::t128x256:
+      return start_tile<T, LinearTile::t128x256, 1, 2, 4>(group, turned, multiprocessors, stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace
+
+cudaError_t launch_linear_bulk(BulkGroup& group, DType type, bool turned, LinearTile tile, cudaStream_t stream) {
+  if (group.tasks[0].rows == 0) return cudaSuccess;
+  int device = 0, multiprocessors = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  if (error != cudaSuccess) return error;
+  return type == DType::f16 ? start_form<__half>(group, turned, tile, multiprocessors, stream)
+                            : start_form<__nv_bfloat16>(group, turned, tile, multiprocessors, stream);
+}
+
+}  // namespace forebay::cuda
