@@ -99,67 +99,77 @@ __device__ __forceinline__ void fetch_w_box(unsigned to, const CUtensorMap* map,
     fetch_box(to, map, column, row, barrier);
   }
 }
-// How many bytes of W a step brings to this block.
+// What W's part of a tile takes to fetch: what does not change from step to step is found once.
 template <typename Form, bool kTurned>
-__device__ __forceinline__ int w_bytes(const BulkTask& task, const BulkTile<Form>& tile, int k) {
-  if constexpr (kTurned) {
-    const int there = min(tile.to - k, kStep);
-    return (there + task.box_rows - 1) / task.box_rows * task.box_rows * Form::kWide * 2;
-  } else {
-    const int there = min(task.columns - tile.n0, Form::kWide);
-    return (there + task.box_rows - 1) / task.box_rows * task.box_rows * kStepBytes;
+struct WeightFetcher {
+  const CUtensorMap* map;  // of the next box, or not turned: of the tile's first
+  const int n0, to, columns, box, slab_rows;
+  int row;  // in its slab
+
+  __device__ __forceinline__ WeightFetcher(const BulkGroup& group, const BulkTask& task, const BulkTile<Form>& tile)
+      : n0(tile.n0), to(tile.to), columns(min(task.columns - tile.n0, Form::kWide)), box(task.box_rows), slab_rows(task.slab_rows) {
+    const int first = (kTurned ? tile.from : n0) + (Form::kPair > 1 ? static_cast<int>(blockIdx.x % Form::kPair) * box : 0);
+    const int slab = first / slab_rows;
+    map = group.w + task.first_map + slab;
+    row = first - slab * slab_rows;
   }
-}
-template <typename Form, bool kTurned>
-__device__ __forceinline__ void fetch_w(const BulkGroup& group, const BulkTask& task, const BulkTile<Form>& tile, const Ring<Form>& ring, int k) {
-  const CUtensorMap* const maps = group.w + task.first_map;
-  const int rank = Form::kPair > 1 ? static_cast<int>(blockIdx.x % Form::kPair) : 0;
-  if constexpr (kTurned) {
-    for (int r = rank * task.box_rows; r < kStep && k + r < tile.to; r += task.box_rows * Form::kPair) {
-      const int slab = (k + r) / task.slab_rows, row = k + r - slab * task.slab_rows;
+  // The bytes that both blocks of a pair bring to each, from depth k on.
+  __device__ __forceinline__ int bytes(int k) const {
+    int there = 0;
+    for (const int all = kTurned ? min(to - k, kStep) : columns; there < all;) there += box;
+    return there * (kTurned ? Form::kWide * 2 : kStepBytes);
+  }
+  // In order of k.
+  __device__ __forceinline__ void fetch(const Ring<Form>& ring, int k) {
+    const int all = kTurned ? min(to - k, kStep) : columns, step = box * Form::kPair;
+    const CUtensorMap* at = map;
+    int in = row;
+    for (int r = Form::kPair > 1 ? static_cast<int>(blockIdx.x % Form::kPair) * box : 0; r < all; r += step) {
+      if constexpr (kTurned) {
 #pragma unroll
-      for (int i = 0; i < Form::kWide / 64; ++i)
-        fetch_w_box<Form>(ring.w() + static_cast<unsigned>(i * kStep * 128 + r * 128), maps + slab, tile.n0 + i * 64, row, ring.filled());
+        for (int i = 0; i < Form::kWide / 64; ++i)
+          fetch_w_box<Form>(ring.w() + static_cast<unsigned>(i * kStep * 128 + r * 128), at, n0 + i * 64, in, ring.filled());
+      } else {
+        fetch_w_box<Form>(ring.w() + static_cast<unsigned>(r * kStepBytes), at, k, in, ring.filled());
+      }
+      for (in += step; in >= slab_rows; in -= slab_rows) ++at;
     }
-  } else {
-    for (int r = rank * task.box_rows; r < Form::kWide && tile.n0 + r < task.columns; r += task.box_rows * Form::kPair) {
-      const int slab = (tile.n0 + r) / task.slab_rows, row = tile.n0 + r - slab * task.slab_rows;
-      fetch_w_box<Form>(ring.w() + static_cast<unsigned>(r * kStepBytes), maps + slab, k, row, ring.filled());
+    if (kTurned) {
+      map = at;
+      row = in;
     }
   }
-}
+};
 
 template <typename Form, bool kTurned>
 __device__ __forceinline__ void fetch_all(const BulkGroup& group, Ring<Form> ring, int tiles) {
   const int each = static_cast<int>(gridDim.x) / Form::kPair;
-  int ahead = 0;  // steps whose W has been asked for before x may be
   int index = static_cast<int>(blockIdx.x) / Form::kPair;
-  if (index < tiles && group.tasks[0].constant) {
-    const BulkTile<Form> tile(group, index);
-    const BulkTask& task = group.tasks[tile.member];
-    Ring<Form> first = ring;
-    for (ahead = 0; ahead < min(Form::kStages, tile.steps()); ++ahead, first.next()) {
-      const int k = tile.from + ahead * kStep;
-      expect_bytes(first.filled(), Form::kXBytes + w_bytes<Form, kTurned>(task, tile, k));
-      fetch_w<Form, kTurned>(group, task, tile, first, k);
-    }
-  }
-  after_previous();
+  bool waited = !group.tasks[0].constant;
+  if (waited) after_previous();
   for (; index < tiles; index += each) {
     const BulkTile<Form> tile(group, index);
-    const BulkTask& task = group.tasks[tile.member];
+    WeightFetcher<Form, kTurned> w(group, group.tasks[tile.member], tile);
+    int ahead = tile.from;  // depth whose W is on its way before x may be
+    if (!waited) {
+      for (Ring<Form> first = ring; ahead < min(tile.to, tile.from + Form::kStages * kStep); ahead += kStep, first.next()) {
+        expect_bytes(first.filled(), Form::kXBytes + w.bytes(ahead));
+        w.fetch(first, ahead);
+      }
+      after_previous();
+      waited = true;
+    }
 #pragma unroll 1
     for (int k = tile.from; k < tile.to; k += kStep, ring.next()) {
-      if (ahead > 0) {
-        --ahead;
-      } else {
+      if (k >= ahead) {
         await_turn(ring.freed(), ring.turn - 1);  // the first time around: passes at once
-        expect_bytes(ring.filled(), Form::kXBytes + w_bytes<Form, kTurned>(task, tile, k));
-        fetch_w<Form, kTurned>(group, task, tile, ring, k);
+        expect_bytes(ring.filled(), Form::kXBytes + w.bytes(k));
+        w.fetch(ring, k);
       }
       fetch_box(ring.x(), &group.x, k, tile.m0, ring.filled());
     }
   }
+  if (!waited) after_previous();
 }
 
 // ---- the multiplying warpgroups ----
