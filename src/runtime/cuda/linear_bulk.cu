@@ -10,7 +10,7 @@
 namespace forebay::cuda {
 namespace {
 
-constexpr int kStep = 64, kStepBytes = 2 * kStep;
+constexpr int kStep = 64, kStepBytes = 2 * kStep, kMostSplits = 4;
 
 // kDown warpgroups multiply, each kUnits * 64 rows by kWide columns; kPair blocks of a cluster have the same columns of W, each fetches half.
 template <typename T, int units, int wide, int down, int stages, int blocks, int pair>
@@ -145,6 +145,7 @@ template <typename Form, bool kTurned>
 __device__ __forceinline__ void fetch_all(const BulkGroup& group, Ring<Form> ring, int tiles) {
   const int each = static_cast<int>(gridDim.x) / Form::kPair;
   int index = static_cast<int>(blockIdx.x) / Form::kPair;
+  asm volatile("prefetch.tensormap [%0];\n" ::"l"(&group.x) : "memory");
   bool waited = !group.tasks[0].constant;
   if (waited) after_previous();
   for (; index < tiles; index += each) {
@@ -247,10 +248,23 @@ static __device__ __noinline__ float4 activate_four(Activation activation, float
   return make_float4(activate_apart(activation, alpha, beta, x.x), activate_apart(activation, alpha, beta, x.y),
                      activate_apart(activation, alpha, beta, x.z), activate_apart(activation, alpha, beta, x.w));
 }
+// By kinds of code: nothing, GELU, others.
+enum class Finish : int { plain, gelu, other };
+template <Finish kFinish>
 __device__ __forceinline__ float4 activate_four(const BulkTask& task, float4 x) {
-  if (task.activation == Activation::none) return x;
-  if (task.activation == Activation::gelu) return make_float4(gelu_of_16(x.x), gelu_of_16(x.y), gelu_of_16(x.z), gelu_of_16(x.w));
+  if constexpr (kFinish == Finish::plain) return x;
+  if constexpr (kFinish == Finish::gelu) return make_float4(gelu_of_16(x.x), gelu_of_16(x.y), gelu_of_16(x.z), gelu_of_16(x.w));
   return activate_four(task.activation, task.alpha, task.beta, x);
+}
+// Parameters found by an index: in registers from here on, or each use would fetch them again.
+template <typename V>
+__device__ __forceinline__ V held(V value) {
+  if constexpr (sizeof(V) == 8) {
+    asm volatile("" : "+l"(value));
+  } else {
+    asm volatile("" : "+r"(value));
+  }
+  return value;
 }
 
 template <typename T>
@@ -271,15 +285,15 @@ __device__ __forceinline__ void stage_bias(const BulkTask& task, int n0, float* 
   meet_some(1, Form::kComputing);
 }
 
-template <typename Form>
-__device__ __forceinline__ void write_tile(const BulkTask& task, int row0, int n0, const float* bias, BulkSums<Form>& sums) {
+template <typename Form, Finish kFinish>
+__device__ __forceinline__ void write_tile(const BulkTask& task, int row0, int n0, const float* bias, const BulkSums<Form>& sums) {
   using T = typename Form::Type;
   const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32, quad = lane % 4;
-  const int row = row0 + thread / 32 * 16 + lane / 4;
-  const bool biased = task.bias != nullptr;
+  const int row = row0 + thread / 32 * 16 + lane / 4, rows = held(task.rows - row), columns = held(task.columns - n0 - quad * 8);
+  T* const to = held(static_cast<T*>(task.y) + static_cast<std::int64_t>(row) * task.all_columns + task.first + n0 + quad * 8);
+  const std::int64_t eight_rows = held(std::int64_t{8} * task.all_columns);
 #pragma unroll
   for (int j = 0; j < Form::kWide / 8; j += 4) {
-    if (n0 + j * 8 >= task.columns) break;
     float2 more[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) more[i] = *reinterpret_cast<const float2*>(bias + (j + i) * 8 + quad * 2);
@@ -291,24 +305,32 @@ __device__ __forceinline__ void write_tile(const BulkTask& task, int row0, int n
 #pragma unroll
         for (int i = 0; i < 4; i += 2) {
           const float *const a = sums[u][j + i] + e, *const b = sums[u][j + i + 1] + e;
-          float4 x = make_float4(a[0], a[1], b[0], b[1]);
-          if (biased) x = make_float4(x.x + more[i].x, x.y + more[i].y, x.z + more[i + 1].x, x.w + more[i + 1].y);
-          x = activate_four(task, x);
-          words[i] = pair_word<T>(x.x, x.y);
-          words[i + 1] = pair_word<T>(x.z, x.w);
+          const float4 x = make_float4(a[0] + more[i].x, a[1] + more[i].y, b[0] + more[i + 1].x, b[1] + more[i + 1].y);
+          const float4 y = activate_four<kFinish>(task, x);
+          words[i] = pair_word<T>(y.x, y.y);
+          words[i + 1] = pair_word<T>(y.z, y.w);
         }
         const uint4 run = gather_run(words[0], words[1], words[2], words[3]);
-        const int m = row + u * 64 + e / 2 * 8, n = n0 + (j + quad) * 8;
-        if (m < task.rows && n < task.columns)
-          *reinterpret_cast<uint4*>(static_cast<T*>(task.y) + static_cast<std::int64_t>(m) * task.all_columns + task.first + n) = run;
+        if (u * 64 + e / 2 * 8 < rows && j * 8 < columns) *reinterpret_cast<uint4*>(to + (u * 8 + e / 2) * eight_rows + j * 8) = run;
       }
     }
+  }
+}
+template <typename Form>
+__device__ __forceinline__ void write_tile(const BulkTask& task, int row0, int n0, const float* bias, const BulkSums<Form>& sums) {
+  if (task.activation == Activation::none) {
+    write_tile<Form, Finish::plain>(task, row0, n0, bias, sums);
+  } else if (task.activation == Activation::gelu) {
+    write_tile<Form, Finish::gelu>(task, row0, n0, bias, sums);
+  } else {
+    write_tile<Form, Finish::other>(task, row0, n0, bias, sums);
   }
 }
 
 // The sums of a cluster's splits, added in their order, each block a share.
 template <typename Form>
-__device__ __forceinline__ void join_splits(const BulkTask& task, const BulkTile<Form>& tile, float* memory, BulkSums<Form>& sums) {
+__device__ __forceinline__ void join_splits(const BulkTask& task, const BulkTile<Form>& tile, float* memory, const float* bias,
+                                            const BulkSums<Form>& sums) {
   using T = typename Form::Type;
   const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
   meet_some(1, Form::kComputing);  // nobody multiplies what lies there any more
@@ -325,20 +347,43 @@ __device__ __forceinline__ void join_splits(const BulkTask& task, const BulkTile
     }
   }
   meet_cluster();
-  constexpr int kEach = Form::kWide / 4;
-  const int share = Form::kRows * kEach / task.splits, split = static_cast<int>(blockIdx.z);
+  constexpr int kEach = Form::kWide / 8;
+  const int splits = held(task.splits), rows = held(task.rows - tile.m0), columns = held(task.columns - tile.n0), pitch = held(task.all_columns);
+  const Activation activation = static_cast<Activation>(held(static_cast<int>(task.activation)));
+  T* const to = held(static_cast<T*>(task.y) + static_cast<std::int64_t>(tile.m0) * pitch + task.first + tile.n0);
+  const int share = Form::kRows * kEach / splits, split = static_cast<int>(blockIdx.z);
+#pragma unroll 1
   for (int i = split * share + static_cast<int>(threadIdx.x); i < (split + 1) * share; i += Form::kComputing) {
-    const int row = i / kEach, column = i % kEach * 4, m = tile.m0 + row, n = tile.n0 + column;
-    if (m >= task.rows || n >= task.columns) continue;
-    alignas(16) float joined[4] = {};
-    for (int s = 0; s < task.splits; ++s) {
-      const float4 more = peer_values(memory + row * Form::kPitch + column, s);
-      joined[0] += more.x;
-      joined[1] += more.y;
-      joined[2] += more.z;
-      joined[3] += more.w;
+    const int row = i / kEach, column = i % kEach * 8;
+    if (row >= rows || column >= columns) continue;
+    float4 more[kMostSplits][2];
+#pragma unroll
+    for (int s = 0; s < kMostSplits; ++s) {
+      if (s >= splits) break;
+      more[s][0] = peer_values(memory + row * Form::kPitch + column, s);
+      more[s][1] = peer_values(memory + row * Form::kPitch + column + 4, s);
     }
-    finish_linear<T, 4>(task, m, n, joined);
+    unsigned words[4];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float4 x = make_float4(0, 0, 0, 0);
+#pragma unroll
+      for (int s = 0; s < kMostSplits; ++s) {
+        if (s >= splits) break;
+        const float4& one = more[s][half];
+        x = make_float4(x.x + one.x, x.y + one.y, x.z + one.z, x.w + one.w);
+      }
+      const float* const own_bias = bias + column + half * 4;
+      x = make_float4(x.x + own_bias[0], x.y + own_bias[1], x.z + own_bias[2], x.w + own_bias[3]);
+      if (activation == Activation::gelu) {
+        x = activate_four<Finish::gelu>(task, x);
+      } else if (activation != Activation::none) {
+        x = activate_four<Finish::other>(task, x);
+      }
+      words[half * 2] = pair_word<T>(x.x, x.y);
+      words[half * 2 + 1] = pair_word<T>(x.z, x.w);
+    }
+    *reinterpret_cast<uint4*>(to + static_cast<std::int64_t>(row) * pitch + column) = make_uint4(words[0], words[1], words[2], words[3]);
   }
 }
 
@@ -356,7 +401,7 @@ __device__ __forceinline__ void compute_all(const BulkGroup& group, Ring<Form> r
     stage_bias<Form>(task, tile.n0, *bias);
     BulkSums<Form> sums = {};
     multiply_tile_steps<Form, kTurned>(ring, tile.to - tile.from, own, sums);
-    if (task.splits > 1) return join_splits<Form>(task, tile, memory, sums);
+    if (task.splits > 1) return join_splits<Form>(task, tile, memory, *bias, sums);
     write_tile<Form>(task, tile.m0 + warpgroup * Form::kUnits * 64, tile.n0, *bias, sums);
   }
 }
@@ -424,27 +469,24 @@ cudaError_t start_bulk(BulkGroup& group, int multiprocessors, cudaStream_t strea
   return cudaLaunchKernelEx(&config, kernel, group);
 }
 
-template <typename T, LinearTile tile, int units, int down, int stages>
+template <typename T, LinearTile tile, int stages>
 cudaError_t start_tile(BulkGroup& group, bool turned, int multiprocessors, cudaStream_t stream) {
   constexpr LinearShape kShape = linear_shape(tile);
-  using Form = BulkForm<T, units, kShape.columns, down, stages, kShape.at_once, 1>;
-  static_assert(Form::kRows == kShape.rows);
+  using Form = BulkForm<T, 1, kShape.columns, kShape.rows / 64, stages, 1, 1>;
   return turned ? start_bulk<Form, true>(group, multiprocessors, stream) : start_bulk<Form, false>(group, multiprocessors, stream);
 }
 
 template <typename T>
 cudaError_t start_form(BulkGroup& group, bool turned, LinearTile tile, int multiprocessors, cudaStream_t stream) {
   switch (tile) {
-    case LinearTile::t128x64:
-      return start_tile<T, LinearTile::t128x64, 1, 2, 4>(group, turned, multiprocessors, stream);
     case LinearTile::t128x128:
-      return start_tile<T, LinearTile::t128x128, 1, 2, 3>(group, turned, multiprocessors, stream);
+      return start_tile<T, LinearTile::t128x128, 6>(group, turned, multiprocessors, stream);
     case LinearTile::t128x192:
-      return start_tile<T, LinearTile::t128x192, 1, 2, 5>(group, turned, multiprocessors, stream);
+      return start_tile<T, LinearTile::t128x192, 5>(group, turned, multiprocessors, stream);
     case LinearTile::t192x192:
-      return start_tile<T, LinearTile::t192x192, 1, 3, 4>(group, turned, multiprocessors, stream);
+      return start_tile<T, LinearTile::t192x192, 4>(group, turned, multiprocessors, stream);
     case LinearTile::t128x256:
-      return start_tile<T, LinearTile::t128x256, 1, 2, 4>(group, turned, multiprocessors, stream);
+      return start_tile<T, LinearTile::t128x256, 4>(group, turned, multiprocessors, stream);
     default:
       return cudaErrorInvalidValue;
   }

@@ -27,9 +27,11 @@ struct HopperWay {
 constexpr HopperWay kHopperWays[] = {
     {LinearTile::t64x64, 1, 0.5, "64x64"},          {LinearTile::t64x64, 2, 0.5, "64x64 splits=2"},
     {LinearTile::t64x64, 4, 0.5, "64x64 splits=4"}, {LinearTile::t64x64, 8, 0.5, "64x64 splits=8"},
-    {LinearTile::t128x64, 1, 0.6, "128x64"},        {LinearTile::t128x128, 1, 0.75, "128x128"},
-    {LinearTile::t128x128, 2, 0.75, "128x128 splits=2"}, {LinearTile::t128x192, 1, 0.85, "128x192"},
-    {LinearTile::t192x192, 1, 0.9, "192x192"},      {LinearTile::t128x256, 1, 0.9, "128x256"}};
+    {LinearTile::t128x128, 1, 0.75, "128x128"},     {LinearTile::t128x128, 2, 0.75, "128x128 splits=2"},
+    {LinearTile::t128x192, 1, 0.9, "128x192"},      {LinearTile::t128x192, 2, 0.9, "128x192 splits=2"},
+    {LinearTile::t128x192, 4, 0.9, "128x192 splits=4"}, {LinearTile::t192x192, 1, 0.95, "192x192"},
+    {LinearTile::t128x256, 1, 0.95, "128x256"},     {LinearTile::t128x256, 2, 0.95, "128x256 splits=2"},
+    {LinearTile::t128x256, 4, 0.95, "128x256 splits=4"}};
 
 // W as [depth, columns].
 bool turned(const NodeView& node) {
