@@ -1,6 +1,7 @@
-// Linear on GPUs of compute capability 9.0 where the tensor copy engine can fetch tiles: one thread asks for them, by maps that say how x and
-// each slab of W lie, and warpgroups multiply 64 rows each by all of the block's columns. Blocks stay for tile after tile: the next
-// one's operands come while this one is written. A sum takes its products 16 at a time in order of depth, as in linear_hopper.cu: the same bits.
+// Linear on GPUs of compute capability 9.0 where the tensor copy engine can fetch tiles: one thread asks for them, by maps that say how x
+// and each slab of W lie, and warpgroups multiply 64 rows each by all of the block's columns. Blocks stay for tile after tile: the next
+// one's operands come while this one is written. A sum takes its products 16 at a time in order of depth, as in linear_hopper.cu: the same
+// bits.
 #include <algorithm>
 
 #include "runtime/cuda/hopper_products.cuh"
@@ -12,7 +13,8 @@ namespace {
 
 constexpr int kStep = 64, kStepBytes = 2 * kStep, kMostSplits = 4;
 
-// kDown warpgroups multiply, each kUnits * 64 rows by kWide columns; kPair blocks of a cluster have the same columns of W, each fetches half.
+// kDown warpgroups multiply, each kUnits * 64 rows by kWide columns; kPair blocks of a cluster have the same columns of W, each fetches
+// half.
 template <typename T, int units, int wide, int down, int stages, int blocks, int pair>
 struct BulkForm {
   using Type = T;
@@ -29,22 +31,22 @@ __device__ inline void expect_bytes(unsigned at, int bytes) {
 }
 // A box of the matrix from (column, row) on; what lies outside is zeros.
 __device__ inline void fetch_box(unsigned to, const CUtensorMap* map, int column, int row, unsigned barrier) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];\n" ::"r"(to), "l"(map),
-               "r"(column), "r"(row), "r"(barrier)
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];\n" ::"r"(to),
+               "l"(map), "r"(column), "r"(row), "r"(barrier)
                : "memory");
 }
 // To the same place of both blocks of a pair.
 __device__ inline void fetch_for_both(unsigned to, const CUtensorMap* map, int column, int row, unsigned barrier) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;\n" ::"r"(
-          to),
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;\n" ::
+          "r"(to),
       "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(static_cast<unsigned short>(3))
       : "memory");
 }
 __device__ inline void arrive_at_peer(unsigned at, int rank) {
   asm volatile(
-      "{\n.reg .b32 place;\nmapa.shared::cluster.u32 place, %0, %1;\nmbarrier.arrive.release.cluster.shared::cluster.b64 _, [place];\n}\n" ::"r"(
-          at),
+      "{\n.reg .b32 place;\nmapa.shared::cluster.u32 place, %0, %1;\nmbarrier.arrive.release.cluster.shared::cluster.b64 _, "
+      "[place];\n}\n" ::"r"(at),
       "r"(rank)
       : "memory");
 }
@@ -348,7 +350,8 @@ __device__ __forceinline__ void join_splits(const BulkTask& task, const BulkTile
   }
   meet_cluster();
   constexpr int kEach = Form::kWide / 8;
-  const int splits = held(task.splits), rows = held(task.rows - tile.m0), columns = held(task.columns - tile.n0), pitch = held(task.all_columns);
+  const int splits = held(task.splits), rows = held(task.rows - tile.m0), columns = held(task.columns - tile.n0),
+            pitch = held(task.all_columns);
   const Activation activation = static_cast<Activation>(held(static_cast<int>(task.activation)));
   T* const to = held(static_cast<T*>(task.y) + static_cast<std::int64_t>(tile.m0) * pitch + task.first + tile.n0);
   const int share = Form::kRows * kEach / splits, split = static_cast<int>(blockIdx.z);
@@ -434,7 +437,8 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks) linear_bulk(con
     __syncwarp();
     if (splits > 1) meet_cluster();
   } else {
-    compute_all<Form, kTurned>(group, ring, tiles, reinterpret_cast<float*>(reinterpret_cast<char*>(memory) + (ring.tiles - shared_place(memory))), bias);
+    compute_all<Form, kTurned>(group, ring, tiles,
+                               reinterpret_cast<float*>(reinterpret_cast<char*>(memory) + (ring.tiles - shared_place(memory))), bias);
     __syncwarp();
   }
   if (Form::kPair > 1 || splits > 1) meet_cluster();  // nobody leaves while others read or write

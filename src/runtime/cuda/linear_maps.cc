@@ -1,4 +1,5 @@
-// Maps of x and W by which the tensor copy engine fetches tiles of 128 bytes a row, 16-byte pieces swizzled as warpgroup products read them.
+// Maps of x and W by which the tensor copy engine fetches tiles of 128 bytes a row, 16-byte pieces swizzled as warpgroup products read
+// them.
 #include <algorithm>
 #include <cstdint>
 
@@ -43,7 +44,8 @@ class Mapper {
   Mapper(DType type, decltype(&cuTensorMapEncodeTiled) encode)
       : type_(type == DType::f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16), encode_(encode) {}
   bool map(CUtensorMap* to, const void* at, int columns, int rows, int pitch, int box_rows) const {
-    const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)}, step[1] = {static_cast<cuuint64_t>(pitch) * 2};
+    const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)},
+                     step[1] = {static_cast<cuuint64_t>(pitch) * 2};
     const cuuint32_t box[2] = {kStep, static_cast<cuuint32_t>(box_rows)}, each[2] = {1, 1};
     return aligned(at) && pitch % 8 == 0 &&
            encode_(to, type_, 2, const_cast<void*>(at), sizes, step, box, each, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
