@@ -13,13 +13,11 @@ namespace {
 
 constexpr int kStep = 64, kStepBytes = 2 * kStep, kMostSplits = 4;
 
-// kDown warpgroups multiply, each kUnits * 64 rows by kWide columns; kPair blocks of a cluster have the same columns of W, each fetches
-// half.
-template <typename T, int units, int wide, int down, int stages, int blocks, int pair>
+// Each warpgroup but the last warp multiplies 64 rows by kWide columns.
+template <typename T, int rows, int wide, int stages>
 struct BulkForm {
   using Type = T;
-  static constexpr int kUnits = units, kWide = wide, kStages = stages, kBlocks = blocks, kPair = pair;
-  static constexpr int kRows = down * units * 64, kComputing = down * 128, kThreads = kComputing + 32;
+  static constexpr int kRows = rows, kWide = wide, kStages = stages, kComputing = rows * 2, kThreads = kComputing + 32;
   static constexpr int kXBytes = kRows * kStepBytes, kStageBytes = kXBytes + wide * kStepBytes;
   static constexpr int kBytes = stages * kStageBytes + 1024;
   static constexpr int kPitch = wide + 8;
@@ -35,22 +33,6 @@ __device__ inline void fetch_box(unsigned to, const CUtensorMap* map, int column
                "l"(map), "r"(column), "r"(row), "r"(barrier)
                : "memory");
 }
-// To the same place of both blocks of a pair.
-__device__ inline void fetch_for_both(unsigned to, const CUtensorMap* map, int column, int row, unsigned barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;\n" ::
-          "r"(to),
-      "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(static_cast<unsigned short>(3))
-      : "memory");
-}
-__device__ inline void arrive_at_peer(unsigned at, int rank) {
-  asm volatile(
-      "{\n.reg .b32 place;\nmapa.shared::cluster.u32 place, %0, %1;\nmbarrier.arrive.release.cluster.shared::cluster.b64 _, "
-      "[place];\n}\n" ::"r"(at),
-      "r"(rank)
-      : "memory");
-}
-
 constexpr int kAtOnce = 8;  // row tiles that take turns before the next column
 
 template <typename Form>
@@ -60,12 +42,10 @@ struct BulkTile {
     int first = 0;
     while (index >= group.ends[member]) first = group.ends[member++];
     const BulkTask& task = group.tasks[member];
-    constexpr int kHigh = Form::kRows * Form::kPair;
-    const int down = (task.rows + kHigh - 1) / kHigh, across = (task.columns + Form::kWide - 1) / Form::kWide;
+    const int down = (task.rows + Form::kRows - 1) / Form::kRows, across = (task.columns + Form::kWide - 1) / Form::kWide;
     const int own = index - first, run = own / (kAtOnce * across), rest = own % (kAtOnce * across);
     const int together = min(kAtOnce, down - run * kAtOnce);
-    m0 = (run * kAtOnce + rest % together) * kHigh;
-    if constexpr (Form::kPair > 1) m0 += static_cast<int>(blockIdx.x % Form::kPair) * Form::kRows;
+    m0 = (run * kAtOnce + rest % together) * Form::kRows;
     n0 = rest / together * Form::kWide;
     const int deep = (task.depth + kStep - 1) / kStep, split = static_cast<int>(blockIdx.z);
     from = deep * split / task.splits * kStep;
@@ -93,14 +73,6 @@ struct Ring {
 
 // ---- the thread that fetches ----
 
-template <typename Form>
-__device__ __forceinline__ void fetch_w_box(unsigned to, const CUtensorMap* map, int column, int row, unsigned barrier) {
-  if constexpr (Form::kPair > 1) {
-    fetch_for_both(to, map, column, row, barrier);
-  } else {
-    fetch_box(to, map, column, row, barrier);
-  }
-}
 // What W's part of a tile takes to fetch: what does not change from step to step is found once.
 template <typename Form, bool kTurned>
 struct WeightFetcher {
@@ -110,12 +82,12 @@ struct WeightFetcher {
 
   __device__ __forceinline__ WeightFetcher(const BulkGroup& group, const BulkTask& task, const BulkTile<Form>& tile)
       : n0(tile.n0), to(tile.to), columns(min(task.columns - tile.n0, Form::kWide)), box(task.box_rows), slab_rows(task.slab_rows) {
-    const int first = (kTurned ? tile.from : n0) + (Form::kPair > 1 ? static_cast<int>(blockIdx.x % Form::kPair) * box : 0);
+    const int first = kTurned ? tile.from : n0;
     const int slab = first / slab_rows;
     map = group.w + task.first_map + slab;
     row = first - slab * slab_rows;
   }
-  // The bytes that both blocks of a pair bring to each, from depth k on.
+  // From depth k on.
   __device__ __forceinline__ int bytes(int k) const {
     int there = 0;
     for (const int all = kTurned ? min(to - k, kStep) : columns; there < all;) there += box;
@@ -123,18 +95,22 @@ struct WeightFetcher {
   }
   // In order of k.
   __device__ __forceinline__ void fetch(const Ring<Form>& ring, int k) {
-    const int all = kTurned ? min(to - k, kStep) : columns, step = box * Form::kPair;
+    const int all = kTurned ? min(to - k, kStep) : columns;
     const CUtensorMap* at = map;
     int in = row;
-    for (int r = Form::kPair > 1 ? static_cast<int>(blockIdx.x % Form::kPair) * box : 0; r < all; r += step) {
+    for (int r = 0; r < all; r += box) {
       if constexpr (kTurned) {
 #pragma unroll
         for (int i = 0; i < Form::kWide / 64; ++i)
-          fetch_w_box<Form>(ring.w() + static_cast<unsigned>(i * kStep * 128 + r * 128), at, n0 + i * 64, in, ring.filled());
+          fetch_box(ring.w() + static_cast<unsigned>(i * kStep * 128 + r * 128), at, n0 + i * 64, in, ring.filled());
       } else {
-        fetch_w_box<Form>(ring.w() + static_cast<unsigned>(r * kStepBytes), at, k, in, ring.filled());
+        fetch_box(ring.w() + static_cast<unsigned>(r * kStepBytes), at, k, in, ring.filled());
       }
-      for (in += step; in >= slab_rows; in -= slab_rows) ++at;
+      in += box;
+      if (in >= slab_rows) {
+        in = 0;
+        ++at;
+      }
     }
     if (kTurned) {
       map = at;
@@ -145,8 +121,8 @@ struct WeightFetcher {
 
 template <typename Form, bool kTurned>
 __device__ __forceinline__ void fetch_all(const BulkGroup& group, Ring<Form> ring, int tiles) {
-  const int each = static_cast<int>(gridDim.x) / Form::kPair;
-  int index = static_cast<int>(blockIdx.x) / Form::kPair;
+  const int each = static_cast<int>(gridDim.x);
+  int index = static_cast<int>(blockIdx.x);
   asm volatile("prefetch.tensormap [%0];\n" ::"l"(&group.x) : "memory");
   bool waited = !group.tasks[0].constant;
   if (waited) after_previous();
@@ -178,27 +154,18 @@ __device__ __forceinline__ void fetch_all(const BulkGroup& group, Ring<Form> rin
 // ---- the multiplying warpgroups ----
 
 template <typename Form>
-using BulkSums = float[Form::kUnits][Form::kWide / 8][4];
+using BulkSums = float[Form::kWide / 8][4];
 
 template <typename Form, bool kTurned>
 __device__ __forceinline__ void multiply_16(BulkSums<Form>& sums, unsigned x, unsigned w, int k) {
   const std::uint64_t b =
       kTurned ? product_matrix(w + static_cast<unsigned>(k * 128), kStep * 128) : product_matrix(w + static_cast<unsigned>(k * 2), 16);
-#pragma unroll
-  for (int u = 0; u < Form::kUnits; ++u) {
-    const std::uint64_t a = product_matrix(x + static_cast<unsigned>(u * 64 * kStepBytes + k * 2), 16);
-    add_product<typename Form::Type, kTurned>(sums[u], a, b);
-  }
+  add_product<typename Form::Type, kTurned>(sums, product_matrix(x + static_cast<unsigned>(k * 2), 16), b);
 }
 
 template <typename Form>
 __device__ __forceinline__ void release(const Ring<Form>& ring) {
-  if (threadIdx.x % 32 != 0) return;
-  if constexpr (Form::kPair > 1) {
-    for (int rank = 0; rank < Form::kPair; ++rank) arrive_at_peer(ring.freed(), rank);
-  } else {
-    arrive_at(ring.freed());
-  }
+  if (threadIdx.x % 32 == 0) arrive_at(ring.freed());
 }
 
 template <typename Form, bool kTurned>
@@ -300,21 +267,18 @@ __device__ __forceinline__ void write_tile(const BulkTask& task, int row0, int n
 #pragma unroll
     for (int i = 0; i < 4; ++i) more[i] = *reinterpret_cast<const float2*>(bias + (j + i) * 8 + quad * 2);
 #pragma unroll
-    for (int u = 0; u < Form::kUnits; ++u) {
+    for (int e = 0; e < 4; e += 2) {
+      unsigned words[4];
 #pragma unroll
-      for (int e = 0; e < 4; e += 2) {
-        unsigned words[4];
-#pragma unroll
-        for (int i = 0; i < 4; i += 2) {
-          const float *const a = sums[u][j + i] + e, *const b = sums[u][j + i + 1] + e;
-          const float4 x = make_float4(a[0] + more[i].x, a[1] + more[i].y, b[0] + more[i + 1].x, b[1] + more[i + 1].y);
-          const float4 y = activate_four<kFinish>(task, x);
-          words[i] = pair_word<T>(y.x, y.y);
-          words[i + 1] = pair_word<T>(y.z, y.w);
-        }
-        const uint4 run = gather_run(words[0], words[1], words[2], words[3]);
-        if (u * 64 + e / 2 * 8 < rows && j * 8 < columns) *reinterpret_cast<uint4*>(to + (u * 8 + e / 2) * eight_rows + j * 8) = run;
+      for (int i = 0; i < 4; i += 2) {
+        const float *const a = sums[j + i] + e, *const b = sums[j + i + 1] + e;
+        const float4 x = make_float4(a[0] + more[i].x, a[1] + more[i].y, b[0] + more[i + 1].x, b[1] + more[i + 1].y);
+        const float4 y = activate_four<kFinish>(task, x);
+        words[i] = pair_word<T>(y.x, y.y);
+        words[i + 1] = pair_word<T>(y.z, y.w);
       }
+      const uint4 run = gather_run(words[0], words[1], words[2], words[3]);
+      if (e / 2 * 8 < rows && j * 8 < columns) *reinterpret_cast<uint4*>(to + e / 2 * eight_rows + j * 8) = run;
     }
   }
 }
@@ -336,16 +300,13 @@ __device__ __forceinline__ void join_splits(const BulkTask& task, const BulkTile
   using T = typename Form::Type;
   const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
   meet_some(1, Form::kComputing);  // nobody multiplies what lies there any more
-  float* const own = memory + static_cast<int>(threadIdx.x) / 128 * Form::kUnits * 64 * Form::kPitch;
+  float* const own = memory + static_cast<int>(threadIdx.x) / 128 * 64 * Form::kPitch;
 #pragma unroll
-  for (int u = 0; u < Form::kUnits; ++u) {
+  for (int j = 0; j < Form::kWide / 8; ++j) {
 #pragma unroll
-    for (int j = 0; j < Form::kWide / 8; ++j) {
-#pragma unroll
-      for (int e = 0; e < 4; e += 2) {
-        const int row = u * 64 + thread / 32 * 16 + lane / 4 + e / 2 * 8, column = j * 8 + lane % 4 * 2;
-        *reinterpret_cast<float2*>(own + row * Form::kPitch + column) = make_float2(sums[u][j][e], sums[u][j][e + 1]);
-      }
+    for (int e = 0; e < 4; e += 2) {
+      const int row = thread / 32 * 16 + lane / 4 + e / 2 * 8, column = j * 8 + lane % 4 * 2;
+      *reinterpret_cast<float2*>(own + row * Form::kPitch + column) = make_float2(sums[j][e], sums[j][e + 1]);
     }
   }
   meet_cluster();
@@ -393,11 +354,11 @@ __device__ __forceinline__ void join_splits(const BulkTask& task, const BulkTile
 template <typename Form, bool kTurned>
 __device__ __forceinline__ void compute_all(const BulkGroup& group, Ring<Form> ring, int tiles, float* memory, float (*bias)[Form::kWide]) {
   const int warpgroup = static_cast<int>(threadIdx.x) / 128;
-  const unsigned own = static_cast<unsigned>(warpgroup * Form::kUnits * 64 * kStepBytes);
+  const unsigned own = static_cast<unsigned>(warpgroup * 64 * kStepBytes);
   float(*const first_bias)[Form::kWide] = bias;
   after_previous();
 #pragma unroll 1
-  for (int index = static_cast<int>(blockIdx.x) / Form::kPair; index < tiles; index += static_cast<int>(gridDim.x) / Form::kPair) {
+  for (int index = static_cast<int>(blockIdx.x); index < tiles; index += static_cast<int>(gridDim.x)) {
     const BulkTile<Form> tile(group, index);
     const BulkTask& task = group.tasks[tile.member];
     bias = bias == first_bias ? first_bias + 1 : first_bias;  // the last tile's may still be read
@@ -405,12 +366,12 @@ __device__ __forceinline__ void compute_all(const BulkGroup& group, Ring<Form> r
     BulkSums<Form> sums = {};
     multiply_tile_steps<Form, kTurned>(ring, tile.to - tile.from, own, sums);
     if (task.splits > 1) return join_splits<Form>(task, tile, memory, *bias, sums);
-    write_tile<Form>(task, tile.m0 + warpgroup * Form::kUnits * 64, tile.n0, *bias, sums);
+    write_tile<Form>(task, tile.m0 + warpgroup * 64, tile.n0, *bias, sums);
   }
 }
 
 template <typename Form, bool kTurned>
-__global__ void __launch_bounds__(Form::kThreads, Form::kBlocks) linear_bulk(const __grid_constant__ BulkGroup group) {
+__global__ void __launch_bounds__(Form::kThreads, 1) linear_bulk(const __grid_constant__ BulkGroup group) {
   extern __shared__ uint4 memory[];
   __shared__ std::uint64_t barriers[2 * Form::kStages];
   __shared__ alignas(16) float bias[2][Form::kWide];
@@ -422,15 +383,11 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks) linear_bulk(con
   if (threadIdx.x == 0) {
     for (unsigned i = 0; i < Form::kStages; ++i) {
       begin_barrier(ring.full + i * 8, 1);
-      begin_barrier(ring.empty + i * 8, Form::kComputing / 32 * Form::kPair);
+      begin_barrier(ring.empty + i * 8, Form::kComputing / 32);
     }
     asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
   }
-  if constexpr (Form::kPair > 1) {
-    meet_cluster();
-  } else {
-    __syncthreads();
-  }
+  __syncthreads();
   const int tiles = group.ends[group.count - 1];
   if (threadIdx.x >= Form::kComputing) {
     if (threadIdx.x == Form::kComputing) fetch_all<Form, kTurned>(group, ring, tiles);
@@ -441,7 +398,7 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks) linear_bulk(con
                                reinterpret_cast<float*>(reinterpret_cast<char*>(memory) + (ring.tiles - shared_place(memory))), bias);
     __syncwarp();
   }
-  if (Form::kPair > 1 || splits > 1) meet_cluster();  // nobody leaves while others read or write
+  if (splits > 1) meet_cluster();  // nobody leaves while others read
 }
 
 template <typename Form, bool kTurned>
@@ -450,33 +407,32 @@ cudaError_t start_bulk(BulkGroup& group, int multiprocessors, cudaStream_t strea
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Form::kBytes);
   if (error != cudaSuccess) return error;
   const int splits = group.tasks[0].splits;
-  constexpr int kHigh = Form::kRows * Form::kPair;
   int tiles = 0;
   for (int i = 0; i < group.count; ++i) {
     const BulkTask& task = group.tasks[i];
-    tiles += (task.rows + kHigh - 1) / kHigh * ((task.columns + Form::kWide - 1) / Form::kWide);
+    tiles += (task.rows + Form::kRows - 1) / Form::kRows * ((task.columns + Form::kWide - 1) / Form::kWide);
     group.ends[i] = tiles;
   }
-  const int at_once = splits > 1 ? tiles : std::min(tiles, multiprocessors * Form::kBlocks / Form::kPair);
+  const int at_once = splits > 1 ? tiles : std::min(tiles, multiprocessors);
   cudaLaunchAttribute attributes[2] = {};
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
   attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {Form::kPair, 1, static_cast<unsigned>(splits)};
+  attributes[1].val.clusterDim = {1, 1, static_cast<unsigned>(splits)};
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(at_once * Form::kPair), 1, static_cast<unsigned>(splits));
+  config.gridDim = dim3(static_cast<unsigned>(at_once), 1, static_cast<unsigned>(splits));
   config.blockDim = dim3(Form::kThreads);
   config.dynamicSmemBytes = Form::kBytes;
   config.stream = stream;
   config.attrs = attributes;
-  config.numAttrs = splits > 1 || Form::kPair > 1 ? 2 : 1;
+  config.numAttrs = splits > 1 ? 2 : 1;
   return cudaLaunchKernelEx(&config, kernel, group);
 }
 
 template <typename T, LinearTile tile, int stages>
 cudaError_t start_tile(BulkGroup& group, bool turned, int multiprocessors, cudaStream_t stream) {
   constexpr LinearShape kShape = linear_shape(tile);
-  using Form = BulkForm<T, 1, kShape.columns, kShape.rows / 64, stages, 1, 1>;
+  using Form = BulkForm<T, kShape.rows, kShape.columns, stages>;
   return turned ? start_bulk<Form, true>(group, multiprocessors, stream) : start_bulk<Form, false>(group, multiprocessors, stream);
 }
 
