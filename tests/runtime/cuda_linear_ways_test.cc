@@ -89,6 +89,11 @@ TEST_F(CudaLinearWays, OwnWaysAreRightAndSlabsShareLaunchesWithoutChangingBits) 
         ASSERT_TRUE(together.ok()) << what << ": " << together.status().to_string();
         EXPECT_EQ(device_->merged, c.slab > 0) << what;
         EXPECT_TRUE(same_bytes((*apart)[0], (*together)[0])) << what;
+        device_->gap = 192;
+        const auto scattered = device_->run(node.run, {}, true);
+        device_->gap = 0;
+        ASSERT_TRUE(scattered.ok()) << what << ": " << scattered.status().to_string();
+        EXPECT_TRUE(same_bytes((*apart)[0], (*scattered)[0])) << what << ", slabs that do not lie behind each other";
         seen.insert(way.kernel);
         if (way.kernel != "cuda.linear_hopper") continue;
         const std::size_t named = way.config.find(" splits");
