@@ -64,10 +64,17 @@ class CudaLinearWays : public ::testing::Test {
 };
 
 TEST_F(CudaLinearWays, OwnWaysAreRightAndSlabsShareLaunchesWithoutChangingBits) {
-  const WaysCase cases[] = {
-      {197, 768, 768, 160, false, "Gelu"}, {197, 768, 768, 160, true, "Gelu"}, {9, 100, 3072, 48}, {130, 264, 520, 0},
-      {77, 392, 600, 112, true, "Relu"},   {20, 104, 3080, 48, true},          {33, 40, 8, 16},    {300, 520, 128, 64, true},
-      {260, 1000, 200, 0, true, "Swish"}, {777, 520, 704, 144, true}, {600, 776, 264, 208, false, "Relu"}};
+  const WaysCase cases[] = {{197, 768, 768, 160, false, "Gelu"},
+                            {197, 768, 768, 160, true, "Gelu"},
+                            {9, 100, 3072, 48},
+                            {130, 264, 520, 0},
+                            {77, 392, 600, 112, true, "Relu"},
+                            {20, 104, 3080, 48, true},
+                            {33, 40, 8, 16},
+                            {300, 520, 128, 64, true},
+                            {260, 1000, 200, 0, true, "Swish"},
+                            {777, 520, 704, 144, true},
+                            {600, 776, 264, 208, false, "Relu"}};
   std::set<std::string> seen;
   for (const DType type : {DType::f16, DType::bf16}) {
     for (const WaysCase& c : cases) {
@@ -97,7 +104,8 @@ TEST_F(CudaLinearWays, OwnWaysAreRightAndSlabsShareLaunchesWithoutChangingBits) 
         seen.insert(way.kernel);
         if (way.kernel != "cuda.linear_hopper") continue;
         const std::size_t named = way.config.find(" splits");
-        const auto [kept, first] = by_splits.try_emplace(named == std::string::npos ? "" : way.config.substr(named), std::move((*apart)[0]));
+        const auto [kept, first] =
+            by_splits.try_emplace(named == std::string::npos ? "" : way.config.substr(named), std::move((*apart)[0]));
         EXPECT_TRUE(first || same_bytes(kept->second, (*apart)[0])) << what;
       }
     }

@@ -10,8 +10,8 @@ namespace forebay::cuda {
 static __device__ __noinline__ float activate_apart(Activation activation, float alpha, float beta, float x) {
   return activate(activation, alpha, beta, x);
 }
-// x Phi(x), Phi(-y) as 2^(y P(y) - 1): within 8e-6 of it up to 6.5 and falling behind, a fortieth of what 16 bits can tell apart, and a third of
-// erff's instructions, which would take as long as the products.
+// x Phi(x), Phi(-y) as 2^(y P(y) - 1): within 8e-6 of it up to 6.5 and falling behind, a fortieth of what 16 bits can tell apart, and a
+// third of erff's instructions, which would take as long as the products.
 __device__ inline float gelu_of_16(float x) {
   const float y = fabsf(x);
   float p = -1.760324380484235e-06f;

@@ -26,8 +26,8 @@ inline constexpr int kLinearDepth = 32;  // of a step of the sum
 // 128 x 128 outputs a block, else 64 x 64: the same bits.
 cudaError_t launch_linear_mma(const LinearTask& task, bool large, cudaStream_t stream);
 
-// On GPUs of compute capability 9.0, by what a block makes at once: rows x columns. sums: as above, and where a turned call is not all of the
-// depth. The bits depend on splits alone.
+// On GPUs of compute capability 9.0, by what a block makes at once: rows x columns. sums: as above, and where a turned call is not all of
+// the depth. The bits depend on splits alone.
 enum class LinearTile : int { t64x64, t128x128, t128x192, t192x192, t128x256 };
 struct LinearShape {
   int rows, columns;
@@ -35,7 +35,8 @@ struct LinearShape {
   bool bulk;    // the tensor copy engine fetches where it can
 };
 constexpr LinearShape linear_shape(LinearTile tile) {
-  constexpr LinearShape kShapes[] = {{64, 64, 2, false}, {128, 128, 1, true}, {128, 192, 1, true}, {192, 192, 1, true}, {128, 256, 1, true}};
+  constexpr LinearShape kShapes[] = {
+      {64, 64, 2, false}, {128, 128, 1, true}, {128, 192, 1, true}, {192, 192, 1, true}, {128, 256, 1, true}};
   return kShapes[static_cast<int>(tile)];
 }
 // Products of the same x, or of one: types, rows, depth, orientation and splits are the same; none is empty.
