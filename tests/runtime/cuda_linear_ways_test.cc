@@ -1,6 +1,7 @@
 // Every way of forebay.Linear on the CUDA device: close to the CPU, and the same bits however slabs share launches. Skips where there is no
 // GPU, and says so.
 #include <cmath>
+#include <map>
 #include <set>
 
 #include "runtime/cuda_runner.h"
@@ -63,10 +64,17 @@ class CudaLinearWays : public ::testing::Test {
 };
 
 TEST_F(CudaLinearWays, OwnWaysAreRightAndSlabsShareLaunchesWithoutChangingBits) {
-  const WaysCase cases[] = {
-      {197, 768, 768, 160, false, "Gelu"}, {197, 768, 768, 160, true, "Gelu"}, {9, 100, 3072, 48}, {130, 264, 520, 0},
-      {77, 392, 600, 112, true, "Relu"},   {20, 104, 3080, 48, true},          {33, 40, 8, 16},    {300, 520, 128, 64, true},
-      {260, 1000, 200, 0, true, "Swish"}};
+  const WaysCase cases[] = {{197, 768, 768, 160, false, "Gelu"},
+                            {197, 768, 768, 160, true, "Gelu"},
+                            {9, 100, 3072, 48},
+                            {130, 264, 520, 0},
+                            {77, 392, 600, 112, true, "Relu"},
+                            {20, 104, 3080, 48, true},
+                            {33, 40, 8, 16},
+                            {300, 520, 128, 64, true},
+                            {260, 1000, 200, 0, true, "Swish"},
+                            {777, 520, 704, 144, true},
+                            {600, 776, 264, 208, false, "Relu"}};
   std::set<std::string> seen;
   for (const DType type : {DType::f16, DType::bf16}) {
     for (const WaysCase& c : cases) {
@@ -75,11 +83,12 @@ TEST_F(CudaLinearWays, OwnWaysAreRightAndSlabsShareLaunchesWithoutChangingBits) 
       if (std::string(c.activation) == "Swish") node.run.attributes.push_back({"activation_alpha", plan::AttributeValue(1.0f)});
       const auto want = run_node(node.run, device_->pool);
       ASSERT_TRUE(want.ok()) << want.status().to_string();
+      std::map<std::string, HostTensor> by_splits;  // of cuda.linear_hopper: tiles are of no account
       for (const KernelWay& way : ways_of(node.run)) {
         if (!way.kernel.starts_with("cuda.linear")) continue;
         const std::string what = text_of(c, type) + " " + way.kernel + " " + way.config;
         device_->way = way;
-        const auto apart = device_->run(node.run);
+        auto apart = device_->run(node.run);
         ASSERT_TRUE(apart.ok()) << what << ": " << apart.status().to_string();
         EXPECT_EQ(device_->id, way.kernel);
         EXPECT_LE(worst_of((*want)[0], (*apart)[0]), type == DType::f16 ? 0.01 : 0.08) << what;
@@ -87,7 +96,17 @@ TEST_F(CudaLinearWays, OwnWaysAreRightAndSlabsShareLaunchesWithoutChangingBits) 
         ASSERT_TRUE(together.ok()) << what << ": " << together.status().to_string();
         EXPECT_EQ(device_->merged, c.slab > 0) << what;
         EXPECT_TRUE(same_bytes((*apart)[0], (*together)[0])) << what;
+        device_->gap = 192;
+        const auto scattered = device_->run(node.run, {}, true);
+        device_->gap = 0;
+        ASSERT_TRUE(scattered.ok()) << what << ": " << scattered.status().to_string();
+        EXPECT_TRUE(same_bytes((*apart)[0], (*scattered)[0])) << what << ", slabs that do not lie behind each other";
         seen.insert(way.kernel);
+        if (way.kernel != "cuda.linear_hopper") continue;
+        const std::size_t named = way.config.find(" splits");
+        const auto [kept, first] =
+            by_splits.try_emplace(named == std::string::npos ? "" : way.config.substr(named), std::move((*apart)[0]));
+        EXPECT_TRUE(first || same_bytes(kept->second, (*apart)[0])) << what;
       }
     }
   }

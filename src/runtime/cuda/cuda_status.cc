@@ -107,6 +107,7 @@ Status find_driver_calls(DriverCalls* calls) {
   }
   if (!look_up("cuStreamWaitValue32", &calls->wait_value).ok()) calls->wait_value = nullptr;
   if (!look_up("cuStreamWriteValue32", &calls->write_value).ok()) calls->write_value = nullptr;
+  if (!look_up("cuTensorMapEncodeTiled", &calls->encode_map).ok()) calls->encode_map = nullptr;
   return {};
 }
 

@@ -40,8 +40,9 @@ struct DriverCalls {
   decltype(&cuMemUnmap) unmap = nullptr;
   decltype(&cuMemSetAccess) set_access = nullptr;
   decltype(&cuMemGetAllocationGranularity) granularity = nullptr;
-  decltype(&cuStreamWaitValue32) wait_value = nullptr;  // these two are null in a driver without them
+  decltype(&cuStreamWaitValue32) wait_value = nullptr;  // these are null in a driver without them
   decltype(&cuStreamWriteValue32) write_value = nullptr;
+  decltype(&cuTensorMapEncodeTiled) encode_map = nullptr;
 };
 Status find_driver_calls(DriverCalls* calls);
 

@@ -69,7 +69,16 @@ __device__ inline void await_products() {
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, " \
   "%57, %58, %59, %60, %61, %62, %63"
 
-// d[64 x 64 or 128] += a * b' over 16 columns of both, in shared memory; turned: += a * b, 16 rows of b.
+#define FB_NAMES_96                                                                                                                 \
+  FB_NAMES_64                                                                                                                       \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, " \
+  "%89, %90, %91, %92, %93, %94, %95"
+#define FB_NAMES_128                                                                                                             \
+  FB_NAMES_96                                                                                                                    \
+  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, " \
+  "%117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+
+// d[64 x 64, 128, 192 or 256] += a * b' over 16 columns of both, in shared memory; turned: += a * b, 16 rows of b.
 #define FB_PRODUCT_64(type)                                                                                                   \
   asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {" FB_NAMES_32 "}, %32, %33, 1, 1, 1, 0, %34;\n" \
                : FB_SUMS_32(0)                                                                                                \
@@ -77,6 +86,14 @@ __device__ inline void await_products() {
 #define FB_PRODUCT_128(type)                                                                                                   \
   asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" FB_NAMES_64 "}, %64, %65, 1, 1, 1, 0, %66;\n" \
                : FB_SUMS_32(0), FB_SUMS_32(8)                                                                                  \
+               : "l"(a), "l"(b), "n"(kTurned ? 1 : 0))
+#define FB_PRODUCT_192(type)                                                                                                   \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n192k16.f32." type "." type " {" FB_NAMES_96 "}, %96, %97, 1, 1, 1, 0, %98;\n" \
+               : FB_SUMS_32(0), FB_SUMS_32(8), FB_SUMS_32(16)                                                                  \
+               : "l"(a), "l"(b), "n"(kTurned ? 1 : 0))
+#define FB_PRODUCT_256(type)                                                                                                       \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32." type "." type " {" FB_NAMES_128 "}, %128, %129, 1, 1, 1, 0, %130;\n" \
+               : FB_SUMS_32(0), FB_SUMS_32(8), FB_SUMS_32(16), FB_SUMS_32(24)                                                      \
                : "l"(a), "l"(b), "n"(kTurned ? 1 : 0))
 template <typename T, bool kTurned>
 __device__ __forceinline__ void add_product(float (&d)[8][4], std::uint64_t a, std::uint64_t b) {
@@ -92,6 +109,22 @@ __device__ __forceinline__ void add_product(float (&d)[16][4], std::uint64_t a, 
     FB_PRODUCT_128("f16");
   } else {
     FB_PRODUCT_128("bf16");
+  }
+}
+template <typename T, bool kTurned>
+__device__ __forceinline__ void add_product(float (&d)[24][4], std::uint64_t a, std::uint64_t b) {
+  if constexpr (std::is_same_v<T, __half>) {
+    FB_PRODUCT_192("f16");
+  } else {
+    FB_PRODUCT_192("bf16");
+  }
+}
+template <typename T, bool kTurned>
+__device__ __forceinline__ void add_product(float (&d)[32][4], std::uint64_t a, std::uint64_t b) {
+  if constexpr (std::is_same_v<T, __half>) {
+    FB_PRODUCT_256("f16");
+  } else {
+    FB_PRODUCT_256("bf16");
   }
 }
 

@@ -10,15 +10,31 @@ namespace forebay::cuda {
 static __device__ __noinline__ float activate_apart(Activation activation, float alpha, float beta, float x) {
   return activate(activation, alpha, beta, x);
 }
-__device__ inline float activate_linear(const LinearTask& task, float x) {
+// x Phi(x), Phi(-y) as 2^(y P(y) - 1): within 8e-6 of it up to 6.5 and falling behind, a fortieth of what 16 bits can tell apart, and a
+// third of erff's instructions, which would take as long as the products.
+__device__ inline float gelu_of_16(float x) {
+  const float y = fabsf(x);
+  float p = -1.760324380484235e-06f;
+  p = fmaf(p, y, 6.00019957346376e-05f);
+  p = fmaf(p, y, -0.000917044235393405f);
+  p = fmaf(p, y, 0.008451073430478573f);
+  p = fmaf(p, y, -0.05383552983403206f);
+  p = fmaf(p, y, -0.45859789848327637f);
+  p = fmaf(p, y, -1.1511940956115723f);
+  float below;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(below) : "f"(fmaf(p, y, -1.0f)));
+  return x * (x > 0 ? 1.0f - below : below);
+}
+template <typename Task>
+__device__ inline float activate_linear(const Task& task, float x) {
   if (task.activation == Activation::none) return x;
-  if (task.activation == Activation::gelu) return activate(Activation::gelu, 0, 0, x);
+  if (task.activation == Activation::gelu) return gelu_of_16(x);
   return activate_apart(task.activation, task.alpha, task.beta, x);
 }
 
 // kWide (1, 4 or 8) sums of a row, at a multiple of 16 bytes when there are several, from a column of the call on.
-template <typename T, int kWide>
-__device__ inline void finish_linear(const LinearTask& task, int row, int column, const float* sums) {
+template <typename T, int kWide, typename Task>
+__device__ inline void finish_linear(const Task& task, int row, int column, const float* sums) {
   struct alignas(sizeof(T) * kWide) Values {
     T values[kWide];
   };

@@ -380,15 +380,10 @@ cudaError_t start(LinearGroup& group, cudaStream_t stream) {
 template <typename T>
 cudaError_t start_form(LinearGroup& group, LinearTile tile, cudaStream_t stream) {
   const bool turned = group.tasks[0].turned;
-  switch (tile) {
-    case LinearTile::small:
-      return turned ? start<Small<T>, true>(group, stream) : start<Small<T>, false>(group, stream);
-    case LinearTile::middle:
-      return turned ? start<Middle<T>, true>(group, stream) : start<Middle<T>, false>(group, stream);
-    case LinearTile::large:
-      return turned ? start<Large<T>, true>(group, stream) : start<Large<T>, false>(group, stream);
-  }
-  return cudaErrorInvalidValue;
+  const int columns = group.tasks[0].splits > 1 ? 64 : linear_shape(tile).columns;
+  if (columns <= 64) return turned ? start<Small<T>, true>(group, stream) : start<Small<T>, false>(group, stream);
+  if (columns <= 128) return turned ? start<Middle<T>, true>(group, stream) : start<Middle<T>, false>(group, stream);
+  return turned ? start<Large<T>, true>(group, stream) : start<Large<T>, false>(group, stream);
 }
 
 }  // namespace

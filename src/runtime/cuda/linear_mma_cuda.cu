@@ -1,5 +1,6 @@
 // Steps of 32 in order, fetched a few ahead; splits of the sum are added in order by a second kernel. What a row of W gives depends on
 // nothing else in the launch.
+#include "runtime/cuda/linear_bulk.h"
 #include "runtime/cuda/linear_finish.cuh"
 #include "runtime/cuda/mma_numbers.cuh"
 
@@ -180,6 +181,9 @@ bool has_linear_hopper(int capability) {
 }
 #ifndef FOREBAY_CUDA_HOPPER
 cudaError_t launch_linear_hopper(LinearGroup&, LinearTile, cudaStream_t) {
+  return cudaErrorNotSupported;
+}
+cudaError_t launch_linear_bulk(BulkGroup&, DType, bool, LinearTile, cudaStream_t) {
   return cudaErrorNotSupported;
 }
 #endif

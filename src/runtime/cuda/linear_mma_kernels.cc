@@ -6,7 +6,7 @@
 #include "runtime/choosing_kernel.h"
 #include "runtime/cuda/activation_names.h"
 #include "runtime/cuda/kernel_base.h"
-#include "runtime/cuda/linear_task.h"
+#include "runtime/cuda/linear_bulk.h"
 #include "runtime/cuda/split_sums.h"
 #include "runtime/merged_kernel.h"
 
@@ -20,15 +20,23 @@ constexpr std::int64_t kHopperDepth = 64, kMultiprocessors = 132;
 
 struct HopperWay {
   LinearTile tile;
-  int rows, columns, splits;
-  int at_once;   // blocks of a multiprocessor
-  double share;  // of the peak, within reach
+  int splits;
+  int step;  // cycles of a block for 64 of depth
   const char* config;
 };
 constexpr HopperWay kHopperWays[] = {
-    {LinearTile::small, 64, 64, 1, 2, 0.5, "64x64"},          {LinearTile::small, 64, 64, 2, 2, 0.5, "64x64 splits=2"},
-    {LinearTile::small, 64, 64, 4, 2, 0.5, "64x64 splits=4"}, {LinearTile::small, 64, 64, 8, 2, 0.5, "64x64 splits=8"},
-    {LinearTile::middle, 128, 128, 1, 1, 0.75, "128x128"},    {LinearTile::large, 128, 256, 1, 1, 0.9, "128x256"}};
+    {LinearTile::t64x64, 1, 450, "64x64"},
+    {LinearTile::t64x64, 2, 450, "64x64 splits=2"},
+    {LinearTile::t64x64, 4, 450, "64x64 splits=4"},
+    {LinearTile::t64x64, 8, 450, "64x64 splits=8"},
+    {LinearTile::t128x128, 1, 640, "128x128"},
+    {LinearTile::t128x128, 2, 640, "128x128 splits=2"},
+    {LinearTile::t128x192, 1, 785, "128x192"},
+    {LinearTile::t128x192, 2, 785, "128x192 splits=2"},
+    {LinearTile::t192x192, 1, 1180, "192x192"},
+    {LinearTile::t128x256, 1, 1040, "128x256"},
+    {LinearTile::t128x256, 2, 1040, "128x256 splits=2"},
+};
 
 // W as [depth, columns].
 bool turned(const NodeView& node) {
@@ -126,7 +134,7 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     }
     LinearGroup group;
     group.tasks[group.count++] = task_of(calls);
-    return check(launch_linear_hopper(group, tile_, queue_stream()));
+    return check(launch_hopper(group));
   }
 
   // Sums that carry from call to call alone.
@@ -139,14 +147,14 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     LinearGroup group;
     for (const Member& member : members.first(std::min<std::size_t>(members.size(), LinearGroup::kMost))) {
       const auto* const kernel = dynamic_cast<const LinearKernel*>(member.kernel);
-      if (kernel == nullptr || kernel->way_ != Way::hopper || kernel->tile_ != tile_) break;
+      if (kernel == nullptr || kernel->way_ != Way::hopper) break;
       const LinearTask task = kernel->task_of(member.calls), &first = group.count > 0 ? group.tasks[0] : task;
       const bool same = task.x == first.x && task.rows == first.rows && task.depth == first.depth && task.type == first.type;
       if (!same || task.turned != first.turned || task.splits != first.splits || task.columns == 0) break;
       group.tasks[group.count++] = task;
     }
     if (group.count < 2) return std::size_t{0};
-    FB_TRY(check(launch_linear_hopper(group, tile_, queue_stream())));
+    FB_TRY(check(launch_hopper(group)));
     return static_cast<std::size_t>(group.count);
   }
 
@@ -178,6 +186,13 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     }
     return task;
   }
+  cudaError_t launch_hopper(LinearGroup& group) const {
+    BulkGroup bulk;
+    const LinearTile tile = tile_of(group);
+    if (map_linear(group, tile, state_->driver.encode_map, &bulk))
+      return launch_linear_bulk(bulk, task_.type, task_.turned, tile, queue_stream());
+    return launch_linear_hopper(group, tile, queue_stream());
+  }
   Status check(cudaError_t error) const { return error == cudaSuccess ? Status() : state_->errors.check(error, id()); }
 
   std::int64_t tiles(std::int64_t columns, std::int64_t size) const {
@@ -185,23 +200,38 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
   }
   bool large(std::int64_t columns) const { return task_.splits == 1 && tiles(columns, 128) >= kFullBlocks; }
 
-  // Cycles, roughly: turns of the device by what its blocks multiply in one, and the join of splits.
-  double guess(const HopperWay& way) const {
-    constexpr double kJoin = 2000, kProducts = 2048;  // a cycle of a multiprocessor
-    const std::int64_t steps = (task_.all_depth + kHopperDepth - 1) / kHopperDepth,
-                       deep = (steps + way.splits - 1) / way.splits * kHopperDepth;
-    const std::int64_t blocks = (task_.rows + way.rows - 1) / way.rows * ((task_.all_columns + way.columns - 1) / way.columns) * way.splits;
-    if (way.splits > 1 && blocks > 2 * kMultiprocessors) return 1e18;  // the device is full without
-    const std::int64_t turns = (blocks + kMultiprocessors * way.at_once - 1) / (kMultiprocessors * way.at_once);
-    const std::int64_t at_once = std::min<std::int64_t>(way.at_once, (blocks + kMultiprocessors - 1) / kMultiprocessors);
-    return static_cast<double>(turns * at_once * way.rows * way.columns * deep) / kProducts / way.share + (way.splits > 1 ? kJoin : 0);
+  // Cycles, roughly: turns of the device, what is written after each, and the join of splits. columns: of each product of the launch.
+  double guess(const HopperWay& way, std::span<const int> columns) const {
+    constexpr std::int64_t kWrite = 1500;
+    const LinearShape shape = linear_shape(way.tile);
+    const std::int64_t steps = ((task_.all_depth + kHopperDepth - 1) / kHopperDepth + way.splits - 1) / way.splits;
+    std::int64_t across = 0;
+    for (const int one : columns) across += (one + shape.columns - 1) / shape.columns;
+    const std::int64_t blocks = (task_.rows + shape.rows - 1) / shape.rows * across * way.splits, room = kMultiprocessors * shape.at_once;
+    if (way.splits > 1 && blocks > room) return 1e18;  // the device is full without
+    const std::int64_t turns = (blocks + room - 1) / room, at_once = blocks > kMultiprocessors ? shape.at_once : 1,
+                       join = shape.bulk ? 8000 : 2000;
+    return static_cast<double>(turns * (steps * at_once * way.step + kWrite) + (way.splits > 1 ? join : 0));
+  }
+  // Products that share a launch fill the device otherwise than each alone: any tile of the same splits will do, the bits are the same.
+  LinearTile tile_of(const LinearGroup& group) const {
+    if (group.count == 1) return tile_;
+    int columns[LinearGroup::kMost];
+    for (int i = 0; i < group.count; ++i) columns[i] = group.tasks[i].columns;
+    const HopperWay* best = nullptr;
+    const auto cost = [&](const HopperWay& way) { return guess(way, {columns, static_cast<std::size_t>(group.count)}); };
+    for (const HopperWay& way : kHopperWays)
+      if (way.splits == task_.splits && (best == nullptr || cost(way) < cost(*best))) best = &way;
+    return best->tile;
   }
   bool library_first(bool served) const { return served && std::int64_t{task_.all_columns} * task_.all_depth * 2 > kMostWeightBytes; }
   // The best guess first.
   std::vector<KernelWay> own_ways() const {
     std::vector<KernelWay> all;
     if (!own_) return all;
-    const auto by_guess = [&](const HopperWay& a, const HopperWay& b) { return guess(a) < guess(b); };
+    const auto by_guess = [&](const HopperWay& a, const HopperWay& b) {
+      return guess(a, {&task_.all_columns, 1}) < guess(b, {&task_.all_columns, 1});
+    };
     const HopperWay* const best = std::min_element(std::begin(kHopperWays), std::end(kHopperWays), by_guess);
     if (hopper_) all.push_back({std::string(kHopper), best->config});
     for (const HopperWay& way : kHopperWays) {
@@ -216,7 +246,7 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
   ChoosingKernel* choosing_ = nullptr;  // product_
   MergedKernel* merged_ = nullptr;      // product_, or null
   LinearTask task_;
-  LinearTile tile_ = LinearTile::small;
+  LinearTile tile_ = LinearTile::t64x64;
   Way way_ = Way::mma;
   std::int64_t slab_rows_ = 0;
   bool own_ = false, sliced_ = false, several_slabs_ = false, biased_ = false, even_slabs_ = false, hopper_ = false;

@@ -26,9 +26,19 @@ inline constexpr int kLinearDepth = 32;  // of a step of the sum
 // 128 x 128 outputs a block, else 64 x 64: the same bits.
 cudaError_t launch_linear_mma(const LinearTask& task, bool large, cudaStream_t stream);
 
-// On GPUs of compute capability 9.0: 64 x 64, 128 x 128 or 128 x 256 outputs a block, splits of 64 x 64 alone. sums: as above, and where a
-// turned call is not all of the depth.
-enum class LinearTile : int { small, middle, large };
+// On GPUs of compute capability 9.0, by what a block makes at once: rows x columns. sums: as above, and where a turned call is not all of
+// the depth. The bits depend on splits alone.
+enum class LinearTile : int { t64x64, t128x128, t128x192, t192x192, t128x256 };
+struct LinearShape {
+  int rows, columns;
+  int at_once;  // blocks of a multiprocessor
+  bool bulk;    // the tensor copy engine fetches where it can
+};
+constexpr LinearShape linear_shape(LinearTile tile) {
+  constexpr LinearShape kShapes[] = {
+      {64, 64, 2, false}, {128, 128, 1, true}, {128, 192, 1, true}, {192, 192, 1, true}, {128, 256, 1, true}};
+  return kShapes[static_cast<int>(tile)];
+}
 // Products of the same x, or of one: types, rows, depth, orientation and splits are the same; none is empty.
 struct LinearGroup {
   static constexpr int kMost = 3;
@@ -36,6 +46,7 @@ struct LinearGroup {
   int count = 0;
   int ends[kMost] = {};  // blocks, set by the launch
 };
+// Threads copy, where the engine cannot: slower, the same bits.
 cudaError_t launch_linear_hopper(LinearGroup& group, LinearTile tile, cudaStream_t stream);
 bool has_linear_hopper(int capability);
 

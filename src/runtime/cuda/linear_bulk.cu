@@ -1,0 +1,467 @@
+// Linear on GPUs of compute capability 9.0 where the tensor copy engine can fetch tiles: one thread asks for them, by maps that say how x
+// and each slab of W lie, and warpgroups multiply 64 rows each by all of the block's columns. Blocks stay for tile after tile: the next
+// one's operands come while this one is written. A sum takes its products 16 at a time in order of depth, as in linear_hopper.cu: the same
+// bits.
+#include <algorithm>
+
+#include "runtime/cuda/hopper_products.cuh"
+#include "runtime/cuda/linear_bulk.h"
+#include "runtime/cuda/linear_finish.cuh"
+
+namespace forebay::cuda {
+namespace {
+
+constexpr int kStep = 64, kStepBytes = 2 * kStep, kMostSplits = 4;
+
+// Each warpgroup but the last warp multiplies 64 rows by kWide columns.
+template <typename T, int rows, int wide, int stages>
+struct BulkForm {
+  using Type = T;
+  static constexpr int kRows = rows, kWide = wide, kStages = stages, kComputing = rows * 2, kThreads = kComputing + 32;
+  static constexpr int kXBytes = kRows * kStepBytes, kStageBytes = kXBytes + wide * kStepBytes;
+  static constexpr int kBytes = stages * kStageBytes + 1024;
+  static constexpr int kPitch = wide + 8;
+  static_assert(wide % 64 == 0 && kRows <= 256);
+};
+
+__device__ inline void expect_bytes(unsigned at, int bytes) {
+  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.expect_tx.shared::cta.b64 state, [%0], %1;\n}\n" ::"r"(at), "r"(bytes) : "memory");
+}
+// A box of the matrix from (column, row) on; what lies outside is zeros.
+__device__ inline void fetch_box(unsigned to, const CUtensorMap* map, int column, int row, unsigned barrier) {
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];\n" ::"r"(to),
+               "l"(map), "r"(column), "r"(row), "r"(barrier)
+               : "memory");
+}
+constexpr int kAtOnce = 8;  // row tiles that take turns before the next column
+
+template <typename Form>
+struct BulkTile {
+  int member = 0, m0 = 0, n0 = 0, from = 0, to = 0;
+  __device__ __forceinline__ BulkTile(const BulkGroup& group, int index) {
+    int first = 0;
+    while (index >= group.ends[member]) first = group.ends[member++];
+    const BulkTask& task = group.tasks[member];
+    const int down = (task.rows + Form::kRows - 1) / Form::kRows, across = (task.columns + Form::kWide - 1) / Form::kWide;
+    const int own = index - first, run = own / (kAtOnce * across), rest = own % (kAtOnce * across);
+    const int together = min(kAtOnce, down - run * kAtOnce);
+    m0 = (run * kAtOnce + rest % together) * Form::kRows;
+    n0 = rest / together * Form::kWide;
+    const int deep = (task.depth + kStep - 1) / kStep, split = static_cast<int>(blockIdx.z);
+    from = deep * split / task.splits * kStep;
+    to = min(deep * (split + 1) / task.splits * kStep, task.depth);
+  }
+  __device__ __forceinline__ int steps() const { return (to - from + kStep - 1) / kStep; }
+};
+
+// Where a block is in its ring of stages.
+template <typename Form>
+struct Ring {
+  unsigned tiles, full, empty;
+  int stage = 0, turn = 0;
+  __device__ __forceinline__ void next() {
+    if (++stage == Form::kStages) {
+      stage = 0;
+      ++turn;
+    }
+  }
+  __device__ __forceinline__ unsigned x() const { return tiles + static_cast<unsigned>(stage * Form::kStageBytes); }
+  __device__ __forceinline__ unsigned w() const { return x() + Form::kXBytes; }
+  __device__ __forceinline__ unsigned filled() const { return full + static_cast<unsigned>(stage) * 8; }
+  __device__ __forceinline__ unsigned freed() const { return empty + static_cast<unsigned>(stage) * 8; }
+};
+
+// ---- the thread that fetches ----
+
+// What W's part of a tile takes to fetch: what does not change from step to step is found once.
+template <typename Form, bool kTurned>
+struct WeightFetcher {
+  const CUtensorMap* map;  // of the next box, or not turned: of the tile's first
+  const int n0, to, columns, box, slab_rows;
+  int row;  // in its slab
+
+  __device__ __forceinline__ WeightFetcher(const BulkGroup& group, const BulkTask& task, const BulkTile<Form>& tile)
+      : n0(tile.n0), to(tile.to), columns(min(task.columns - tile.n0, Form::kWide)), box(task.box_rows), slab_rows(task.slab_rows) {
+    const int first = kTurned ? tile.from : n0;
+    const int slab = first / slab_rows;
+    map = group.w + task.first_map + slab;
+    row = first - slab * slab_rows;
+  }
+  // From depth k on.
+  __device__ __forceinline__ int bytes(int k) const {
+    int there = 0;
+    for (const int all = kTurned ? min(to - k, kStep) : columns; there < all;) there += box;
+    return there * (kTurned ? Form::kWide * 2 : kStepBytes);
+  }
+  // In order of k.
+  __device__ __forceinline__ void fetch(const Ring<Form>& ring, int k) {
+    const int all = kTurned ? min(to - k, kStep) : columns;
+    const CUtensorMap* at = map;
+    int in = row;
+    for (int r = 0; r < all; r += box) {
+      if constexpr (kTurned) {
+#pragma unroll
+        for (int i = 0; i < Form::kWide / 64; ++i)
+          fetch_box(ring.w() + static_cast<unsigned>(i * kStep * 128 + r * 128), at, n0 + i * 64, in, ring.filled());
+      } else {
+        fetch_box(ring.w() + static_cast<unsigned>(r * kStepBytes), at, k, in, ring.filled());
+      }
+      in += box;
+      if (in >= slab_rows) {
+        in = 0;
+        ++at;
+      }
+    }
+    if (kTurned) {
+      map = at;
+      row = in;
+    }
+  }
+};
+
+template <typename Form, bool kTurned>
+__device__ __forceinline__ void fetch_all(const BulkGroup& group, Ring<Form> ring, int tiles) {
+  const int each = static_cast<int>(gridDim.x);
+  int index = static_cast<int>(blockIdx.x);
+  asm volatile("prefetch.tensormap [%0];\n" ::"l"(&group.x) : "memory");
+  bool waited = !group.tasks[0].constant;
+  if (waited) after_previous();
+  for (; index < tiles; index += each) {
+    const BulkTile<Form> tile(group, index);
+    WeightFetcher<Form, kTurned> w(group, group.tasks[tile.member], tile);
+    int ahead = tile.from;  // depth whose W is on its way before x may be
+    if (!waited) {
+      for (Ring<Form> first = ring; ahead < min(tile.to, tile.from + Form::kStages * kStep); ahead += kStep, first.next()) {
+        expect_bytes(first.filled(), Form::kXBytes + w.bytes(ahead));
+        w.fetch(first, ahead);
+      }
+      after_previous();
+      waited = true;
+    }
+#pragma unroll 1
+    for (int k = tile.from; k < tile.to; k += kStep, ring.next()) {
+      if (k >= ahead) {
+        await_turn(ring.freed(), ring.turn - 1);  // the first time around: passes at once
+        expect_bytes(ring.filled(), Form::kXBytes + w.bytes(k));
+        w.fetch(ring, k);
+      }
+      fetch_box(ring.x(), &group.x, k, tile.m0, ring.filled());
+    }
+  }
+  if (!waited) after_previous();
+}
+
+// ---- the multiplying warpgroups ----
+
+template <typename Form>
+using BulkSums = float[Form::kWide / 8][4];
+
+template <typename Form, bool kTurned>
+__device__ __forceinline__ void multiply_16(BulkSums<Form>& sums, unsigned x, unsigned w, int k) {
+  const std::uint64_t b =
+      kTurned ? product_matrix(w + static_cast<unsigned>(k * 128), kStep * 128) : product_matrix(w + static_cast<unsigned>(k * 2), 16);
+  add_product<typename Form::Type, kTurned>(sums, product_matrix(x + static_cast<unsigned>(k * 2), 16), b);
+}
+
+template <typename Form>
+__device__ __forceinline__ void release(const Ring<Form>& ring) {
+  if (threadIdx.x % 32 == 0) arrive_at(ring.freed());
+}
+
+template <typename Form, bool kTurned>
+__device__ __forceinline__ void multiply_tile_steps(Ring<Form>& ring, int depth, unsigned own, BulkSums<Form>& sums) {
+  const int whole = depth / kStep;
+  Ring<Form> before = ring;
+#pragma unroll 1
+  for (int step = 0; step < whole; ++step) {
+    await_turn(ring.filled(), ring.turn);
+    fence_products();
+#pragma unroll
+    for (int k = 0; k < kStep; k += 16) multiply_16<Form, kTurned>(sums, ring.x() + own, ring.w(), k);
+    commit_products();
+    await_products<1>();
+    if (step > 0) {
+      release(before);
+      before.next();
+    }
+    ring.next();
+  }
+  await_products<0>();
+  if (whole > 0) release(before);
+  if (whole * kStep == depth) return;
+  // No products with what lies behind the end: adding zeros would change the sign of a zero.
+  await_turn(ring.filled(), ring.turn);
+#pragma unroll 1
+  for (int k = 0; k < depth - whole * kStep; k += 16) {
+    fence_products();
+    multiply_16<Form, kTurned>(sums, ring.x() + own, ring.w(), k);
+    commit_products();
+    await_products<0>();
+  }
+  release(ring);
+  ring.next();
+}
+
+// Four lanes' words of four runs of 8 columns: lane i gets run i.
+__device__ __forceinline__ uint4 gather_run(unsigned a, unsigned b, unsigned c, unsigned d) {
+  const int lane = static_cast<int>(threadIdx.x);
+  const bool odd = (lane & 1) != 0, high = (lane & 2) != 0;
+  const unsigned ab = __shfl_xor_sync(~0u, odd ? a : b, 1), cd = __shfl_xor_sync(~0u, odd ? c : d, 1);
+  const unsigned a1 = odd ? ab : a, b1 = odd ? b : ab, c1 = odd ? cd : c, d1 = odd ? d : cd;
+  // Even lanes hold (a1, b1) of run 0 and (c1, d1) of run 2, odd ones those of runs 1 and 3.
+  const unsigned low = __shfl_xor_sync(~0u, high ? a1 : c1, 2), top = __shfl_xor_sync(~0u, high ? b1 : d1, 2);
+  return high ? make_uint4(low, top, c1, d1) : make_uint4(a1, b1, low, top);
+}
+
+static __device__ __noinline__ float4 activate_four(Activation activation, float alpha, float beta, float4 x) {
+  return make_float4(activate_apart(activation, alpha, beta, x.x), activate_apart(activation, alpha, beta, x.y),
+                     activate_apart(activation, alpha, beta, x.z), activate_apart(activation, alpha, beta, x.w));
+}
+// By kinds of code: nothing, GELU, others.
+enum class Finish : int { plain, gelu, other };
+template <Finish kFinish>
+__device__ __forceinline__ float4 activate_four(const BulkTask& task, float4 x) {
+  if constexpr (kFinish == Finish::plain) return x;
+  if constexpr (kFinish == Finish::gelu) return make_float4(gelu_of_16(x.x), gelu_of_16(x.y), gelu_of_16(x.z), gelu_of_16(x.w));
+  return activate_four(task.activation, task.alpha, task.beta, x);
+}
+// Parameters found by an index: in registers from here on, or each use would fetch them again.
+template <typename V>
+__device__ __forceinline__ V held(V value) {
+  if constexpr (sizeof(V) == 8) {
+    asm volatile("" : "+l"(value));
+  } else {
+    asm volatile("" : "+r"(value));
+  }
+  return value;
+}
+
+template <typename T>
+__device__ __forceinline__ unsigned pair_word(float a, float b) {
+  struct alignas(4) Pair {
+    T values[2];
+  };
+  const Pair pair = {{narrow<T>(a), narrow<T>(b)}};
+  return *reinterpret_cast<const unsigned*>(&pair);
+}
+
+// The bias of a tile's columns, on its way while they are multiplied.
+template <typename Form>
+__device__ __forceinline__ void stage_bias(const BulkTask& task, int n0, float* bias) {
+  using T = typename Form::Type;
+  for (int i = static_cast<int>(threadIdx.x); i < Form::kWide; i += Form::kComputing)
+    bias[i] = task.bias != nullptr && n0 + i < task.columns ? widen(static_cast<const T*>(task.bias)[task.first + n0 + i]) : 0.0f;
+  meet_some(1, Form::kComputing);
+}
+
+template <typename Form, Finish kFinish>
+__device__ __forceinline__ void write_tile(const BulkTask& task, int row0, int n0, const float* bias, const BulkSums<Form>& sums) {
+  using T = typename Form::Type;
+  const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32, quad = lane % 4;
+  const int row = row0 + thread / 32 * 16 + lane / 4, rows = held(task.rows - row), columns = held(task.columns - n0 - quad * 8);
+  T* const to = held(static_cast<T*>(task.y) + static_cast<std::int64_t>(row) * task.all_columns + task.first + n0 + quad * 8);
+  const std::int64_t eight_rows = held(std::int64_t{8} * task.all_columns);
+#pragma unroll
+  for (int j = 0; j < Form::kWide / 8; j += 4) {
+    float2 more[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) more[i] = *reinterpret_cast<const float2*>(bias + (j + i) * 8 + quad * 2);
+#pragma unroll
+    for (int e = 0; e < 4; e += 2) {
+      unsigned words[4];
+#pragma unroll
+      for (int i = 0; i < 4; i += 2) {
+        const float *const a = sums[j + i] + e, *const b = sums[j + i + 1] + e;
+        const float4 x = make_float4(a[0] + more[i].x, a[1] + more[i].y, b[0] + more[i + 1].x, b[1] + more[i + 1].y);
+        const float4 y = activate_four<kFinish>(task, x);
+        words[i] = pair_word<T>(y.x, y.y);
+        words[i + 1] = pair_word<T>(y.z, y.w);
+      }
+      const uint4 run = gather_run(words[0], words[1], words[2], words[3]);
+      if (e / 2 * 8 < rows && j * 8 < columns) *reinterpret_cast<uint4*>(to + e / 2 * eight_rows + j * 8) = run;
+    }
+  }
+}
+template <typename Form>
+__device__ __forceinline__ void write_tile(const BulkTask& task, int row0, int n0, const float* bias, const BulkSums<Form>& sums) {
+  if (task.activation == Activation::none) {
+    write_tile<Form, Finish::plain>(task, row0, n0, bias, sums);
+  } else if (task.activation == Activation::gelu) {
+    write_tile<Form, Finish::gelu>(task, row0, n0, bias, sums);
+  } else {
+    write_tile<Form, Finish::other>(task, row0, n0, bias, sums);
+  }
+}
+
+// The sums of a cluster's splits, added in their order, each block a share.
+template <typename Form>
+__device__ __forceinline__ void join_splits(const BulkTask& task, const BulkTile<Form>& tile, float* memory, const float* bias,
+                                            const BulkSums<Form>& sums) {
+  using T = typename Form::Type;
+  const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
+  meet_some(1, Form::kComputing);  // nobody multiplies what lies there any more
+  float* const own = memory + static_cast<int>(threadIdx.x) / 128 * 64 * Form::kPitch;
+#pragma unroll
+  for (int j = 0; j < Form::kWide / 8; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; e += 2) {
+      const int row = thread / 32 * 16 + lane / 4 + e / 2 * 8, column = j * 8 + lane % 4 * 2;
+      *reinterpret_cast<float2*>(own + row * Form::kPitch + column) = make_float2(sums[j][e], sums[j][e + 1]);
+    }
+  }
+  meet_cluster();
+  constexpr int kEach = Form::kWide / 8;
+  const int splits = held(task.splits), rows = held(task.rows - tile.m0), columns = held(task.columns - tile.n0),
+            pitch = held(task.all_columns);
+  const Activation activation = static_cast<Activation>(held(static_cast<int>(task.activation)));
+  T* const to = held(static_cast<T*>(task.y) + static_cast<std::int64_t>(tile.m0) * pitch + task.first + tile.n0);
+  const int share = Form::kRows * kEach / splits, split = static_cast<int>(blockIdx.z);
+#pragma unroll 1
+  for (int i = split * share + static_cast<int>(threadIdx.x); i < (split + 1) * share; i += Form::kComputing) {
+    const int row = i / kEach, column = i % kEach * 8;
+    if (row >= rows || column >= columns) continue;
+    float4 more[kMostSplits][2];
+#pragma unroll
+    for (int s = 0; s < kMostSplits; ++s) {
+      if (s >= splits) break;
+      more[s][0] = peer_values(memory + row * Form::kPitch + column, s);
+      more[s][1] = peer_values(memory + row * Form::kPitch + column + 4, s);
+    }
+    unsigned words[4];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float4 x = make_float4(0, 0, 0, 0);
+#pragma unroll
+      for (int s = 0; s < kMostSplits; ++s) {
+        if (s >= splits) break;
+        const float4& one = more[s][half];
+        x = make_float4(x.x + one.x, x.y + one.y, x.z + one.z, x.w + one.w);
+      }
+      const float* const own_bias = bias + column + half * 4;
+      x = make_float4(x.x + own_bias[0], x.y + own_bias[1], x.z + own_bias[2], x.w + own_bias[3]);
+      if (activation == Activation::gelu) {
+        x = activate_four<Finish::gelu>(task, x);
+      } else if (activation != Activation::none) {
+        x = activate_four<Finish::other>(task, x);
+      }
+      words[half * 2] = pair_word<T>(x.x, x.y);
+      words[half * 2 + 1] = pair_word<T>(x.z, x.w);
+    }
+    *reinterpret_cast<uint4*>(to + static_cast<std::int64_t>(row) * pitch + column) = make_uint4(words[0], words[1], words[2], words[3]);
+  }
+}
+
+template <typename Form, bool kTurned>
+__device__ __forceinline__ void compute_all(const BulkGroup& group, Ring<Form> ring, int tiles, float* memory, float (*bias)[Form::kWide]) {
+  const int warpgroup = static_cast<int>(threadIdx.x) / 128;
+  const unsigned own = static_cast<unsigned>(warpgroup * 64 * kStepBytes);
+  float(*const first_bias)[Form::kWide] = bias;
+  after_previous();
+#pragma unroll 1
+  for (int index = static_cast<int>(blockIdx.x); index < tiles; index += static_cast<int>(gridDim.x)) {
+    const BulkTile<Form> tile(group, index);
+    const BulkTask& task = group.tasks[tile.member];
+    bias = bias == first_bias ? first_bias + 1 : first_bias;  // the last tile's may still be read
+    stage_bias<Form>(task, tile.n0, *bias);
+    BulkSums<Form> sums = {};
+    multiply_tile_steps<Form, kTurned>(ring, tile.to - tile.from, own, sums);
+    if (task.splits > 1) return join_splits<Form>(task, tile, memory, *bias, sums);
+    write_tile<Form>(task, tile.m0 + warpgroup * 64, tile.n0, *bias, sums);
+  }
+}
+
+template <typename Form, bool kTurned>
+__global__ void __launch_bounds__(Form::kThreads, 1) linear_bulk(const __grid_constant__ BulkGroup group) {
+  extern __shared__ uint4 memory[];
+  __shared__ std::uint64_t barriers[2 * Form::kStages];
+  __shared__ alignas(16) float bias[2][Form::kWide];
+  Ring<Form> ring;
+  ring.tiles = (shared_place(memory) + 1023) / 1024 * 1024;
+  ring.full = shared_place(barriers);
+  ring.empty = ring.full + Form::kStages * 8;
+  const int splits = group.tasks[0].splits;
+  if (threadIdx.x == 0) {
+    for (unsigned i = 0; i < Form::kStages; ++i) {
+      begin_barrier(ring.full + i * 8, 1);
+      begin_barrier(ring.empty + i * 8, Form::kComputing / 32);
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+  }
+  __syncthreads();
+  const int tiles = group.ends[group.count - 1];
+  if (threadIdx.x >= Form::kComputing) {
+    if (threadIdx.x == Form::kComputing) fetch_all<Form, kTurned>(group, ring, tiles);
+    __syncwarp();
+    if (splits > 1) meet_cluster();
+  } else {
+    compute_all<Form, kTurned>(group, ring, tiles,
+                               reinterpret_cast<float*>(reinterpret_cast<char*>(memory) + (ring.tiles - shared_place(memory))), bias);
+    __syncwarp();
+  }
+  if (splits > 1) meet_cluster();  // nobody leaves while others read
+}
+
+template <typename Form, bool kTurned>
+cudaError_t start_bulk(BulkGroup& group, int multiprocessors, cudaStream_t stream) {
+  const auto kernel = linear_bulk<Form, kTurned>;
+  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Form::kBytes);
+  if (error != cudaSuccess) return error;
+  const int splits = group.tasks[0].splits;
+  int tiles = 0;
+  for (int i = 0; i < group.count; ++i) {
+    const BulkTask& task = group.tasks[i];
+    tiles += (task.rows + Form::kRows - 1) / Form::kRows * ((task.columns + Form::kWide - 1) / Form::kWide);
+    group.ends[i] = tiles;
+  }
+  const int at_once = splits > 1 ? tiles : std::min(tiles, multiprocessors);
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {1, 1, static_cast<unsigned>(splits)};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(at_once), 1, static_cast<unsigned>(splits));
+  config.blockDim = dim3(Form::kThreads);
+  config.dynamicSmemBytes = Form::kBytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = splits > 1 ? 2 : 1;
+  return cudaLaunchKernelEx(&config, kernel, group);
+}
+
+template <typename T, LinearTile tile, int stages>
+cudaError_t start_tile(BulkGroup& group, bool turned, int multiprocessors, cudaStream_t stream) {
+  constexpr LinearShape kShape = linear_shape(tile);
+  using Form = BulkForm<T, kShape.rows, kShape.columns, stages>;
+  return turned ? start_bulk<Form, true>(group, multiprocessors, stream) : start_bulk<Form, false>(group, multiprocessors, stream);
+}
+
+template <typename T>
+cudaError_t start_form(BulkGroup& group, bool turned, LinearTile tile, int multiprocessors, cudaStream_t stream) {
+  switch (tile) {
+    case LinearTile::t128x128:
+      return start_tile<T, LinearTile::t128x128, 6>(group, turned, multiprocessors, stream);
+    case LinearTile::t128x192:
+      return start_tile<T, LinearTile::t128x192, 5>(group, turned, multiprocessors, stream);
+    case LinearTile::t192x192:
+      return start_tile<T, LinearTile::t192x192, 4>(group, turned, multiprocessors, stream);
+    case LinearTile::t128x256:
+      return start_tile<T, LinearTile::t128x256, 4>(group, turned, multiprocessors, stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace
+
+cudaError_t launch_linear_bulk(BulkGroup& group, DType type, bool turned, LinearTile tile, cudaStream_t stream) {
+  if (group.tasks[0].rows == 0) return cudaSuccess;
+  int device = 0, multiprocessors = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  if (error != cudaSuccess) return error;
+  return type == DType::f16 ? start_form<__half>(group, turned, tile, multiprocessors, stream)
+                            : start_form<__nv_bfloat16>(group, turned, tile, multiprocessors, stream);
+}
+
+}  // namespace forebay::cuda
