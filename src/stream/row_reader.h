@@ -1,16 +1,19 @@
 // Rows of gather-only weights, fetched on the caller's thread: group by group of 64 KiB where the binding has them so, else chunk by
 // chunk. Groups that were read and checked stay, up to 64 MiB of them, and so does the last chunk: reading and checking a group for each row
-// of each pass takes longer than an encoder. Thread-safe.
+// of each pass takes longer than an encoder. Many rows are copied by several threads: one alone needs more than a millisecond for the words of
+// 32 sentences. Thread-safe.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <span>
 #include <unordered_map>
 #include <vector>
 
 #include "codec/chunk_codec.h"
+#include "runtime/thread_pool.h"
 #include "stream/bound_generation.h"
 
 namespace forebay::stream {
@@ -29,8 +32,14 @@ class RowReader {
     std::uint64_t number = 0;
     std::vector<std::byte> bytes;
   };
+  struct Piece {
+    const std::byte* from = nullptr;
+    std::byte* to = nullptr;
+    std::size_t bytes = 0;
+  };
   static constexpr std::uint64_t kKeptGroups = 1024;
 
+  void copy_found();
   Result<std::span<const std::byte>> load_group(plan::WeightId weight, std::uint64_t group);
   Status load_chunk(plan::ChunkId chunk);
   Status check_group(plan::WeightId weight, std::uint64_t group, std::span<const std::byte> bytes);
@@ -39,6 +48,9 @@ class RowReader {
   std::atomic<std::uint64_t> gathered_{0};
   std::mutex mutex_;  // guards everything below
   std::vector<Group> groups_;  // each group has one place
+  std::vector<Piece> found_;   // to be copied before what they lie in is replaced
+  std::uint64_t found_bytes_ = 0;
+  std::unique_ptr<ThreadPool> copiers_;  // made when first wanted
   plan::ChunkId chunk_ = plan::kNone;
   std::vector<std::byte> chunk_bytes_, stored_bytes_;
   codec::ChunkCodec codec_;

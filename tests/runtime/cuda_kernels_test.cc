@@ -80,6 +80,9 @@ TEST_F(CudaKernels, ElementwiseIsClose) {
       compare({"", op, 14, {}, {&a, &b}, 1, plan::kNone, {}}, tolerance_of(type), op + name);
       compare({"", op, 14, {}, {&a, &whole}, 1, plan::kNone, {}}, tolerance_of(type), op + name);
     }
+    const HostTensor rows = random_tensor(random_, type, Shape{24, 16, 768}), one = random_tensor(random_, type, Shape{1, 16, 768});
+    compare({"", "Add", 14, {}, {&rows, &one}, 1, plan::kNone, {}}, 2 * tolerance_of(type), "rows that repeat " + name);
+    compare({"", "Sub", 14, {}, {&one, &rows}, 1, plan::kNone, {}}, 2 * tolerance_of(type), "rows that repeat " + name);
     for (const char* op : {"Sigmoid", "Cos", "Sin", "Exp", "Tanh", "Neg", "Abs", "Relu", "Erf",
                            "Floor", "Ceil", "Reciprocal"}) {
       compare({"", op, 13, {}, {&a}, 1, plan::kNone, {}}, tolerance_of(type), op + name);
