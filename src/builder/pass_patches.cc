@@ -18,7 +18,8 @@ constexpr int kMostSteps = 8;     // of shape arithmetic
 
 class PatchesPass {
  public:
-  explicit PatchesPass(PassContext& context) : ir_(context.ir), host_(context.host), needs_(context.ir, context.registry), uses_(context.ir), pattern_(context) {}
+  explicit PatchesPass(PassContext& context)
+      : ir_(context.ir), host_(context.host), needs_(context.ir, context.registry), uses_(context.ir), pattern_(context) {}
 
   Result<std::size_t> run() {
     std::size_t made = 0;
@@ -50,7 +51,8 @@ class PatchesPass {
   bool fits(const IrNode& conv, const IrNode& flat) const {
     const NodeView view = ir_.view(conv);
     const TypeShape &x = pattern_.type(conv.inputs[0]), &w = pattern_.type(conv.inputs[1]);
-    if ((w.dtype != DType::f16 && w.dtype != DType::bf16) || !needs_.fixed(conv.inputs[1]) || !w.known() || w.dims.size() != 4) return false;
+    if ((w.dtype != DType::f16 && w.dtype != DType::bf16) || !needs_.fixed(conv.inputs[1]) || !w.known() || w.dims.size() != 4)
+      return false;
     if (view.integer("group", 1) != 1 || view.text("auto_pad", "NOTSET") != "NOTSET" || !all(conv, "pads", 0) || !all(conv, "dilations", 1))
       return false;
     const Dims window{w.dims[2], w.dims[3]};

@@ -82,11 +82,13 @@ Status PassRunner::record(const std::function<Status()>& inputs_read) {
 Status PassRunner::upload() {
   const plan::Graph& main = engine_.plan().graphs[0];
   std::byte* const block = pass_.given_bytes > 0 ? context_.ends_.data() : nullptr;
+  std::uint64_t used = 0;  // of the block: an input that the caller has bound leaves its place empty
   for (const PreparedPass::Upload& u : pass_.uploads) {
     const HostTensor& tensor = *pass_.places[u.value].host;
     if (tensor.bytes() == 0) continue;
     if (block != nullptr) {
       std::memcpy(block + u.offset, tensor.data(), tensor.bytes());
+      used = std::max<std::uint64_t>(used, u.offset + tensor.bytes());
     } else {
       queue_.copy(activations_ + u.offset, tensor.data(), tensor.bytes());
     }
@@ -96,9 +98,11 @@ Status PassRunner::upload() {
   };
   for (std::size_t i = 0; i < main.inputs.size(); ++i) {
     const ValuePlace& place = pass_.places[main.inputs[i]];
-    if (in_block(i)) std::memcpy(block + place.offset, context_.inputs_[i].data(), bytes_of(place));
+    if (!in_block(i)) continue;
+    std::memcpy(block + place.offset, context_.inputs_[i].data(), bytes_of(place));
+    used = std::max(used, place.offset + bytes_of(place));
   }
-  if (block != nullptr) queue_.copy(activations_, block, pass_.given_bytes);
+  if (used > 0) queue_.copy(activations_, block, used);
   for (std::size_t i = 0; i < main.inputs.size(); ++i) {
     if (!in_block(i)) upload_input(i);
     debug(main.inputs[i]);

@@ -1,7 +1,7 @@
 // Rows of gather-only weights, fetched on the caller's thread: group by group of 64 KiB where the binding has them so, else chunk by
-// chunk. Groups that were read and checked stay, up to 64 MiB of them, and so does the last chunk: reading and checking a group for each row
-// of each pass takes longer than an encoder. Many rows are copied by several threads: one alone needs more than a millisecond for the words of
-// 32 sentences. Thread-safe.
+// chunk. Groups that were read and checked stay, up to 64 MiB of them, and so does the last chunk: reading and checking a group for each
+// row of each pass takes longer than an encoder. Many rows are copied by several threads: one alone needs more than a millisecond for the
+// words of 32 sentences. Thread-safe.
 #pragma once
 
 #include <atomic>

@@ -195,7 +195,8 @@ TEST_F(CudaKernels, ARowsNormIsTheSameHoweverManyThereAre) {
         run.inputs = {&x_few, &skip_few, &scale, &shift};
         const auto few = on_device(run);
         ASSERT_TRUE(many.ok() && few.ok()) << what;
-        for (const std::size_t o : {std::size_t{0}, std::size_t{3}}) EXPECT_EQ(std::memcmp((*many)[o].data(), (*few)[o].data(), bytes), 0) << what;
+        for (const std::size_t o : {std::size_t{0}, std::size_t{3}})
+          EXPECT_EQ(std::memcmp((*many)[o].data(), (*few)[o].data(), bytes), 0) << what;
       }
     }
   }

@@ -25,18 +25,18 @@ struct ShortForm {
 #define FB_SUMS_52 FB_SUMS_32(0), FB_SUMS_8(8), FB_SUMS_8(10), FB_SUMS_4(12)
 #define FB_NAMES_52 FB_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51"
 // d[64 x n] = a * b' (+ d), 16 columns of both in shared memory.
-#define FB_SCORES_OF(n, type, names, a_name, b_name, more_name, ...)                                                                \
+#define FB_SCORES_OF(n, type, names, a_name, b_name, more_name, ...)                                                                    \
   asm volatile("{\n.reg .pred more;\nsetp.ne.b32 more, " more_name ", 0;\nwgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type \
-               " {" names "}, " a_name ", " b_name ", more, 1, 1, 0, 0;\n}\n"                                                       \
-               : __VA_ARGS__                                                                                                        \
+               " {" names "}, " a_name ", " b_name ", more, 1, 1, 0, 0;\n}\n"                                                           \
+               : __VA_ARGS__                                                                                                            \
                : "l"(a), "l"(b), "r"(more))
-#define FB_SCORES_FOR(type)                                                                                    \
-  if constexpr (kParts == 8) {                                                                                 \
-    FB_SCORES_OF("64", type, FB_NAMES_32, "%32", "%33", "%34", FB_SUMS_32(0));                                 \
-  } else if constexpr (kParts == 13) {                                                                         \
-    FB_SCORES_OF("104", type, FB_NAMES_52, "%52", "%53", "%54", FB_SUMS_52);                                   \
-  } else {                                                                                                     \
-    FB_SCORES_OF("128", type, FB_NAMES_64, "%64", "%65", "%66", FB_SUMS_32(0), FB_SUMS_32(8));                 \
+#define FB_SCORES_FOR(type)                                                                    \
+  if constexpr (kParts == 8) {                                                                 \
+    FB_SCORES_OF("64", type, FB_NAMES_32, "%32", "%33", "%34", FB_SUMS_32(0));                 \
+  } else if constexpr (kParts == 13) {                                                         \
+    FB_SCORES_OF("104", type, FB_NAMES_52, "%52", "%53", "%54", FB_SUMS_52);                   \
+  } else {                                                                                     \
+    FB_SCORES_OF("128", type, FB_NAMES_64, "%64", "%65", "%66", FB_SUMS_32(0), FB_SUMS_32(8)); \
   }
 template <typename T, int kParts>
 __device__ __forceinline__ void multiply_scores(float (&d)[kParts][4], std::uint64_t a, std::uint64_t b, int more) {

@@ -152,8 +152,8 @@ __global__ void __launch_bounds__(kMostThreads, kKept == 1 ? 2 : 1)
   }
 }
 
-// Rows of up to 1024, a warp each: many rows go by without meeting of warps. Sums are added as `norm` adds them, so that how many rows there
-// are changes no bit.
+// Rows of up to 1024, a warp each: many rows go by without meeting of warps. Sums are added as `norm` adds them, so that how many rows
+// there are changes no bit.
 constexpr int kRowRuns = 4, kRowThreads = 128, kManyRows = 264;
 
 __device__ inline float fold_runs(float (&parts)[kRowRuns]) {
@@ -183,7 +183,8 @@ __global__ void __launch_bounds__(kRowThreads) norm_rows(const __grid_constant__
   after_previous();
   if (row >= task.rows) return;
   if (!task.constant_scale) read_scales();
-  const std::int64_t begin = row * task.length, skip_row = task.skip == nullptr || begin < task.skip_count ? begin : begin % task.skip_count;
+  const std::int64_t begin = row * task.length,
+                     skip_row = task.skip == nullptr || begin < task.skip_count ? begin : begin % task.skip_count;
   float kept[kRowRuns][kRun], sums[kRowRuns] = {}, squares[kRowRuns] = {}, mean = 0;
 #pragma unroll
   for (int r = 0; r < kRowRuns; ++r) {
