@@ -89,7 +89,10 @@ class Session {
         summary.fused_nodes += fused;
         FB_TRY(pass_dead_code(context_).status());  // what a pass went round must not count as a reader in the next
       }
-      if (options.channels_last) FB_TRY(pass_nhwc(context_).status());
+      if (options.channels_last) {
+        FB_TRY(pass_patches(context_).status());
+        FB_TRY(pass_nhwc(context_).status());
+      }
       FB_ASSIGN(folded, pass_fold(context_));
       summary.folded_nodes += folded;
     }

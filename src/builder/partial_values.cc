@@ -393,6 +393,12 @@ Dims inferred_symbols(const Ir& ir, HostValues& host, const IrNode& node, const 
 }
 
 void refine_type(const Ir& ir, HostValues& host, const IrNode& node, TypeShape& output) {
+  if (node.domain.empty() && node.op == "ConstantOfShape" && output.has_rank && !output.known()) {
+    const Dims sizes = partial_value(ir, host, node.inputs[0]).elements;
+    for (std::size_t i = 0; i < output.dims.size() && sizes.size() == output.dims.size(); ++i)
+      if (output.dims[i] < 0 && sizes[i] >= 0) output.dims[i] = sizes[i];
+    return;
+  }
   const bool reshapes = node.op == "Reshape";
   if (!node.domain.empty() || (!reshapes && node.op != "Expand") || node.inputs.size() < 2 ||
       !output.has_rank || output.known())

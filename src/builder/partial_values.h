@@ -33,7 +33,7 @@ std::vector<std::int64_t> symbolic_dims(const Ir& ir, const HostValues& host, Va
 // Which dims of the node's output are those of its inputs; empty when that is not known.
 std::vector<std::int64_t> inferred_symbols(const Ir& ir, HostValues& host, const IrNode& node,
                                            const TypeShape& output);
-// Fills dims of the output of Reshape and Expand that inference alone could not tell.
+// Fills dims of the output of Reshape, Expand and ConstantOfShape that inference alone could not tell.
 void refine_type(const Ir& ir, HostValues& host, const IrNode& node, TypeShape& output);
 
 }  // namespace forebay::builder

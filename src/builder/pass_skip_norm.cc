@@ -48,9 +48,7 @@ class SkipNormPass {
       return false;
     for (std::size_t i = 1; i < norm.outputs.size(); ++i)
       if (norm.outputs[i] != kNone) return false;
-    // Both have the whole shape, as far as it is known.
-    if (a.dims != x.dims || b.dims != x.dims || x.dtype == DType::f64 || x.dims.back() < 0)
-      return false;
+    if (x.dtype == DType::f64 || x.dims.back() < 0 || (!serves(a, b, x) && !serves(b, a, x))) return false;
     for (std::size_t i = 1; i < norm.inputs.size(); ++i) {
       if (norm.inputs[i] == kNone) continue;
       const TypeShape& parameter = ir_.values[norm.inputs[i]].type;
@@ -66,9 +64,21 @@ class SkipNormPass {
     });
   }
 
+  // The first has the whole shape, as far as it is known; the second, too, or it is the same for all batches, as embeddings of places are.
+  static bool serves(const TypeShape& first, const TypeShape& skip, const TypeShape& x) {
+    if (first.dims != x.dims || skip.dims == x.dims) return first.dims == x.dims;
+    const std::vector<std::int64_t>& own = skip.dims;
+    const auto lead = std::find_if(own.begin(), own.end(), [](std::int64_t size) { return size != 1; });
+    const auto count = own.end() - lead;
+    return skip.known() && count > 0 && own.back() == x.dims.back() && own.size() <= x.dims.size() &&
+           std::equal(lead, own.end(), x.dims.end() - count);
+  }
+
   Status replace(IrNode& norm, IrNode& sum, const std::string& op) {
     const float epsilon = ir_.view(norm).real("epsilon", 1e-5f);
     std::vector<ValueId> inputs{sum.inputs[0], sum.inputs[1]};
+    const TypeShape& x = ir_.values[sum.outputs[0]].type;
+    if (!serves(ir_.values[inputs[0]].type, ir_.values[inputs[1]].type, x)) std::swap(inputs[0], inputs[1]);
     inputs.insert(inputs.end(), norm.inputs.begin() + 1, norm.inputs.end());
     if (uses_.uses(sum.outputs[0]).size() > 1) {
       norm.outputs.resize(4, kNone);

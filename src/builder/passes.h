@@ -84,6 +84,8 @@ Result<std::size_t> pass_quant_conv(PassContext& context);
 // pass_siblings.cc: products of one value by weights are executed one behind the other. After everything that makes products.
 Result<std::size_t> pass_siblings(PassContext& context);
 
+// pass_patches.cc: Conv of 16-bit patches side by side, made rows behind it, becomes forebay.Linear. After pass_epilogue, before pass_nhwc.
+Result<std::size_t> pass_patches(PassContext& context);
 // pass_nhwc.cc: images of f16 and bf16 between convolutions have their channels together, for devices that read them in runs. After
 // pass_epilogue.
 Result<std::size_t> pass_nhwc(PassContext& context);

@@ -142,6 +142,7 @@ Result<PreparedStep> make_kernel_step(const plan::Plan& plan, const Step& step, 
     if (device != nullptr && !device->info().arena_host_addressable) {
       const TypeShape& out = o.outputs[0];
       prepared.row_bytes.resize(std::max(dtype_bytes(out.dtype, out.shape().elements()).value_or(0), prepared.rows.size() * 8));
+      prepared.row_lock = std::make_unique<PageLock>();
     }
     return prepared;
   }

@@ -115,11 +115,13 @@ Status PassRunner::record(const std::function<Status()>& inputs_read) {
 Status PassRunner::upload() {
   const plan::Graph& main = engine_.plan().graphs[0];
   std::byte* const block = pass_.given_bytes > 0 ? context_.ends_.data() : nullptr;
+  std::uint64_t used = 0;  // of the block: an input that the caller has bound leaves its place empty
   for (const PreparedPass::Upload& u : pass_.uploads) {
     const HostTensor& tensor = *pass_.places[u.value].host;
     if (tensor.bytes() == 0) continue;
     if (block != nullptr) {
       std::memcpy(block + u.offset, tensor.data(), tensor.bytes());
+      used = std::max<std::uint64_t>(used, u.offset + tensor.bytes());
     } else {
       queue_.copy(activations_ + u.offset, tensor.data(), tensor.bytes());
     }
@@ -129,9 +131,11 @@ Status PassRunner::upload() {
   };
   for (std::size_t i = 0; i < main.inputs.size(); ++i) {
     const ValuePlace& place = pass_.places[main.inputs[i]];
-    if (in_block(i)) std::memcpy(block + place.offset, context_.inputs_[i].data(), bytes_of(place));
+    if (!in_block(i)) continue;
+    std::memcpy(block + place.offset, context_.inputs_[i].data(), bytes_of(place));
+    used = std::max(used, place.offset + bytes_of(place));
   }
-  if (block != nullptr) queue_.copy(activations_, block, pass_.given_bytes);
+  if (used > 0) queue_.copy(activations_, block, used);
   for (std::size_t i = 0; i < main.inputs.size(); ++i) {
     if (!in_block(i)) upload_input(i);
     debug(main.inputs[i]);
@@ -356,15 +360,17 @@ Status PassRunner::run_gather_step(PreparedStep& step) {
     if (step.output_values[o] != kNone) step.outputs[o].data = address(step.output_values[o]);
   }
   end_stretch();
+  if (step.row_lock != nullptr) step.row_lock->hold(engine_.device(), step.row_bytes);
   // Of an enqueued pass they may be overwritten as soon as they are on the device.
   const bool staged = !engine_.device().info().arena_host_addressable && context_.call_->number == 0;
   if (const HostTensor* given = staged ? given_input(step.input_values[1]) : nullptr; given != nullptr) {
     FB_TRY(find_rows(step, given->data()));
     // The first are on their way to the device while the next ones are fetched.
-    constexpr std::size_t kAtOnce = 256;
+    constexpr std::uint64_t kAtOnce = 1 << 20;
     const std::uint64_t bytes = step.rows.empty() ? 0 : bytes_of(pass_.places[step.output_values[0]]) / step.rows.size();
-    for (std::size_t first = 0; first < step.rows.size() && bytes > 0; first += kAtOnce) {
-      const std::size_t count = std::min(kAtOnce, step.rows.size() - first);
+    const std::size_t at_once = bytes > 0 ? std::max<std::size_t>(1, kAtOnce / bytes) : 1;
+    for (std::size_t first = 0; first < step.rows.size() && bytes > 0; first += at_once) {
+      const std::size_t count = std::min(at_once, step.rows.size() - first);
       FB_TRY(fetch_rows(step, first, count, step.row_bytes.data() + first * bytes));
       queue_.copy(step.outputs[0].data + first * bytes, step.row_bytes.data() + first * bytes, count * bytes);
     }

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "base/check.h"
@@ -14,6 +15,8 @@ namespace {
 constexpr std::uint64_t kGroup = plan::RowBinding::kGroupBytes;
 constexpr std::size_t kFew = 4;              // groups for which an engine of their own costs more than it gains
 constexpr std::uint32_t kGroupsAtOnce = 64;  // 4 MiB in flight
+constexpr std::uint64_t kSharedBytes = 256 << 10;  // worth waking others for
+constexpr unsigned kMostCopiers = 8;
 }  // namespace
 
 Status RowReader::gather(plan::WeightId weight, std::span<const std::int64_t> rows, std::byte* to) {
@@ -28,6 +31,8 @@ Status RowReader::gather(plan::WeightId weight, std::span<const std::int64_t> ro
         .with_tensor(w.name);
   }
   std::lock_guard lock(mutex_);
+  found_.clear();
+  found_bytes_ = 0;
   std::size_t there = 0;
   for (std::size_t i = 0; i < rows.size(); ++i) {
     if (i == there) {
@@ -36,6 +41,7 @@ Status RowReader::gather(plan::WeightId weight, std::span<const std::int64_t> ro
     }
     FB_TRY(copy_range(weight, static_cast<std::uint64_t>(rows[i]) * row_bytes, {to + i * row_bytes, static_cast<std::size_t>(row_bytes)}));
   }
+  copy_found();
   gathered_.fetch_add(rows.size() * row_bytes, std::memory_order_relaxed);
   return {};
 }
@@ -69,11 +75,28 @@ Status RowReader::copy_range(plan::WeightId weight, std::uint64_t offset, std::s
       }
     }
     const std::size_t bytes = std::min(out.size(), from.size());
-    std::memcpy(out.data(), from.data(), bytes);
+    found_.push_back({from.data(), out.data(), bytes});
+    found_bytes_ += bytes;
     out = out.subspan(bytes);
     offset += bytes;
   }
   return {};
+}
+
+void RowReader::copy_found() {
+  const auto copy = [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const Piece& piece = found_[static_cast<std::size_t>(i)];
+      std::memcpy(piece.to, piece.from, piece.bytes);
+    }
+  };
+  const auto count = static_cast<std::int64_t>(found_.size());
+  const bool shared = found_bytes_ >= kSharedBytes;
+  if (shared && copiers_ == nullptr)
+    copiers_ = std::make_unique<ThreadPool>(static_cast<int>(std::clamp(std::thread::hardware_concurrency() / 2, 1u, kMostCopiers)));
+  shared ? copiers_->parallel_for(count, 16, copy) : copy(0, count);
+  found_.clear();
+  found_bytes_ = 0;
 }
 
 RowReader::Group& RowReader::place_of(plan::WeightId weight, std::uint64_t group) {
@@ -92,6 +115,7 @@ Status RowReader::name_failure(plan::WeightId weight, std::uint64_t group, Statu
 Result<std::size_t> RowReader::load_together(plan::WeightId weight, std::span<const std::int64_t> rows, std::uint64_t row_bytes) {
   const plan::Binding& binding = bound_->generation()->binding;
   if (weight >= binding.rows.size() || !binding.rows[weight].available || row_bytes == 0) return rows.size();
+  copy_found();  // groups may lose their places
   ++call_;
   std::vector<std::uint64_t> wanted;
   std::size_t covered = 0;
@@ -159,6 +183,7 @@ Result<std::span<const std::byte>> RowReader::load_group(plan::WeightId weight, 
   const plan::Weight& w = bound_->plan().weights[weight];
   const plan::RowBinding& rows = bound_->generation()->binding.rows[weight];
   const plan::BoundFile& file = bound_->generation()->binding.files[rows.file];
+  copy_found();
   kept.weight = plan::kNone;
   const std::uint64_t begin = group * kGroup;
   kept.bytes.reserve(kGroup);
@@ -190,6 +215,7 @@ Status RowReader::check_group(plan::WeightId weight, std::uint64_t group, std::s
 
 Status RowReader::load_chunk(plan::ChunkId chunk) {
   if (chunk_ == chunk) return {};
+  copy_found();
   chunk_ = plan::kNone;
   const plan::ChunkBinding& b = bound_->binding(chunk);
   const bool coded = b.codec != plan::Codec::raw;

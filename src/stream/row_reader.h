@@ -1,17 +1,20 @@
 // Rows of gather-only weights, fetched on the caller's thread: in groups of 64 KiB where the binding has them so, else chunk by chunk. The
 // groups of a call that are not there yet are read all at once: a prompt wants hundreds, and a disk answers one after the other at a
 // hundredth of its rate. Groups that were read and checked stay, up to 64 MiB of them, and so does the last chunk: reading and checking a
-// group for each row of each pass takes longer than an encoder. Thread-safe.
+// group for each row of each pass takes longer than an encoder. Many rows are copied by several threads: one alone needs more than a
+// millisecond for the words of 32 sentences. Thread-safe.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <span>
 #include <unordered_map>
 #include <vector>
 
 #include "codec/chunk_codec.h"
+#include "runtime/thread_pool.h"
 #include "stream/bound_generation.h"
 #include "stream/streamer.h"
 
@@ -32,9 +35,15 @@ class RowReader {
     std::uint64_t call = 0;  // the last load_together that wants it here
     std::vector<std::byte> bytes;
   };
+  struct Piece {
+    const std::byte* from = nullptr;
+    std::byte* to = nullptr;
+    std::size_t bytes = 0;
+  };
   static constexpr std::uint64_t kKeptGroups = 1024;
 
   Group& place_of(plan::WeightId weight, std::uint64_t group);
+  void copy_found();
   Result<std::span<const std::byte>> load_group(plan::WeightId weight, std::uint64_t group);
   // Groups of the first of `rows`: of as many as find a place each. How many rows that is, one at least.
   Result<std::size_t> load_together(plan::WeightId weight, std::span<const std::int64_t> rows, std::uint64_t row_bytes);
@@ -49,6 +58,9 @@ class RowReader {
   std::mutex mutex_;  // guards everything below
   std::vector<Group> groups_;  // each group has one place
   std::uint64_t call_ = 0;
+  std::vector<Piece> found_;   // to be copied before what they lie in is replaced
+  std::uint64_t found_bytes_ = 0;
+  std::unique_ptr<ThreadPool> copiers_;  // made when first wanted
   plan::ChunkId chunk_ = plan::kNone;
   std::vector<std::byte> chunk_bytes_, stored_bytes_;
   codec::ChunkCodec codec_;

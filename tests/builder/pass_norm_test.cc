@@ -182,6 +182,35 @@ TEST(SkipNorm, TakesTheSumAndHandsItOn) {
   EXPECT_EQ(fused_ops(early, feeds), plain_ops(early));
 }
 
+// Embeddings of places are added to every batch; a table's row by indices that are a constant of the input's shape, too.
+TEST(SkipNorm, TakesSumsWithWhatAllBatchesShare) {
+  for (const bool behind : {true, false}) {
+    for (const Ints& dims : {Ints{3, 16}, Ints{1, 3, 16}, Ints{1, 1, 16}}) {
+      GraphMaker graph;
+      graph.input("x", DType::f32, {"n", "3", "16"}).initializer("w", floats({16}, 1)).initializer("p", floats(dims, 3));
+      graph.node("Add", behind ? Ops{"x", "p"} : Ops{"p", "x"}, {"sum"}).node("LayerNormalization", {"sum", "w"}, {"n0"});
+      graph.node("Mul", {"n0", "sum"}, {"y"}).output("y");
+      EXPECT_EQ(fused_ops(graph, norm_feeds(DType::f32), 1e-5, 23), (Ops{"SkipLayerNormalization", "Mul"}));
+    }
+  }
+  GraphMaker wider;  // the other operand is no whole one
+  wider.input("x", DType::f32, {"2", "1", "16"}).initializer("w", floats({16}, 1)).initializer("p", floats({3, 16}, 3));
+  wider.node("Add", {"x", "p"}, {"sum"}).node("LayerNormalization", {"sum", "w"}, {"y"}).output("y");
+  Feeds feeds;
+  feeds["x"] = floats({2, 1, 16}, 8);
+  EXPECT_EQ(fused_ops(wider, feeds, 1e-5, 23), (Ops{"Add", "LayerNormalization"}));
+  GraphMaker kinds;  // exporters make token types by ConstantOfShape of the shape of the words
+  kinds.input("ids", DType::i64, {"n", "3"}).input("x", DType::f32, {"n", "3", "16"}).initializer("w", floats({16}, 1));
+  kinds.initializer("table", floats({2, 16}, 3)).node("Shape", {"ids"}, {"sizes"}).node("ConstantOfShape", {"sizes"}, {"zeros"});
+  kinds.node("Cast", {"zeros"}, {"places"}).with("to", std::int64_t{7}).node("Gather", {"table", "places"}, {"kind"});
+  kinds.node("Add", {"x", "kind"}, {"sum"}).node("LayerNormalization", {"sum", "w"}, {"y"}).output("y");
+  feeds["x"] = floats({2, 3, 16}, 8);
+  feeds["ids"] = HostTensor(DType::i64, Shape{2, 3});
+  std::fill_n(feeds["ids"].as<std::int64_t>().begin(), 6, 0);
+  const Ops ops = fused_ops(kinds, feeds, 1e-5, 23);
+  EXPECT_EQ(std::count(ops.begin(), ops.end(), "SkipLayerNormalization"), 1);
+}
+
 // Each activation with its operands in several orders.
 GraphMaker activation_graph(const std::string& form, DType dtype, float cubic = 0.044715f) {
   GraphMaker g;

@@ -80,6 +80,9 @@ TEST_F(CudaKernels, ElementwiseIsClose) {
       compare({"", op, 14, {}, {&a, &b}, 1, plan::kNone, {}}, tolerance_of(type), op + name);
       compare({"", op, 14, {}, {&a, &whole}, 1, plan::kNone, {}}, tolerance_of(type), op + name);
     }
+    const HostTensor rows = random_tensor(random_, type, Shape{24, 16, 768}), one = random_tensor(random_, type, Shape{1, 16, 768});
+    compare({"", "Add", 14, {}, {&rows, &one}, 1, plan::kNone, {}}, 2 * tolerance_of(type), "rows that repeat " + name);
+    compare({"", "Sub", 14, {}, {&one, &rows}, 1, plan::kNone, {}}, 2 * tolerance_of(type), "rows that repeat " + name);
     for (const char* op : {"Sigmoid", "Cos", "Sin", "Exp", "Tanh", "Neg", "Abs", "Relu", "Erf",
                            "Floor", "Ceil", "Reciprocal"}) {
       compare({"", op, 13, {}, {&a}, 1, plan::kNone, {}}, tolerance_of(type), op + name);
@@ -168,6 +171,33 @@ TEST_F(CudaKernels, ReductionsAreClose) {
     compare({"", "RMSNormalization", 23, {}, {&a, &scale}, 1, plan::kNone, {}}, 4 * tolerance_of(type), "RMSNormalization");
     for (const char* op : {"Swish", "Gelu", "HardSwish", "Mish", "LeakyRelu", "HardSigmoid"}) {
       compare({"", op, 24, {}, {&a}, 1, plan::kNone, {}}, 2 * tolerance_of(type), op);
+    }
+  }
+}
+
+// Many rows go to warps, few to blocks: each row has the same bits.
+TEST_F(CudaKernels, ARowsNormIsTheSameHoweverManyThereAre) {
+  unwanted_ = {1, 2};
+  for (const DType type : {DType::f16, DType::bf16}) {
+    for (const std::int64_t length : {8, 264, 768, 1024}) {
+      constexpr std::int64_t kMany = 301, kFew = 7;
+      const HostTensor x = random_tensor(random_, type, Shape{kMany, length}), skip = random_tensor(random_, type, Shape{kMany, length}),
+                       scale = random_tensor(random_, type, Shape{length}), shift = random_tensor(random_, type, Shape{length});
+      const std::size_t bytes = static_cast<std::size_t>(kFew * length) * 2;
+      HostTensor x_few(type, Shape{kFew, length}), skip_few(type, Shape{kFew, length});
+      std::memcpy(x_few.data(), x.data(), bytes);
+      std::memcpy(skip_few.data(), skip.data(), bytes);
+      for (const char* op : {"SkipLayerNormalization", "SkipSimplifiedLayerNormalization"}) {
+        const std::string what = op + std::string(dtype_name(type)) + std::to_string(length);
+        NodeRun run{"com.microsoft", op, 1, {}, {&x, &skip, &scale, &shift}, 4, plan::kNone, {}};
+        compare(run, 6 * tolerance_of(type), what);
+        const auto many = on_device(run);
+        run.inputs = {&x_few, &skip_few, &scale, &shift};
+        const auto few = on_device(run);
+        ASSERT_TRUE(many.ok() && few.ok()) << what;
+        for (const std::size_t o : {std::size_t{0}, std::size_t{3}})
+          EXPECT_EQ(std::memcmp((*many)[o].data(), (*few)[o].data(), bytes), 0) << what;
+      }
     }
   }
 }

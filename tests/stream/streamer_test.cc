@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <random>
 #include <thread>
 
 #include "tests/stream/stream_world.h"
@@ -393,6 +394,15 @@ TEST(Streamer, GathersRowsByGroups) {
   ASSERT_TRUE(lease->gather_rows(0, wanted, found.data()).ok());
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     EXPECT_EQ(std::memcmp(found.data() + i * 300, file.data() + 777 + static_cast<std::size_t>(wanted[i]) * 300, 300), 0) << wanted[i];
+  }
+  // Many rows are copied by several threads.
+  std::vector<std::int64_t> many(3000);
+  std::mt19937_64 random(7);
+  for (std::int64_t& row : many) row = static_cast<std::int64_t>(random() % 218);  // of the first group
+  Bytes all(many.size() * 300);
+  ASSERT_TRUE(lease->gather_rows(0, many, all.data()).ok());
+  for (std::size_t i = 0; i < many.size(); ++i) {
+    ASSERT_EQ(std::memcmp(all.data() + i * 300, file.data() + 777 + static_cast<std::size_t>(many[i]) * 300, 300), 0) << i;
   }
   lease->end(false);
   // A flipped byte in the middle group is found, and only there; what was checked before stays as it was.

@@ -14,14 +14,21 @@ cudaError_t start_by_head(const AttentionTask& t, cudaStream_t stream) {
 
 }  // namespace
 
-cudaError_t launch_attention_many(const AttentionTask& task, cudaStream_t stream) {
-#ifdef FOREBAY_CUDA_HOPPER
+cudaError_t find_warpgroups(bool* has) {
   int device = 0, major = 0, minor = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  *has = major == 9 && minor == 0;
+  return error;
+}
+
+cudaError_t launch_attention_many(const AttentionTask& task, cudaStream_t stream) {
+#ifdef FOREBAY_CUDA_HOPPER
+  bool warpgroups = false;
+  const cudaError_t error = find_warpgroups(&warpgroups);
   if (error != cudaSuccess) return error;
-  if (major == 9 && minor == 0 && std::max(task.head, task.value_head) <= 128) return launch_attention_hopper(task, stream);
+  if (warpgroups && std::max(task.head, task.value_head) <= 128) return launch_attention_hopper(task, stream);
 #endif
   return task.type == DType::f16 ? start_by_head<__half>(task, stream) : start_by_head<__nv_bfloat16>(task, stream);
 }

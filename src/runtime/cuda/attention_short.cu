@@ -139,6 +139,12 @@ bool serves_attention_short(const AttentionTask& t) {
 }
 
 cudaError_t launch_attention_short(const AttentionTask& t, cudaStream_t stream) {
+#ifdef FOREBAY_CUDA_HOPPER
+  bool warpgroups = false;
+  const cudaError_t error = find_warpgroups(&warpgroups);
+  if (error != cudaSuccess) return error;
+  if (warpgroups && t.scale > 0) return launch_attention_short_hopper(t, stream);
+#endif
   return t.type == DType::f16 ? by_keys<__half>(t, stream) : by_keys<__nv_bfloat16>(t, stream);
 }
 

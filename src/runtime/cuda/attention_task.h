@@ -57,6 +57,7 @@ bool serves_attention_one(const AttentionTask& task);  // of f16 and bf16
 cudaError_t launch_attention_one(const AttentionTask& task, cudaStream_t stream);
 cudaError_t launch_attention_few(const AttentionTask& task, cudaStream_t stream);
 cudaError_t launch_attention_many(const AttentionTask& task, cudaStream_t stream);
+cudaError_t find_warpgroups(bool* has);  // whether this thread's device multiplies by warpgroups (9.0)
 cudaError_t launch_attention_hopper(const AttentionTask& task, cudaStream_t stream);  // heads of at most 128, compute capability 9.0
 
 }  // namespace forebay::cuda

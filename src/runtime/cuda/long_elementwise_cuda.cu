@@ -1,4 +1,4 @@
-// Elementwise work of prompts: large operands that lie alike, 16 bytes of the output at a time. The same bits as the general kernels.
+// Elementwise work of prompts: large operands in runs, 16 bytes of the output at a time. The same bits as the general kernels.
 #include "runtime/cuda/by_type.cuh"
 
 namespace forebay::cuda {
@@ -30,26 +30,40 @@ __device__ inline float combined(BinaryOp op, float a, float b) {
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) combine_runs(BinaryOp op, std::int64_t runs, Run<T>* y, const Run<T>* a, const Run<T>* b) {
-  const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (i >= runs) return;
-  const Run<T> left = a[i], right = b[i];
+__global__ void __launch_bounds__(kThreads) combine_runs(BinaryOp op, const __grid_constant__ Walk walk, T* y, const T* a, const T* b) {
+  after_previous();
+  const std::int64_t i = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * kRun;
+  if (i >= walk.total) return;
+  std::int64_t at[3];
+  locate(walk, i, at);
+  const Run<T> left = *reinterpret_cast<const Run<T>*>(a + at[1]), right = *reinterpret_cast<const Run<T>*>(b + at[2]);
   Run<T> made;
 #pragma unroll
   for (int e = 0; e < kRun; ++e) made.x[e] = narrow<T>(combined(op, widen(left.x[e]), widen(right.x[e])));
-  y[i] = made;
+  *reinterpret_cast<Run<T>*>(y + at[0]) = made;
 }
 template <typename T>
-cudaError_t start(BinaryOp op, std::int64_t runs, void* y, const void* a, const void* b, cudaStream_t stream) {
-  combine_runs<T><<<static_cast<unsigned>((runs + kThreads - 1) / kThreads), kThreads, 0, stream>>>(
-      op, runs, static_cast<Run<T>*>(y), static_cast<const Run<T>*>(a), static_cast<const Run<T>*>(b));
-  return cudaGetLastError();
+cudaError_t start(BinaryOp op, const Walk& walk, void* y, const void* a, const void* b, cudaStream_t stream) {
+  const auto blocks = static_cast<unsigned>((walk.total / kRun + kThreads - 1) / kThreads);
+  return launch_after(combine_runs<T>, dim3(blocks), kThreads, 0, stream, op, walk, static_cast<T*>(y), static_cast<const T*>(a),
+                      static_cast<const T*>(b));
 }
 
 bool aligned(std::initializer_list<const void*> pointers) {
   bool all = true;
   for (const void* p : pointers) all = all && reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
   return all;
+}
+
+// Eight neighbours of the output are eight neighbours of each operand.
+bool in_runs(const Walk& walk) {
+  const int last = walk.rank - 1;
+  bool runs = last >= 0 && walk.dims[last] % kRun == 0;
+  for (int o = 0; runs && o < 3; ++o) {
+    runs = walk.strides[o][last] == 1;
+    for (int d = 0; d < last; ++d) runs = runs && walk.strides[o][d] % kRun == 0;
+  }
+  return runs;
 }
 
 // A thread turns 8 pairs: task.walk is over the rows and the half width, of which `runs` make one.
@@ -91,22 +105,15 @@ cudaError_t start_rotate(DType table_type, const RotateTask& task, void* y, cons
 
 bool launch_long_binary(BinaryOp op, DType type, const Walk& walk, void* y, const void* a, const void* b, cudaStream_t stream,
                         cudaError_t* error) {
-  const bool alike = walk.rank == 1 && walk.strides[0][0] == 1 && walk.strides[1][0] == 1 && walk.strides[2][0] == 1;
-  if (!is_float(type) || !alike || walk.total < kLong || walk.total % kRun != 0 || op == BinaryOp::pow || op >= BinaryOp::equal || !aligned({y, a, b}))
-    return false;
-  *error = by_float(type, [&](auto t) { return start<decltype(t)>(op, walk.total / kRun, y, a, b, stream); });
+  if (!is_float(type) || !in_runs(walk) || walk.total < kLong || op == BinaryOp::pow || op >= BinaryOp::equal || !aligned({y, a, b})) return false;
+  *error = by_float(type, [&](auto t) { return start<decltype(t)>(op, walk, y, a, b, stream); });
   return true;
 }
 
 bool launch_long_rotate(DType type, DType table_type, const RotateTask& task, void* y, const void* x, const void* cos, const void* sin,
                         cudaStream_t stream, cudaError_t* error) {
   const Walk& walk = task.walk;
-  const int last = walk.rank - 1;
-  bool runs = walk.total >= kLong && walk.dims[last] % kRun == 0 && aligned({y, x, cos, sin});
-  for (int o = 0; o < 3; ++o) {
-    runs = runs && walk.strides[o][last] == 1;
-    for (int d = 0; d < last; ++d) runs = runs && walk.strides[o][d] % kRun == 0;
-  }
+  const bool runs = walk.total >= kLong && in_runs(walk) && aligned({y, x, cos, sin});
   if (!is_float(type) || !runs || task.half % kRun != 0 || task.cos_step % kRun != 0 || task.sin_step % kRun != 0) return false;
   *error = by_float(type, [&](auto t) { return start_rotate<decltype(t)>(table_type, task, y, x, cos, sin, stream); });
   return true;

@@ -21,6 +21,68 @@ __global__ void __launch_bounds__(kMostNormThreads, kKept == 1 ? 2 : 1) norm(con
   }
 }
 
+// Rows of up to 1024, a warp each: many rows go by without meeting of warps. Sums are added as `norm` adds them, so that how many rows
+// there are changes no bit.
+constexpr int kRowRuns = 4, kRowThreads = 128, kManyRows = 264;
+
+__device__ inline float fold_runs(float (&parts)[kRowRuns]) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) {
+#pragma unroll
+    for (int r = 0; r < kRowRuns; ++r) parts[r] += __shfl_xor_sync(0xffffffffu, parts[r], step);
+  }
+#pragma unroll
+  for (int r = 0; r < kRowRuns; ++r) parts[r] += 0.0f;  // as the tree of warps adds nothing to its first: -0 becomes 0
+  return (parts[0] + parts[2]) + (parts[1] + parts[3]);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kRowThreads) norm_rows(const __grid_constant__ NormTask task) {
+  const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * (kRowThreads / 32) + threadIdx.x / 32;
+  const int first = static_cast<int>(threadIdx.x) % 32 * kRun, length = static_cast<int>(task.length);
+  Run<T> scales[kRowRuns];
+  const auto read_scales = [&] {
+#pragma unroll
+    for (int r = 0; r < kRowRuns; ++r) {
+      const int at = first + r * 32 * kRun;
+      if (at < length) scales[r] = *reinterpret_cast<const Run<T>*>(static_cast<const T*>(task.scale) + at);
+    }
+  };
+  if (task.constant_scale) read_scales();  // it comes from far away
+  after_previous();
+  if (row >= task.rows) return;
+  if (!task.constant_scale) read_scales();
+  const std::int64_t begin = row * task.length,
+                     skip_row = task.skip == nullptr || begin < task.skip_count ? begin : begin % task.skip_count;
+  float kept[kRowRuns][kRun], sums[kRowRuns] = {}, squares[kRowRuns] = {}, mean = 0;
+#pragma unroll
+  for (int r = 0; r < kRowRuns; ++r) {
+    const int at = first + r * 32 * kRun;
+    if (at >= length) continue;
+    norm_input<T>(task, true, row, skip_row, at, kept[r]);
+#pragma unroll
+    for (int i = 0; i < kRun; ++i) sums[r] += kept[r][i];
+  }
+  const auto count = static_cast<float>(task.length);
+  if (task.centred) mean = fold_runs(sums) / count;
+#pragma unroll
+  for (int r = 0; r < kRowRuns; ++r) {
+    if (first + r * 32 * kRun >= length) continue;
+#pragma unroll
+    for (int i = 0; i < kRun; ++i) squares[r] += (kept[r][i] - mean) * (kept[r][i] - mean);
+  }
+  const float inverse = 1.0f / sqrtf(fold_runs(squares) / count + task.epsilon);
+#pragma unroll
+  for (int r = 0; r < kRowRuns; ++r) {
+    const int at = first + r * 32 * kRun;
+    if (at >= length) continue;
+    float scale[kRun];
+#pragma unroll
+    for (int i = 0; i < kRun; ++i) scale[i] = widen(scales[r].values[i]);
+    norm_output<T, T>(task, true, row, at, mean, inverse, kept[r], scale);
+  }
+}
+
 template <typename T, typename S>
 cudaError_t start(const NormTask& task, cudaStream_t stream) {
   const std::int64_t runs = (task.length + kNormRun - 1) / kNormRun, warps = (runs + 31) / 32;
@@ -29,6 +91,12 @@ cudaError_t start(const NormTask& task, cudaStream_t stream) {
   for (const void* data : {task.x, task.skip, task.bias, task.scale, task.shift,
                            static_cast<const void*>(task.y), static_cast<const void*>(task.sum)}) {
     vectors = vectors && reinterpret_cast<std::uintptr_t>(data) % 16 == 0;
+  }
+  if constexpr (sizeof(T) == 2 && std::is_same_v<T, S>) {
+    if (vectors && task.length <= kRowRuns * 32 * kRun && task.rows >= kManyRows && task.rows < (std::int64_t{1} << 31)) {
+      const dim3 blocks(static_cast<unsigned>((task.rows + kRowThreads / 32 - 1) / (kRowThreads / 32)));
+      return launch_after(norm_rows<T>, blocks, kRowThreads, 0, stream, task);
+    }
   }
   const dim3 grid(static_cast<unsigned>(task.rows < 65535 ? task.rows : 65535));
   if (runs <= threads) return launch_after(norm<T, S, 1>, grid, threads, 0, stream, task, vectors);
