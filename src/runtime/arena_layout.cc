@@ -87,6 +87,7 @@ Result<ArenaLayout> plan_arena(const ArenaDemand& demand, std::uint64_t budget) 
   if (budget >= sizes.no_stream) {
     layout.ring_bytes = s.min_ring;
     layout.resident_bytes = s.resident_total;
+    if (demand.keeps_tables && budget >= sizes.full) layout.table_bytes = align_up(demand.gathered_bytes, kBlockBytes);
   } else {
     layout.ring_bytes = ring_bytes(demand, s, budget - s.fixed);
     const std::uint64_t head = align_up(s.fixed + layout.ring_bytes, demand.granule);
@@ -103,7 +104,7 @@ Result<ArenaLayout> plan_arena(const ArenaDemand& demand, std::uint64_t budget) 
 
 CommitRanges commit_ranges(const ArenaLayout& layout, std::uint64_t granule) {
   CommitRanges ranges;
-  ranges.head = align_up(layout.ring_offset + layout.ring_bytes, granule);
+  ranges.head = align_up(layout.ring_offset + layout.ring_bytes + layout.table_bytes, granule);
   const std::uint64_t resident = align_up(layout.resident_bytes, granule);
   ranges.resident_begin = resident <= layout.arena_bytes ? layout.arena_bytes - resident : 0;
   return ranges;

@@ -1,8 +1,9 @@
 // The division of the arena for a budget: a pure function of plain numbers, tested exhaustively.
 //
-//   [ state | activations x passes | ring | ... not committed ... | resident ]     all boundaries are multiples of kBlockBytes
+//   [ state | activations x passes | ring | tables | ... not committed ... | resident ]     all boundaries are multiples of kBlockBytes
 //
-// Head (state, activations, ring) and resident part are committed separately, each rounded to the granule; their sum never exceeds the budget.
+// Head (state, activations, ring, tables) and resident part are committed separately, each rounded to the granule; their sum never exceeds
+// the budget.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +19,8 @@ struct ArenaDemand {
   std::uint64_t state_bytes = 0;
   std::uint64_t activation_bytes = 0;  // of one pass, workspace included
   std::uint32_t passes = 1;            // that may run at once
-  std::uint64_t gathered_bytes = 0;    // weights that never take a place in the arena (rows are gathered)
+  std::uint64_t gathered_bytes = 0;    // weights that are neither resident nor streamed (rows are gathered)
+  bool keeps_tables = false;           // they have a place all the same where the budget is full
   SourceLimits source;
   std::uint64_t granule = kBlock;
   std::uint64_t arena_bytes = 0;       // reserved

@@ -23,6 +23,7 @@
 #include "runtime/compiled_plan.h"
 #include "runtime/device.h"
 #include "runtime/device_tools.h"
+#include "runtime/gathered_tables.h"
 #include "runtime/prepared_pass.h"
 #include "runtime/state_room.h"
 #include "runtime/thread_pool.h"
@@ -124,6 +125,7 @@ class EngineCore {  // thread-safe
   EngineParts parts_;
   mutable std::mutex layout_mutex_;        // layout, budget, contexts_; held while reconfiguring
   Budget budget_;
+  GatheredTables tables_{*parts_.compiled};
   ArenaLayout layout_;                     // written with no pass running; read by passes under their lease
   bool laid_out_ = false;
   std::uint64_t free_at_start_ = 0;        // what `auto` counts on

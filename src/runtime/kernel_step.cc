@@ -127,6 +127,15 @@ Result<std::vector<HostTensor>> evaluate_operands(const plan::Plan& plan, const 
   return run_on_host(view, step, o, pool);
 }
 
+// The device's own Gather of the whole table; null where it has none.
+std::unique_ptr<Kernel> make_table_kernel(const NodeView& view, const Operands& o, ThreadPool& pool, Device& device) {
+  auto kernel = device.create_kernel(view, o.inputs, o.outputs);
+  if (!kernel.ok() || *kernel == nullptr) return nullptr;
+  const Status prepared =
+      (*kernel)->prepare(PrepareContext{view, o.inputs, o.values, o.outputs, &pool, kNone, plan::Consumption::whole, {}});
+  return prepared.ok() && (*kernel)->workspace_bytes() == 0 ? std::move(*kernel) : nullptr;
+}
+
 Result<PreparedStep> make_kernel_step(const plan::Plan& plan, const Step& step, const Operands& o, ThreadPool& pool, Device* device) {
   const plan::Node& node = *step.node;
   const NodeView view(node, plan);
@@ -143,6 +152,7 @@ Result<PreparedStep> make_kernel_step(const plan::Plan& plan, const Step& step, 
       const TypeShape& out = o.outputs[0];
       prepared.row_bytes.resize(std::max(dtype_bytes(out.dtype, out.shape().elements()).value_or(0), prepared.rows.size() * 8));
       prepared.row_lock = std::make_unique<PageLock>();
+      if (node.op == "Gather" && node.domain.empty()) prepared.table_kernel = make_table_kernel(view, o, pool, *device);
     }
     return prepared;
   }

@@ -245,7 +245,7 @@ Status PassRunner::run_spread(void* argument) {
 Status PassRunner::run_append(PreparedStep& step) {
   end_stretch();
   if (pass_.places[step.output_values[0]].pitch > 0) {
-    gather_calls_.push_back({this, &step});
+    gather_calls_.push_back({this, &step, nullptr});
     queue_.launch(&PassRunner::run_spread, &gather_calls_.back());
     debug(step.output_values[0]);
     return {};
@@ -360,6 +360,10 @@ Status PassRunner::run_gather_step(PreparedStep& step) {
     if (step.output_values[o] != kNone) step.outputs[o].data = address(step.output_values[o]);
   }
   end_stretch();
+  if (step.table_kernel != nullptr && use_table(step)) {
+    for (const ValueId id : step.output_values) debug(id);
+    return {};
+  }
   if (step.row_lock != nullptr) step.row_lock->hold(engine_.device(), step.row_bytes);
   // Of an enqueued pass they may be overwritten as soon as they are on the device.
   const bool staged = !engine_.device().info().arena_host_addressable && context_.call_->number == 0;
@@ -375,11 +379,45 @@ Status PassRunner::run_gather_step(PreparedStep& step) {
       queue_.copy(step.outputs[0].data + first * bytes, step.row_bytes.data() + first * bytes, count * bytes);
     }
   } else {
-    gather_calls_.push_back({this, &step});
+    gather_calls_.push_back({this, &step, nullptr});
     queue_.launch(&PassRunner::run_gather, &gather_calls_.back());
   }
   for (const ValueId id : step.output_values) debug(id);
   return {};
+}
+
+// False where the rows come from host memory.
+bool PassRunner::use_table(PreparedStep& step) {
+  const plan::WeightId weight = step.step->weights.front().weight;
+  GatheredTables& tables = engine_.tables_;
+  const bool fills = tables.asks(weight, lease_.generation(), bytes_of(pass_.places[step.output_values[0]]));
+  const std::byte* const table = fills ? nullptr : tables.find(weight, lease_.generation());
+  if (!fills && table == nullptr) return false;
+  gather_calls_.push_back({this, &step, table});
+  queue_.launch(fills ? &PassRunner::run_fill : &PassRunner::run_table, &gather_calls_.back());
+  return !fills;
+}
+
+Status PassRunner::run_fill(void* argument) {
+  const GatherCall& call = *static_cast<GatherCall*>(argument);
+  PassRunner& runner = *call.runner;
+  Status status = runner.engine_.tables_.fill(call.step->step->weights.front().weight, runner.lease_, runner.engine_.device());
+  return status.ok() ? status : std::move(status).with_context("copying the table of node '" + call.step->name + "'");
+}
+
+// The kernel checks its indices as the host does.
+Status PassRunner::run_table(void* argument) {
+  const GatherCall& call = *static_cast<GatherCall*>(argument);
+  const PreparedStep& step = *call.step;
+  const PassRunner& runner = *call.runner;
+  const plan::Weight& weight = runner.engine_.plan().weights[step.step->weights.front().weight];
+  const ValuePlace& indices = runner.pass_.places[step.input_values[1]];
+  const std::array<ConstTensorView, 2> inputs{ConstTensorView(call.table, weight.dtype, weight.shape),
+                                              ConstTensorView(runner.address(step.input_values[1]), indices.dtype, indices.shape)};
+  KernelCall given;
+  given.inputs = inputs;
+  given.outputs = step.outputs;
+  return step.table_kernel->run(given);
 }
 
 // On the queue: the indices are computed by then.

@@ -35,9 +35,12 @@ class PassRunner {
   struct GatherCall {
     PassRunner* runner = nullptr;
     PreparedStep* step = nullptr;
+    const std::byte* table = nullptr;  // on the device
   };
   static Status run_launch(void* argument);
   static Status run_gather(void* argument);
+  static Status run_fill(void* argument);
+  static Status run_table(void* argument);
   static Status run_debug(void* argument);
 
   PassRunner(const PassRunner& now, PreparedPass& next, PreparedPass* worn);  // of a rehearsal
@@ -57,6 +60,7 @@ class PassRunner {
   void collect(Launch& launch);
   void end_stretch();
   Status run_gather_step(PreparedStep& step);
+  bool use_table(PreparedStep& step);
   Status gather(PreparedStep& step, const std::byte* indices, std::byte* to);
   Status find_rows(PreparedStep& step, const std::byte* indices);
   Status fetch_rows(PreparedStep& step, std::size_t first, std::size_t count, std::byte* to);

@@ -90,6 +90,7 @@ struct PreparedStep {
   std::vector<Launch> launches;           // one a call
   std::vector<std::int64_t> rows;         // gather_rows: scratch for indices
   std::vector<std::byte> row_bytes;       // and for the rows, where the host does not address the arena
+  std::unique_ptr<Kernel> table_kernel;   // gathers where the table is on the device (gathered_tables.h); null: rows come from the host
   std::unique_ptr<PageLock> row_lock;     // of row_bytes, from the first pass on
   // Control nodes. If: bodies are then and else; null where that branch cannot run at these shapes, and branch_errors says why.
   // Loop, Scan: one body; `carried` of its inputs are handed from iteration to iteration through staging (the step's workspace).

@@ -34,11 +34,12 @@ struct PassProgram {
 };
 
 // The engine's division of the arena, in bytes from its base; a pure function of budget and sizes (runtime/arena_layout.h).
-//   [ state | activations | ring | ... unused ... | resident ]   resident grows downward from the end.
+//   [ state | activations | ring | tables | ... unused ... | resident ]   resident grows downward from the end.
 struct ArenaLayout {
   std::uint64_t budget = 0;  // rounded down to the granule
   std::uint64_t state_bytes = 0, activation_offset = 0, activation_bytes = 0;
   std::uint64_t ring_offset = 0, ring_bytes = 0;
+  std::uint64_t table_bytes = 0;      // behind the ring: gathered tables, where the budget holds everything
   std::uint64_t resident_bytes = 0;   // the last resident_bytes of the arena hold a prefix of the priority order
   std::uint64_t arena_bytes = 0;      // reserved size
   friend bool operator==(const ArenaLayout&, const ArenaLayout&) = default;

@@ -181,5 +181,55 @@ TEST_F(CudaResident, ProductsOfOneValueHaveTheirBitsAtEveryBudget) {
   }
 }
 
+// The rows of a table come from host memory at first, then from the table on the device, where the budget holds it.
+TEST_F(CudaResident, TablesThatPassesAskForOftenHaveAPlace) {
+  constexpr std::int64_t kRows = 4096, kWide = 64, kIds = 600;
+  const auto table = [](std::uint64_t seed) { return only("t", random_tensor(DType::f32, Shape{kRows, kWide}, seed)); };
+  OnnxMaker maker;
+  const Tensors first_table = table(1), other_table = table(2);
+  auto graph = maker.graph();
+  graph.input("ids", DType::i64, {kIds});
+  graph.initializer("t", first_table[0].second);
+  graph.node("Gather", {"t", "ids"}, {"rows"});
+  graph.node("Add", {"rows", "rows"}, {"y"});
+  graph.output("y", DType::f32, {kIds, kWide});
+  BuildOptions build;
+  build.slab_bytes = 32 << 10;
+  ASSERT_VALUE(const Plan plan, build_plan(maker, folder_, "table", build));
+  Tensors ids = only("ids", HostTensor(DType::i64, Shape{kIds}));
+  const auto fill = [&](std::int64_t step) {
+    for (std::int64_t i = 0; i < kIds; ++i) ids[0].second.as<std::int64_t>()[static_cast<std::size_t>(i)] = i * step % (2 * kRows) - kRows;
+  };
+  const auto expect_rows = [&](ExecutionContext& context, const Tensors& from, const std::string& when) {
+    for (int pass = 0; pass < 4; ++pass) {
+      fill(7 + pass);
+      ASSERT_VALUE(const HostTensor got, run_once(context, ids));
+      std::int64_t wrong = 0;
+      for (std::int64_t i = 0; i < kIds * kWide; ++i) {
+        const std::int64_t id = ids[0].second.as<std::int64_t>()[static_cast<std::size_t>(i / kWide)], row = id < 0 ? id + kRows : id;
+        const float value = from[0].second.as<float>()[static_cast<std::size_t>(row * kWide + i % kWide)];
+        wrong += got.as<float>()[static_cast<std::size_t>(i)] == value + value ? 0 : 1;
+      }
+      EXPECT_EQ(wrong, 0) << when << ", pass " << pass;
+    }
+  };
+  ASSERT_VALUE(Engine engine, Engine::create(plan, in_memory(first_table), on_cuda(100)));
+  ASSERT_VALUE(ExecutionContext context, engine.create_context());
+  expect_rows(context, first_table, "at first");
+  fill(7);
+  ids[0].second.as<std::int64_t>()[99] = kRows;
+  EXPECT_EQ(run_once(context, ids).status().code(), Code::invalid_argument);
+  expect_rows(context, first_table, "after an index outside");
+  for (const int percent : {90, 100}) {
+    ASSERT_VALUE(auto change, engine.set_budget(Budget::of_percent(percent)));
+    ASSERT_OK(change.wait());
+    expect_rows(context, first_table, "budget " + std::to_string(percent));
+  }
+  for (const Tensors* tables : {&other_table, &first_table}) {
+    ASSERT_OK(engine.refit(in_memory(*tables), nullptr));
+    expect_rows(context, *tables, "after a refit");
+  }
+}
+
 }  // namespace
 }  // namespace forebay

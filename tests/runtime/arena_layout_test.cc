@@ -27,7 +27,8 @@ TEST(ArenaLayout, CommittedBytesNeverExceedTheBudgetAndPartsNeverOverlap) {
       for (const std::uint64_t activations : {0ull, 4096ull, 300001ull}) {
         for (const std::uint32_t passes : {1u, 3u}) {
           for (const std::uint64_t ring : {0ull, 8192ull, 100000ull}) {
-            const ArenaDemand d = demand(state, activations, passes, ring, ring == 0 ? 0 : 40 * 65536, granule);
+            ArenaDemand d = demand(state, activations, passes, ring, ring == 0 ? 0 : 40 * 65536, granule);
+            d.keeps_tables = tried % 2 == 0;
             const BudgetBytes sizes = budget_bytes(d);
             EXPECT_LE(sizes.min, sizes.no_stream);
             EXPECT_LE(sizes.no_stream, sizes.full);
@@ -44,6 +45,7 @@ TEST(ArenaLayout, CommittedBytesNeverExceedTheBudgetAndPartsNeverOverlap) {
               if (budget >= sizes.no_stream) {
                 EXPECT_GE(layout->resident_bytes, d.source.resident_total_bytes);
               }
+              EXPECT_EQ(layout->table_bytes >= d.gathered_bytes, d.keeps_tables && budget >= sizes.full);
               ++tried;
             }
           }
