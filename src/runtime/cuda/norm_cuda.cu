@@ -1,4 +1,4 @@
-// Norms: a block a row.
+// Norms: a block a row, or a warp where there are many short ones.
 #include "runtime/cuda/norm_parts.cuh"
 
 namespace forebay::cuda {
@@ -39,12 +39,12 @@ __device__ inline float fold_runs(float (&parts)[kRowRuns]) {
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads) norm_rows(const __grid_constant__ NormTask task) {
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * (kRowThreads / 32) + threadIdx.x / 32;
-  const int first = static_cast<int>(threadIdx.x) % 32 * kRun, length = static_cast<int>(task.length);
+  const int first = static_cast<int>(threadIdx.x) % 32 * kNormRun, length = static_cast<int>(task.length);
   Run<T> scales[kRowRuns];
   const auto read_scales = [&] {
 #pragma unroll
     for (int r = 0; r < kRowRuns; ++r) {
-      const int at = first + r * 32 * kRun;
+      const int at = first + r * 32 * kNormRun;
       if (at < length) scales[r] = *reinterpret_cast<const Run<T>*>(static_cast<const T*>(task.scale) + at);
     }
   };
@@ -54,32 +54,35 @@ __global__ void __launch_bounds__(kRowThreads) norm_rows(const __grid_constant__
   if (!task.constant_scale) read_scales();
   const std::int64_t begin = row * task.length,
                      skip_row = task.skip == nullptr || begin < task.skip_count ? begin : begin % task.skip_count;
-  float kept[kRowRuns][kRun], sums[kRowRuns] = {}, squares[kRowRuns] = {}, mean = 0;
+  float kept[kRowRuns][kNormRun], sums[kRowRuns] = {}, squares[kRowRuns] = {}, mean = 0;
 #pragma unroll
   for (int r = 0; r < kRowRuns; ++r) {
-    const int at = first + r * 32 * kRun;
+    const int at = first + r * 32 * kNormRun;
     if (at >= length) continue;
     norm_input<T>(task, true, row, skip_row, at, kept[r]);
 #pragma unroll
-    for (int i = 0; i < kRun; ++i) sums[r] += kept[r][i];
+    for (int i = 0; i < kNormRun; ++i) sums[r] += kept[r][i];
   }
   const auto count = static_cast<float>(task.length);
   if (task.centred) mean = fold_runs(sums) / count;
 #pragma unroll
   for (int r = 0; r < kRowRuns; ++r) {
-    if (first + r * 32 * kRun >= length) continue;
+    if (first + r * 32 * kNormRun >= length) continue;
 #pragma unroll
-    for (int i = 0; i < kRun; ++i) squares[r] += (kept[r][i] - mean) * (kept[r][i] - mean);
+    for (int i = 0; i < kNormRun; ++i) squares[r] += (kept[r][i] - mean) * (kept[r][i] - mean);
   }
   const float inverse = 1.0f / sqrtf(fold_runs(squares) / count + task.epsilon);
 #pragma unroll
   for (int r = 0; r < kRowRuns; ++r) {
-    const int at = first + r * 32 * kRun;
+    const int at = first + r * 32 * kNormRun;
     if (at >= length) continue;
-    float scale[kRun];
+    float scale[kNormRun];
 #pragma unroll
-    for (int i = 0; i < kRun; ++i) scale[i] = widen(scales[r].values[i]);
-    norm_output<T, T>(task, true, row, at, mean, inverse, kept[r], scale);
+    for (int i = 0; i < kNormRun; ++i) scale[i] = widen(scales[r].values[i]);
+    float y[kNormRun];
+    norm_output<T>(task, true, at, mean, inverse, kept[r], scale, y);
+    if (task.sum != nullptr) write_run<T>(task.sum, begin + at, kNormRun, true, kept[r]);
+    write_run<T>(task.y, begin + at, kNormRun, true, y);
   }
 }
 
@@ -93,7 +96,7 @@ cudaError_t start(const NormTask& task, cudaStream_t stream) {
     vectors = vectors && reinterpret_cast<std::uintptr_t>(data) % 16 == 0;
   }
   if constexpr (sizeof(T) == 2 && std::is_same_v<T, S>) {
-    if (vectors && task.length <= kRowRuns * 32 * kRun && task.rows >= kManyRows && task.rows < (std::int64_t{1} << 31)) {
+    if (vectors && task.length <= kRowRuns * 32 * kNormRun && task.rows >= kManyRows && task.rows < (std::int64_t{1} << 31)) {
       const dim3 blocks(static_cast<unsigned>((task.rows + kRowThreads / 32 - 1) / (kRowThreads / 32)));
       return launch_after(norm_rows<T>, blocks, kRowThreads, 0, stream, task);
     }

@@ -74,6 +74,19 @@ __device__ inline void norm_input(const NormTask& task, bool vectors, std::int64
   for (int i = 0; i < kNormRun; ++i) x[i] += more[i];
 }
 
+// y of a run of the row, as it is before it is rounded.
+template <typename S>
+__device__ inline void norm_output(const NormTask& task, bool vectors, std::int64_t at, float mean, float inverse, const float (&x)[kNormRun],
+                                   const float (&scale)[kNormRun], float (&y)[kNormRun]) {
+  float shift[kNormRun] = {};
+  if (task.shift != nullptr) read_run<S>(task.shift, at, task.length - at, vectors, shift);
+#pragma unroll
+  for (int i = 0; i < kNormRun; ++i) {
+    y[i] = (x[i] - mean) * inverse * scale[i];
+    if (task.shift != nullptr) y[i] += shift[i];
+  }
+}
+
 template <typename S, int kKept>
 __device__ inline void read_scales(const NormTask& task, bool vectors, float (&scales)[kKept][kNormRun]) {
 #pragma unroll
@@ -125,13 +138,8 @@ __device__ inline void norm_row(const NormTask& task, bool vectors, std::int64_t
   });
   const float inverse = 1.0f / sqrtf(fold_block(squares) / count + task.epsilon);
   each([&](std::int64_t at, const float(&x)[kNormRun], const float(&scale)[kNormRun]) {
-    float shift[kNormRun] = {}, y[kNormRun];
-    if (task.shift != nullptr) read_run<S>(task.shift, at, task.length - at, vectors, shift);
-#pragma unroll
-    for (int i = 0; i < kNormRun; ++i) {
-      y[i] = (x[i] - mean) * inverse * scale[i];
-      if (task.shift != nullptr) y[i] += shift[i];
-    }
+    float y[kNormRun];
+    norm_output<S>(task, vectors, at, mean, inverse, x, scale, y);
     put(at, x, y);
   });
 }
