@@ -74,7 +74,9 @@ TEST_F(CudaLinearWays, OwnWaysAreRightAndSlabsShareLaunchesWithoutChangingBits) 
                             {300, 520, 128, 64, true},
                             {260, 1000, 200, 0, true, "Swish"},
                             {777, 520, 704, 144, true},
-                            {600, 776, 264, 208, false, "Relu"}};
+                            {600, 776, 264, 208, false, "Relu"},
+                            {51, 128, 384, 256, true},  // fewer steps of depth than the most splits: none may be left without
+                            {10, 136, 192, 80, true}};
   std::set<std::string> seen;
   for (const DType type : {DType::f16, DType::bf16}) {
     for (const WaysCase& c : cases) {

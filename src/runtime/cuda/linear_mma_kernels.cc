@@ -204,11 +204,12 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
   double guess(const HopperWay& way, std::span<const int> columns) const {
     constexpr std::int64_t kWrite = 1500;
     const LinearShape shape = linear_shape(way.tile);
-    const std::int64_t steps = ((task_.all_depth + kHopperDepth - 1) / kHopperDepth + way.splits - 1) / way.splits;
+    const std::int64_t deep = (task_.all_depth + kHopperDepth - 1) / kHopperDepth, steps = (deep + way.splits - 1) / way.splits;
     std::int64_t across = 0;
     for (const int one : columns) across += (one + shape.columns - 1) / shape.columns;
     const std::int64_t blocks = (task_.rows + shape.rows - 1) / shape.rows * across * way.splits, room = kMultiprocessors * shape.at_once;
-    if (way.splits > 1 && blocks > room) return 1e18;  // the device is full without
+    // The device is full without, or a split would have nothing: what carries from call to call would never have been written.
+    if (way.splits > 1 && (blocks > room || deep < way.splits)) return 1e18;
     const std::int64_t turns = (blocks + room - 1) / room, at_once = blocks > kMultiprocessors ? shape.at_once : 1,
                        join = shape.bulk ? 8000 : 2000;
     return static_cast<double>(turns * (steps * at_once * way.step + kWrite) + (way.splits > 1 ? join : 0));
