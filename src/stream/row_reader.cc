@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <iterator>
 #include <string>
 #include <thread>
 #include <utility>
@@ -13,8 +14,8 @@
 namespace forebay::stream {
 namespace {
 constexpr std::uint64_t kGroup = plan::RowBinding::kGroupBytes;
-constexpr std::size_t kFew = 4;              // groups for which an engine of their own costs more than it gains
-constexpr std::uint32_t kGroupsAtOnce = 64;  // 4 MiB in flight
+constexpr std::size_t kFew = 4;                    // groups for which an engine of their own costs more than it gains
+constexpr std::uint32_t kGroupsAtOnce = 64;        // 4 MiB in flight
 constexpr std::uint64_t kSharedBytes = 256 << 10;  // worth waking others for
 constexpr unsigned kMostCopiers = 8;
 }  // namespace
@@ -100,8 +101,23 @@ void RowReader::copy_found() {
 }
 
 RowReader::Group& RowReader::place_of(plan::WeightId weight, std::uint64_t group) {
-  if (groups_.empty()) groups_.resize(kKeptGroups);
-  return groups_[(group + weight * 769ull) % kKeptGroups];
+  const Name name{weight, group};
+  const auto found = places_.find(name);
+  if (found != places_.end()) {
+    groups_.splice(groups_.begin(), groups_, found->second);
+    return groups_.front();
+  }
+  if (groups_.size() < kKeptGroups) {
+    groups_.emplace_front();
+  } else {
+    groups_.splice(groups_.begin(), groups_, std::prev(groups_.end()));
+    places_.erase(groups_.front().name);
+  }
+  Group& place = groups_.front();
+  place.name = name;
+  place.whole = false;
+  places_.emplace(name, groups_.begin());
+  return place;
 }
 
 Status RowReader::name_failure(plan::WeightId weight, std::uint64_t group, Status status) const {
@@ -122,16 +138,13 @@ Result<std::size_t> RowReader::load_together(plan::WeightId weight, std::span<co
   for (bool room = true; room && covered < rows.size(); covered += room ? 1 : 0) {
     const std::uint64_t begin = static_cast<std::uint64_t>(rows[covered]) * row_bytes;
     for (std::uint64_t group = begin / kGroup; room && group <= (begin + row_bytes - 1) / kGroup; ++group) {
-      Group& place = place_of(weight, group);
-      const bool there = place.weight == weight && place.number == group;
-      if (place.call == call_) {
-        room = place.number == group;  // else another group of this call needs the place first
+      const bool full = groups_.size() == kKeptGroups && groups_.back().call == call_;  // all of them are wanted by this call
+      if (full && !places_.contains({weight, group})) {
+        room = false;
         continue;
       }
-      place.call = call_;
-      if (there) continue;
-      place.weight = plan::kNone;
-      place.number = group;
+      Group& place = place_of(weight, group);
+      if (std::exchange(place.call, call_) == call_ || place.whole) continue;
       wanted.push_back(group);
     }
   }
@@ -170,7 +183,7 @@ Status RowReader::read_together(plan::WeightId weight, std::span<const std::uint
       Group& place = place_of(weight, done[i].tag);
       if (!status.ok() || !done[i].status.ok() || done[i].bytes < place.bytes.size()) continue;
       status = check_group(weight, done[i].tag, place.bytes);
-      if (status.ok()) place.weight = weight;
+      place.whole = status.ok();
       if (!status.ok()) status = name_failure(weight, done[i].tag, std::move(status));
     }
   }
@@ -179,20 +192,18 @@ Status RowReader::read_together(plan::WeightId weight, std::span<const std::uint
 
 Result<std::span<const std::byte>> RowReader::load_group(plan::WeightId weight, std::uint64_t group) {
   Group& kept = place_of(weight, group);
-  if (kept.weight == weight && kept.number == group) return std::span<const std::byte>(kept.bytes);
+  if (kept.whole) return std::span<const std::byte>(kept.bytes);
   const plan::Weight& w = bound_->plan().weights[weight];
   const plan::RowBinding& rows = bound_->generation()->binding.rows[weight];
   const plan::BoundFile& file = bound_->generation()->binding.files[rows.file];
   copy_found();
-  kept.weight = plan::kNone;
   const std::uint64_t begin = group * kGroup;
   kept.bytes.reserve(kGroup);
   kept.bytes.resize(std::min(kGroup, w.bytes - begin));
   Status read = file.buffered->read_exactly(rows.offset + begin, kept.bytes);
   if (read.ok()) read = check_group(weight, group, kept.bytes);
   if (!read.ok()) return name_failure(weight, group, std::move(read));
-  kept.weight = weight;
-  kept.number = group;
+  kept.whole = true;
   return std::span<const std::byte>(kept.bytes);
 }
 

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -29,12 +30,23 @@ class RowReader {
 
  private:
   Status copy_range(plan::WeightId weight, std::uint64_t offset, std::span<std::byte> out);
-  struct Group {
+  struct Name {
     plan::WeightId weight = plan::kNone;
     std::uint64_t number = 0;
-    std::uint64_t call = 0;  // the last load_together that wants it here
+    bool operator==(const Name&) const = default;
+  };
+  struct NameHash {
+    std::size_t operator()(const Name& name) const {
+      return (name.number + name.weight * 0x9e3779b97f4a7c15ull) * 0xff51afd7ed558ccdull >> 20;
+    }
+  };
+  struct Group {
+    Name name;
+    bool whole = false;      // read and checked
+    std::uint64_t call = 0;  // the last load_together that wants it
     std::vector<std::byte> bytes;
   };
+  using Groups = std::list<Group>;
   struct Piece {
     const std::byte* from = nullptr;
     std::byte* to = nullptr;
@@ -42,6 +54,7 @@ class RowReader {
   };
   static constexpr std::uint64_t kKeptGroups = 1024;
 
+  // Of a group, now the last used; where it has none and all are taken, that of the one not used for longest.
   Group& place_of(plan::WeightId weight, std::uint64_t group);
   void copy_found();
   Result<std::span<const std::byte>> load_group(plan::WeightId weight, std::uint64_t group);
@@ -56,9 +69,10 @@ class RowReader {
   const IoChoice io_;
   std::atomic<std::uint64_t> gathered_{0};
   std::mutex mutex_;  // guards everything below
-  std::vector<Group> groups_;  // each group has one place
+  Groups groups_;     // the last used first
+  std::unordered_map<Name, Groups::iterator, NameHash> places_;
   std::uint64_t call_ = 0;
-  std::vector<Piece> found_;   // to be copied before what they lie in is replaced
+  std::vector<Piece> found_;  // to be copied before what they lie in is replaced
   std::uint64_t found_bytes_ = 0;
   std::unique_ptr<ThreadPool> copiers_;  // made when first wanted
   plan::ChunkId chunk_ = plan::kNone;

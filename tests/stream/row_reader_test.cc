@@ -126,15 +126,26 @@ TEST(RowReader, ReadsEachGroupOfACallOnce) {
   }
 }
 
-// 1,040 groups for 1,024 places: 0 and 1,024 have the same one.
-TEST(RowReader, GroupsOfOnePlaceFollowEachOther) {
+// 1,040 groups for 1,024 places.
+TEST(RowReader, GroupsStayAsLongAsThereArePlaces) {
   const Table table(1040, kGroup, false);
   const auto reader = table.reader(IoChoice::automatic);
   std::vector<std::int64_t> rows;
   for (std::int64_t row = 0; row < 16; ++row) rows.insert(rows.end(), {row, row + 1024, row});
-  table.expect_rows(*reader, rows);
-  std::vector<std::int64_t> all = random_rows(1200, 1040, 7);
+  const std::uint64_t before = table.fs.count(FaultOp::read);
+  for (int time = 0; time < 3; ++time) {
+    table.expect_rows(*reader, rows);
+    EXPECT_EQ(table.fs.count(FaultOp::read) - before, 32u) << "32 groups, read once, however they are numbered";
+  }
+  table.expect_rows(*reader, random_rows(1200, 1040, 7));
+  std::vector<std::int64_t> all(1040);
+  for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<std::int64_t>(i);
   table.expect_rows(*reader, all);
+  const std::uint64_t then = table.fs.count(FaultOp::read);
+  table.expect_rows(*reader, {1039, 16});
+  EXPECT_EQ(table.fs.count(FaultOp::read), then) << "the last used stay";
+  table.expect_rows(*reader, {3});
+  EXPECT_EQ(table.fs.count(FaultOp::read), then + 1) << "the one not used for longest has gone";
 }
 
 TEST(RowReader, ARowLargerThanAllPlacesIsReadGroupByGroup) {
