@@ -353,6 +353,14 @@ bool loaded(const Conv& conv, const CudnnShape& shape, void* workspace) {
   return ok;
 }
 
+// Ready and loaded, each tried once: an engine that cannot be recorded is none.
+bool usable(Engine& engine, const CudnnShape& shape, const Library& lib) {
+  if (!ready(engine, lib.handle)) return false;
+  engine.loaded = engine.loaded || loaded(Conv(engine.plan, nullptr), shape, lib.nowhere);
+  if (!engine.loaded) engine.plan = nullptr;
+  return engine.loaded;
+}
+
 }  // namespace
 
 const CudnnCalls* cudnn_calls() {
@@ -383,7 +391,7 @@ std::vector<std::string> cudnn_configs(const CudnnShape& shape, CudaState& state
   Listed* const list = listed(lib, shape, state);
   if (list == nullptr) return configs;
   for (Engine& engine : list->engines) {
-    if (ready(engine, lib.handle)) configs.push_back(config_text(engine));
+    if (usable(engine, shape, lib)) configs.push_back(config_text(engine));
   }
   return configs;
 }
@@ -394,10 +402,8 @@ std::unique_ptr<CudnnConv> make_cudnn_conv(const CudnnShape& shape, const std::s
   Listed* const list = cudnn_workspace(cudnn_version(), config) ? listed(lib, shape, *state) : nullptr;
   if (list == nullptr) return nullptr;
   for (Engine& engine : list->engines) {
-    if (!config.starts_with(engine.settings + " workspace=") || !ready(engine, lib.handle) || config != config_text(engine)) continue;
-    auto conv = std::make_unique<Conv>(engine.plan, state);
-    engine.loaded = engine.loaded || loaded(*conv, shape, lib.nowhere);
-    return engine.loaded ? std::move(conv) : nullptr;
+    if (!config.starts_with(engine.settings + " workspace=") || !usable(engine, shape, lib) || config != config_text(engine)) continue;
+    return std::make_unique<Conv>(engine.plan, state);
   }
   return nullptr;
 }
