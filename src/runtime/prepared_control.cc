@@ -210,8 +210,8 @@ Status Preparer::prepare_iterated(const plan::Node& node, PreparedStep& prepared
 void Preparer::outlive(std::uint32_t since) {
   for (Life& life : lives_) {
     if (life.first == UINT32_MAX) continue;
-    if (life.first <= since && life.last >= since) life.last = tick_;
-    if (life.last == tick_ && life.first > since) life.first = since;
+    if (life.first <= since && life.last >= since) life.last = std::max(life.last, tick_);
+    if (life.last >= tick_ && life.first > since) life.first = since;  // touched now; small values may live on (touch)
   }
   workspaces_.back().first = since;
 }
