@@ -110,7 +110,8 @@ ArenaDemand EngineCore::demand_locked(bool with_idle) const {
   }
   demand.passes = static_cast<std::uint32_t>(slots_.size());
   demand.gathered_bytes = parts_.compiled->gathered_bytes;
-  demand.keeps_tables = !parts_.device->info().arena_host_addressable;
+  constexpr std::uint64_t kMostTables = 256 << 20;  // to copy more than this would hold a pass up for a noticeable time
+  demand.keeps_tables = !parts_.device->info().arena_host_addressable && demand.gathered_bytes <= kMostTables;
   demand.source = parts_.source->limits();
   demand.source.min_ring_bytes = std::max(demand.source.min_ring_bytes, published_limits_.min_ring_bytes);
   demand.source.preferred_ring_bytes = std::max(demand.source.preferred_ring_bytes, published_limits_.preferred_ring_bytes);
@@ -180,7 +181,7 @@ Status EngineCore::commit_layout(const ArenaLayout& to) {
     }
   }
   layout_ = to;
-  tables_.place(to.table_bytes > 0 ? arena.base() + to.ring_offset + to.ring_bytes : nullptr);
+  tables_.place(arena.base() + to.ring_offset + to.ring_bytes, to.table_bytes);
   laid_out_ = true;
   return {};
 }

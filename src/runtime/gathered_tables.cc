@@ -18,16 +18,17 @@ GatheredTables::GatheredTables(const CompiledPlan& compiled) : plan_(*compiled.p
   }
 }
 
-void GatheredTables::place(std::byte* base) {
+void GatheredTables::place(std::byte* base, std::uint64_t bytes) {
   const std::lock_guard lock(mutex_);
   base_ = base;
+  placed_bytes_ = bytes;
   for (Table& table : tables_) table.filled = table.asked = 0;
 }
 
 const std::byte* GatheredTables::find(plan::WeightId weight, const plan::Generation& generation) const {
   const std::lock_guard lock(mutex_);
   const Table& table = tables_[weight];
-  return base_ != nullptr && table.filled != 0 && table.filled == generation.number ? base_ + table.offset : nullptr;
+  return table.filled != 0 && table.filled == generation.number ? base_ + table.offset : nullptr;
 }
 
 bool GatheredTables::asks(plan::WeightId weight, const plan::Generation& generation, std::uint64_t bytes) {
@@ -37,8 +38,9 @@ bool GatheredTables::asks(plan::WeightId weight, const plan::Generation& generat
   if (table.counted != generation.number) table.asked = 0;
   table.counted = generation.number;
   table.asked += bytes;
+  const bool placed = table.bytes <= placed_bytes_ && table.offset <= placed_bytes_ - table.bytes;
   const bool there = table.filled == generation.number;
-  if (base_ == nullptr || table.filling || there || generation.number == 0 || table.asked * kWorth < table.bytes) return false;
+  if (!placed || table.filling || there || generation.number == 0 || table.asked < table.bytes / kWorth) return false;
   table.filling = true;
   return true;
 }

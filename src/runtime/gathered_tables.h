@@ -17,11 +17,12 @@ namespace forebay {
 class GatheredTables {
  public:
   explicit GatheredTables(const CompiledPlan& compiled);
-  // Where they lie from now on; null: nowhere. No pass runs.
-  void place(std::byte* base);
+  // Where they lie from now on, as many as `bytes` hold; 0: nowhere. No pass runs.
+  void place(std::byte* base, std::uint64_t bytes);
   // The table as this generation has it; null while it is not there.
   const std::byte* find(plan::WeightId weight, const plan::Generation& generation) const;
-  // Counts rows that a pass is about to gather; true when the table is worth copying, and nobody does.
+  // Counts rows that a pass is about to gather; true when the table is worth copying, and nobody does. Passes of two generations never run at
+  // once, so nobody reads what is written over.
   bool asks(plan::WeightId weight, const plan::Generation& generation, std::uint64_t bytes);
   // For Queue::launch: copies the table, all of it at once.
   Status fill(plan::WeightId weight, PassLease& lease, Device& device);
@@ -36,6 +37,7 @@ class GatheredTables {
   const plan::Plan& plan_;
   mutable std::mutex mutex_;  // guards everything below
   std::byte* base_ = nullptr;
+  std::uint64_t placed_bytes_ = 0;
   std::vector<Table> tables_;  // by weight; of 0 bytes where rows are not gathered
 };
 
