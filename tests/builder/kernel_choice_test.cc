@@ -6,8 +6,8 @@
 
 #include "base/check.h"
 #include "builder/model_maker.h"
+#include "builder/wrapped_device.h"
 #include "plan/plan_io.h"
-#include "runtime/cpu/cpu_device.h"
 #include "runtime/kernel_choice.h"
 #include "runtime/merged_kernel.h"
 #include "runtime/prepared_pass.h"
@@ -49,24 +49,13 @@ class FakeProduct final : public Kernel, public ChoosingKernel {
   KernelWay way_{"fake.library", "a"};
 };
 
-class FakeDevice : public Device {
+class FakeDevice : public WrappedDevice {
  public:
-  FakeDevice() : cpu_(create_cpu_device().value()) {
-    info_ = cpu_->info();
+  FakeDevice() {
     info_.kind = "fake";
     info_.name = "Fake 1";
     info_.numerics = {{"library", "7"}};
   }
-  const DeviceInfo& info() const override { return info_; }
-  Result<std::uint64_t> free_bytes() override { return cpu_->free_bytes(); }
-  Result<std::unique_ptr<Arena>> reserve_arena(std::uint64_t bytes) override { return cpu_->reserve_arena(bytes); }
-  Result<std::unique_ptr<Arena>> wrap_arena(std::span<std::byte> memory) override { return cpu_->wrap_arena(memory); }
-  Result<std::unique_ptr<Queue>> create_queue(const std::string& name, std::uint32_t capacity) override {
-    return cpu_->create_queue(name, capacity);
-  }
-  Result<std::unique_ptr<Timeline>> create_timeline() override { return cpu_->create_timeline(); }
-  Status register_host(std::span<std::byte> memory) override { return cpu_->register_host(memory); }
-  void unregister_host(std::span<std::byte> memory) override { cpu_->unregister_host(memory); }
   Result<std::unique_ptr<Kernel>> create_kernel(const NodeView& node, std::span<const TypeShape> inputs,
                                                 std::span<const TypeShape> outputs) override {
     if (node.op() != "MatMul") return std::unique_ptr<Kernel>();
@@ -74,10 +63,6 @@ class FakeDevice : public Device {
     if (!kernel.ok()) return kernel.status();
     return std::unique_ptr<Kernel>(std::make_unique<FakeProduct>(std::move(kernel).value()));
   }
-
- private:
-  std::unique_ptr<Device> cpu_;
-  DeviceInfo info_;
 };
 
 class FakeProber final : public KernelProber {

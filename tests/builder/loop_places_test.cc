@@ -4,7 +4,7 @@
 
 #include "base/check.h"
 #include "builder/model_maker.h"
-#include "runtime/cpu/cpu_device.h"
+#include "builder/wrapped_device.h"
 #include "runtime/prepared_pass.h"
 #include "runtime/stretch.h"
 
@@ -12,23 +12,10 @@ namespace forebay::builder::test {
 namespace {
 
 // The CPU's device, said to replay.
-class Replaying final : public Device, public ReplayDevice {
+class Replaying final : public WrappedDevice, public ReplayDevice {
  public:
-  const DeviceInfo& info() const override { return cpu_->info(); }
-  Result<std::uint64_t> free_bytes() override { return cpu_->free_bytes(); }
-  Result<std::unique_ptr<Arena>> reserve_arena(std::uint64_t bytes) override { return cpu_->reserve_arena(bytes); }
-  Result<std::unique_ptr<Arena>> wrap_arena(std::span<std::byte> memory) override { return cpu_->wrap_arena(memory); }
-  Result<std::unique_ptr<Queue>> create_queue(const std::string& name, std::uint32_t capacity) override {
-    return cpu_->create_queue(name, capacity);
-  }
-  Result<std::unique_ptr<Timeline>> create_timeline() override { return cpu_->create_timeline(); }
-  Status register_host(std::span<std::byte> memory) override { return cpu_->register_host(memory); }
-  void unregister_host(std::span<std::byte> memory) override { cpu_->unregister_host(memory); }
   std::unique_ptr<Recording> record(Queue::HostFunction, void*, std::unique_ptr<Recording>) override { return nullptr; }
   Status replay(Recording&) override { return Status(Code::internal, "nothing is recorded"); }
-
- private:
-  const std::unique_ptr<Device> cpu_ = create_cpu_device().value();
 };
 
 TEST(LoopPlaces, WhatIterationsCollectIsNotWrittenOver) {
