@@ -39,12 +39,12 @@ struct CompiledPlan {
   std::shared_ptr<const plan::Plan> plan;
   std::vector<CompiledGraph> graphs;
   PassProgram program;
-  std::vector<bool> gathered;          // per weight: rows are gathered, its chunks take no place in the arena
+  std::vector<bool> gathered;          // per weight: rows are gathered, its chunks are neither resident nor streamed
   std::uint64_t gathered_bytes = 0;
   std::vector<bool> loaded;            // per value: a load_weight step gives it storage
 };
 
-// A gather-only table of at least this many slabs never takes a place in the arena.
+// A gather-only table of at least this many slabs is neither resident nor streamed.
 inline constexpr std::uint64_t kGatherSlabs = 32;
 
 // unsupported naming every operator this build does not have.
