@@ -8,9 +8,26 @@
 #include "base/checked.h"
 #include "base/printable.h"
 #include "codec/chunk_codec.h"
-#include "codec/shard_format.h"
 
 namespace forebay::refit {
+
+codec::ShardHeader shard_header(const ShardIndex& index, std::uint32_t sequence) {
+  const ShardIndex::File& entry = index.files[sequence];
+  codec::ShardHeader header{};
+  header.magic = codec::kShardMagic;
+  header.endian = codec::kEndianMark;
+  header.major = header.min_reader_major = codec::kShardMajor;
+  header.minor = header.min_reader_minor = codec::kShardMinor;
+  header.sequence = sequence;
+  header.first_chunk = entry.first_chunk;
+  header.chunk_count = entry.chunk_count;
+  header.file_bytes = entry.bytes;
+  header.plan_id = index.plan_id;
+  header.weight_set_id = index.weight_set_id;
+  header.records_sha256 = entry.records_sha256;
+  return header;
+}
+
 namespace {
 
 Status damaged(std::string message, const std::string& file, std::uint64_t offset) {
@@ -27,10 +44,11 @@ Result<T> read_struct(File& file, std::uint64_t offset) {
   return out;
 }
 
-std::string short_hex(const std::array<std::uint8_t, 32>& id) { return to_hex(Sha256(id)).substr(0, 16); }
+std::string short_hex(const std::array<std::uint8_t, 32>& id) {
+  return to_hex(Sha256(id)).substr(0, 16);
+}
 
 Status check_header(File& file, const ShardIndex& index, std::uint32_t sequence) {
-  const ShardIndex::File& entry = index.files[sequence];
   std::array<std::byte, kBlockBytes> block;
   FB_TRY(file.read_exactly(0, block));
   codec::ShardHeader header;
@@ -51,18 +69,7 @@ Status check_header(File& file, const ShardIndex& index, std::uint32_t sequence)
         file.name(), offsetof(codec::ShardHeader, sequence));
   }
   // All that is left must be exactly what the writer of this index wrote.
-  codec::ShardHeader wanted{};
-  wanted.magic = codec::kShardMagic;
-  wanted.endian = codec::kEndianMark;
-  wanted.major = wanted.min_reader_major = codec::kShardMajor;
-  wanted.minor = wanted.min_reader_minor = codec::kShardMinor;
-  wanted.sequence = sequence;
-  wanted.first_chunk = entry.first_chunk;
-  wanted.chunk_count = entry.chunk_count;
-  wanted.file_bytes = entry.bytes;
-  wanted.plan_id = index.plan_id;
-  wanted.weight_set_id = index.weight_set_id;
-  wanted.records_sha256 = entry.records_sha256;
+  const codec::ShardHeader wanted = shard_header(index, sequence);
   if (std::memcmp(&wanted, &header, sizeof(header)) != 0) return damaged("the shard's header does not fit the index", file.name(), 0);
   const auto rest = std::span(block).subspan(sizeof(header));
   if (!std::all_of(rest.begin(), rest.end(), [](std::byte b) { return b == std::byte{}; })) {

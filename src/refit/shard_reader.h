@@ -11,6 +11,7 @@
 
 #include "base/digest.h"
 #include "base/file.h"
+#include "codec/shard_format.h"
 #include "plan/binding.h"
 #include "plan/plan_data.h"
 
@@ -55,6 +56,9 @@ Result<ShardIndex> parse_shard_index(std::span<const std::byte> bytes, const std
 Result<ShardIndex> read_shard_index(FileSystem& fs, const std::string& folder);
 // What names a set of weights: plan id, raw digests, names, dtypes and shapes. Independent of codec and shard size.
 Sha256 shard_weight_set_id(const ShardIndex& index);
+
+// Block 0 of shard `sequence` as this index wants it: what the writer puts there and the reader compares with.
+codec::ShardHeader shard_header(const ShardIndex& index, std::uint32_t sequence);
 
 class ShardSet {
  public:

@@ -41,7 +41,7 @@ std::uint32_t set_of(std::string_view name) {
 
 // Digests of a weight's 64 KiB groups as its bytes go by, as long as they lie in one piece in one file.
 struct RowGroups {
-  std::uint64_t seen = 0;  // bytes of the weight so far
+  std::uint64_t seen = 0;    // bytes of the weight so far
   std::uint64_t filled = 0;  // bytes in the open group
   std::uint32_t file = 0;
   std::uint64_t file_end = 0;  // where the next part must start
@@ -334,18 +334,7 @@ Status Writer::finish_shards() {
     footer.chunk_count = entry.chunk_count;
     footer.weight_set_id = index_.weight_set_id;
     FB_TRY(file.append(std::as_bytes(std::span(&footer, 1))));
-    codec::ShardHeader header{};
-    header.magic = codec::kShardMagic;
-    header.endian = codec::kEndianMark;
-    header.major = header.min_reader_major = codec::kShardMajor;
-    header.minor = header.min_reader_minor = codec::kShardMinor;
-    header.sequence = i;
-    header.first_chunk = entry.first_chunk;
-    header.chunk_count = entry.chunk_count;
-    header.file_bytes = entry.bytes;
-    header.plan_id = index_.plan_id;
-    header.weight_set_id = index_.weight_set_id;
-    header.records_sha256 = entry.records_sha256;
+    const codec::ShardHeader header = shard_header(index_, i);
     FB_TRY(file.write_at(0, std::as_bytes(std::span(&header, 1))));
   }
   for (std::uint32_t i = 0; i < open_.size(); ++i) {

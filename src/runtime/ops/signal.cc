@@ -85,7 +85,32 @@ Status infer_dft(InferContext& context) {
   return {};
 }
 
-class Dft final : public FloatKernel {
+// Transforms of `length` values each, shared out over the threads: each thread has one line of complex doubles and the transform's scratch.
+class FourierKernel : public FloatKernel {
+ protected:
+  void prepare_lines(const PrepareContext& context, std::int64_t length) {
+    fourier_.prepare(length);
+    each_ = 2 * length + fourier_.scratch();
+    set_scratch(float_bytes(each_, 8) * static_cast<std::uint64_t>(context.pool->threads()));
+  }
+  // transform(i, line) for every i below `count`.
+  template <typename F>
+  void for_lines(const KernelCall& call, std::int64_t count, const F& transform) const {
+    const std::int64_t threads = call.pool->threads();
+    call.pool->parallel_for(threads, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t part = begin; part < end; ++part) {
+        auto* line = reinterpret_cast<double*>(call.workspace + static_cast<std::uint64_t>(part) * float_bytes(each_, 8));
+        for (std::int64_t i = count * part / threads; i < count * (part + 1) / threads; ++i) transform(i, line);
+      }
+    });
+  }
+  Fourier fourier_;
+
+ private:
+  std::int64_t each_ = 0;
+};
+
+class Dft final : public FourierKernel {
  public:
   std::string_view id() const override { return "cpu.dft"; }
 
@@ -96,9 +121,7 @@ class Dft final : public FloatKernel {
     const Shape x = context.inputs[0].shape();
     outer_ = x.elements(0, form_.axis);
     inner_ = x.elements(form_.axis + 1, x.rank() - 1);
-    fourier_.prepare(form_.length);
-    each_ = 2 * form_.length + fourier_.scratch();
-    set_scratch(float_bytes(each_, 8) * static_cast<std::uint64_t>(context.pool->threads()));
+    prepare_lines(context, form_.length);
     return {};
   }
   Status compute(const KernelCall& call) override {
@@ -108,14 +131,8 @@ class Dft final : public FloatKernel {
  private:
   template <typename T>
   void go(const KernelCall& call) const {
-    const std::int64_t lines = outer_ * inner_, threads = call.pool->threads();
-    call.pool->parallel_for(threads, 1, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t part = begin; part < end; ++part) {
-        auto* line = reinterpret_cast<double*>(call.workspace + static_cast<std::uint64_t>(part) * float_bytes(each_, 8));
-        for (std::int64_t i = lines * part / threads; i < lines * (part + 1) / threads; ++i) {
-          transform(reinterpret_cast<const T*>(call.inputs[0].data), reinterpret_cast<T*>(call.outputs[0].data), i / inner_, i % inner_, line);
-        }
-      }
+    for_lines(call, outer_ * inner_, [&](std::int64_t i, double* line) {
+      transform(reinterpret_cast<const T*>(call.inputs[0].data), reinterpret_cast<T*>(call.outputs[0].data), i / inner_, i % inner_, line);
     });
   }
   template <typename T>
@@ -147,8 +164,7 @@ class Dft final : public FloatKernel {
     }
   }
   DftForm form_;
-  Fourier fourier_;
-  std::int64_t outer_ = 1, inner_ = 1, each_ = 0;
+  std::int64_t outer_ = 1, inner_ = 1;
 };
 
 // Inputs: signal, frame_step, window, frame_length.
@@ -199,7 +215,7 @@ Status infer_stft(InferContext& context) {
   return {};
 }
 
-class Stft final : public FloatKernel {
+class Stft final : public FourierKernel {
  public:
   std::string_view id() const override { return "cpu.stft"; }
 
@@ -207,9 +223,7 @@ class Stft final : public FloatKernel {
   Status setup(const PrepareContext& context) override {
     FB_ASSIGN(form_, stft_form(context.node, context.inputs, context.values));
     if (form_.length < 1 || form_.step < 1) return context.node.invalid("frame_step or the frame length is not known");
-    fourier_.prepare(form_.length);
-    each_ = 2 * form_.length + fourier_.scratch();
-    set_scratch(float_bytes(each_, 8) * static_cast<std::uint64_t>(context.pool->threads()));
+    prepare_lines(context, form_.length);
     return {};
   }
   Status compute(const KernelCall& call) override {
@@ -219,28 +233,21 @@ class Stft final : public FloatKernel {
  private:
   template <typename T>
   void go(const KernelCall& call) const {
-    const std::int64_t frames = form_.batch * form_.frames, threads = call.pool->threads(), parts = form_.complex ? 2 : 1;
+    const std::int64_t parts = form_.complex ? 2 : 1;
     const T* window = call.inputs.size() > 2 && call.inputs[2].present() ? reinterpret_cast<const T*>(call.inputs[2].data) : nullptr;
-    call.pool->parallel_for(threads, 1, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t part = begin; part < end; ++part) {
-        auto* line = reinterpret_cast<double*>(call.workspace + static_cast<std::uint64_t>(part) * float_bytes(each_, 8));
-        for (std::int64_t f = frames * part / threads; f < frames * (part + 1) / threads; ++f) {
-          const T* x = reinterpret_cast<const T*>(call.inputs[0].data) + (f / form_.frames * form_.samples + f % form_.frames * form_.step) * parts;
-          for (std::int64_t i = 0; i < form_.length; ++i) {
-            const double weight = window != nullptr ? static_cast<double>(window[i]) : 1.0;
-            line[2 * i] = weight * static_cast<double>(x[i * parts]);
-            line[2 * i + 1] = form_.complex ? weight * static_cast<double>(x[i * parts + 1]) : 0.0;
-          }
-          fourier_.run(line, false, line + 2 * form_.length);
-          T* y = reinterpret_cast<T*>(call.outputs[0].data) + f * form_.bins * 2;
-          for (std::int64_t k = 0; k < 2 * form_.bins; ++k) y[k] = static_cast<T>(line[k]);
-        }
+    for_lines(call, form_.batch * form_.frames, [&](std::int64_t f, double* line) {
+      const T* x = reinterpret_cast<const T*>(call.inputs[0].data) + (f / form_.frames * form_.samples + f % form_.frames * form_.step) * parts;
+      for (std::int64_t i = 0; i < form_.length; ++i) {
+        const double weight = window != nullptr ? static_cast<double>(window[i]) : 1.0;
+        line[2 * i] = weight * static_cast<double>(x[i * parts]);
+        line[2 * i + 1] = form_.complex ? weight * static_cast<double>(x[i * parts + 1]) : 0.0;
       }
+      fourier_.run(line, false, line + 2 * form_.length);
+      T* y = reinterpret_cast<T*>(call.outputs[0].data) + f * form_.bins * 2;
+      for (std::int64_t k = 0; k < 2 * form_.bins; ++k) y[k] = static_cast<T>(line[k]);
     });
   }
   StftForm form_;
-  Fourier fourier_;
-  std::int64_t each_ = 0;
 };
 
 Result<DType> output_type(const NodeView& node) {
