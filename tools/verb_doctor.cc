@@ -11,6 +11,7 @@
 #include "base/memory_info.h"
 #include "machine_limits.h"
 #include "raw_read.h"
+#include "runtime/device_library.h"
 #include "session.h"
 #include "temporary_folder.h"
 #include "verbs.h"
@@ -82,8 +83,32 @@ class Doctor {
     session_.result["libraries"] = std::move(tried);
     session_.result["driver"] = driver;
     session_.result["gpu"] = ::access("/dev/nvidiactl", F_OK) == 0;
-    session_.print("CUDA driver: {}\n", driver ? "found; this version computes on the CPU" : "none: using the CPU");
+    check_cuda(driver);
     session_.print("cuDNN: {}\n", cudnn.empty() ? "none (libcudnn.so.9): convolutions on a GPU are our own kernels'" : cudnn);
+  }
+
+  // The GPU as `--device cuda` would open it, or the line with which that would be refused.
+  void check_cuda(bool driver) {
+    auto device = load_device("cuda");
+    json::object cuda{{"usable", device.ok()}};
+    if (device.ok()) {
+      const DeviceInfo& info = (*device)->info();
+      cuda["name"] = info.name;
+      cuda["total_bytes"] = info.total_bytes;
+      std::string found = info.name + ", " + format_size(info.total_bytes);
+      if (const auto free = (*device)->free_bytes(); free.ok()) {
+        cuda["free_bytes"] = *free;
+        found += ", " + format_size(*free) + " free";
+      }
+      for (const auto& [name, value] : info.numerics) found += fmt::format("; {} {}", name, value);
+      session_.print("CUDA device: {}\n", found);
+    } else {
+      cuda["reason"] = device.status().message();
+      session_.print("CUDA device: {}\n", driver ? "not usable" : "none, as there is no driver (libcuda.so.1): using the CPU");
+      const std::string& hint = device.status().problems().front().hint;
+      if (driver) problem(device.status().message(), hint.empty() ? "--device cpu works without it" : hint);
+    }
+    session_.result["cuda"] = std::move(cuda);
   }
 
   // As 9.10.2; empty where it is not whole. Asked of the part that has it: libcudnn.so ends the process where a part is missing.

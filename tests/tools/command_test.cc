@@ -292,9 +292,12 @@ TEST_F(Command, TheRuntimeProgramRunsPlansAndHasNoBuilder) {
 TEST_F(Command, DoctorSaysWhatItTried) {
   const CommandResult doctor = run_command({"doctor", "--quick", "--path", path(""), "--json"});
   ASSERT_EQ(doctor.exit, 0) << doctor.out << doctor.err;
-  expect_keys(doctor.json(), {"machine", "libraries", "io_uring", "memlock_bytes", "paths", "problems", "driver"});
+  expect_keys(doctor.json(), {"machine", "libraries", "io_uring", "memlock_bytes", "paths", "problems", "driver", "cuda"});
   const CommandResult text = run_command({"doctor", "--quick", "--path", path("")});
   const boost::json::value json = doctor.json();
+  const boost::json::value& cuda = json.at("cuda");
+  expect_keys(cuda, {"usable", cuda.at("usable").as_bool() ? "name" : "reason"});
+  EXPECT_NE(text.out.find("\nCUDA device: "), std::string::npos) << text.out;
   for (const boost::json::value& one : json.at("libraries").as_array()) {
     if (one.at("name") != "libcudnn.so.9") continue;
     const bool found = one.at("found").as_bool();
