@@ -3,10 +3,12 @@
 // (columns by rows). Keys and values come from memory straight into the registers that the products want: which column or key is which of a
 // product's is up to who reads it, as long as both operands agree. Weights are two numbers of 16 bits each, so that they are as good as f32.
 // Each warp has a running softmax in f32; warps are joined in order, then the cluster's blocks.
+// Where asked, the same launch rotates queries and the new key, and puts new keys and values behind those of earlier passes.
 #include <cooperative_groups.h>
 
 #include <algorithm>
 
+#include "runtime/cuda/attention_around.h"
 #include "runtime/cuda/attention_tile.cuh"
 #include "runtime/cuda/attention_unit.cuh"
 
@@ -16,11 +18,11 @@ namespace {
 constexpr int kRows = 8, kStep = 16;  // of a product: rows, keys
 constexpr int kWarps = 8, kThreads = kWarps * 32;
 
-template <typename T_, int kHead_, bool kAligned_>
+template <typename T_, int kHead_, bool kAligned_, bool kAround_>
 struct OneForm {
   using T = T_;
   static constexpr int kHead = kHead_;
-  static constexpr bool kAligned = kAligned_;
+  static constexpr bool kAligned = kAligned_, kAround = kAround_;
   static constexpr bool kAhead = kHead <= 128;  // registers hold values beside keys
   static constexpr int kWide = kHead + 2;       // from row to row: fewer lanes meet in a bank
 };
@@ -42,6 +44,40 @@ __device__ __forceinline__ uint4 load_run(const T* from, bool wanted) {
   const auto* const x = reinterpret_cast<const std::uint16_t*>(from);
   const auto two = [&](int i) { return static_cast<unsigned>(x[i]) | static_cast<unsigned>(x[i + 1]) << 16; };
   return make_uint4(two(0), two(2), two(4), two(6));
+}
+
+// Of the two in a word.
+template <typename T>
+__device__ __forceinline__ float number_at(unsigned word, int i) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) return __uint_as_float(i == 0 ? word << 16 : word & 0xffff0000u);
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(i == 0 ? word & 0xffffu : word >> 16)));
+}
+// Eight numbers of a table from `at` on, and the eight `step` behind them.
+__device__ __forceinline__ void read_table(const TurnedRows& by, const void* table, std::int64_t step, int at, float (&x)[2][8]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    if (half == 1 && step == 0) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) x[1][i] = x[0][i];
+      return;
+    }
+    const std::int64_t from = at + half * step;
+    if (by.table_type == DType::f32) {
+#pragma unroll
+      for (int i = 0; i < 8; i += 4) {
+        const float4 four = *reinterpret_cast<const float4*>(static_cast<const float*>(table) + from + i);
+        x[half][i] = four.x, x[half][i + 1] = four.y, x[half][i + 2] = four.z, x[half][i + 3] = four.w;
+      }
+      continue;
+    }
+    const uint4 run = *reinterpret_cast<const uint4*>(static_cast<const std::uint16_t*>(table) + from);
+    const unsigned words[4] = {run.x, run.y, run.z, run.w};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const unsigned word = words[i / 2];
+      x[half][i] = by.table_type == DType::f16 ? number_at<__half>(word, i % 2) : number_at<__nv_bfloat16>(word, i % 2);
+    }
+  }
 }
 
 // An 8 by 8 tile of 16-bit numbers turned about.
@@ -79,29 +115,42 @@ struct OneWarp {
   static constexpr int kHead = Form::kHead, kRuns = kHead / 32, kPieces = kHead / 64;
 
   const AttentionTask& t;
+  const AttentionAround& a;
   const int lane = static_cast<int>(threadIdx.x) % 32, eighth = lane / 4, quarter = lane % 4;
   const T *old_keys, *old_values, *now_keys, *now_values;  // key 0 of either
+  const int past, first, rows;                             // keys of old_keys; this block's first row, and where they end
+  const std::int64_t plane;
   std::int64_t mask_rows[2];
   uint4 q[kRuns], keys[2][kRuns], values[4][kPieces];
   std::uint32_t marks[2][2] = {};
   float most[2] = {-INFINITY, -INFINITY}, total[2] = {}, mixed[kPieces * 4][4] = {};
 
-  __device__ __forceinline__ OneWarp(const AttentionTask& task, const Unit& unit, int first, int rows) : t(task) {
-    const auto past = [&](const void* at, std::int64_t width) {
-      return static_cast<const T*>(at) + (unit.b * t.kv_heads + unit.kv_head) * t.past * width;
-    };
-    const auto now = [&](const void* at, const std::int64_t(&strides)[3]) {
-      return static_cast<const T*>(at) + unit.b * strides[0] + unit.kv_head * strides[1] - t.past * strides[2];
-    };
-    old_keys = past(t.past_key, t.head);
-    old_values = past(t.past_value, t.value_head);
-    now_keys = now(t.k, t.k_strides);
-    now_values = now(t.v, t.v_strides);
+  __device__ __forceinline__ OneWarp(const AttentionTask& task, const AttentionAround& around, const Unit& unit, int begin, int behind)
+      : t(task),
+        a(around),
+        past(static_cast<int>(Form::kAround ? around.keys.rows : task.past)),
+        first(begin),
+        rows(behind),
+        plane(unit.b * task.kv_heads + unit.kv_head) {
+    const auto row = [](const void* at, std::int64_t offset) { return static_cast<const T*>(at) + offset; };
+    if constexpr (Form::kAround) {
+      old_keys = row(a.keys.past, plane * a.keys.past_pitch);
+      old_values = row(a.values.past, plane * a.values.past_pitch);
+      now_keys = row(a.turned_keys.rows > 0 ? a.turned_keys.x : a.keys.now, (plane - past) * t.head);
+      now_values = row(a.values.now, (plane - past) * t.value_head);
+    } else {
+      old_keys = row(t.past_key, plane * t.past * t.head);
+      old_values = row(t.past_value, plane * t.past * t.value_head);
+      now_keys = row(t.k, unit.b * t.k_strides[0] + unit.kv_head * t.k_strides[1] - t.past * t.k_strides[2]);
+      now_values = row(t.v, unit.b * t.v_strides[0] + unit.kv_head * t.v_strides[1] - t.past * t.v_strides[2]);
+    }
     for (int i = 0; i < 2; ++i) {
       const std::int64_t head = unit.kv_head * unit.group + min(first + quarter * 2 + i, rows - 1);
       mask_rows[i] = unit.b * t.mask_strides[0] + head * t.mask_strides[1];
     }
-    const T* const from = static_cast<const T*>(t.q) + unit.b * t.q_strides[0] + (unit.kv_head * unit.group + first + eighth) * t.q_strides[1];
+    const std::int64_t place = unit.b * t.q_strides[0] + (unit.kv_head * unit.group + first + eighth) * t.q_strides[1];
+    const bool turns = Form::kAround && a.turned_queries.rows > 0;
+    const T* const from = row(turns ? a.turned_queries.x : t.q, place);
 #pragma unroll
     for (int r = 0; r < kRuns; ++r) {
       const int column = r * 32 + quarter * 8;
@@ -109,11 +158,83 @@ struct OneWarp {
     }
   }
 
+  // A row that lies in the quarters' registers.
+  __device__ __forceinline__ void store(T* to, const uint4 (&runs)[kRuns]) const {
+#pragma unroll
+    for (int r = 0; r < kRuns; ++r) *reinterpret_cast<uint4*>(to + r * 32 + quarter * 8) = runs[r];
+  }
+  // As the rotation's own kernel.
+  __device__ __forceinline__ void turn(const TurnedRows& by, uint4 (&runs)[kRuns]) const {
+#pragma unroll
+    for (int r = 0; r < kRuns / 2; ++r) {
+      const int column = r * 32 + quarter * 8;
+      float cos[2][8], sin[2][8];
+      read_table(by, by.cos, by.cos_step, column, cos);
+      read_table(by, by.sin, by.sin_step, column, sin);
+      auto* const low = reinterpret_cast<unsigned*>(&runs[r]);
+      auto* const high = reinterpret_cast<unsigned*>(&runs[r + kRuns / 2]);
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        float y[2][2];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int at = w * 2 + i;
+          const float x1 = number_at<T>(low[w], i), x2 = number_at<T>(high[w], i);
+          y[0][i] = x1 * cos[0][at] - x2 * sin[0][at];
+          y[1][i] = x2 * cos[1][at] + x1 * sin[1][at];
+        }
+        low[w] = pack_two<T>(y[0][0], y[0][1]);
+        high[w] = pack_two<T>(y[1][0], y[1][1]);
+      }
+    }
+  }
+  __device__ __forceinline__ void turn_queries() {
+    if (a.turned_queries.rows == 0) return;
+    turn(a.turned_queries, q);
+    if (blockIdx.x > 0 || threadIdx.x >= 32 || first + eighth >= rows) return;
+    store(static_cast<T*>(a.turned_queries.y) + (plane * (t.q_heads / t.kv_heads) + first + eighth) * kHead, q);
+  }
+  // Keys from `at` on are there: the new one is rotated, and what is to lie in the cache goes there. Keys that no row sees are left out of
+  // the mixture, whatever lies there.
+  __device__ __forceinline__ void append(int at, int end, int last) {
+    if constexpr (Form::kAround) {
+      const bool owns = first == 0;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int begin = at + half * 8, j = begin + eighth;
+        if (a.turned_keys.rows > 0 && begin <= past && past < begin + 8) {
+          uint4 runs[kRuns];
+#pragma unroll
+          for (int r = 0; r < kRuns; ++r) runs[r] = keys[half][r];
+          turn(a.turned_keys, runs);
+          if (j == past) {
+#pragma unroll
+            for (int r = 0; r < kRuns; ++r) keys[half][r] = runs[r];
+            if (owns) store(static_cast<T*>(a.turned_keys.y) + plane * kHead, runs);
+          }
+        }
+        if (owns && j < last && (j == past || a.keys.whole)) {
+          store(static_cast<T*>(a.keys.present) + plane * a.keys.present_pitch + static_cast<std::int64_t>(j) * kHead, keys[half]);
+        }
+      }
+#pragma unroll
+      for (int u = 0; u < 4; ++u) {
+        const int j = at + u / 2 * 8 + quarter * 2 + u % 2;
+        T* const to = static_cast<T*>(a.values.present) + plane * a.values.present_pitch + static_cast<std::int64_t>(j) * kHead + eighth * 8;
+#pragma unroll
+        for (int p = 0; p < kPieces; ++p) {
+          if (owns && j < last && (j == past || a.values.whole)) *reinterpret_cast<uint4*>(to + p * 64) = values[u][p];
+          if (j >= end) values[u][p] = uint4{};
+        }
+      }
+    }
+  }
+
   __device__ __forceinline__ void load_keys(int at, int end) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int j = at + half * 8 + eighth;
-      const T* const from = j < t.past ? old_keys + j * t.head : now_keys + j * t.k_strides[2];
+      const T* const from = j < past ? old_keys + j * t.head : now_keys + j * (Form::kAround ? t.head : t.k_strides[2]);
 #pragma unroll
       for (int r = 0; r < kRuns; ++r) {
         const int column = r * 32 + quarter * 8;
@@ -132,7 +253,7 @@ struct OneWarp {
 #pragma unroll
     for (int u = 0; u < 4; ++u) {
       const int j = at + u / 2 * 8 + quarter * 2 + u % 2;
-      const T* const from = j < t.past ? old_values + j * t.value_head : now_values + j * t.v_strides[2];
+      const T* const from = j < past ? old_values + j * t.value_head : now_values + j * (Form::kAround ? t.value_head : t.v_strides[2]);
 #pragma unroll
       for (int p = 0; p < kPieces; ++p) {
         const int column = p * 64 + eighth * 8;
@@ -206,25 +327,27 @@ struct OneWarp {
     }
   }
 
-  // Keys at, at + step, ... below `end`: the next ones are on their way while these are multiplied.
-  __device__ __forceinline__ void run(int at, int step, int least, int end) {
-    if (at >= end) return;
-    load_keys(at, end);
-    if (Form::kAhead) load_values(at, end);
+  // Keys at, at + step, ... below `last`, of which rows see those below `end`: the next ones are on their way while these are multiplied.
+  __device__ __forceinline__ void run(int at, int step, int least, int end, int last) {
+    if (at >= last) return;
+    load_keys(at, last);
+    if (Form::kAhead) load_values(at, last);
+    if constexpr (Form::kAround) turn_queries();
 #pragma unroll 1
-    for (; at < end; at += step) {
+    for (; at < last; at += step) {
       const int next = at + step;
       float scores[4] = {};
+      append(at, end, last);
       multiply(scores);
-      if (!Form::kAhead) load_values(at, end);
+      if (!Form::kAhead) load_values(at, last);
       weigh(at, least, end, scores);
-      if (Form::kAhead && next < end) load_keys(next, end);
+      if (Form::kAhead && next < last) load_keys(next, last);
       mix(scores);
-      if (next >= end) break;
+      if (next >= last) break;
       if (Form::kAhead) {
-        load_values(next, end);
+        load_values(next, last);
       } else {
-        load_keys(next, end);
+        load_keys(next, last);
       }
     }
   }
@@ -283,7 +406,8 @@ __device__ __forceinline__ void put_one(const AttentionTask& t, const Unit& unit
 #endif
 
 template <typename Form>
-__global__ void __launch_bounds__(kThreads, 1) attend_one(const __grid_constant__ AttentionTask t) {
+__global__ void __launch_bounds__(kThreads, 1)
+    attend_one(const __grid_constant__ AttentionTask t, const __grid_constant__ AttentionAround around) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   using T = typename Form::T;
   extern __shared__ float4 memory[];
@@ -295,9 +419,10 @@ __global__ void __launch_bounds__(kThreads, 1) attend_one(const __grid_constant_
   const int from = static_cast<int>(blockIdx.x) * static_cast<int>(t.split_keys);
   after_previous();
   const int all = static_cast<int>(unit.visible(t, 0)), least = t.window > 0 ? max(0, all - static_cast<int>(t.window)) : 0;
-  const int end = min(all, from + static_cast<int>(t.split_keys));
-  OneWarp<Form> own(t, unit, first, rows);
-  own.run(from + warp * kStep, kWarps * kStep, least, end);
+  const int most = from + static_cast<int>(t.split_keys), end = min(all, most);
+  const int last = Form::kAround ? min(most, static_cast<int>(t.past + t.keys)) : end;
+  OneWarp<Form> own(t, around, unit, first, rows);
+  own.run(from + warp * kStep, kWarps * kStep, least, end, last);
   own.share(shared);
   __syncthreads();
   for (int i = static_cast<int>(threadIdx.x); i < own_rows * width; i += kThreads) {
@@ -334,7 +459,7 @@ __global__ void __launch_bounds__(kThreads, 1) attend_one(const __grid_constant_
 }
 
 template <typename Form>
-cudaError_t start_form(const AttentionTask& t, cudaStream_t stream) {
+cudaError_t start_form(const AttentionTask& t, const AttentionAround& around, cudaStream_t stream) {
   cudaLaunchAttribute wanted[2] = {};
   wanted[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   wanted[0].val.programmaticStreamSerializationAllowed = 1;
@@ -354,16 +479,21 @@ cudaError_t start_form(const AttentionTask& t, cudaStream_t stream) {
   config.stream = stream;
   config.attrs = wanted;
   config.numAttrs = t.splits > 1 ? 2 : 1;
-  return cudaLaunchKernelEx(&config, attend_one<Form>, t);
+  return cudaLaunchKernelEx(&config, attend_one<Form>, t, around);
 }
 
 template <typename T>
 cudaError_t start(const AttentionTask& t, cudaStream_t stream) {
   const std::int64_t head = std::max(t.head, t.value_head);
-  if (!t.aligned) return start_form<OneForm<T, 256, false>>(t, stream);  // the same sums, beside sums of zeros
-  if (head <= 64) return start_form<OneForm<T, 64, true>>(t, stream);
-  if (head <= 128) return start_form<OneForm<T, 128, true>>(t, stream);
-  return start_form<OneForm<T, 256, true>>(t, stream);
+  const AttentionAround none;
+  if (!t.aligned) return start_form<OneForm<T, 256, false, false>>(t, none, stream);  // the same sums, beside sums of zeros
+  if (head <= 64) return start_form<OneForm<T, 64, true, false>>(t, none, stream);
+  if (head <= 128) return start_form<OneForm<T, 128, true, false>>(t, none, stream);
+  return start_form<OneForm<T, 256, true, false>>(t, none, stream);
+}
+template <typename T>
+cudaError_t start_around(const AttentionTask& t, const AttentionAround& around, cudaStream_t stream) {
+  return t.head == 64 ? start_form<OneForm<T, 64, true, true>>(t, around, stream) : start_form<OneForm<T, 128, true, true>>(t, around, stream);
 }
 
 }  // namespace
@@ -372,10 +502,32 @@ bool serves_attention_one(const AttentionTask& t) {
   if (t.queries != 1 || t.batch * t.q_heads > kMostOneLots) return false;
   cudaFuncAttributes made;  // clusters exist from 9.0 on, in the device and in the code made for it
   int device = 0, major = 0;
-  const bool known = cudaFuncGetAttributes(&made, attend_one<OneForm<__half, 64, true>>) == cudaSuccess &&
+  const bool known = cudaFuncGetAttributes(&made, attend_one<OneForm<__half, 64, true, false>>) == cudaSuccess &&
                      cudaGetDevice(&device) == cudaSuccess &&
                      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess;
   return known && made.ptxVersion >= 90 && major >= 9;
+}
+
+bool serves_attention_around(const AttentionTask& t, const AttentionAround& a) {
+  const auto turns = [&](const TurnedRows& rows) {
+    return rows.rows == 0 || (rows.type == t.type && rows.half * 2 == t.head && (rows.table_type == DType::f32 || rows.table_type == DType::f16 || rows.table_type == DType::bf16));
+  };
+  for (const void* p : {t.q, a.keys.past, a.keys.now, a.values.past, a.values.now, a.turned_queries.x, a.turned_keys.x,
+                        static_cast<const void*>(t.y), static_cast<const void*>(a.keys.present), static_cast<const void*>(a.values.present),
+                        static_cast<const void*>(a.turned_queries.y), static_cast<const void*>(a.turned_keys.y), a.turned_queries.cos,
+                        a.turned_queries.sin, a.turned_keys.cos, a.turned_keys.sin}) {
+    if (reinterpret_cast<std::uintptr_t>(p) % 16 != 0) return false;
+  }
+  const std::int64_t planes = t.batch * t.kv_heads;
+  for (const AppendedRow* rows : {&a.keys, &a.values}) {
+    if (rows->planes != planes || rows->rows + 1 != t.keys || rows->width != t.head || (rows->past_pitch | rows->present_pitch) % 8 != 0) return false;
+  }
+  return t.way == AttentionWay::one && t.past == 0 && (t.head == 64 || t.head == 128) && t.value_head == t.head && turns(a.turned_queries) &&
+         turns(a.turned_keys);
+}
+
+cudaError_t launch_attention_around(const AttentionTask& task, const AttentionAround& around, cudaStream_t stream) {
+  return task.type == DType::f16 ? start_around<__half>(task, around, stream) : start_around<__nv_bfloat16>(task, around, stream);
 }
 
 cudaError_t launch_attention_one(const AttentionTask& task, cudaStream_t stream) {
