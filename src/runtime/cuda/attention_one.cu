@@ -32,6 +32,8 @@ struct OneShared {
   float most[kWarps][kRows], total[kWarps][kRows];
   float mixed[kWarps][kRows][Form::kWide];
   float part_most[kRows], part_total[kRows], part[kRows * Form::kHead];  // of this block, for the others of its cluster
+  // Queries and the new key, rotated; rows lie such that lanes do not meet in a bank.
+  typename Form::T turned[Form::kAround ? kRows + 1 : 1][Form::kHead + 8];
 };
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900  // clusters
@@ -46,38 +48,10 @@ __device__ __forceinline__ uint4 load_run(const T* from, bool wanted) {
   return make_uint4(two(0), two(2), two(4), two(6));
 }
 
-// Of the two in a word.
-template <typename T>
-__device__ __forceinline__ float number_at(unsigned word, int i) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) return __uint_as_float(i == 0 ? word << 16 : word & 0xffff0000u);
-  return __half2float(__ushort_as_half(static_cast<unsigned short>(i == 0 ? word & 0xffffu : word >> 16)));
-}
-// Eight numbers of a table from `at` on, and the eight `step` behind them.
-__device__ __forceinline__ void read_table(const TurnedRows& by, const void* table, std::int64_t step, int at, float (&x)[2][8]) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    if (half == 1 && step == 0) {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) x[1][i] = x[0][i];
-      return;
-    }
-    const std::int64_t from = at + half * step;
-    if (by.table_type == DType::f32) {
-#pragma unroll
-      for (int i = 0; i < 8; i += 4) {
-        const float4 four = *reinterpret_cast<const float4*>(static_cast<const float*>(table) + from + i);
-        x[half][i] = four.x, x[half][i + 1] = four.y, x[half][i + 2] = four.z, x[half][i + 3] = four.w;
-      }
-      continue;
-    }
-    const uint4 run = *reinterpret_cast<const uint4*>(static_cast<const std::uint16_t*>(table) + from);
-    const unsigned words[4] = {run.x, run.y, run.z, run.w};
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const unsigned word = words[i / 2];
-      x[half][i] = by.table_type == DType::f16 ? number_at<__half>(word, i % 2) : number_at<__nv_bfloat16>(word, i % 2);
-    }
-  }
+__device__ __forceinline__ float table_at(const TurnedRows& by, const void* table, std::int64_t at) {
+  if (by.table_type == DType::f32) return static_cast<const float*>(table)[at];
+  if (by.table_type == DType::f16) return widen(static_cast<const __half*>(table)[at]);
+  return widen(static_cast<const __nv_bfloat16*>(table)[at]);
 }
 
 // An 8 by 8 tile of 16-bit numbers turned about.
@@ -136,7 +110,7 @@ struct OneWarp {
     if constexpr (Form::kAround) {
       old_keys = row(a.keys.past, plane * a.keys.past_pitch);
       old_values = row(a.values.past, plane * a.values.past_pitch);
-      now_keys = row(a.turned_keys.rows > 0 ? a.turned_keys.x : a.keys.now, (plane - past) * t.head);
+      now_keys = old_keys;  // the new one is in shared memory
       now_values = row(a.values.now, (plane - past) * t.value_head);
     } else {
       old_keys = row(t.past_key, plane * t.past * t.head);
@@ -148,9 +122,8 @@ struct OneWarp {
       const std::int64_t head = unit.kv_head * unit.group + min(first + quarter * 2 + i, rows - 1);
       mask_rows[i] = unit.b * t.mask_strides[0] + head * t.mask_strides[1];
     }
-    const std::int64_t place = unit.b * t.q_strides[0] + (unit.kv_head * unit.group + first + eighth) * t.q_strides[1];
-    const bool turns = Form::kAround && a.turned_queries.rows > 0;
-    const T* const from = row(turns ? a.turned_queries.x : t.q, place);
+    if constexpr (Form::kAround) return;
+    const T* const from = row(t.q, unit.b * t.q_strides[0] + (unit.kv_head * unit.group + first + eighth) * t.q_strides[1]);
 #pragma unroll
     for (int r = 0; r < kRuns; ++r) {
       const int column = r * 32 + quarter * 8;
@@ -163,55 +136,51 @@ struct OneWarp {
 #pragma unroll
     for (int r = 0; r < kRuns; ++r) *reinterpret_cast<uint4*>(to + r * 32 + quarter * 8) = runs[r];
   }
-  // As the rotation's own kernel.
-  __device__ __forceinline__ void turn(const TurnedRows& by, uint4 (&runs)[kRuns]) const {
-#pragma unroll
-    for (int r = 0; r < kRuns / 2; ++r) {
-      const int column = r * 32 + quarter * 8;
-      float cos[2][8], sin[2][8];
-      read_table(by, by.cos, by.cos_step, column, cos);
-      read_table(by, by.sin, by.sin_step, column, sin);
-      auto* const low = reinterpret_cast<unsigned*>(&runs[r]);
-      auto* const high = reinterpret_cast<unsigned*>(&runs[r + kRuns / 2]);
-#pragma unroll
-      for (int w = 0; w < 4; ++w) {
-        float y[2][2];
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int at = w * 2 + i;
-          const float x1 = number_at<T>(low[w], i), x2 = number_at<T>(high[w], i);
-          y[0][i] = x1 * cos[0][at] - x2 * sin[0][at];
-          y[1][i] = x2 * cos[1][at] + x1 * sin[1][at];
-        }
-        low[w] = pack_two<T>(y[0][0], y[0][1]);
-        high[w] = pack_two<T>(y[1][0], y[1][1]);
+  // The block's queries, and the new key where it is this block's, into shared memory and where they would lie otherwise: little code, and
+  // the same sums as the rotation's own kernel.
+  __device__ __forceinline__ void turn(OneShared<Form>& shared, bool with_key) const {
+    constexpr int kHalf = kHead / 2;
+    const int own = min(rows - first, kRows);
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < (own + (with_key ? 1 : 0)) * kHalf; i += kThreads) {
+      const int row = i / kHalf, at = i % kHalf;
+      const bool key = row == own;
+      const TurnedRows& by = key ? a.turned_keys : a.turned_queries;
+      const bool turns = by.rows > 0;
+      const std::int64_t place = (key ? plane : plane * rows + first + row) * kHead + at;
+      const T* const x = static_cast<const T*>(turns ? by.x : key ? a.keys.now : t.q) + place;
+      T low = x[0], high = x[kHalf];
+      if (turns) {
+        const float x1 = widen(low), x2 = widen(high);
+        low = narrow<T>(x1 * table_at(by, by.cos, at) - x2 * table_at(by, by.sin, at));
+        high = narrow<T>(x2 * table_at(by, by.cos, at + by.cos_step) + x1 * table_at(by, by.sin, at + by.sin_step));
       }
+      T* const to = shared.turned[key ? kRows : row];
+      to[at] = low;
+      to[at + kHalf] = high;
+      if (!turns || (key ? first > 0 : blockIdx.x > 0)) continue;
+      T* const y = static_cast<T*>(by.y) + place;
+      y[0] = low;
+      y[kHalf] = high;
     }
   }
-  __device__ __forceinline__ void turn_queries() {
-    if (a.turned_queries.rows == 0) return;
-    turn(a.turned_queries, q);
-    if (blockIdx.x > 0 || threadIdx.x >= 32 || first + eighth >= rows) return;
-    store(static_cast<T*>(a.turned_queries.y) + (plane * (t.q_heads / t.kv_heads) + first + eighth) * kHead, q);
+  __device__ __forceinline__ void take_queries(const OneShared<Form>& shared) {
+#pragma unroll
+    for (int r = 0; r < kRuns; ++r) {
+      q[r] = first + eighth < rows ? *reinterpret_cast<const uint4*>(&shared.turned[eighth][r * 32 + quarter * 8]) : uint4{};
+    }
   }
-  // Keys from `at` on are there: the new one is rotated, and what is to lie in the cache goes there. Keys that no row sees are left out of
-  // the mixture, whatever lies there.
-  __device__ __forceinline__ void append(int at, int end, int last) {
+  // Keys from `at` on are there: what is to lie in the cache goes there. Keys that no row sees are left out of the mixture, whatever lies
+  // there.
+  __device__ __forceinline__ void append(const OneShared<Form>& shared, int at, int end, int last) {
     if constexpr (Form::kAround) {
       const bool owns = first == 0;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int begin = at + half * 8, j = begin + eighth;
-        if (a.turned_keys.rows > 0 && begin <= past && past < begin + 8) {
-          uint4 runs[kRuns];
+        const int j = at + half * 8 + eighth;
 #pragma unroll
-          for (int r = 0; r < kRuns; ++r) runs[r] = keys[half][r];
-          turn(a.turned_keys, runs);
-          if (j == past) {
-#pragma unroll
-            for (int r = 0; r < kRuns; ++r) keys[half][r] = runs[r];
-            if (owns) store(static_cast<T*>(a.turned_keys.y) + plane * kHead, runs);
-          }
+        for (int r = 0; r < kRuns; ++r) {
+          if (j == past) keys[half][r] = *reinterpret_cast<const uint4*>(&shared.turned[kRows][r * 32 + quarter * 8]);
         }
         if (owns && j < last && (j == past || a.keys.whole)) {
           store(static_cast<T*>(a.keys.present) + plane * a.keys.present_pitch + static_cast<std::int64_t>(j) * kHead, keys[half]);
@@ -238,7 +207,7 @@ struct OneWarp {
 #pragma unroll
       for (int r = 0; r < kRuns; ++r) {
         const int column = r * 32 + quarter * 8;
-        keys[half][r] = load_run<Form::kAligned>(from + column, j < end && column < t.head);
+        keys[half][r] = load_run<Form::kAligned>(from + column, j < (Form::kAround ? past : end) && column < t.head);
       }
     }
     if (t.mask == nullptr) return;
@@ -327,17 +296,18 @@ struct OneWarp {
     }
   }
 
-  // Keys at, at + step, ... below `last`, of which rows see those below `end`: the next ones are on their way while these are multiplied.
-  __device__ __forceinline__ void run(int at, int step, int least, int end, int last) {
+  __device__ __forceinline__ void begin(int at, int last) {
     if (at >= last) return;
     load_keys(at, last);
     if (Form::kAhead) load_values(at, last);
-    if constexpr (Form::kAround) turn_queries();
+  }
+  // Keys at, at + step, ... below `last`, of which rows see those below `end`: the next ones are on their way while these are multiplied.
+  __device__ __forceinline__ void run(const OneShared<Form>& shared, int at, int step, int least, int end, int last) {
 #pragma unroll 1
     for (; at < last; at += step) {
       const int next = at + step;
       float scores[4] = {};
-      append(at, end, last);
+      append(shared, at, end, last);
       multiply(scores);
       if (!Form::kAhead) load_values(at, last);
       weigh(at, least, end, scores);
@@ -422,7 +392,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int most = from + static_cast<int>(t.split_keys), end = min(all, most);
   const int last = Form::kAround ? min(most, static_cast<int>(t.past + t.keys)) : end;
   OneWarp<Form> own(t, around, unit, first, rows);
-  own.run(from + warp * kStep, kWarps * kStep, least, end, last);
+  own.begin(from + warp * kStep, last);
+  if constexpr (Form::kAround) {
+    own.turn(shared, from <= own.past && own.past < most);
+    __syncthreads();
+    own.take_queries(shared);
+  }
+  own.run(shared, from + warp * kStep, kWarps * kStep, least, end, last);
   own.share(shared);
   __syncthreads();
   for (int i = static_cast<int>(threadIdx.x); i < own_rows * width; i += kThreads) {
