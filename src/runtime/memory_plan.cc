@@ -14,7 +14,8 @@ struct Placed {
   std::uint32_t first, last;
 };
 
-// What is placed, by the stretches of steps in which it lives: most values live for a few steps, and a growing decoder plans every pass anew.
+// What is placed, by the stretches of steps in which it lives: most values live for a few steps, and a growing decoder plans every pass
+// anew.
 class Neighbours {
  public:
   explicit Neighbours(std::span<const Lifetime> values) {
@@ -48,9 +49,8 @@ class Neighbours {
 std::uint64_t plan_memory(std::span<Lifetime> values) {
   std::vector<std::size_t> order(values.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return values[a].bytes != values[b].bytes ? values[a].bytes > values[b].bytes : a < b;
-  });
+  std::sort(order.begin(), order.end(),
+            [&](std::size_t a, std::size_t b) { return values[a].bytes != values[b].bytes ? values[a].bytes > values[b].bytes : a < b; });
   Neighbours neighbours(values);
   std::uint64_t total = 0;
   for (const std::size_t index : order) {

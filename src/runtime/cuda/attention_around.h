@@ -11,9 +11,9 @@ namespace forebay::cuda {
 struct AppendedRow {
   const void *past = nullptr, *now = nullptr;
   void* present = nullptr;
-  std::int64_t planes = 0, rows = 0, width = 0;          // rows that were there
-  std::int64_t past_pitch = 0, present_pitch = 0;        // elements from plane to plane
-  bool whole = false;                                    // what was there is copied
+  std::int64_t planes = 0, rows = 0, width = 0;    // rows that were there
+  std::int64_t past_pitch = 0, present_pitch = 0;  // elements from plane to plane
+  bool whole = false;                              // what was there is copied
 };
 
 class RowAppender {

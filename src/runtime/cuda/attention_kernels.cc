@@ -99,8 +99,9 @@ class AttentionKernel final : public AttentionBase, public PlaneReader, public G
   static bool read_once(std::span<const GroupedKernel::Member> ahead, const KernelCall& own) {
     for (const GroupedKernel::Member& writer : ahead) {
       const auto reads = [&](const KernelCall& call) {
-        return std::count_if(call.inputs.begin(), call.inputs.end(),
-                             [&](const ConstTensorView& input) { return input.present() && input.data == writer.calls[0].outputs[0].data; });
+        return std::count_if(call.inputs.begin(), call.inputs.end(), [&](const ConstTensorView& input) {
+          return input.present() && input.data == writer.calls[0].outputs[0].data;
+        });
       };
       std::ptrdiff_t readers = reads(own);
       for (const GroupedKernel::Member& reader : ahead) readers += &reader != &writer ? reads(reader.calls[0]) : 0;

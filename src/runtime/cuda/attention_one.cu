@@ -1,9 +1,9 @@
 // Attention of one query: decoding. All of it is one launch: the keys of a unit are split among the blocks of a cluster, and a block's
 // warps take 16 of them at a time, for up to 8 rows at once, on the tensor cores: scores turned about (keys by rows), mixtures turned about
 // (columns by rows). Keys and values come from memory straight into the registers that the products want: which column or key is which of a
-// product's is up to who reads it, as long as both operands agree. Weights are two numbers of 16 bits each, so that they are as good as f32.
-// Each warp has a running softmax in f32; warps are joined in order, then the cluster's blocks.
-// Where asked, the same launch rotates queries and the new key, and puts new keys and values behind those of earlier passes.
+// product's is up to who reads it, as long as both operands agree. Weights are two numbers of 16 bits each, so that they are as good as
+// f32. Each warp has a running softmax in f32; warps are joined in order, then the cluster's blocks. Where asked, the same launch rotates
+// queries and the new key, and puts new keys and values behind those of earlier passes.
 #include <cooperative_groups.h>
 
 #include <algorithm>
@@ -82,7 +82,8 @@ __device__ __forceinline__ float power_score(const AttentionTask& t, std::uint32
   return power == -INFINITY && x != -INFINITY ? -3.402823466e38f : power;
 }
 
-// Lane l has keys l / 4 and l / 4 + 8 of a step and rows l % 4 * 2 and the next; of the mixture columns 8 (l / 4) to 8 (l / 4) + 7 of each 64.
+// Lane l has keys l / 4 and l / 4 + 8 of a step and rows l % 4 * 2 and the next; of the mixture columns 8 (l / 4) to 8 (l / 4) + 7 of
+// each 64.
 template <typename Form>
 struct OneWarp {
   using T = typename Form::T;
@@ -189,7 +190,8 @@ struct OneWarp {
 #pragma unroll
       for (int u = 0; u < 4; ++u) {
         const int j = at + u / 2 * 8 + quarter * 2 + u % 2;
-        T* const to = static_cast<T*>(a.values.present) + plane * a.values.present_pitch + static_cast<std::int64_t>(j) * kHead + eighth * 8;
+        T* const to =
+            static_cast<T*>(a.values.present) + plane * a.values.present_pitch + static_cast<std::int64_t>(j) * kHead + eighth * 8;
 #pragma unroll
         for (int p = 0; p < kPieces; ++p) {
           if (owns && j < last && (j == past || a.values.whole)) *reinterpret_cast<uint4*>(to + p * 64) = values[u][p];
@@ -420,8 +422,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const auto cluster = cooperative_groups::this_cluster();
   cluster.sync();
   const int splits = static_cast<int>(t.splits);
-  for (int i = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x); i < own_rows * width;
-       i += splits * kThreads) {
+  for (int i = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x); i < own_rows * width; i += splits * kThreads) {
     const int row = i / width;
     const auto of = [&](float* place) {
       return [&, place](int block) { return *cluster.map_shared_rank(place, static_cast<unsigned>(block)); };
@@ -469,13 +470,14 @@ cudaError_t start(const AttentionTask& t, cudaStream_t stream) {
 }
 template <typename T>
 cudaError_t start_around(const AttentionTask& t, const AttentionAround& around, cudaStream_t stream) {
-  return t.head == 64 ? start_form<OneForm<T, 64, true, true>>(t, around, stream) : start_form<OneForm<T, 128, true, true>>(t, around, stream);
+  return t.head == 64 ? start_form<OneForm<T, 64, true, true>>(t, around, stream)
+                      : start_form<OneForm<T, 128, true, true>>(t, around, stream);
 }
 
 }  // namespace
 
 bool serves_attention_one(const AttentionTask& t) {
-  if (t.queries != 1 || t.batch * t.q_heads > kMostOneLots) return false;
+  if (t.queries != 1 || t.q_heads / t.kv_heads > kMostOneRows || t.batch * t.q_heads > kMostOneLots) return false;
   cudaFuncAttributes made;  // clusters exist from 9.0 on, in the device and in the code made for it
   int device = 0, major = 0;
   const bool known = cudaFuncGetAttributes(&made, attend_one<OneForm<__half, 64, true, false>>) == cudaSuccess &&
@@ -486,20 +488,22 @@ bool serves_attention_one(const AttentionTask& t) {
 
 bool serves_attention_around(const AttentionTask& t, const AttentionAround& a) {
   const auto turns = [&](const TurnedRows& rows) {
-    return rows.rows == 0 || (rows.type == t.type && rows.half * 2 == t.head && (rows.table_type == DType::f32 || rows.table_type == DType::f16 || rows.table_type == DType::bf16));
+    return rows.rows == 0 || (rows.type == t.type && rows.half * 2 == t.head &&
+                              (rows.table_type == DType::f32 || rows.table_type == DType::f16 || rows.table_type == DType::bf16));
   };
-  for (const void* p : {t.q, a.keys.past, a.keys.now, a.values.past, a.values.now, a.turned_queries.x, a.turned_keys.x,
-                        static_cast<const void*>(t.y), static_cast<const void*>(a.keys.present), static_cast<const void*>(a.values.present),
-                        static_cast<const void*>(a.turned_queries.y), static_cast<const void*>(a.turned_keys.y), a.turned_queries.cos,
-                        a.turned_queries.sin, a.turned_keys.cos, a.turned_keys.sin}) {
+  for (const void* p :
+       {t.q, a.keys.past, a.keys.now, a.values.past, a.values.now, a.turned_queries.x, a.turned_keys.x, static_cast<const void*>(t.y),
+        static_cast<const void*>(a.keys.present), static_cast<const void*>(a.values.present), static_cast<const void*>(a.turned_queries.y),
+        static_cast<const void*>(a.turned_keys.y), a.turned_queries.cos, a.turned_queries.sin, a.turned_keys.cos, a.turned_keys.sin}) {
     if (reinterpret_cast<std::uintptr_t>(p) % 16 != 0) return false;
   }
   const std::int64_t planes = t.batch * t.kv_heads;
   for (const AppendedRow* rows : {&a.keys, &a.values}) {
-    if (rows->planes != planes || rows->rows + 1 != t.keys || rows->width != t.head || (rows->past_pitch | rows->present_pitch) % 8 != 0) return false;
+    if (rows->planes != planes || rows->rows + 1 != t.keys || rows->width != t.head || (rows->past_pitch | rows->present_pitch) % 8 != 0)
+      return false;
   }
-  return t.way == AttentionWay::one && t.past == 0 && (t.head == 64 || t.head == 128) && t.value_head == t.head && turns(a.turned_queries) &&
-         turns(a.turned_keys);
+  return t.way == AttentionWay::one && t.past == 0 && (t.head == 64 || t.head == 128) && t.value_head == t.head &&
+         turns(a.turned_queries) && turns(a.turned_keys);
 }
 
 cudaError_t launch_attention_around(const AttentionTask& task, const AttentionAround& around, cudaStream_t stream) {
