@@ -394,13 +394,15 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int most = from + static_cast<int>(t.split_keys), end = min(all, most);
   const int last = Form::kAround ? min(most, static_cast<int>(t.past + t.keys)) : end;
   OneWarp<Form> own(t, around, unit, first, rows);
-  own.begin(from + warp * kStep, last);
+  int at = from + warp * kStep;
+  if (!Form::kAround && least > at) at += (least - at) / (kWarps * kStep) * (kWarps * kStep);  // steps that end before the window
+  own.begin(at, last);
   if constexpr (Form::kAround) {
     own.turn(shared, from <= own.past && own.past < most);
     __syncthreads();
     own.take_queries(shared);
   }
-  own.run(shared, from + warp * kStep, kWarps * kStep, least, end, last);
+  own.run(shared, at, kWarps * kStep, least, end, last);
   own.share(shared);
   __syncthreads();
   for (int i = static_cast<int>(threadIdx.x); i < own_rows * width; i += kThreads) {
@@ -502,7 +504,7 @@ bool serves_attention_around(const AttentionTask& t, const AttentionAround& a) {
     if (rows->planes != planes || rows->rows + 1 != t.keys || rows->width != t.head || (rows->past_pitch | rows->present_pitch) % 8 != 0)
       return false;
   }
-  return t.way == AttentionWay::one && t.past == 0 && (t.head == 64 || t.head == 128) && t.value_head == t.head &&
+  return t.way == AttentionWay::one && t.past == 0 && t.window == 0 && (t.head == 64 || t.head == 128) && t.value_head == t.head &&
          turns(a.turned_queries) && turns(a.turned_keys);
 }
 
