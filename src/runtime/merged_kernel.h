@@ -43,6 +43,16 @@ class GroupedKernel {
   }
 };
 
+// Kernels that may do the work of launches ahead of theirs, whose results they read, in their own. Whoever asks has made sure that none of
+// these writes what an earlier one reads or writes.
+class GatheringKernel {
+ public:
+  static constexpr std::size_t kMost = 4;  // launches ahead
+  virtual ~GatheringKernel() = default;
+  // False: nothing was done.
+  virtual Result<bool> run_with(std::span<const GroupedKernel::Member> ahead, const KernelCall& own) = 0;
+};
+
 // Kernels that may read a weight ahead of what they wait for, because no kernel writes it.
 class WeightReader {
  public:

@@ -90,7 +90,10 @@ void Stretch::add(Launch& launch) {
 Status Stretch::run_all(void* stretch) {
   const std::span<Launch* const> launches = static_cast<Stretch*>(stretch)->launches_;
   for (std::size_t i = 0; i < launches.size();) {
-    FB_ASSIGN(std::size_t together, run_between(launches.subspan(i)));
+    FB_ASSIGN(std::size_t together, run_gathered(launches.subspan(i)));
+    if (together == 0) {
+      FB_ASSIGN(together, run_between(launches.subspan(i)));
+    }
     if (together == 0) {
       FB_ASSIGN(together, run_group(launches.subspan(i)));
     }
@@ -107,6 +110,25 @@ Result<std::size_t> Stretch::run_group(std::span<Launch* const> launches) {
   if (count < 2) return std::size_t{0};
   auto done = dynamic_cast<GroupedKernel*>(launches[0]->kernel)->run_group(std::span(members).first(count));
   return done.ok() ? std::move(done) : failure(launches.first(count), std::move(done).status());
+}
+
+// A launch that does what those just ahead of it do, too.
+Result<std::size_t> Stretch::run_gathered(std::span<Launch* const> launches) {
+  if (launches[0]->clock->on || launches[0]->clock->sync) return std::size_t{0};
+  std::array<GroupedKernel::Member, GatheringKernel::kMost> ahead;
+  for (std::size_t i = 0; i < launches.size() && i <= ahead.size(); ++i) {
+    const Launch& launch = *launches[i];
+    if (launch.merged != 1) break;
+    const auto earlier = launches.first(i);
+    if (!std::all_of(earlier.begin(), earlier.end(), [&](const Launch* e) { return apart(launch, *e); })) break;
+    if (auto* const kernel = dynamic_cast<GatheringKernel*>(launch.kernel); kernel != nullptr) {
+      auto done = i > 0 ? kernel->run_with(std::span(ahead).first(i), *launch.call) : Result<bool>(false);
+      if (!done.ok()) return failure(launches.first(i + 1), std::move(done).status());
+      return *done ? i + 1 : 0;
+    }
+    if (i < ahead.size()) ahead[i] = member_of(launch);
+  }
+  return std::size_t{0};
 }
 
 // What lies before or behind a group, done by its launch: nothing of a group writes what the launch before it reads or writes, and what is

@@ -58,6 +58,7 @@ class Stretch {
   };
   static Status run_all(void* stretch);
   static Result<std::size_t> run_group(std::span<Launch* const> launches);
+  static Result<std::size_t> run_gathered(std::span<Launch* const> launches);
   static Result<std::size_t> run_between(std::span<Launch* const> launches);
 
   ReplayDevice* device_ = nullptr;

@@ -34,8 +34,8 @@ Tensors decoder_weights() {
   return weights;
 }
 
-// Norms with skips, heads in groups, caches of [1, heads, rows, width], a gated layer.
-OnnxMaker make_decoder(const Tensors& weights) {
+// Norms with skips, heads in groups, caches of [1, heads, rows, width], a gated layer; `turned`: queries and keys are rotated.
+OnnxMaker make_decoder(const Tensors& weights, bool turned) {
   OnnxMaker maker(23, 10);
   maker.import("com.microsoft", 1);
   auto graph = maker.graph();
@@ -51,6 +51,23 @@ OnnxMaker make_decoder(const Tensors& weights) {
     graph.node("Reshape", {from, dims}, {to + "_split"});
     graph.node("Transpose", {to + "_split"}, {to}).set("perm", std::vector<std::int64_t>{0, 2, 1, 3});
   };
+  // In f32, as exporters have it.
+  const auto rotate = [&](const std::string& from, const std::string& to) {
+    const auto multiply = [&](const std::string& half, const std::string& table) {
+      graph.node("Mul", {from + half, table}, {from + half + table});
+      return from + half + table;
+    };
+    graph.node("Cast", {from}, {from + "_wide"}).set("to", std::int64_t{1});
+    graph.node("Split", {from + "_wide", "halves"}, {from + "_1", from + "_2"}).set("axis", -1);
+    graph.node("Sub", {multiply("_1", "cos"), multiply("_2", "sin")}, {from + "_low"});
+    graph.node("Add", {multiply("_2", "cos"), multiply("_1", "sin")}, {from + "_high"});
+    graph.node("Concat", {from + "_low", from + "_high"}, {from + "_both"}).set("axis", -1);
+    graph.node("Cast", {from + "_both"}, {to}).set("to", std::int64_t{16});
+  };
+  if (turned) {
+    graph.initializer_i64("halves", {kHead / 2, kHead / 2});
+    for (const char* table : {"cos", "sin"}) graph.input(table, DType::f32, {"n", kHead / 2});
+  }
   std::string skip, value = "x";
   for (int i = 0; i < kLayers; ++i) {
     const std::string n = std::to_string(i);
@@ -66,7 +83,9 @@ OnnxMaker make_decoder(const Tensors& weights) {
     norm("a" + n, "an" + n);
     for (const std::string which : {"q", "k", "v"}) {
       product("an" + n, which + n, which + "p" + n);
-      heads(which + "p" + n, which == "q" ? "q_dims" : "k_dims", which + "h" + n);
+      const bool rotates = turned && which != "v";
+      heads(which + "p" + n, which == "q" ? "q_dims" : "k_dims", which + (rotates ? "s" : "h") + n);
+      if (rotates) rotate(which + "s" + n, which + "h" + n);
     }
     for (const std::string which : {"k", "v"}) {
       const std::string past = "past_key_values." + n + which, present = "present." + n + which;
@@ -97,28 +116,37 @@ class CudaGrowing : public testing::Test {
   void SetUp() override {
     auto device = load_device("cuda");
     if (!device.ok()) GTEST_SKIP() << device.status().to_string();
-    maker_ = make_decoder(weights_);
   }
-  Result<Plan> plan(bool declared) {
+  Result<Plan> plan(bool declared, bool turned = false) {
+    turned_ = turned;
+    maker_ = make_decoder(weights_, turned);
     BuildOptions options;
     options.slab_bytes = 256 << 10;
     for (int i = 0; declared && i < 2 * kLayers; ++i) {
       const std::string name = "past_key_values." + std::to_string(i / 2) + (i % 2 == 0 ? "k" : "v");
       options.shapes.push_back({name, {1, kKeyHeads, 0, kHead}, {1, kKeyHeads, 8, kHead}, {1, kKeyHeads, kMost, kHead}});
     }
-    return build_plan(maker_, folder_, declared ? "declared" : "free", options);
+    return build_plan(maker_, folder_, std::string(declared ? "declared" : "free") + (turned ? "_turned" : ""), options);
   }
-  // A prompt, then single steps; and the first layer's keys at the end.
-  Result<std::vector<HostTensor>> decode(Engine& engine) {
+  Tensors inputs_of(int step) const {
+    const std::int64_t rows = step == 0 ? kPrompt : 1;
+    const auto seed = static_cast<std::uint64_t>(500 + step);
+    Tensors inputs = only("x", random_tensor(DType::bf16, Shape{rows, kHidden}, seed));
+    for (std::uint64_t i = 0; turned_ && i < 2; ++i)
+      inputs.emplace_back(i == 0 ? "cos" : "sin", random_tensor(DType::f32, Shape{rows, kHead / 2}, seed + 100 * (i + 1)));
+    return inputs;
+  }
+  // A prompt, then single steps; and the first layer's keys at the end. When it is profiled each launch runs by itself.
+  Result<std::vector<HostTensor>> decode(Engine& engine, bool profiled = false) {
     auto context = engine.create_context();
     if (!context.ok()) return std::move(context).status();
+    context->set_profiling(profiled);
     for (const auto& [output, input] : engine.plan().state_pairs()) {
       if (Status bound = context->bind_state(output, input); !bound.ok()) return bound;
     }
     std::vector<HostTensor> made;
     for (int step = 0; step <= kSteps; ++step) {
-      auto y = run_once(
-          *context, only("x", random_tensor(DType::bf16, Shape{step == 0 ? kPrompt : 1, kHidden}, static_cast<std::uint64_t>(500 + step))));
+      auto y = run_once(*context, inputs_of(step));
       if (!y.ok()) return std::move(y).status();
       made.push_back(std::move(*y));
     }
@@ -129,12 +157,12 @@ class CudaGrowing : public testing::Test {
     state_bytes_ = engine.memory().state;
     return made;
   }
-  Result<std::vector<HostTensor>> decode(const Plan& of, int percent) {
+  Result<std::vector<HostTensor>> decode(const Plan& of, int percent, bool profiled = false) {
     EngineOptions options = with_budget(Budget::of_percent(percent));
     options.device = "cuda";
     auto engine = Engine::create(of, in_memory(weights_), options);
     if (!engine.ok()) return std::move(engine).status();
-    auto made = decode(*engine);
+    auto made = decode(*engine, profiled);
     return made;
   }
   void expect_same(const std::vector<HostTensor>& got, const std::vector<HostTensor>& want, const std::string& what) {
@@ -145,6 +173,7 @@ class CudaGrowing : public testing::Test {
   TempFolder folder_;
   const Tensors weights_ = decoder_weights();
   OnnxMaker maker_;
+  bool turned_ = false;
   std::uint64_t state_bytes_ = 0;
 };
 
@@ -165,6 +194,21 @@ TEST_F(CudaGrowing, RoomBehindEachHeadChangesNoBit) {
     ASSERT_VALUE(const auto got, decode(declared, percent));
     expect_same(got, want, "declared, " + std::to_string(percent) + " %");
     EXPECT_EQ(state_bytes_, static_cast<std::uint64_t>(2 * kLayers * kKeyHeads * kMost * kHead * 2));  // one place each
+  }
+}
+
+// Rotations and new rows of the caches in attention's launch, and each in its own.
+TEST_F(CudaGrowing, SharedLaunchesChangeNoBit) {
+  for (const bool turned : {false, true}) {
+    ASSERT_VALUE(const Plan free, plan(false, turned));
+    ASSERT_VALUE(const auto want, decode(free, 100, true));
+    ASSERT_VALUE(const auto got, decode(free, 100));
+    expect_same(got, want, "copied");
+    ASSERT_VALUE(const Plan declared, plan(true, turned));
+    for (const int percent : {100, 40}) {
+      ASSERT_VALUE(const auto behind, decode(declared, percent));
+      expect_same(behind, want, "behind the rows of each head, " + std::to_string(percent) + " %");
+    }
   }
 }
 

@@ -353,13 +353,12 @@ AttentionSpace plan_attention(AttentionTask* task) {
     least_keys = 8 * kTile;
   }
   if (task->way == AttentionWay::one) {
-    blocks = 1;
-    most_blocks = kMostOneSplits;
+    most_blocks = std::min<std::int64_t>(2 * 128, blocks * kMostOneSplits);
     least_keys = kTile;
   }
   const std::int64_t wanted =
       std::clamp<std::int64_t>(std::min(most_blocks / std::max<std::int64_t>(1, blocks), total / least_keys), 1, kMostSplits);
-  const std::int64_t step = task->way == AttentionWay::many ? kKeyStep : task->way == AttentionWay::one ? kTile / 2 : kTile;
+  const std::int64_t step = task->way == AttentionWay::many ? kKeyStep : task->way == AttentionWay::one ? kTile / 4 : kTile;
   task->split_keys = (total + wanted * step - 1) / (wanted * step) * step;
   task->splits = (total + task->split_keys - 1) / task->split_keys;
   AttentionSpace space;

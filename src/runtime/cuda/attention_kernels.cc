@@ -3,14 +3,16 @@
 #include <cmath>
 #include <limits>
 
+#include "runtime/cuda/attention_around.h"
 #include "runtime/cuda/attention_base.h"
+#include "runtime/merged_kernel.h"
 #include "runtime/ops/attention_dims.h"
 #include "runtime/plane_reader.h"
 
 namespace forebay::cuda {
 namespace {
 
-class AttentionKernel final : public AttentionBase, public PlaneReader {
+class AttentionKernel final : public AttentionBase, public PlaneReader, public GatheringKernel {
  public:
   AttentionKernel(DType type, StatePtr state) : AttentionBase("cuda.attention", std::move(state)), type_(type) {}
 
@@ -55,24 +57,68 @@ class AttentionKernel final : public AttentionBase, public PlaneReader {
   }
 
   Status run(const KernelCall& call) override {
-    AttentionTask task = task_;
+    AttentionTask task = task_of(call);
     const std::byte *k = input_of(call, 1), *v = input_of(call, 2), *past_key = input_of(call, ops::kAttentionPastKey),
                     *past_value = input_of(call, ops::kAttentionPastValue);
     FB_TRY(append(output_of(call, 1), k, past_key, task.k_strides, task.head));
     FB_TRY(append(output_of(call, 2), v, past_value, task.v_strides, task.value_head));
-    task.q = input_of(call, 0);
     task.k = k;
     task.v = v;
-    task.mask = input_of(call, ops::kAttentionMask);
-    if (task.mask != nullptr) task.mask_type = call.inputs[ops::kAttentionMask].dtype;
     task.past_key = past_key;
     task.past_value = past_value;
-    task.lengths = reinterpret_cast<const std::int64_t*>(input_of(call, ops::kAttentionLengths));
-    task.y = call.outputs[0].data;
     return attend(task, call);
   }
 
+  // Decoding: the Concats that put a row behind the caches, and the rotations of that row and of the queries.
+  Result<bool> run_with(std::span<const GroupedKernel::Member> ahead, const KernelCall& own) override {
+    AttentionAround around;
+    if (task_.way != AttentionWay::one || output_of(own, 1) != nullptr || output_of(own, 2) != nullptr) return false;
+    std::size_t found = 0;
+    for (const GroupedKernel::Member& member : ahead) {
+      const auto* const appender = dynamic_cast<const RowAppender*>(member.kernel);
+      AppendedRow row;
+      if (appender == nullptr || !appender->appended_row(member.calls[0], &row)) continue;
+      if (row.present == input_of(own, 1)) around.keys = row, ++found;
+      if (row.present == input_of(own, 2)) around.values = row, ++found;
+    }
+    for (const GroupedKernel::Member& member : ahead) {
+      const auto* const turner = dynamic_cast<const RowTurner*>(member.kernel);
+      TurnedRows rows;
+      if (turner == nullptr || !turner->turned_rows(member.calls[0], &rows)) continue;
+      if (rows.y == input_of(own, 0)) around.turned_queries = rows, ++found;
+      if (rows.y == around.keys.now) around.turned_keys = rows, ++found;
+    }
+    const AttentionTask task = task_of(own);
+    if (found != ahead.size() || !read_once(ahead, own) || !serves_attention_around(task, around)) return false;
+    FB_TRY(check(launch_attention_around(task, around, queue_stream())));
+    return true;
+  }
+
  private:
+  // What each of these makes is read by one launch, as one operand: nobody else of them needs it, though it is written all the same.
+  static bool read_once(std::span<const GroupedKernel::Member> ahead, const KernelCall& own) {
+    for (const GroupedKernel::Member& writer : ahead) {
+      const auto reads = [&](const KernelCall& call) {
+        return std::count_if(call.inputs.begin(), call.inputs.end(), [&](const ConstTensorView& input) {
+          return input.present() && input.data == writer.calls[0].outputs[0].data;
+        });
+      };
+      std::ptrdiff_t readers = reads(own);
+      for (const GroupedKernel::Member& reader : ahead) readers += &reader != &writer ? reads(reader.calls[0]) : 0;
+      if (readers != 1) return false;
+    }
+    return true;
+  }
+  AttentionTask task_of(const KernelCall& call) const {
+    AttentionTask task = task_;
+    task.q = input_of(call, 0);
+    task.mask = input_of(call, ops::kAttentionMask);
+    if (task.mask != nullptr) task.mask_type = call.inputs[ops::kAttentionMask].dtype;
+    task.lengths = reinterpret_cast<const std::int64_t*>(input_of(call, ops::kAttentionLengths));
+    task.y = call.outputs[0].data;
+    return task;
+  }
+
   const DType type_;
   bool packed_ = false;
 };

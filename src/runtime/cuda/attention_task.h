@@ -10,7 +10,7 @@ enum class EmptyRows : int { zero, as_softmax, zero_when_nan };
 
 // How a task is computed: in f32 by rows, one query in one launch, or on the tensor cores with few or many rows to a block.
 enum class AttentionWay : int { rows, one, few, many };
-inline constexpr std::int64_t kMostOneRows = 16, kMostOneKeys = 2048, kMostOneSplits = 8, kMostOneUnits = 64;
+inline constexpr std::int64_t kMostOneRows = 16, kMostOneSplits = 8, kMostOneLots = 65535;
 
 // What a mask does to 64 queries by 64 keys.
 inline constexpr int kKindTile = 64, kMostKindTiles = 2048;

@@ -12,6 +12,7 @@ struct Unit {
   std::int64_t b, kv_head, group;
   __device__ Unit(const AttentionTask& t, std::int64_t index)
       : b(index / t.kv_heads), kv_head(index % t.kv_heads), group(t.q_heads / t.kv_heads) {}
+  __device__ Unit(int batch, int head, int heads_of_a_key) : b(batch), kv_head(head), group(heads_of_a_key) {}
   __device__ std::int64_t head(const AttentionTask& t, std::int64_t row) const { return kv_head * group + row / t.queries; }
   __device__ std::int64_t place(const AttentionTask& t, const std::int64_t (&strides)[3], std::int64_t row) const {
     return b * strides[0] + head(t, row) * strides[1] + row % t.queries * strides[2];

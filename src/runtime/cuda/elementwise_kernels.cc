@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 
+#include "runtime/cuda/attention_around.h"
 #include "runtime/cuda/kernel_base.h"
 #include "runtime/cuda/rotate_group.h"
 #include "runtime/cuda/row_around.h"
@@ -108,7 +109,7 @@ KernelPtr make_activation(const NodeView& node, std::span<const TypeShape> input
 }
 
 // forebay.RotateHalf: [a, b] along the last axis becomes [a cos - b sin, b cos + a sin]; halves, or even and odd elements.
-class RotateKernel final : public CudaKernel, public GroupedKernel {
+class RotateKernel final : public CudaKernel, public GroupedKernel, public RowTurner {
  public:
   RotateKernel(DType type, DType table_type, StatePtr state) : CudaKernel("cuda.rotate_half", std::move(state)), type_(type), table_type_(table_type) {}
   Status setup(const PrepareContext& context) override {
@@ -146,6 +147,15 @@ class RotateKernel final : public CudaKernel, public GroupedKernel {
     if (group.count < 2) return std::size_t{0};
     FB_TRY(check(launch_rotates(type_, table_type_, group, queue_stream())));
     return static_cast<std::size_t>(group.count);
+  }
+  bool turned_rows(const KernelCall& call, TurnedRows* rows) const override {
+    const Walk& walk = task_.walk;
+    const bool simple = walk.rank == 2 && walk.dims[1] == task_.half && walk.strides[0][0] == 2 * task_.half && walk.strides[0][1] == 1 &&
+                        walk.strides[1][0] == 0 && walk.strides[1][1] == 1 && walk.strides[2][0] == 0 && walk.strides[2][1] == 1;
+    if (!simple) return false;
+    *rows = {call.inputs[0].data, call.inputs[1].data, call.inputs[2].data, call.outputs[0].data, type_, table_type_,
+             walk.dims[0],        task_.half,          task_.cos_step,      task_.sin_step};
+    return true;
   }
 
  private:

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 
+#include "runtime/cuda/attention_around.h"
 #include "runtime/cuda/kernel_base.h"
 #include "runtime/merged_kernel.h"
 #include "runtime/ops/infer.h"
@@ -130,7 +131,7 @@ class ExpandKernel final : public MoveKernel {
   }
 };
 
-class ConcatKernel final : public MoveKernel, public PlaneAppender {
+class ConcatKernel final : public MoveKernel, public PlaneAppender, public RowAppender {
  public:
   using MoveKernel::MoveKernel;
   Status setup(const PrepareContext& context) override {
@@ -138,6 +139,7 @@ class ConcatKernel final : public MoveKernel, public PlaneAppender {
     inputs_.assign(context.inputs.begin(), context.inputs.end());
     FB_ASSIGN(const int axis, normalize_axis(context.node, context.node.integer("axis", 1), static_cast<int>(out_.size())));
     axis_ = static_cast<std::size_t>(axis);
+    in_place_ = false;
     move_from(0, dense_strides(out_));
     return {};
   }
@@ -145,7 +147,17 @@ class ConcatKernel final : public MoveKernel, public PlaneAppender {
     Ints to = dense_strides(out_);
     const std::int64_t plane = out_[axis_] * to[axis_];
     for (std::size_t d = 0; d < axis_ && elements > 0 && plane > 0; ++d) to[d] = to[d] / plane * elements;
+    in_place_ = true;
+    pitch_ = elements > 0 ? elements : plane;
     move_from(1, to);
+  }
+  bool appended_row(const KernelCall& call, AppendedRow* row) const override {
+    if (inputs_.size() != 2 || axis_ + 2 != out_.size() || inputs_[1].dims[axis_] != 1) return false;
+    const std::int64_t rows = inputs_[0].dims[axis_], width = out_.back();
+    *row = {call.inputs[0].data, call.inputs[1].data, call.outputs[0].data, 1, rows, width, rows * width, (rows + 1) * width, !in_place_};
+    for (std::size_t d = 0; d < axis_; ++d) row->planes *= out_[d];
+    if (in_place_) row->past_pitch = row->present_pitch = pitch_;
+    return row->planes == 1 || !in_place_ || row->past == row->present;
   }
 
  private:
@@ -161,6 +173,8 @@ class ConcatKernel final : public MoveKernel, public PlaneAppender {
   Ints out_;
   std::vector<TypeShape> inputs_;
   std::size_t axis_ = 0;
+  bool in_place_ = false;
+  std::int64_t pitch_ = 0;  // elements from plane to plane, in place
 };
 
 class SplitKernel final : public MoveKernel {
