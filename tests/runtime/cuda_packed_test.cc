@@ -122,11 +122,11 @@ TEST_F(CudaPacked, FewRowsHaveTheBitsOfTheCpu) {
 TEST_F(CudaPacked, OneRowHasTheBitsOfTheCpu) {
   int round = 0;
   for (const DType code : {DType::i4, DType::u4, DType::i8, DType::u8, DType::f8e4m3fn, DType::f8e5m2}) {
-    for (const DType value : {DType::f16, DType::bf16}) {
+    for (const DType value : {DType::f16, DType::bf16, DType::f32}) {
       for (const std::int64_t block : {0, 16, 32, 64, 128, 256}) {
         for (const std::int64_t k : {256, 2048, 2304, 5120}) {
           const bool zero = !dtype_name(code).starts_with("f") && round++ % 2 == 0;
-          const Case c{code, value, 1, zero ? 134 : 131, k, block, true, zero};
+          const Case c{code, value, 1, 131, k, block, true, zero};
           const Shape each = block == 0 ? Shape{c.n} : Shape{c.n, (k + block - 1) / block};
           const HostTensor a = random_tensor(random_, value, Shape{1, k}), w = codes(code, Shape{c.n, k}), s = scales(value, each),
                            z = codes(code, each);
@@ -146,6 +146,35 @@ TEST_F(CudaPacked, OneRowHasTheBitsOfTheCpu) {
     compare(run, n, 0, std::to_string(bits) + " bits");
   }
   EXPECT_GT(merged_, 100);
+}
+
+// Values that stay f32: every width of a block, depths that end within a stage, a run or a word of zero points.
+TEST_F(CudaPacked, OneRowOfMatMulNBitsHasTheBitsOfTheCpu) {
+  int round = 0;
+  for (const std::int64_t bits : {4, 8}) {
+    for (const DType value : {DType::f16, DType::bf16, DType::f32}) {
+      for (const std::int64_t block : {16, 32, 64, 128, 256}) {
+        for (const std::int64_t k : {96, 2048, 2880, 4352, 11008}) {
+          const int zeros = round++ % 3;  // none, packed, floats
+          const std::int64_t n = 131, blocks = (k + block - 1) / block, zero_row = (blocks * bits + 7) / 8;
+          const HostTensor a = random_tensor(random_, value, Shape{1, k}), w = codes(DType::u8, Shape{n, blocks, block * bits / 8}),
+                           s = scales(value, Shape{n * blocks}), packed = codes(DType::u8, Shape{n * zero_row}),
+                           floats = random_tensor(random_, value, Shape{n * blocks}), bias = random_tensor(random_, value, Shape{n});
+          NodeRun run{"com.microsoft", "MatMulNBits", 1, {}, {&a, &w, &s}, 1, plan::kNone, {}};
+          if (zeros > 0) run.inputs.push_back(zeros == 1 ? &packed : &floats);
+          if (round % 2 == 0) {
+            run.inputs.resize(6, nullptr);
+            run.inputs[5] = &bias;
+          }
+          run.attributes = {{"K", k}, {"N", n}, {"bits", bits}, {"block_size", block}};
+          compare(run, n, 0,
+                  std::to_string(bits) + " bits as " + std::string(dtype_name(value)) + ", K " + std::to_string(k) + ", block " +
+                      std::to_string(block) + ", zero points " + std::to_string(zeros));
+        }
+      }
+    }
+  }
+  EXPECT_EQ(merged_, 150);
 }
 
 TEST_F(CudaPacked, MatMulNBitsHasTheBitsOfTheCpu) {

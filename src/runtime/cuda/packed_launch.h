@@ -32,6 +32,9 @@ cudaError_t launch_packed_row_dot(const ProductTask& task, const PackedWeight& w
 // points.
 bool launch_packed_stream(const ProductTask& task, const PackedWeight& weight, const PackedSlabs& slabs, cudaStream_t stream,
                           cudaError_t* error);
+// The same for values that stay f32.
+bool launch_packed_unrounded(const ProductTask& task, const PackedWeight& weight, const PackedSlabs& slabs, cudaStream_t stream,
+                             cudaError_t* error);
 // [k,n], at most 8 rows of A, one slab: one FMA chain an output in the order of k, carried over in sums. The same bits as the CPU's.
 cudaError_t launch_packed_axpy(const ProductTask& task, const PackedWeight& weight, const PackedSlabs& slabs, cudaStream_t stream);
 // The values of one slab's rows, without gaps. With `rows_of`, row i of y is row rows_of[i] of the slab (`each` rows an index).

@@ -333,7 +333,7 @@ bool serves(const ProductTask& task, const PackedWeight& weight, Blocks* blocks)
 cudaError_t launch_packed_row_dot(const ProductTask& task, const PackedWeight& weight, const PackedSlabs& slabs, cudaStream_t stream) {
   if (task.m == 0 || task.n == 0) return cudaSuccess;
   cudaError_t error = cudaSuccess;
-  if (launch_packed_stream(task, weight, slabs, stream, &error)) return error;
+  if (launch_packed_stream(task, weight, slabs, stream, &error) || launch_packed_unrounded(task, weight, slabs, stream, &error)) return error;
   Blocks blocks;
   if (serves(task, weight, &blocks)) {
     switch (weight.code) {
