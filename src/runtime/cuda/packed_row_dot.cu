@@ -1,6 +1,7 @@
 // Products by a packed [n,k] matrix for few rows: values are made in registers, from codes read once.
 #include <type_traits>
 
+#include "runtime/cuda/packed_group.h"
 #include "runtime/cuda/packed_numbers.cuh"
 
 namespace forebay::cuda {
@@ -333,7 +334,12 @@ bool serves(const ProductTask& task, const PackedWeight& weight, Blocks* blocks)
 cudaError_t launch_packed_row_dot(const ProductTask& task, const PackedWeight& weight, const PackedSlabs& slabs, cudaStream_t stream) {
   if (task.m == 0 || task.n == 0) return cudaSuccess;
   cudaError_t error = cudaSuccess;
-  if (launch_packed_stream(task, weight, slabs, stream, &error) || launch_packed_unrounded(task, weight, slabs, stream, &error)) return error;
+  PackedGroup alone;
+  alone.count = 1;
+  alone.tasks[0] = task;
+  alone.weights[0] = weight;
+  alone.slabs[0] = slabs;
+  if (launch_packed_stream(alone, stream, &error)) return error;
   Blocks blocks;
   if (serves(task, weight, &blocks)) {
     switch (weight.code) {
