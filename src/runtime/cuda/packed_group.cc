@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "runtime/cuda/row_around.h"
+
 namespace forebay::cuda {
 namespace {
 
@@ -94,9 +96,11 @@ bool launch_packed_stream(const PackedGroup& group, cudaStream_t stream, cudaErr
   for (int i = 0; i < group.count; ++i) {
     if (!add_member(work, group.tasks[i], group.weights[i], group.slabs[i], used)) return false;
   }
+  const ProductTask& task = group.tasks[0];
+  if (group.normed && !norm_fits(group.norm, task.a_type, task.a, task.k)) return false;
   work.normed = group.normed;
   work.norm = group.norm;
-  const bool rounded = work.members[0].weight.value == work.members[0].task.a_type && work.members[0].weight.value != DType::f32;
+  const bool rounded = group.weights[0].value != DType::f32;
   bool there = false;
   *error = rounded ? launch_packed_rounded(work, stream, &there) : launch_packed_unrounded(work, stream, &there);
   return there || *error != cudaSuccess;
