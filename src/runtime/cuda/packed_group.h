@@ -21,20 +21,27 @@ bool launch_packed_stream(const PackedGroup& group, cudaStream_t stream, cudaErr
 // Of its kernels: warps of a block, rows of a warp, columns of a stage.
 inline constexpr int kPackedWarps = 16, kPackedRows = 2, kPackedColumns = 2048, kLeastPackedBlock = 16;
 
-// What they are given.
+// What they are given: bytes from row to row, and of a stage.
 struct PackedMember {
   ProductTask task;
-  PackedWeight weight;
-  int end = 0;                  // pairs of rows up to its last one
-  int slab = 0, slab_rows = 1;  // its first place among the slabs
+  int end = 0;                             // pairs of rows up to its last one
+  int slab = 0, slabs = 1, slab_rows = 1;  // its first place among the slabs
+  int first_row = 0;                       // in the whole matrix, by which scales that are not cut are found
+  int code_row = 0, scale_row = 0, zero_row = 0;
+  bool scale_cut = false, zero_cut = false;
+};
+struct PackedStage {
+  int codes = 0, scales = 0, zeros = 0;
 };
 struct PackedStream {
   static constexpr int kMostSlabs = PackedSlabs::kMost;
   PackedMember members[PackedGroup::kMost];
   int count = 0;
   const void *codes[kMostSlabs] = {}, *scales[kMostSlabs] = {}, *zeros[kMostSlabs] = {};
+  DType code = DType::none, scale_type = DType::none, zero_type = DType::none;
   int bits = 8, shift = 0, stages = 0;  // of a code; of columns to their block; of the ring
   int scale_bits = 0, zero_bits = 0;    // of one; zero points that are absent have none
+  PackedStage whole, last;              // of a row: each stage, and the last
   bool row_scales = false;              // one for each row
   bool pieces = false;                  // scales and zero points come in words of 4 bytes
   // Signed codes are counted from the least one: what turns a word of them, and one of 4 bits behind a leading one at bit 12 or 16.

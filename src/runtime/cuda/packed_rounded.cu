@@ -104,7 +104,7 @@ cudaError_t by_type(PackedStream& work, cudaStream_t stream, bool* there) {
 }  // namespace
 
 cudaError_t launch_packed_rounded(PackedStream& work, cudaStream_t stream, bool* there) {
-  switch (work.members[0].weight.code) {
+  switch (work.code) {
     case DType::f8e4m3fn:
       return by_type<Codes::e4m3>(work, stream, there);
     case DType::f8e5m2:

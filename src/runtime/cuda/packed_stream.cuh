@@ -69,47 +69,42 @@ struct PackedSource {
     }
     const PackedPair place(work, pair);
     const PackedMember& member = work.members[place.member];
-    const PackedWeight& weight = member.weight;
-    const int here = min(place.row + lane % kPackedRows, static_cast<int>(member.task.n) - 1), slab = here / member.slab_rows;
-    const int own = here - slab * member.slab_rows, table = member.slab + slab;
-    const std::int64_t whole = weight.first_row + here;
-    codes = static_cast<const std::byte*>(work.codes[table]) + own * weight.stride * Maker::kBits / 8;
-    scales = static_cast<const std::byte*>(work.scales[table]) + (weight.scale.cut ? own : whole) * weight.scale.row * work.scale_bits / 8;
-    if (work.zero_bits > 0)
-      zeros = static_cast<const std::byte*>(work.zeros[table]) + (weight.zero.cut ? own : whole) * weight.zero.row * work.zero_bits / 8;
-    if (work.row_scales) row_scale = work.scale_bits == 32 ? *reinterpret_cast<const unsigned*>(scales) : *reinterpret_cast<const unsigned short*>(scales);
+    const int here = min(place.row + lane % kPackedRows, static_cast<int>(member.task.n) - 1), whole = member.first_row + here;
+    const int slab = member.slabs == 1 ? 0 : here / member.slab_rows, own = here - slab * member.slab_rows, table = member.slab + slab;
+    codes = static_cast<const std::byte*>(work.codes[table]) + std::int64_t{own} * member.code_row;
+    scales = static_cast<const std::byte*>(work.scales[table]) + std::int64_t{member.scale_cut ? own : whole} * member.scale_row;
+    if (Maker::kZeros) zeros = static_cast<const std::byte*>(work.zeros[table]) + std::int64_t{member.zero_cut ? own : whole} * member.zero_row;
+    if (work.row_scales)
+      row_scale = work.scale_bits == 32 ? *reinterpret_cast<const unsigned*>(scales) : *reinterpret_cast<const unsigned short*>(scales);
   }
   // All lanes; `to` is the place of this lane's row.
   __device__ inline void ask(std::byte* to, unsigned barrier) {
     if (codes == nullptr) return;
-    const int columns = min(kPackedColumns, k - at), blocks = work.row_scales ? 0 : ((columns - 1) >> work.shift) + 1;
-    const int code_bytes = columns * Maker::kBits / 8, scale_bytes = blocks * work.scale_bits / 8;
-    const int zero_bytes = Maker::kZeros ? (blocks * work.zero_bits + 7) / 8 : 0;
+    const PackedStage& part = k - at > kPackedColumns ? work.whole : work.last;
     const unsigned place = shared_place(to);
     if (lane < kPackedRows) {
-      unsigned skips = 0;
       if (work.pieces)
-        skips = static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(scales) % 4 | reinterpret_cast<std::uintptr_t>(zeros) % 4 << 8);
-      *reinterpret_cast<unsigned*>(to + Place::kSkipsAt) = skips;
+        *reinterpret_cast<unsigned*>(to + Place::kSkipsAt) =
+            static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(scales) % 4 | reinterpret_cast<std::uintptr_t>(zeros) % 4 << 8);
       if (work.row_scales) *reinterpret_cast<unsigned*>(to + Place::kScalesAt) = row_scale;
       asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier),
-                   "r"(work.pieces ? code_bytes : code_bytes + scale_bytes + zero_bytes)
+                   "r"(work.pieces ? part.codes : part.codes + part.scales + part.zeros)
                    : "memory");
-      copy_bulk(place, codes, code_bytes, barrier);
+      copy_bulk(place, codes, part.codes, barrier);
       if (!work.pieces) {
-        if (scale_bytes > 0) copy_bulk(place + Place::kScalesAt, scales, scale_bytes, barrier);
-        if (zero_bytes > 0) copy_bulk(place + Place::kZerosAt, zeros, zero_bytes, barrier);
+        if (part.scales > 0) copy_bulk(place + Place::kScalesAt, scales, part.scales, barrier);
+        if (Maker::kZeros) copy_bulk(place + Place::kZerosAt, zeros, part.zeros, barrier);
       }
     }
     if (work.pieces) {
-      copy_words(place + Place::kScalesAt, scales, scale_bytes, lane / kPackedRows);
-      copy_words(place + Place::kZerosAt, zeros, zero_bytes, lane / kPackedRows);
+      copy_words(place + Place::kScalesAt, scales, part.scales, lane / kPackedRows);
+      if (Maker::kZeros) copy_words(place + Place::kZerosAt, zeros, part.zeros, lane / kPackedRows);
       arrive_behind_copies(barrier);
     }
-    codes += code_bytes;
-    scales += scale_bytes;
-    zeros += zero_bytes;
-    at += columns;
+    codes += part.codes;
+    scales += part.scales;
+    zeros += part.zeros;
+    at += kPackedColumns;
     if (at < k) return;
     at = 0;
     pair += static_cast<int>(gridDim.x) * kPackedWarps;
@@ -173,8 +168,9 @@ __device__ inline void bring_to(const ProductTask& task, const auto& x) {
 // Sums of a warp's pair over one stage, `columns` of it.
 template <typename Maker, bool kWhole>
 __device__ inline void add_stage(const PackedStream& work, const std::byte* stage, const PackedX<Maker>& x, int first, int columns, int lane,
-                                 float (&sums)[kPackedRows][1][8]) {
+                                 float (&sums)[kPackedRows][8]) {
   using Place = PackedRing<Maker>;
+  const int step = 256 >> work.shift;
   const std::byte *scales[kPackedRows], *zeros[kPackedRows];
 #pragma unroll
   for (int r = 0; r < kPackedRows; ++r) {
@@ -183,10 +179,10 @@ __device__ inline void add_stage(const PackedStream& work, const std::byte* stag
     scales[r] = own + Place::kScalesAt + (skips & 255u);
     zeros[r] = own + Place::kZerosAt + (skips >> 8);
   }
+  int block = (lane * 8) >> work.shift;
 #pragma unroll
-  for (int u = 0; u < kPackedColumns / 256; ++u) {
+  for (int u = 0; u < kPackedColumns / 256; ++u, block += step) {
     if (!kWhole && u * 256 + lane * 8 >= columns) break;
-    const int block = (u * 256 + lane * 8) >> work.shift;
     float values[8];
     x.get(first + u * 32 + lane, values);
 #pragma unroll
@@ -194,9 +190,20 @@ __device__ inline void add_stage(const PackedStream& work, const std::byte* stag
       float w[8];
       Maker::values(work, stage + r * Place::kRowBytes, u * 32 + lane, scales[r], zeros[r], block, w);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) sums[r][0][i] = __fmaf_rn(w[i], values[i], sums[r][0][i]);
+      for (int i = 0; i < 8; ++i) sums[r][i] = __fmaf_rn(w[i], values[i], sums[r][i]);
     }
   }
+}
+
+// The trees of a pair; a lane finishes each.
+__device__ inline void finish_pair(const ProductTask& task, const float (&sums)[kPackedRows][8], int row, int lane) {
+  float own = 0;
+#pragma unroll
+  for (int r = 0; r < kPackedRows; ++r) {
+    const float sum = __shfl_sync(0xffffffffu, row_sum(sums[r]), 0);
+    if (lane == r) own = sum;
+  }
+  if (lane < kPackedRows && row + lane < task.n) put(task, 0, 0, row + lane, own);
 }
 #endif
 
@@ -221,7 +228,10 @@ __global__ void __launch_bounds__(kPackedWarps * 32, 1) packed_stream(const __gr
     show_copies();
   }
   __syncwarp();
-  for (int s = 0; s < stages; ++s) source.ask(own + s * Place::kStageBytes, barriers + s * 8);
+  for (int s = 0; s < stages; ++s) {
+    if (lane < kPackedRows) *reinterpret_cast<unsigned*>(own + s * Place::kStageBytes + Place::kSkipsAt) = 0;
+    source.ask(own + s * Place::kStageBytes, barriers + s * 8);
+  }
   if (work.normed) {
     if constexpr (Maker::kNorms) norm_to<typename Maker::T>(work.norm, x);
   } else {
@@ -240,7 +250,7 @@ __global__ void __launch_bounds__(kPackedWarps * 32, 1) packed_stream(const __gr
   const int k = source.k, pairs = source.pairs;
   int stage = 0, turn = 0;
   for (int pair = first; pair < pairs; pair += step) {
-    float sums[kPackedRows][1][8] = {};
+    float sums[kPackedRows][8] = {};
     for (int at = 0; at < k; at += kPackedColumns) {
       await_turn(barriers + stage * 8, turn);
       const std::byte* const from = place + stage * Place::kStageBytes;
@@ -257,11 +267,7 @@ __global__ void __launch_bounds__(kPackedWarps * 32, 1) packed_stream(const __gr
       }
     }
     const PackedPair rows(work, pair);
-    const ProductTask& own_task = work.members[rows.member].task;
-#pragma unroll
-    for (int r = 0; r < kPackedRows; ++r) {
-      if (rows.row + r < own_task.n) finish_row<1>(own_task, sums[r], rows.row + r, 0);
-    }
+    finish_pair(work.members[rows.member].task, sums, rows.row, lane);
   }
 #endif
 }

@@ -32,7 +32,7 @@ struct Unrounded {
   __device__ static inline float scale_of(const PackedStream& work, const std::byte* scales, int block) {
     if (kAny && work.scale_bits == 32) return reinterpret_cast<const float*>(scales)[block];
     const auto bits = reinterpret_cast<const unsigned short*>(scales)[block];
-    if (kScales == Scales::f16 || (kAny && work.members[0].weight.scale.type == DType::f16)) return __half2float(__ushort_as_half(bits));
+    if (kScales == Scales::f16 || (kAny && work.scale_type == DType::f16)) return __half2float(__ushort_as_half(bits));
     return __uint_as_float(static_cast<std::uint32_t>(bits) << 16);
   }
   // A zero point that is a code, behind the leading one that codes have (of 4 bits: the upper one).
@@ -47,7 +47,7 @@ struct Unrounded {
                                        const std::byte* zeros, int block, float (&w)[8]) {
     const float scale = scale_of(work, scales, block), from = from_of(work, zeros, block), by = -from * scale;
     float rest = 0;
-    if (kAny && kZeros && work.zero_bits > 8) rest = read_number(work.members[0].weight.zero.type, zeros, block);
+    if (kAny && kZeros && work.zero_bits > 8) rest = read_number(work.zero_type, zeros, block);
     if constexpr (kBits == 4) {
       const std::uint32_t bits = reinterpret_cast<const std::uint32_t*>(codes)[run];
       const float low_from = from + 1920.0f, low_by = -low_from * scale;
@@ -84,7 +84,7 @@ cudaError_t by_zeros(PackedStream& work, cudaStream_t stream, bool* there) {
 }
 template <int kBits>
 cudaError_t by_scales(PackedStream& work, cudaStream_t stream, bool* there) {
-  const DType type = work.members[0].weight.scale.type;
+  const DType type = work.scale_type;
   const bool exact = work.scale_bits == 16 && work.zero_bits <= 8 && type == work.members[0].task.a_type;
   if (!exact) return by_zeros<kBits, Scales::any>(work, stream, there);
   return type == DType::bf16 ? by_zeros<kBits, Scales::bf16>(work, stream, there) : by_zeros<kBits, Scales::f16>(work, stream, there);
