@@ -80,17 +80,19 @@ struct EightCodes<PackedCodes::e5m2> : EightFloats<__NV_E5M2> {};
 struct PackedBlocks {
   int shift = 0;  // of the columns to their block; below 0: blocks are no power of two
   bool wide_scale = false, has_zero = false, exact = false;
+  bool each = false;  // a scale, and a zero point, for each column
   __device__ std::uint32_t of(std::uint32_t k, std::uint32_t block) const { return shift >= 0 ? k >> shift : k / block; }
 };
 
-// Whether eight neighbours of a row lie at a multiple of their bytes and have one scale and one zero point.
+// Whether eight neighbours of a row lie at a multiple of their bytes and have one scale and one zero point, or one each.
 inline bool find_blocks(const PackedWeight& weight, std::int64_t columns, PackedBlocks* blocks) {
   const bool blocked = weight.scale.col != 0 || weight.zero.col != 0;
-  if (columns % 8 != 0 || weight.stride % 8 != 0 || (blocked && weight.col_block % 8 != 0) || columns > 0x7fffffff) return false;
+  if (columns % 8 != 0 || weight.stride % 8 != 0 || (blocked && weight.col_block != 1 && weight.col_block % 8 != 0) || columns > 0x7fffffff) return false;
   const auto number = [](DType type) { return type == DType::f32 || type == DType::f16 || type == DType::bf16; };
   blocks->wide_scale = weight.scale.type == DType::f32;
   blocks->has_zero = weight.zero.type != DType::none;
   blocks->exact = !blocks->wide_scale && !(blocks->has_zero && number(weight.zero.type));
+  blocks->each = blocked && weight.col_block == 1;
   blocks->shift = 31;
   if (blocked) {
     blocks->shift = -1;

@@ -235,7 +235,7 @@ cudaError_t by_x(const ProductTask& task, const PackedWeight& weight, const Pack
 bool serves(const ProductTask& task, const PackedWeight& weight, PackedBlocks* blocks) {
   const std::int64_t size = task.a_type == DType::f32 ? 4 : 2;
   if (reinterpret_cast<std::uintptr_t>(task.a) % 16 != 0 || task.a_row * size % 16 != 0) return false;
-  return find_blocks(weight, task.k, blocks);
+  return find_blocks(weight, task.k, blocks) && !blocks->each;
 }
 
 }  // namespace

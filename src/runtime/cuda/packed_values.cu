@@ -63,13 +63,19 @@ __global__ void unpack_runs(const __grid_constant__ UnpackTask task, const __gri
   for (std::uint32_t run = blockIdx.x * blockDim.x + threadIdx.x; run * 8 < columns; run += gridDim.x * blockDim.x) {
     EightCodes<kCodes> eight;
     eight.load(packed.codes + run * EightCodes<kCodes>::kBytes);
-    const std::uint32_t block = blocks.of(run * 8, static_cast<std::uint32_t>(weight.col_block));
-    const float scale = packed.scale(weight, block), zero = packed.zero(weight, block);
     float w[8];
-    if (blocks.exact) {
-      eight.template values<true>(is_signed, scale, zero, w);
+    if (blocks.each) {
+      eight.template values<false>(is_signed, 1.0f, 0.0f, w);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) w[i] = (w[i] - packed.zero(weight, run * 8 + i)) * packed.scale(weight, run * 8 + i);
     } else {
-      eight.template values<false>(is_signed, scale, zero, w);
+      const std::uint32_t block = blocks.of(run * 8, static_cast<std::uint32_t>(weight.col_block));
+      const float scale = packed.scale(weight, block), zero = packed.zero(weight, block);
+      if (blocks.exact) {
+        eight.template values<true>(is_signed, scale, zero, w);
+      } else {
+        eight.template values<false>(is_signed, scale, zero, w);
+      }
     }
     write_run<T>(task.y, row * task.columns + run * 8, 8, true, w);
   }
