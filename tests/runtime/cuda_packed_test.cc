@@ -273,7 +273,8 @@ class Siblings {
     const std::vector<TypeShape> outs{one.out};
     one.kernel = runner_.device->create_kernel(node, one.in, outs).value();
     const std::vector<const HostTensor*> known(one.in.size(), nullptr);
-    ASSERT_TRUE(one.kernel->prepare(PrepareContext{node, one.in, known, outs, &runner_.pool, plan::kNone, plan::Consumption::whole, {}}).ok());
+    ASSERT_TRUE(
+        one.kernel->prepare(PrepareContext{node, one.in, known, outs, &runner_.pool, plan::kNone, plan::Consumption::whole, {}}).ok());
     one.outputs = {TensorView{runner_.place(static_cast<std::uint64_t>(one.out.dims[1]) * 2), DType::bf16, one.out.shape()}};
     one.call.inputs = one.inputs;
     one.call.outputs = one.outputs;

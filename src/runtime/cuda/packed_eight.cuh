@@ -87,7 +87,8 @@ struct PackedBlocks {
 // Whether eight neighbours of a row lie at a multiple of their bytes and have one scale and one zero point, or one each.
 inline bool find_blocks(const PackedWeight& weight, std::int64_t columns, PackedBlocks* blocks) {
   const bool blocked = weight.scale.col != 0 || weight.zero.col != 0;
-  if (columns % 8 != 0 || weight.stride % 8 != 0 || (blocked && weight.col_block != 1 && weight.col_block % 8 != 0) || columns > 0x7fffffff) return false;
+  if (columns % 8 != 0 || weight.stride % 8 != 0 || (blocked && weight.col_block != 1 && weight.col_block % 8 != 0) || columns > 0x7fffffff)
+    return false;
   const auto number = [](DType type) { return type == DType::f32 || type == DType::f16 || type == DType::bf16; };
   blocks->wide_scale = weight.scale.type == DType::f32;
   blocks->has_zero = weight.zero.type != DType::none;

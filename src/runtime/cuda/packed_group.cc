@@ -94,8 +94,8 @@ bool add_member(PackedStream& work, const PackedGroup& group, int i) {
   const auto even = [&](const void* const* of, std::int64_t row_bits, int PackedStage::*bytes) {
     return work.whole.*bytes % 16 == 0 && work.last.*bytes % 16 == 0 && sixteens(of, count, row_bits);
   };
-  if (!work.row_scales && (!even(slabs.scales, scale_row, &PackedStage::scales) ||
-                           (work.zero_bits > 0 && !even(slabs.zeros, zero_row, &PackedStage::zeros)))) {
+  if (!work.row_scales &&
+      (!even(slabs.scales, scale_row, &PackedStage::scales) || (work.zero_bits > 0 && !even(slabs.zeros, zero_row, &PackedStage::zeros)))) {
     work.pieces = true;
   }
   std::copy_n(slabs.codes, count, work.codes + member.slab);

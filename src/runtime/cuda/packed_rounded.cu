@@ -1,6 +1,6 @@
 // Packed weights whose values are rounded to 16 bits, in few instructions: codes get a leading one behind which they are exact 16-bit (or
-// 32-bit) floats, the zero point goes off exactly, and the product by the scale is rounded once, as the CPU's f32 product is, which holds all
-// bits of it.
+// 32-bit) floats, the zero point goes off exactly, and the product by the scale is rounded once, as the CPU's f32 product is, which holds
+// all bits of it.
 #include <cuda_fp8.h>
 
 #include "runtime/cuda/packed_stream.cuh"

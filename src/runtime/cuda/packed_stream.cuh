@@ -33,7 +33,8 @@ __device__ inline void copy_bulk(unsigned to, const std::byte* from, int bytes, 
                "r"(barrier)
                : "memory");
 }
-// The words that hold so many bytes, every 16th from `first` on. A word with a byte of a tensor is readable: tensors begin at multiples of 64.
+// The words that hold so many bytes, every 16th from `first` on. A word with a byte of a tensor is readable: tensors begin at multiples
+// of 64.
 __device__ inline void copy_words(unsigned to, const std::byte* from, int bytes, int first) {
   const auto skip = static_cast<int>(reinterpret_cast<std::uintptr_t>(from) % 4);
   for (int at = first * 4; at < skip + bytes; at += 16 * 4)
@@ -73,7 +74,8 @@ struct PackedSource {
     const int slab = member.slabs == 1 ? 0 : here / member.slab_rows, own = here - slab * member.slab_rows, table = member.slab + slab;
     codes = static_cast<const std::byte*>(work.codes[table]) + std::int64_t{own} * member.code_row;
     scales = static_cast<const std::byte*>(work.scales[table]) + std::int64_t{member.scale_cut ? own : whole} * member.scale_row;
-    if (Maker::kZeros) zeros = static_cast<const std::byte*>(work.zeros[table]) + std::int64_t{member.zero_cut ? own : whole} * member.zero_row;
+    if (Maker::kZeros)
+      zeros = static_cast<const std::byte*>(work.zeros[table]) + std::int64_t{member.zero_cut ? own : whole} * member.zero_row;
     if (work.row_scales)
       row_scale = work.scale_bits == 32 ? *reinterpret_cast<const unsigned*>(scales) : *reinterpret_cast<const unsigned short*>(scales);
   }
@@ -167,8 +169,8 @@ __device__ inline void bring_to(const ProductTask& task, const auto& x) {
 
 // Sums of a warp's pair over one stage, `columns` of it.
 template <typename Maker, bool kWhole>
-__device__ inline void add_stage(const PackedStream& work, const std::byte* stage, const PackedX<Maker>& x, int first, int columns, int lane,
-                                 float (&sums)[kPackedRows][8]) {
+__device__ inline void add_stage(const PackedStream& work, const std::byte* stage, const PackedX<Maker>& x, int first, int columns,
+                                 int lane, float (&sums)[kPackedRows][8]) {
   using Place = PackedRing<Maker>;
   const int step = 256 >> work.shift;
   const std::byte *scales[kPackedRows], *zeros[kPackedRows];

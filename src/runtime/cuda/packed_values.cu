@@ -46,7 +46,8 @@ __global__ void __launch_bounds__(kColumns)
 __device__ inline std::int64_t row_from(const UnpackTask& task, std::int64_t row) {
   if (task.indices == nullptr) return row;
   const std::int64_t place = row / task.each;
-  std::int64_t index = task.wide ? static_cast<const std::int64_t*>(task.indices)[place] : static_cast<const std::int32_t*>(task.indices)[place];
+  std::int64_t index =
+      task.wide ? static_cast<const std::int64_t*>(task.indices)[place] : static_cast<const std::int32_t*>(task.indices)[place];
   if (index < 0) index += task.table;
   return index * task.each + row % task.each;
 }
