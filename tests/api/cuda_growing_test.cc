@@ -23,19 +23,29 @@ constexpr Matrix kMatrices[] = {{"q", kHeads* kHead, kHidden}, {"k", kKeyHeads* 
                                 {"o", kHidden, kHeads* kHead}, {"g", kInner, kHidden},           {"u", kInner, kHidden},
                                 {"d", kHidden, kInner}};
 
-Tensors decoder_weights() {
+constexpr std::int64_t kBlock = 32;  // of packed weights
+
+Tensors decoder_weights(bool packed) {
   Tensors weights;
   std::uint64_t seed = 1;
   for (int i = 0; i < kLayers; ++i) {
-    for (const Matrix& m : kMatrices)
-      weights.emplace_back(m.name + std::to_string(i), random_tensor(DType::bf16, Shape{m.rows, m.columns}, ++seed));
+    for (const Matrix& m : kMatrices) {
+      const std::string name = m.name + std::to_string(i);
+      if (!packed) {
+        weights.emplace_back(name, random_tensor(DType::bf16, Shape{m.rows, m.columns}, ++seed));
+        continue;
+      }
+      const std::int64_t blocks = m.columns / kBlock;
+      weights.emplace_back(name, random_tensor(DType::u8, Shape{m.rows, blocks, kBlock / 2}, ++seed));
+      weights.emplace_back(name + "_scale", random_tensor(DType::bf16, Shape{m.rows * blocks}, ++seed));
+    }
     for (const char* norm : {"a", "b"}) weights.emplace_back(norm + std::to_string(i), random_tensor(DType::bf16, Shape{kHidden}, ++seed));
   }
   return weights;
 }
 
 // Norms with skips, heads in groups, caches of [1, heads, rows, width], a gated layer.
-OnnxMaker make_decoder(const Tensors& weights) {
+OnnxMaker make_decoder(const Tensors& weights, bool packed) {
   OnnxMaker maker(23, 10);
   maker.import("com.microsoft", 1);
   auto graph = maker.graph();
@@ -45,7 +55,13 @@ OnnxMaker make_decoder(const Tensors& weights) {
   graph.initializer_i64("k_dims", {1, -1, kKeyHeads, kHead});
   graph.initializer_i64("back", {-1, kHidden});
   const auto product = [&](const std::string& from, const std::string& weight, const std::string& to) {
-    graph.node("Gemm", {from, weight}, {to}).set("transB", 1);
+    if (!packed) {
+      graph.node("Gemm", {from, weight}, {to}).set("transB", 1);
+      return;
+    }
+    const auto& m = *std::find_if(std::begin(kMatrices), std::end(kMatrices), [&](const Matrix& one) { return weight[0] == one.name[0]; });
+    auto node = graph.node("MatMulNBits", {from, weight, weight + "_scale"}, {to}, "com.microsoft");
+    node.set("K", m.columns).set("N", m.rows).set("bits", 4).set("block_size", kBlock);
   };
   const auto heads = [&](const std::string& from, const std::string& dims, const std::string& to) {
     graph.node("Reshape", {from, dims}, {to + "_split"});
@@ -97,7 +113,7 @@ class CudaGrowing : public testing::Test {
   void SetUp() override {
     auto device = load_device("cuda");
     if (!device.ok()) GTEST_SKIP() << device.status().to_string();
-    maker_ = make_decoder(weights_);
+    maker_ = make_decoder(weights_, packed_);
   }
   Result<Plan> plan(bool declared) {
     BuildOptions options;
@@ -129,12 +145,14 @@ class CudaGrowing : public testing::Test {
     state_bytes_ = engine.memory().state;
     return made;
   }
-  Result<std::vector<HostTensor>> decode(const Plan& of, int percent) {
-    EngineOptions options = with_budget(Budget::of_percent(percent));
+  Result<std::vector<HostTensor>> decode(const Plan& of, int percent) { return decode(of, Budget::of_percent(percent)); }
+  Result<std::vector<HostTensor>> decode(const Plan& of, const Budget& budget) {
+    EngineOptions options = with_budget(budget);
     options.device = "cuda";
     auto engine = Engine::create(of, in_memory(weights_), options);
     if (!engine.ok()) return std::move(engine).status();
     auto made = decode(*engine);
+    least_ = engine->memory().min_budget;
     return made;
   }
   void expect_same(const std::vector<HostTensor>& got, const std::vector<HostTensor>& want, const std::string& what) {
@@ -142,10 +160,13 @@ class CudaGrowing : public testing::Test {
     for (std::size_t i = 0; i < got.size(); ++i) EXPECT_TRUE(same_bits(got[i], want[i])) << what << ", pass " << i;
   }
 
+  explicit CudaGrowing(bool packed = false) : packed_(packed), weights_(decoder_weights(packed)) {}
+
   TempFolder folder_;
-  const Tensors weights_ = decoder_weights();
+  const bool packed_;
+  const Tensors weights_;
   OnnxMaker maker_;
-  std::uint64_t state_bytes_ = 0;
+  std::uint64_t state_bytes_ = 0, least_ = 0;
 };
 
 TEST_F(CudaGrowing, HasTheBitsOfAStreamedPass) {
@@ -155,6 +176,21 @@ TEST_F(CudaGrowing, HasTheBitsOfAStreamedPass) {
     ASSERT_VALUE(const auto got, decode(free, percent));
     expect_same(got, want, std::to_string(percent) + " %");
   }
+}
+
+class CudaGrowingPacked : public CudaGrowing {
+ protected:
+  CudaGrowingPacked() : CudaGrowing(true) {}
+};
+
+// Resident, products of one value share a launch with the norm ahead of them; streamed, each slab is launched for itself.
+TEST_F(CudaGrowingPacked, HasTheBitsOfAStreamedPass) {
+  ASSERT_VALUE(const Plan free, plan(false));
+  ASSERT_VALUE(const auto want, decode(free, 100));
+  ASSERT_VALUE(const auto again, decode(free, 100));
+  expect_same(again, want, "resident");
+  ASSERT_VALUE(const auto got, decode(free, Budget::of_bytes(least_)));
+  expect_same(got, want, std::to_string(least_) + " bytes");
 }
 
 TEST_F(CudaGrowing, RoomBehindEachHeadChangesNoBit) {
