@@ -143,6 +143,7 @@ class CudaGrowing : public testing::Test {
     made.push_back(std::move(*keys));
     EXPECT_LE(engine.memory().committed, engine.memory().budget);
     state_bytes_ = engine.memory().state;
+    least_ = engine.memory().min_budget;
     return made;
   }
   Result<std::vector<HostTensor>> decode(const Plan& of, int percent) { return decode(of, Budget::of_percent(percent)); }
@@ -152,7 +153,6 @@ class CudaGrowing : public testing::Test {
     auto engine = Engine::create(of, in_memory(weights_), options);
     if (!engine.ok()) return std::move(engine).status();
     auto made = decode(*engine);
-    least_ = engine->memory().min_budget;
     return made;
   }
   void expect_same(const std::vector<HostTensor>& got, const std::vector<HostTensor>& want, const std::string& what) {
