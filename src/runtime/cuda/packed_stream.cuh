@@ -127,14 +127,17 @@ struct PackedX {
       write_run<typename Maker::T>(memory, run * 8, 8, true, v);
     }
   }
-  __device__ inline void get(int run, float (&v)[8]) const {
+  // Lane's run of the 32 that begin at column `at`, a multiple of 256; others lie `u` * 32 behind.
+  __device__ inline const uint4* place(int at, int lane) const {
+    return reinterpret_cast<const uint4*>(memory) + at / (Maker::kWideX ? 4 : 8) + lane;
+  }
+  __device__ static inline void get(const uint4* place, int u, float (&v)[8]) {
     if constexpr (Maker::kWideX) {
-      const auto* const from = reinterpret_cast<const float4*>(memory) + run / 32 * 64 + run % 32;
-      const float4 low = from[0], high = from[32];
+      const float4 low = reinterpret_cast<const float4*>(place)[u * 64], high = reinterpret_cast<const float4*>(place)[u * 64 + 32];
       v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
       v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
     } else {
-      read_run<typename Maker::T>(memory, run * 8, 8, true, v);
+      read_run<typename Maker::T>(place + u * 32, 0, 8, true, v);
     }
   }
 };
@@ -169,8 +172,8 @@ __device__ inline void bring_to(const ProductTask& task, const auto& x) {
 
 // Sums of a warp's pair over one stage, `columns` of it.
 template <typename Maker, bool kWhole>
-__device__ inline void add_stage(const PackedStream& work, const std::byte* stage, const PackedX<Maker>& x, int first, int columns,
-                                 int lane, float (&sums)[kPackedRows][8]) {
+__device__ inline void add_stage(const PackedStream& work, const std::byte* stage, const uint4* x, int columns, int lane,
+                                 float (&sums)[kPackedRows][8]) {
   using Place = PackedRing<Maker>;
   const int step = 256 >> work.shift;
   const std::byte *scales[kPackedRows], *zeros[kPackedRows];
@@ -186,7 +189,7 @@ __device__ inline void add_stage(const PackedStream& work, const std::byte* stag
   for (int u = 0; u < kPackedColumns / 256; ++u, block += step) {
     if (!kWhole && u * 256 + lane * 8 >= columns) break;
     float values[8];
-    x.get(first + u * 32 + lane, values);
+    PackedX<Maker>::get(x, u, values);
 #pragma unroll
     for (int r = 0; r < kPackedRows; ++r) {
       float w[8];
@@ -225,6 +228,7 @@ __global__ void __launch_bounds__(kPackedWarps * 32, 1) packed_stream(const __gr
   if (!task.constant_b) after_previous();
   PackedSource<Maker> source(work, first, lane);
   if (lane == 0) {
+#pragma unroll 1
     for (int s = 0; s < stages; ++s) begin_barrier(barriers + s * 8, work.pieces ? kPackedRows + 32 : kPackedRows);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     show_copies();
@@ -257,9 +261,9 @@ __global__ void __launch_bounds__(kPackedWarps * 32, 1) packed_stream(const __gr
       await_turn(barriers + stage * 8, turn);
       const std::byte* const from = place + stage * Place::kStageBytes;
       if (k - at >= kPackedColumns) {
-        add_stage<Maker, true>(work, from, x, at / 8, kPackedColumns, lane, sums);
+        add_stage<Maker, true>(work, from, x.place(at, lane), kPackedColumns, lane, sums);
       } else {
-        add_stage<Maker, false>(work, from, x, at / 8, k - at, lane, sums);
+        add_stage<Maker, false>(work, from, x.place(at, lane), k - at, lane, sums);
       }
       __syncwarp();
       source.ask(own + stage * Place::kStageBytes, barriers + stage * 8);
