@@ -180,7 +180,7 @@ __device__ inline void add_stage(const PackedStream& work, const std::byte* stag
 #pragma unroll
   for (int r = 0; r < kPackedRows; ++r) {
     const std::byte* const own = stage + r * Place::kRowBytes;
-    const unsigned skips = *reinterpret_cast<const unsigned*>(own + Place::kSkipsAt);
+    const unsigned skips = work.pieces ? *reinterpret_cast<const unsigned*>(own + Place::kSkipsAt) : 0;
     scales[r] = own + Place::kScalesAt + (skips & 255u);
     zeros[r] = own + Place::kZerosAt + (skips >> 8);
   }
@@ -234,10 +234,7 @@ __global__ void __launch_bounds__(kPackedWarps * 32, 1) packed_stream(const __gr
     show_copies();
   }
   __syncwarp();
-  for (int s = 0; s < stages; ++s) {
-    if (lane < kPackedRows) *reinterpret_cast<unsigned*>(own + s * Place::kStageBytes + Place::kSkipsAt) = 0;
-    source.ask(own + s * Place::kStageBytes, barriers + s * 8);
-  }
+  for (int s = 0; s < stages; ++s) source.ask(own + s * Place::kStageBytes, barriers + s * 8);
   if (work.normed) {
     if constexpr (Maker::kNorms) norm_to<typename Maker::T>(work.norm, x);
   } else {
