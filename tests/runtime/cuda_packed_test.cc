@@ -222,7 +222,7 @@ class Siblings {
     const TensorView& a = norm_.outputs[0];
     one.inputs = {ConstTensorView(a.data, a.dtype, a.shape), put(codes), put(scales)};
     make(one);
-    for (const std::size_t input : {1, 2}) dynamic_cast<WeightReader&>(*one.kernel).reads_weight(input);
+    for (const std::size_t input : {std::size_t{1}, std::size_t{2}}) dynamic_cast<WeightReader&>(*one.kernel).reads_weight(input);
   }
   // 0: each alone; 1: the products in one launch; 2: with the norm. How many products were done together.
   std::size_t run(int together) {
