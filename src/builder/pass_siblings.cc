@@ -11,7 +11,7 @@ constexpr std::ptrdiff_t kNear = 16;  // nodes: results of those further away wo
 
 // Everything but the first input is there from the start.
 bool product_by_weights(const Ir& ir, const IrNode& node) {
-  const bool product = node.op == "MatMul" || node.op == "Gemm" || node.op == "Linear" || node.op == "QuantLinear";
+  const bool product = node.op == "MatMul" || node.op == "Gemm" || node.op == "Linear" || node.op == "QuantLinear" || node.op == "MatMulNBits";
   if (!product || node.inputs.size() < 2 || node.inputs[0] == kNone || ir.values[node.inputs[0]].origin != Origin::computed) return false;
   return std::all_of(node.inputs.begin() + 1, node.inputs.end(), [&](ValueId id) {
     return id == kNone || ir.values[id].origin == Origin::source || ir.values[id].origin == Origin::constant;

@@ -23,19 +23,30 @@ constexpr Matrix kMatrices[] = {{"q", kHeads* kHead, kHidden}, {"k", kKeyHeads* 
                                 {"o", kHidden, kHeads* kHead}, {"g", kInner, kHidden},           {"u", kInner, kHidden},
                                 {"d", kHidden, kInner}};
 
-Tensors decoder_weights() {
+constexpr std::int64_t kBlock = 32;  // of packed weights
+
+Tensors decoder_weights(bool packed) {
   Tensors weights;
   std::uint64_t seed = 1;
   for (int i = 0; i < kLayers; ++i) {
-    for (const Matrix& m : kMatrices)
-      weights.emplace_back(m.name + std::to_string(i), random_tensor(DType::bf16, Shape{m.rows, m.columns}, ++seed));
+    for (const Matrix& m : kMatrices) {
+      const std::string name = m.name + std::to_string(i);
+      if (!packed) {
+        weights.emplace_back(name, random_tensor(DType::bf16, Shape{m.rows, m.columns}, ++seed));
+        continue;
+      }
+      const std::int64_t blocks = m.columns / kBlock;
+      weights.emplace_back(name, random_tensor(DType::u8, Shape{m.rows, blocks, kBlock / 2}, ++seed));
+      weights.emplace_back(name + "_scale", random_tensor(DType::bf16, Shape{m.rows * blocks}, ++seed));
+    }
     for (const char* norm : {"a", "b"}) weights.emplace_back(norm + std::to_string(i), random_tensor(DType::bf16, Shape{kHidden}, ++seed));
   }
   return weights;
 }
 
-// Norms with skips, heads in groups, caches of [1, heads, rows, width], a gated layer; `turned`: queries and keys are rotated.
-OnnxMaker make_decoder(const Tensors& weights, bool turned) {
+// Norms with skips, heads in groups, caches of [1, heads, rows, width], a gated layer; `turned`: queries and keys are rotated. `packed`: weights are
+// MatMulNBits'.
+OnnxMaker make_decoder(const Tensors& weights, bool turned, bool packed) {
   OnnxMaker maker(23, 10);
   maker.import("com.microsoft", 1);
   auto graph = maker.graph();
@@ -45,7 +56,13 @@ OnnxMaker make_decoder(const Tensors& weights, bool turned) {
   graph.initializer_i64("k_dims", {1, -1, kKeyHeads, kHead});
   graph.initializer_i64("back", {-1, kHidden});
   const auto product = [&](const std::string& from, const std::string& weight, const std::string& to) {
-    graph.node("Gemm", {from, weight}, {to}).set("transB", 1);
+    if (!packed) {
+      graph.node("Gemm", {from, weight}, {to}).set("transB", 1);
+      return;
+    }
+    const auto& m = *std::find_if(std::begin(kMatrices), std::end(kMatrices), [&](const Matrix& one) { return weight[0] == one.name[0]; });
+    auto node = graph.node("MatMulNBits", {from, weight, weight + "_scale"}, {to}, "com.microsoft");
+    node.set("K", m.columns).set("N", m.rows).set("bits", 4).set("block_size", kBlock);
   };
   const auto heads = [&](const std::string& from, const std::string& dims, const std::string& to) {
     graph.node("Reshape", {from, dims}, {to + "_split"});
@@ -119,7 +136,7 @@ class CudaGrowing : public testing::Test {
   }
   Result<Plan> plan(bool declared, bool turned = false) {
     turned_ = turned;
-    maker_ = make_decoder(weights_, turned);
+    maker_ = make_decoder(weights_, turned, packed_);
     BuildOptions options;
     options.slab_bytes = 256 << 10;
     for (int i = 0; declared && i < 2 * kLayers; ++i) {
@@ -170,8 +187,11 @@ class CudaGrowing : public testing::Test {
     for (std::size_t i = 0; i < got.size(); ++i) EXPECT_TRUE(same_bits(got[i], want[i])) << what << ", pass " << i;
   }
 
+  explicit CudaGrowing(bool packed = false) : packed_(packed), weights_(decoder_weights(packed)) {}
+
   TempFolder folder_;
-  const Tensors weights_ = decoder_weights();
+  const bool packed_;
+  const Tensors weights_;
   OnnxMaker maker_;
   bool turned_ = false;
   std::uint64_t state_bytes_ = 0;
@@ -181,6 +201,21 @@ TEST_F(CudaGrowing, HasTheBitsOfAStreamedPass) {
   ASSERT_VALUE(const Plan free, plan(false));
   ASSERT_VALUE(const auto want, decode(free, 100));
   for (const int percent : {100, 50}) {
+    ASSERT_VALUE(const auto got, decode(free, percent));
+    expect_same(got, want, std::to_string(percent) + " %");
+  }
+}
+
+class CudaGrowingPacked : public CudaGrowing {
+ protected:
+  CudaGrowingPacked() : CudaGrowing(true) {}
+};
+
+// Resident, products of one value share a launch with the norm ahead of them; streamed, each slab is launched for itself.
+TEST_F(CudaGrowingPacked, HasTheBitsOfAStreamedPass) {
+  ASSERT_VALUE(const Plan free, plan(false));
+  ASSERT_VALUE(const auto want, decode(free, 100));
+  for (const int percent : {100, 60}) {
     ASSERT_VALUE(const auto got, decode(free, percent));
     expect_same(got, want, std::to_string(percent) + " %");
   }

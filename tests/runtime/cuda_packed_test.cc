@@ -122,11 +122,11 @@ TEST_F(CudaPacked, FewRowsHaveTheBitsOfTheCpu) {
 TEST_F(CudaPacked, OneRowHasTheBitsOfTheCpu) {
   int round = 0;
   for (const DType code : {DType::i4, DType::u4, DType::i8, DType::u8, DType::f8e4m3fn, DType::f8e5m2}) {
-    for (const DType value : {DType::f16, DType::bf16}) {
+    for (const DType value : {DType::f16, DType::bf16, DType::f32}) {
       for (const std::int64_t block : {0, 16, 32, 64, 128, 256}) {
         for (const std::int64_t k : {256, 2048, 2304, 5120}) {
           const bool zero = !dtype_name(code).starts_with("f") && round++ % 2 == 0;
-          const Case c{code, value, 1, zero ? 134 : 131, k, block, true, zero};
+          const Case c{code, value, 1, 131, k, block, true, zero};
           const Shape each = block == 0 ? Shape{c.n} : Shape{c.n, (k + block - 1) / block};
           const HostTensor a = random_tensor(random_, value, Shape{1, k}), w = codes(code, Shape{c.n, k}), s = scales(value, each),
                            z = codes(code, each);
@@ -146,6 +146,35 @@ TEST_F(CudaPacked, OneRowHasTheBitsOfTheCpu) {
     compare(run, n, 0, std::to_string(bits) + " bits");
   }
   EXPECT_GT(merged_, 100);
+}
+
+// Values that stay f32: every width of a block, depths that end within a stage, a run or a word of zero points.
+TEST_F(CudaPacked, OneRowOfMatMulNBitsHasTheBitsOfTheCpu) {
+  int round = 0;
+  for (const std::int64_t bits : {4, 8}) {
+    for (const DType value : {DType::f16, DType::bf16, DType::f32}) {
+      for (const std::int64_t block : {16, 32, 64, 128, 256}) {
+        for (const std::int64_t k : {96, 2048, 2880, 4352, 11008}) {
+          const int zeros = round++ % 3;  // none, packed, floats
+          const std::int64_t n = 131, blocks = (k + block - 1) / block, zero_row = (blocks * bits + 7) / 8;
+          const HostTensor a = random_tensor(random_, value, Shape{1, k}), w = codes(DType::u8, Shape{n, blocks, block * bits / 8}),
+                           s = scales(value, Shape{n * blocks}), packed = codes(DType::u8, Shape{n * zero_row}),
+                           floats = random_tensor(random_, value, Shape{n * blocks}), bias = random_tensor(random_, value, Shape{n});
+          NodeRun run{"com.microsoft", "MatMulNBits", 1, {}, {&a, &w, &s}, 1, plan::kNone, {}};
+          if (zeros > 0) run.inputs.push_back(zeros == 1 ? &packed : &floats);
+          if (round % 2 == 0) {
+            run.inputs.resize(6, nullptr);
+            run.inputs[5] = &bias;
+          }
+          run.attributes = {{"K", k}, {"N", n}, {"bits", bits}, {"block_size", block}};
+          compare(run, n, 0,
+                  std::to_string(bits) + " bits as " + std::string(dtype_name(value)) + ", K " + std::to_string(k) + ", block " +
+                      std::to_string(block) + ", zero points " + std::to_string(zeros));
+        }
+      }
+    }
+  }
+  EXPECT_EQ(merged_, 150);
 }
 
 TEST_F(CudaPacked, MatMulNBitsHasTheBitsOfTheCpu) {
@@ -171,6 +200,128 @@ TEST_F(CudaPacked, MatMulNBitsHasTheBitsOfTheCpu) {
         run.attributes = {{"K", k}, {"N", n}, {"bits", bits}, {"block_size", block}};
         compare(run, n, 0, std::to_string(bits) + " bits as " + std::string(dtype_name(value)) + ", zero points " + std::to_string(zeros));
       }
+    }
+  }
+}
+
+// Products of one value, each by a weight of its own, and the norm that makes the value.
+class Siblings {
+ public:
+  Siblings(CudaRunner& runner, std::mt19937_64& random, std::int64_t k) : runner_(runner), k_(k) {
+    const TypeShape row{DType::bf16, true, {1, k}}, scale{DType::bf16, true, {k}};
+    const HostTensor x = random_tensor(random, DType::bf16, Shape{1, k}), s = random_tensor(random, DType::bf16, Shape{k});
+    norm_ = {"SimplifiedLayerNormalization", "", {row, scale}, row, {{"axis", std::int64_t{-1}}}};
+    norm_.inputs = {put(x), put(s)};
+    make(norm_);
+  }
+  void add(const HostTensor& codes, const HostTensor& scales) {
+    const std::int64_t n = codes.shape()[0], block = 2 * codes.shape()[2];
+    Node& one = *nodes_.emplace_back(std::make_unique<Node>());
+    one = {"MatMulNBits", "com.microsoft", {norm_.out, type_of(&codes), type_of(&scales)}, {DType::bf16, true, {1, n}}, {}};
+    one.attributes = {{"K", k_}, {"N", n}, {"bits", std::int64_t{4}}, {"block_size", block}};
+    const TensorView& a = norm_.outputs[0];
+    one.inputs = {ConstTensorView(a.data, a.dtype, a.shape), put(codes), put(scales)};
+    make(one);
+    for (const std::size_t input : {std::size_t{1}, std::size_t{2}}) dynamic_cast<WeightReader&>(*one.kernel).reads_weight(input);
+  }
+  // 0: each alone; 1: the products in one launch; 2: with the norm. How many products were done together.
+  std::size_t run(int together) {
+    together_ = together;
+    done_ = 0;
+    for (const auto& node : nodes_) clear(node->outputs[0]);
+    if (together_ == 2) clear(norm_.outputs[0]);
+    runner_.queue().launch([](void* self) { return static_cast<Siblings*>(self)->launch(); }, this);
+    EXPECT_TRUE(runner_.queue().synchronize().ok());
+    return done_;
+  }
+  std::vector<HostTensor> results() {
+    std::vector<HostTensor> all;
+    for (std::size_t i = 0; i <= nodes_.size(); ++i) {
+      const TensorView& from = i < nodes_.size() ? nodes_[i]->outputs[0] : norm_.outputs[0];
+      HostTensor& made = all.emplace_back(from.dtype, from.shape);
+      runner_.queue().copy(made.data(), from.data, made.bytes());
+    }
+    EXPECT_TRUE(runner_.queue().synchronize().ok());
+    return all;
+  }
+
+ private:
+  struct Node {
+    std::string op, domain;
+    std::vector<TypeShape> in;
+    TypeShape out;
+    std::vector<plan::Attribute> attributes;
+    std::unique_ptr<Kernel> kernel = {};
+    std::vector<ConstTensorView> inputs = {};
+    std::vector<TensorView> outputs = {};
+    KernelCall call = {};
+  };
+  ConstTensorView put(const HostTensor& from) {
+    std::byte* const at = runner_.place(from.bytes());
+    runner_.queue().copy(at, from.data(), from.bytes());
+    EXPECT_TRUE(runner_.queue().synchronize().ok());
+    return ConstTensorView(at, from.dtype(), from.shape());
+  }
+  void clear(const TensorView& view) {
+    HostTensor none(view.dtype, view.shape);
+    std::memset(none.data(), 0xff, none.bytes());
+    runner_.queue().copy(view.data, none.data(), none.bytes());
+    EXPECT_TRUE(runner_.queue().synchronize().ok());
+  }
+  void make(Node& one) {
+    const NodeView node("tested", one.domain, one.op, 1, one.attributes, plan_, one.in.size(), 1);
+    const std::vector<TypeShape> outs{one.out};
+    one.kernel = runner_.device->create_kernel(node, one.in, outs).value();
+    const std::vector<const HostTensor*> known(one.in.size(), nullptr);
+    ASSERT_TRUE(
+        one.kernel->prepare(PrepareContext{node, one.in, known, outs, &runner_.pool, plan::kNone, plan::Consumption::whole, {}}).ok());
+    one.outputs = {TensorView{runner_.place(static_cast<std::uint64_t>(one.out.dims[1]) * 2), DType::bf16, one.out.shape()}};
+    one.call.inputs = one.inputs;
+    one.call.outputs = one.outputs;
+    one.call.slab_count = 1;
+  }
+  Status launch() {
+    std::vector<GroupedKernel::Member> members;
+    for (const auto& node : nodes_) members.push_back({node->kernel.get(), {&node->call, 1}});
+    auto& first = dynamic_cast<GroupedKernel&>(*members[0].kernel);
+    if (together_ == 2) {
+      const GroupedKernel::Member before{norm_.kernel.get(), {&norm_.call, 1}};
+      FB_ASSIGN(const auto done, first.run_between(&before, members, nullptr));
+      done_ = done.members;
+      return {};
+    }
+    FB_TRY(norm_.kernel->run(norm_.call));
+    if (together_ == 1) {
+      FB_ASSIGN(done_, first.run_group(members));
+      return {};
+    }
+    for (const auto& node : nodes_) FB_TRY(node->kernel->run(node->call));
+    return {};
+  }
+
+  CudaRunner& runner_;
+  const std::int64_t k_;
+  const plan::Plan plan_;
+  Node norm_;
+  std::vector<std::unique_ptr<Node>> nodes_;
+  int together_ = 0;
+  std::size_t done_ = 0;
+};
+
+TEST_F(CudaPacked, ProductsOfOneValueShareALaunchAndItsNorm) {
+  for (const std::int64_t k : {512, 2880, 4096}) {
+    Siblings siblings(*device_, random_, k);
+    for (const std::int64_t n : {1501, 300, 303}) {
+      const std::int64_t block = 32, blocks = k / block;
+      siblings.add(codes(DType::u8, Shape{n, blocks, block / 2}), scales(DType::bf16, Shape{n * blocks}));
+    }
+    siblings.run(0);
+    const std::vector<HostTensor> want = siblings.results();
+    for (const int together : {1, 2}) {
+      EXPECT_EQ(siblings.run(together), 3u);
+      const std::vector<HostTensor> got = siblings.results();
+      for (std::size_t i = 0; i < want.size(); ++i)
+        EXPECT_TRUE(same_bytes(got[i], want[i])) << "K " << k << ", " << (together == 2 ? "with the norm" : "products alone") << ", " << i;
     }
   }
 }

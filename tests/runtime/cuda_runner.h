@@ -118,9 +118,10 @@ class CudaRunner {
   ConstTensorView slab_view(const HostTensor& from, std::int64_t begin, std::int64_t rows, std::int64_t all) {
     ConstTensorView view(from);
     const std::int64_t first = from.shape()[0] * begin / all, count = from.shape()[0] * rows / all;
-    const std::uint64_t row_bits = from.bytes() * 8 / static_cast<std::uint64_t>(from.shape()[0]);
+    const auto row_bits = static_cast<std::uint64_t>(from.shape().elements() / from.shape()[0] * dtype_bits(from.dtype()));
     view.shape[0] = count;
-    view.data = copied(from.data() + row_bits * static_cast<std::uint64_t>(first) / 8, row_bits * static_cast<std::uint64_t>(count) / 8);
+    // Slabs begin at whole bytes; the last one of sub-byte numbers may end within one.
+    view.data = copied(from.data() + row_bits * static_cast<std::uint64_t>(first) / 8, (row_bits * static_cast<std::uint64_t>(count) + 7) / 8);
     place(gap);
     return view;
   }

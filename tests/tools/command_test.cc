@@ -296,7 +296,7 @@ TEST_F(Command, DoctorSaysWhatItTried) {
   const CommandResult text = run_command({"doctor", "--quick", "--path", path("")});
   const boost::json::value json = doctor.json();
   const boost::json::value& cuda = json.at("cuda");
-  expect_keys(cuda, {"usable", cuda.at("usable").as_bool() ? "name" : "reason"});
+  expect_keys(cuda.as_object(), {"usable", cuda.at("usable").as_bool() ? "name" : "reason"});
   EXPECT_NE(text.out.find("\nCUDA device: "), std::string::npos) << text.out;
   for (const boost::json::value& one : json.at("libraries").as_array()) {
     if (one.at("name") != "libcudnn.so.9") continue;

@@ -6,7 +6,8 @@
 #include "runtime/choosing_kernel.h"
 #include "runtime/cuda/cuda_kernels.h"
 #include "runtime/cuda/kernel_base.h"
-#include "runtime/cuda/packed_launch.h"
+#include "runtime/cuda/packed_group.h"
+#include "runtime/cuda/row_around.h"
 #include "runtime/merged_kernel.h"
 #include "runtime/ops/nn_support.h"
 #include "runtime/ops/product_plain.h"
@@ -36,7 +37,7 @@ PackedWeight weight_of(const cpu::QuantView& view, bool scale_cut, bool zero_cut
   return weight;
 }
 
-class PackedProduct final : public MergedKernel, public WeightReader, public ChoosingKernel {
+class PackedProduct final : public MergedKernel, public GroupedKernel, public WeightReader, public ChoosingKernel {
  public:
   PackedProduct(const NodeView& node, StatePtr state) : state_(std::move(state)) {
     spec_.packed = true;
@@ -103,6 +104,25 @@ class PackedProduct final : public MergedKernel, public WeightReader, public Cho
   }
   bool merges() const override { return few_ && spec_.trans_b && even_slabs_; }
   Status run_merged(std::span<const KernelCall> calls) override { return row_dot(calls); }
+
+  // As queries, keys and values, or gate and up of a gated layer.
+  Result<std::size_t> run_group(std::span<const Member> members) override {
+    const PackedGroup group = group_of(members);
+    if (group.count < 2) return std::size_t{0};
+    FB_ASSIGN(const bool taken, stream(group));
+    return taken ? static_cast<std::size_t>(group.count) : 0;
+  }
+  // The norm of the activations.
+  Result<Done> run_between(const Member* before, std::span<const Member> members, const Member*) override {
+    const auto* const norm = before != nullptr ? dynamic_cast<const RowNorm*>(before->kernel) : nullptr;
+    if (norm == nullptr) return Done{};
+    PackedGroup group = group_of(members);
+    if (group.count == 0) return Done{};
+    group.normed = true;
+    group.norm = norm->norm_task(before->calls[0]);
+    FB_ASSIGN(const bool taken, stream(group));
+    return taken ? Done{static_cast<std::size_t>(group.count), false} : Done{};
+  }
 
  private:
   static std::uint64_t float_bytes(std::int64_t count) { return ops::float_bytes(count); }
@@ -210,10 +230,35 @@ class PackedProduct final : public MergedKernel, public WeightReader, public Cho
     if (task.c_type != DType::none) task.c = call.inputs[spec_.c_input].data + column * task.c_col * (dtype_bits(task.c_type) / 8);
     return task;
   }
-  Status row_dot(std::span<const KernelCall> calls) const {
+  ProductTask joined(std::span<const KernelCall> calls) const {
     ProductTask task = task_of(calls[0]);
     for (std::size_t i = 1; i < calls.size(); ++i) task.n += slab_rows(calls[i]);
-    return check(launch_packed_row_dot(task, weight_of_call(calls[0]), slabs_of(calls), queue_stream()));
+    return task;
+  }
+  Status row_dot(std::span<const KernelCall> calls) const {
+    return check(launch_packed_row_dot(joined(calls), weight_of_call(calls[0]), slabs_of(calls), queue_stream()));
+  }
+
+  // What the first member may share a launch with, itself the first. A small weight comes as one piece.
+  static PackedGroup group_of(std::span<const Member> members) {
+    PackedGroup group;
+    for (const Member& member : members.first(std::min(members.size(), std::size_t{PackedGroup::kMost}))) {
+      const auto* const kernel = dynamic_cast<const PackedProduct*>(member.kernel);
+      if (kernel == nullptr || !kernel->few_ || !kernel->spec_.trans_b || kernel->layout_.m != 1) break;
+      if (!kernel->even_slabs_ && kernel->consumption_ != plan::Consumption::whole) break;
+      group.tasks[group.count] = kernel->joined(member.calls);
+      if (group.tasks[group.count].a != group.tasks[0].a) break;
+      group.weights[group.count] = kernel->weight_of_call(member.calls[0]);
+      group.slabs[group.count++] = kernel->slabs_of(member.calls);
+    }
+    return group;
+  }
+  // Whether the group was launched.
+  Result<bool> stream(const PackedGroup& group) const {
+    cudaError_t error = cudaSuccess;
+    const bool taken = launch_packed_stream(group, queue_stream(), &error);
+    FB_TRY(check(error));
+    return taken;
   }
 
   ops::ProductSpec spec_;

@@ -28,10 +28,6 @@ struct PackedSlabs {
 
 // [n,k], at most 8 rows of A: the order of additions of runtime/cpu/gemv.h on the values, the same bits.
 cudaError_t launch_packed_row_dot(const ProductTask& task, const PackedWeight& weight, const PackedSlabs& slabs, cudaStream_t stream);
-// The same for one row of A where bulk copies serve; false: nothing was launched. task.constant_b: no kernel writes codes, scales or zero
-// points.
-bool launch_packed_stream(const ProductTask& task, const PackedWeight& weight, const PackedSlabs& slabs, cudaStream_t stream,
-                          cudaError_t* error);
 // [k,n], at most 8 rows of A, one slab: one FMA chain an output in the order of k, carried over in sums. The same bits as the CPU's.
 cudaError_t launch_packed_axpy(const ProductTask& task, const PackedWeight& weight, const PackedSlabs& slabs, cudaStream_t stream);
 // The values of one slab's rows, without gaps. With `rows_of`, row i of y is row rows_of[i] of the slab (`each` rows an index).

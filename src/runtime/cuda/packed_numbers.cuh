@@ -95,7 +95,8 @@ struct PackedRow {
     offset = local * w.stride % (8 / code_bits(w.code));
     scales = slabs.scales[slab];
     zeros = slabs.zeros[slab];
-    const std::int64_t whole = (w.first_row + row) / w.row_block, own = local / w.row_block;
+    std::int64_t whole = w.first_row + row, own = local;
+    if (w.row_block != 1) whole /= w.row_block, own /= w.row_block;
     scale_at = (w.scale.cut ? own : whole) * w.scale.row;
     zero_at = (w.zero.cut ? own : whole) * w.zero.row;
   }

@@ -1,84 +1,13 @@
 // Products by a packed [n,k] matrix for few rows: values are made in registers, from codes read once.
 #include <type_traits>
 
-#include "runtime/cuda/packed_numbers.cuh"
+#include "runtime/cuda/packed_eight.cuh"
+#include "runtime/cuda/packed_group.h"
 
 namespace forebay::cuda {
 namespace {
 
 constexpr int kRowWarps = 8;
-enum class Codes { nibble, byte, e4m3, e5m2 };
-
-// Eight neighbouring codes of a row, and their values: (code - zero) * scale. `exact`: the scale has at most 11 bits and the zero point is
-// a code, so that the value has a place in f32 and may be made by one FMA, without being rounded before (scales below 2^116).
-template <Codes kCodes>
-struct Eight;
-
-template <>
-struct Eight<Codes::nibble> {
-  std::uint32_t word;
-  static constexpr unsigned kBytes = 4;
-  __device__ void load(const std::uint8_t* codes) { word = __ldcs(reinterpret_cast<const std::uint32_t*>(codes)); }
-  template <bool exact>
-  __device__ void values(bool is_signed, float scale, float zero, float (&w)[8]) const {
-    const std::uint32_t bits = word ^ (is_signed ? 0x88888888u : 0u);
-    const float from = zero + (is_signed ? 8.0f : 0.0f);
-    if constexpr (exact) {
-      // Behind a leading one at bits 12 to 15 or 16 to 19 a code counts 2^-11 or 2^-7.
-      const float low = scale * 2048.0f, high = scale * 128.0f, low_from = -(2048.0f + from) * scale, high_from = -(128.0f + from) * scale;
-      const std::uint32_t turned[4] = {(bits << 16) | (bits >> 16), bits << 8, bits, bits >> 8};
-      constexpr int kLow[4] = {7, 1, 3, 5}, kHigh[4] = {0, 2, 4, 6};
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        w[kLow[i]] = __fmaf_rn(__uint_as_float((turned[i] & 0xf000u) | 0x3f800000u), low, low_from);
-        w[kHigh[i]] = __fmaf_rn(__uint_as_float((turned[i] & 0xf0000u) | 0x3f800000u), high, high_from);
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const float code = __uint_as_float(((bits >> (4 * i)) & 0xfu) | 0x4B000000u) - (is_signed ? 8388616.0f : 8388608.0f);
-        w[i] = (code - zero) * scale;
-      }
-    }
-  }
-};
-template <>
-struct Eight<Codes::byte> {
-  uint2 words;
-  static constexpr unsigned kBytes = 8;
-  __device__ void load(const std::uint8_t* codes) { words = __ldcs(reinterpret_cast<const uint2*>(codes)); }
-  template <bool exact>
-  __device__ void values(bool is_signed, float scale, float zero, float (&w)[8]) const {
-    const std::uint32_t flip = is_signed ? 0x80808080u : 0u, low = words.x ^ flip, high = words.y ^ flip;
-    const float base = is_signed ? 8388736.0f : 8388608.0f, from = exact ? base + zero : base, rest = exact ? 0.0f : zero;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const float code = __uint_as_float(__byte_perm(i < 4 ? low : high, 0x4B000000u, 0x7440u | static_cast<unsigned>(i % 4))) - from;
-      w[i] = (exact ? code : code - rest) * scale;
-    }
-  }
-};
-template <__nv_fp8_interpretation_t kFormat>
-struct EightFloats {
-  uint2 words;
-  static constexpr unsigned kBytes = 8;
-  __device__ void load(const std::uint8_t* codes) { words = __ldcs(reinterpret_cast<const uint2*>(codes)); }
-  template <bool exact>
-  __device__ void values(bool, float scale, float zero, float (&w)[8]) const {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const auto pair = static_cast<__nv_fp8x2_storage_t>((i < 2 ? words.x : words.y) >> (16 * (i % 2)));
-      const float2 both = __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2(pair, kFormat)));
-      w[2 * i] = (both.x - zero) * scale;
-      w[2 * i + 1] = (both.y - zero) * scale;
-    }
-  }
-};
-template <>
-struct Eight<Codes::e4m3> : EightFloats<__NV_E4M3> {};
-template <>
-struct Eight<Codes::e5m2> : EightFloats<__NV_E5M2> {};
-
 // Eight elements of A: their bits are loaded early and widened late.
 template <typename T>
 struct EightX {
@@ -145,31 +74,25 @@ __device__ inline void fold_and_put(const ProductTask& task, const float (&sums)
   }
 }
 
-struct Blocks {
-  int shift = 0;  // of the columns to their block; below 0: blocks are no power of two
-  bool wide_scale = false, has_zero = false, exact = false;
-  __device__ std::uint32_t of(std::uint32_t k, std::uint32_t block) const { return shift >= 0 ? k >> shift : k / block; }
-};
-
 // A warp's rows, and their sums: sum i of a row takes elements i, i + 256, ...; eight neighbours have one scale and one zero point.
-template <Codes kCodes, typename T, int kRows, int M>
+template <PackedCodes kCodes, typename T, int kRows, int M>
 struct RowSums {
   const ProductTask& task;
   const PackedWeight& weight;
-  const Blocks& blocks;
+  const PackedBlocks& blocks;
   const std::uint8_t *codes[kRows], *scales[kRows];
   const T* x;
   const void* zeros[kRows];
   std::int64_t zero_at[kRows];
   float sums[kRows][M][8] = {};
 
-  __device__ RowSums(const ProductTask& t, const PackedWeight& w, const PackedSlabs& slabs, const Blocks& b, std::int64_t first,
+  __device__ RowSums(const ProductTask& t, const PackedWeight& w, const PackedSlabs& slabs, const PackedBlocks& b, std::int64_t first,
                      unsigned lane)
       : task(t), weight(w), blocks(b), x(static_cast<const T*>(t.a) + lane * 8) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const PackedRow row(weight, slabs, first + r < task.n ? first + r : task.n - 1);
-      codes[r] = row.codes + lane * Eight<kCodes>::kBytes;
+      codes[r] = row.codes + lane * EightCodes<kCodes>::kBytes;
       scales[r] = static_cast<const std::uint8_t*>(row.scales) + row.scale_at * (blocks.wide_scale ? 4 : 2);
       zeros[r] = row.zeros;
       zero_at[r] = row.zero_at;
@@ -197,7 +120,7 @@ struct RowSums {
   template <int kSteps, bool kExact>
   __device__ void step(std::uint32_t k) {
     const bool is_signed = weight.code == DType::i4 || weight.code == DType::i8;
-    Eight<kCodes> eight[kSteps][kRows];
+    EightCodes<kCodes> eight[kSteps][kRows];
     std::uint32_t scale[kSteps][kRows];
     EightX<T> xs[kSteps];
 #pragma unroll
@@ -205,7 +128,7 @@ struct RowSums {
       const std::uint32_t block = blocks.of(k + u * 256, static_cast<std::uint32_t>(weight.col_block));
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        eight[u][r].load(codes[r] + u * 32 * Eight<kCodes>::kBytes);
+        eight[u][r].load(codes[r] + u * 32 * EightCodes<kCodes>::kBytes);
         scale[u][r] = scale_bits(r, block);
       }
       if (M == 1) xs[u].load(x + u * 256);
@@ -232,22 +155,22 @@ struct RowSums {
       }
     }
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) codes[r] += kSteps * 32 * Eight<kCodes>::kBytes;
+    for (int r = 0; r < kRows; ++r) codes[r] += kSteps * 32 * EightCodes<kCodes>::kBytes;
     x += kSteps * 256;
   }
   template <bool kExact>
   __device__ void all(std::uint32_t k) {
-    constexpr std::uint32_t kAhead = kCodes == Codes::nibble ? 4 : 2;
+    constexpr std::uint32_t kAhead = kCodes == PackedCodes::nibble ? 4 : 2;
     const auto end = static_cast<std::uint32_t>(task.k);
     for (; k + (kAhead - 1) * 256 < end; k += kAhead * 256) step<kAhead, kExact>(k);
     for (; k < end; k += 256) step<1, kExact>(k);
   }
 };
 
-template <Codes kCodes, typename T, int kRows, int M>
+template <PackedCodes kCodes, typename T, int kRows, int M>
 __global__ void __launch_bounds__(kRowWarps * 32, M == 1 ? 3 : 1)
     packed_rows(const __grid_constant__ ProductTask task, const __grid_constant__ PackedWeight weight,
-                const __grid_constant__ PackedSlabs slabs, const __grid_constant__ Blocks blocks) {
+                const __grid_constant__ PackedSlabs slabs, const __grid_constant__ PackedBlocks blocks) {
   const std::int64_t first = (static_cast<std::int64_t>(blockIdx.x) * kRowWarps + threadIdx.x / 32) * kRows;
   if (first >= task.n) return;
   const unsigned lane = threadIdx.x % 32;
@@ -289,8 +212,8 @@ unsigned grid_of(const ProductTask& task, int rows) {
   return static_cast<unsigned>((task.n + kRowWarps * rows - 1) / (kRowWarps * rows));
 }
 
-template <Codes kCodes, typename T>
-cudaError_t start(const ProductTask& task, const PackedWeight& weight, const PackedSlabs& slabs, Blocks blocks, cudaStream_t stream) {
+template <PackedCodes kCodes, typename T>
+cudaError_t start(const ProductTask& task, const PackedWeight& weight, const PackedSlabs& slabs, PackedBlocks blocks, cudaStream_t stream) {
   constexpr std::int64_t kManyRows = 16384;  // where two rows a warp still fill the device; a row's sum is the same either way
   if (task.m <= 1 && task.n >= kManyRows) {
     packed_rows<kCodes, T, 2, 1><<<grid_of(task, 2), kRowWarps * 32, 0, stream>>>(task, weight, slabs, blocks);
@@ -301,31 +224,18 @@ cudaError_t start(const ProductTask& task, const PackedWeight& weight, const Pac
   }
   return cudaGetLastError();
 }
-template <Codes kCodes>
-cudaError_t by_x(const ProductTask& task, const PackedWeight& weight, const PackedSlabs& slabs, Blocks blocks, cudaStream_t stream) {
+template <PackedCodes kCodes>
+cudaError_t by_x(const ProductTask& task, const PackedWeight& weight, const PackedSlabs& slabs, PackedBlocks blocks, cudaStream_t stream) {
   if (task.a_type == DType::f32) return start<kCodes, float>(task, weight, slabs, blocks, stream);
   if (task.a_type == DType::f16) return start<kCodes, __half>(task, weight, slabs, blocks, stream);
   return start<kCodes, __nv_bfloat16>(task, weight, slabs, blocks, stream);
 }
 
 // Rows of A and of codes are read eight elements at a time; slabs begin at multiples of 64 bytes.
-bool serves(const ProductTask& task, const PackedWeight& weight, Blocks* blocks) {
-  const bool blocked = weight.scale.col != 0 || weight.zero.col != 0;
-  if (task.k % 8 != 0 || weight.stride % 8 != 0 || (blocked && weight.col_block % 8 != 0) || task.k > 0x7fffffff) return false;
+bool serves(const ProductTask& task, const PackedWeight& weight, PackedBlocks* blocks) {
   const std::int64_t size = task.a_type == DType::f32 ? 4 : 2;
   if (reinterpret_cast<std::uintptr_t>(task.a) % 16 != 0 || task.a_row * size % 16 != 0) return false;
-  const auto number = [](DType type) { return type == DType::f32 || type == DType::f16 || type == DType::bf16; };
-  blocks->wide_scale = weight.scale.type == DType::f32;
-  blocks->has_zero = weight.zero.type != DType::none;
-  blocks->exact = !blocks->wide_scale && !(blocks->has_zero && number(weight.zero.type));
-  blocks->shift = 31;
-  if (blocked) {
-    blocks->shift = -1;
-    for (int shift = 3; shift < 31; ++shift) {
-      if (weight.col_block == std::int64_t{1} << shift) blocks->shift = shift;
-    }
-  }
-  return true;
+  return find_blocks(weight, task.k, blocks) && !blocks->each;
 }
 
 }  // namespace
@@ -333,20 +243,25 @@ bool serves(const ProductTask& task, const PackedWeight& weight, Blocks* blocks)
 cudaError_t launch_packed_row_dot(const ProductTask& task, const PackedWeight& weight, const PackedSlabs& slabs, cudaStream_t stream) {
   if (task.m == 0 || task.n == 0) return cudaSuccess;
   cudaError_t error = cudaSuccess;
-  if (launch_packed_stream(task, weight, slabs, stream, &error)) return error;
-  Blocks blocks;
+  PackedGroup alone;
+  alone.count = 1;
+  alone.tasks[0] = task;
+  alone.weights[0] = weight;
+  alone.slabs[0] = slabs;
+  if (launch_packed_stream(alone, stream, &error)) return error;
+  PackedBlocks blocks;
   if (serves(task, weight, &blocks)) {
     switch (weight.code) {
       case DType::i4:
       case DType::u4:
-        return by_x<Codes::nibble>(task, weight, slabs, blocks, stream);
+        return by_x<PackedCodes::nibble>(task, weight, slabs, blocks, stream);
       case DType::i8:
       case DType::u8:
-        return by_x<Codes::byte>(task, weight, slabs, blocks, stream);
+        return by_x<PackedCodes::byte>(task, weight, slabs, blocks, stream);
       case DType::f8e4m3fn:
-        return by_x<Codes::e4m3>(task, weight, slabs, blocks, stream);
+        return by_x<PackedCodes::e4m3>(task, weight, slabs, blocks, stream);
       case DType::f8e5m2:
-        return by_x<Codes::e5m2>(task, weight, slabs, blocks, stream);
+        return by_x<PackedCodes::e5m2>(task, weight, slabs, blocks, stream);
       default:
         break;
     }

@@ -1,5 +1,8 @@
 // Packed weights in the other ways: [k,n] products for few rows, and values written out.
-#include "runtime/cuda/packed_numbers.cuh"
+#include <algorithm>
+
+#include "runtime/cuda/norm_parts.cuh"
+#include "runtime/cuda/packed_eight.cuh"
 
 namespace forebay::cuda {
 namespace {
@@ -39,19 +42,51 @@ __global__ void __launch_bounds__(kColumns)
   }
 }
 
+// The slab's row that row `row` of y is.
+__device__ inline std::int64_t row_from(const UnpackTask& task, std::int64_t row) {
+  if (task.indices == nullptr) return row;
+  const std::int64_t place = row / task.each;
+  std::int64_t index =
+      task.wide ? static_cast<const std::int64_t*>(task.indices)[place] : static_cast<const std::int32_t*>(task.indices)[place];
+  if (index < 0) index += task.table;
+  return index * task.each + row % task.each;
+}
+
+// Eight neighbours a thread.
+template <PackedCodes kCodes, typename T>
+__global__ void unpack_runs(const __grid_constant__ UnpackTask task, const __grid_constant__ PackedWeight weight,
+                            const __grid_constant__ PackedSlabs slabs, const __grid_constant__ PackedBlocks blocks) {
+  const std::int64_t row = blockIdx.y + static_cast<std::int64_t>(blockIdx.z) * 32768;
+  if (row >= task.rows) return;
+  const PackedRow packed(weight, slabs, row_from(task, row));
+  const bool is_signed = weight.code == DType::i4 || weight.code == DType::i8;
+  const auto columns = static_cast<std::uint32_t>(task.columns);
+  for (std::uint32_t run = blockIdx.x * blockDim.x + threadIdx.x; run * 8 < columns; run += gridDim.x * blockDim.x) {
+    EightCodes<kCodes> eight;
+    eight.load(packed.codes + run * EightCodes<kCodes>::kBytes);
+    float w[8];
+    if (blocks.each) {
+      eight.template values<false>(is_signed, 1.0f, 0.0f, w);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) w[i] = (w[i] - packed.zero(weight, run * 8 + i)) * packed.scale(weight, run * 8 + i);
+    } else {
+      const std::uint32_t block = blocks.of(run * 8, static_cast<std::uint32_t>(weight.col_block));
+      const float scale = packed.scale(weight, block), zero = packed.zero(weight, block);
+      if (blocks.exact) {
+        eight.template values<true>(is_signed, scale, zero, w);
+      } else {
+        eight.template values<false>(is_signed, scale, zero, w);
+      }
+    }
+    write_run<T>(task.y, row * task.columns + run * 8, 8, true, w);
+  }
+}
+
 __global__ void unpack(const __grid_constant__ UnpackTask task, const __grid_constant__ PackedWeight weight,
                        const __grid_constant__ PackedSlabs slabs) {
   const std::int64_t row = blockIdx.y + static_cast<std::int64_t>(blockIdx.z) * 32768;
   if (row >= task.rows) return;
-  std::int64_t from = row;
-  if (task.indices != nullptr) {
-    const std::int64_t place = row / task.each;
-    std::int64_t index =
-        task.wide ? static_cast<const std::int64_t*>(task.indices)[place] : static_cast<const std::int32_t*>(task.indices)[place];
-    if (index < 0) index += task.table;
-    from = index * task.each + row % task.each;
-  }
-  const PackedRow packed(weight, slabs, from);
+  const PackedRow packed(weight, slabs, row_from(task, row));
   // Four neighbours a thread: their codes share a word, their scale mostly too.
   for (std::int64_t column = (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 4; column < task.columns;
        column += static_cast<std::int64_t>(gridDim.x) * blockDim.x * 4) {
@@ -59,6 +94,47 @@ __global__ void unpack(const __grid_constant__ UnpackTask task, const __grid_con
     for (int i = 0; i < 4; ++i) {
       if (column + i < task.columns) write_number(task.y_type, task.y, row * task.columns + column + i, packed.value(weight, column + i));
     }
+  }
+}
+
+template <PackedCodes kCodes>
+void unpack_as(const UnpackTask& task, const PackedWeight& weight, const PackedSlabs& slabs, const PackedBlocks& blocks, dim3 grid,
+               cudaStream_t stream) {
+  constexpr int kThreads = 128;
+  grid.x = static_cast<unsigned>(std::min<std::int64_t>(16, (task.columns + 8 * 4 * kThreads - 1) / (8 * 4 * kThreads)));
+  switch (task.y_type) {
+    case DType::f16:
+      unpack_runs<kCodes, __half><<<grid, kThreads, 0, stream>>>(task, weight, slabs, blocks);
+      break;
+    case DType::bf16:
+      unpack_runs<kCodes, __nv_bfloat16><<<grid, kThreads, 0, stream>>>(task, weight, slabs, blocks);
+      break;
+    default:
+      unpack_runs<kCodes, float><<<grid, kThreads, 0, stream>>>(task, weight, slabs, blocks);
+  }
+}
+// Values are rounded once: to y's type. False: not served.
+bool unpack_eights(const UnpackTask& task, const PackedWeight& weight, const PackedSlabs& slabs, dim3 grid, cudaStream_t stream) {
+  PackedBlocks blocks;
+  if (!find_blocks(weight, task.columns, &blocks) || (weight.value != DType::f32 && weight.value != task.y_type)) return false;
+  if (reinterpret_cast<std::uintptr_t>(task.y) % 16 != 0) return false;
+  switch (weight.code) {
+    case DType::i4:
+    case DType::u4:
+      unpack_as<PackedCodes::nibble>(task, weight, slabs, blocks, grid, stream);
+      return true;
+    case DType::i8:
+    case DType::u8:
+      unpack_as<PackedCodes::byte>(task, weight, slabs, blocks, grid, stream);
+      return true;
+    case DType::f8e4m3fn:
+      unpack_as<PackedCodes::e4m3>(task, weight, slabs, blocks, grid, stream);
+      return true;
+    case DType::f8e5m2:
+      unpack_as<PackedCodes::e5m2>(task, weight, slabs, blocks, grid, stream);
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -80,6 +156,7 @@ cudaError_t launch_unpack(const UnpackTask& task, const PackedWeight& weight, co
   const std::int64_t across = (task.columns + 1023) / 1024;
   const dim3 grid(static_cast<unsigned>(across < 64 ? across : 64), static_cast<unsigned>(task.rows < 32768 ? task.rows : 32768),
                   static_cast<unsigned>((task.rows + 32767) / 32768));
+  if (unpack_eights(task, weight, slabs, grid, stream)) return cudaGetLastError();
   unpack<<<grid, 256, 0, stream>>>(task, weight, slabs);
   return cudaGetLastError();
 }

@@ -1,6 +1,8 @@
 // What kernels tell of themselves to a product that may do their work in its own launch (row_group.h).
 #pragma once
 
+#include <algorithm>
+#include <iterator>
 #include <optional>
 
 #include "runtime/cuda/cuda_launch.h"
@@ -13,6 +15,14 @@ class RowNorm {
   virtual ~RowNorm() = default;
   virtual NormTask norm_task(const KernelCall& call) const = 0;
 };
+// A block may make it for itself, of one row that is the activations at `a`, and read and write 16 bytes at a time.
+inline bool norm_fits(const NormTask& norm, DType type, const void* a, std::int64_t k) {
+  constexpr std::int64_t kMostLength = 8192;  // of which no scale is read twice
+  if (norm.rows != 1 || norm.length != k || k % 8 != 0 || k > kMostLength || norm.type != type || norm.scale_type != type || norm.y != a)
+    return false;
+  const void* const all[] = {norm.x, norm.skip, norm.bias, norm.scale, norm.shift, norm.y, norm.sum};
+  return std::all_of(std::begin(all), std::end(all), [](const void* data) { return reinterpret_cast<std::uintptr_t>(data) % 16 == 0; });
+}
 
 class PairProduct {
  public:

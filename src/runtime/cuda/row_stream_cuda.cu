@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "runtime/cuda/norm_parts.cuh"
+#include "runtime/cuda/row_around.h"
 #include "runtime/cuda/row_group.h"
 #include "runtime/cuda/row_parts.cuh"
 
@@ -202,14 +203,9 @@ cudaError_t start(const StreamWork& work, int processors, cudaStream_t stream) {
 
 bool takes(const RowGroup& group, const RowAround& around) {
   const ProductTask& task = group.tasks[0];
-  const NormTask& norm = around.norm;
   const auto aligned = [](std::initializer_list<const void*> all) {
     return std::all_of(all.begin(), all.end(), [](const void* data) { return reinterpret_cast<std::uintptr_t>(data) % 16 == 0; });
   };
-  const bool normed = norm.rows == 1 && norm.length == task.k && norm.length % kNormRun == 0 &&
-                      norm.length <= kNormRuns * kMostNormThreads * kNormRun && norm.type == task.b_type &&
-                      norm.scale_type == task.b_type && norm.y == task.a &&
-                      aligned({norm.x, norm.skip, norm.bias, norm.scale, norm.shift, norm.y, norm.sum});
   const bool pair = group.count == 2 && group.tasks[0].n == group.tasks[1].n && task.last && group.tasks[1].last &&
                     task.y_type == task.b_type && group.tasks[1].y_type == task.b_type;
   for (int t = 0; t < group.count; ++t) {
@@ -217,7 +213,7 @@ bool takes(const RowGroup& group, const RowAround& around) {
       if (!aligned({group.tables[t].slabs[i]})) return false;
     }
   }
-  return task.k % 8 == 0 && aligned({task.a}) && (!around.normed || normed) && (around.both == nullptr || pair);
+  return task.k % 8 == 0 && aligned({task.a}) && (!around.normed || norm_fits(around.norm, task.b_type, task.a, task.k)) && (around.both == nullptr || pair);
 }
 
 bool streams(const RowGroup& group) {
