@@ -201,10 +201,11 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
   bool large(std::int64_t columns) const { return task_.splits == 1 && tiles(columns, 128) >= kFullBlocks; }
 
   // Cycles, roughly: turns of the device, what is written after each, and the join of splits. columns: of each product of the launch.
-  double guess(const HopperWay& way, std::span<const int> columns) const {
+  double guess(const HopperWay& way, std::span<const int> columns) const { return guess(way, columns, task_.all_depth); }
+  double guess(const HopperWay& way, std::span<const int> columns, std::int64_t depth) const {
     constexpr std::int64_t kWrite = 1500;
     const LinearShape shape = linear_shape(way.tile);
-    const std::int64_t deep = (task_.all_depth + kHopperDepth - 1) / kHopperDepth, steps = (deep + way.splits - 1) / way.splits;
+    const std::int64_t deep = (depth + kHopperDepth - 1) / kHopperDepth, steps = (deep + way.splits - 1) / way.splits;
     std::int64_t across = 0;
     for (const int one : columns) across += (one + shape.columns - 1) / shape.columns;
     const std::int64_t blocks = (task_.rows + shape.rows - 1) / shape.rows * across * way.splits, room = kMultiprocessors * shape.at_once;
@@ -225,15 +226,28 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
       if (way.splits == task_.splits && (best == nullptr || cost(way) < cost(*best))) best = &way;
     return best->tile;
   }
-  bool library_first(bool served) const { return served && std::int64_t{task_.all_columns} * task_.all_depth * 2 > kMostWeightBytes; }
+  // A large weight's library, unless its launch for each slab would leave too much of the device idle: prompts of some hundred rows.
+  bool library_first(bool served) const {
+    if (!served || std::int64_t{task_.all_columns} * task_.all_depth * 2 <= kMostWeightBytes) return false;
+    return !hopper_ || !several_slabs_ || library_guess() <= guess(best_guess(), {&task_.all_columns, 1});
+  }
+  double library_guess() const {
+    constexpr HopperWay kTiles = {LinearTile::t128x256, 1, 1040, ""};
+    constexpr double kAround = 3000;  // what a launch takes before it multiplies and behind it
+    const std::int64_t length = task_.turned ? task_.all_depth : task_.all_columns, slabs = (length + slab_rows_ - 1) / slab_rows_;
+    const int columns = static_cast<int>(task_.turned ? task_.all_columns : slab_rows_);
+    return static_cast<double>(slabs) * (guess(kTiles, {&columns, 1}, task_.turned ? slab_rows_ : task_.all_depth) + kAround);
+  }
+  const HopperWay& best_guess() const {
+    return *std::min_element(std::begin(kHopperWays), std::end(kHopperWays), [&](const HopperWay& a, const HopperWay& b) {
+      return guess(a, {&task_.all_columns, 1}) < guess(b, {&task_.all_columns, 1});
+    });
+  }
   // The best guess first.
   std::vector<KernelWay> own_ways() const {
     std::vector<KernelWay> all;
     if (!own_) return all;
-    const auto by_guess = [&](const HopperWay& a, const HopperWay& b) {
-      return guess(a, {&task_.all_columns, 1}) < guess(b, {&task_.all_columns, 1});
-    };
-    const HopperWay* const best = std::min_element(std::begin(kHopperWays), std::end(kHopperWays), by_guess);
+    const HopperWay* const best = &best_guess();
     if (hopper_) all.push_back({std::string(kHopper), best->config});
     for (const HopperWay& way : kHopperWays) {
       if (hopper_ && &way != best && task_.all_depth > kHopperDepth * way.splits) all.push_back({std::string(kHopper), way.config});
