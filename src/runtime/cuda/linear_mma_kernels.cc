@@ -31,8 +31,10 @@ constexpr HopperWay kHopperWays[] = {
     {LinearTile::t64x64, 8, 450, "64x64 splits=8"},
     {LinearTile::t128x128, 1, 640, "128x128"},
     {LinearTile::t128x128, 2, 640, "128x128 splits=2"},
+    {LinearTile::t128x128, 4, 640, "128x128 splits=4"},
     {LinearTile::t128x192, 1, 785, "128x192"},
     {LinearTile::t128x192, 2, 785, "128x192 splits=2"},
+    {LinearTile::t128x192, 4, 785, "128x192 splits=4"},
     {LinearTile::t192x192, 1, 1180, "192x192"},
     {LinearTile::t128x256, 1, 1040, "128x256"},
     {LinearTile::t128x256, 2, 1040, "128x256 splits=2"},
@@ -212,7 +214,7 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     // The device is full without, or a split would have nothing: what carries from call to call would never have been written.
     if (way.splits > 1 && (blocks > room || deep < way.splits)) return 1e18;
     const std::int64_t turns = (blocks + room - 1) / room, at_once = blocks > kMultiprocessors ? shape.at_once : 1,
-                       join = shape.bulk ? 8000 : 2000;
+                       join = shape.bulk ? 5000 : 2000;
     return static_cast<double>(turns * (steps * at_once * way.step + kWrite) + (way.splits > 1 ? join : 0));
   }
   // Products that share a launch fill the device otherwise than each alone: any tile of the same splits will do, the bits are the same.
@@ -226,17 +228,22 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
       if (way.splits == task_.splits && (best == nullptr || cost(way) < cost(*best))) best = &way;
     return best->tile;
   }
-  // A large weight's library, unless its launch for each slab would leave too much of the device idle: prompts of some hundred rows.
+  // A large weight's library, unless it would leave too much of the device idle: it splits no sum, and is launched for each slab.
   bool library_first(bool served) const {
     if (!served || std::int64_t{task_.all_columns} * task_.all_depth * 2 <= kMostWeightBytes) return false;
-    return !hopper_ || !several_slabs_ || library_guess() <= guess(best_guess(), {&task_.all_columns, 1});
+    return !hopper_ || library_guess() <= guess(best_guess(), {&task_.all_columns, 1});
   }
+  // Its tiles are taken to be as ours.
   double library_guess() const {
-    constexpr HopperWay kTiles = {LinearTile::t128x256, 1, 1040, ""};
     constexpr double kAround = 3000;  // what a launch takes before it multiplies and behind it
-    const std::int64_t length = task_.turned ? task_.all_depth : task_.all_columns, slabs = (length + slab_rows_ - 1) / slab_rows_;
-    const int columns = static_cast<int>(task_.turned ? task_.all_columns : slab_rows_);
-    return static_cast<double>(slabs) * (guess(kTiles, {&columns, 1}, task_.turned ? slab_rows_ : task_.all_depth) + kAround);
+    const std::int64_t length = task_.turned ? task_.all_depth : task_.all_columns, slab = several_slabs_ ? slab_rows_ : length;
+    const int columns = static_cast<int>(task_.turned ? task_.all_columns : slab);
+    double one = 1e18;
+    for (const HopperWay& way : kHopperWays) {
+      if (way.splits == 1) one = std::min(one, guess(way, {&columns, 1}, task_.turned ? slab : task_.all_depth));
+    }
+    const auto slabs = static_cast<double>((length + slab - 1) / slab);
+    return slabs * one + (slabs - 1) * kAround;
   }
   const HopperWay& best_guess() const {
     return *std::min_element(std::begin(kHopperWays), std::end(kHopperWays), [&](const HopperWay& a, const HopperWay& b) {
