@@ -216,12 +216,16 @@ static __device__ __noinline__ float4 activate_four(Activation activation, float
   return make_float4(activate_apart(activation, alpha, beta, x.x), activate_apart(activation, alpha, beta, x.y),
                      activate_apart(activation, alpha, beta, x.z), activate_apart(activation, alpha, beta, x.w));
 }
-// By kinds of code: nothing, GELU, others.
-enum class Finish : int { plain, gelu, other };
+// By kinds of code.
+enum class Finish : int { plain, gelu, swish, other };
 template <Finish kFinish>
 __device__ __forceinline__ float4 activate_four(const BulkTask& task, float4 x) {
   if constexpr (kFinish == Finish::plain) return x;
   if constexpr (kFinish == Finish::gelu) return make_float4(gelu_of_16(x.x), gelu_of_16(x.y), gelu_of_16(x.z), gelu_of_16(x.w));
+  if constexpr (kFinish == Finish::swish) {
+    const float a = task.alpha;
+    return make_float4(swish_of_16(a, x.x), swish_of_16(a, x.y), swish_of_16(a, x.z), swish_of_16(a, x.w));
+  }
   return activate_four(task.activation, task.alpha, task.beta, x);
 }
 // Parameters found by an index: in registers from here on, or each use would fetch them again.
@@ -287,6 +291,8 @@ __device__ __forceinline__ void write_tile(const BulkTask& task, int row0, int n
     write_tile<Form, Finish::plain>(task, row0, n0, bias, sums);
   } else if (task.activation == Activation::gelu) {
     write_tile<Form, Finish::gelu>(task, row0, n0, bias, sums);
+  } else if (task.activation == Activation::swish) {
+    write_tile<Form, Finish::swish>(task, row0, n0, bias, sums);
   } else {
     write_tile<Form, Finish::other>(task, row0, n0, bias, sums);
   }
@@ -334,6 +340,8 @@ __device__ __forceinline__ void join_splits(const BulkTask& task, const BulkTile
       x = make_float4(x.x + at[0], x.y + at[1], x.z + at[8], x.w + at[9]);
       if (activation == Activation::gelu) {
         x = activate_four<Finish::gelu>(task, x);
+      } else if (activation == Activation::swish) {
+        x = activate_four<Finish::swish>(task, x);
       } else if (activation != Activation::none) {
         x = activate_four<Finish::other>(task, x);
       }
