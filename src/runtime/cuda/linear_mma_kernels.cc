@@ -29,7 +29,7 @@ constexpr HopperWay kHopperWays[] = {
     {LinearTile::t64x64, 1, 600, 0, "64x64"},
     {LinearTile::t64x64, 2, 600, 400, "64x64 splits=2"},
     {LinearTile::t64x64, 4, 600, 1100, "64x64 splits=4"},
-    {LinearTile::t64x64, 8, 600, 2600, "64x64 splits=8"},
+    {LinearTile::t64x64, 8, 600, 1500, "64x64 splits=8"},
     {LinearTile::t128x128, 1, 640, 0, "128x128"},
     {LinearTile::t128x128, 2, 640, 4000, "128x128 splits=2"},
     {LinearTile::t128x128, 4, 640, 5000, "128x128 splits=4"},
@@ -207,28 +207,32 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
   bool large(std::int64_t columns) const { return task_.splits == 1 && tiles(columns, 128) >= kFullBlocks; }
 
   // Cycles, roughly: turns of the device, what is written after each, and the join of splits. columns: of each product of the launch.
-  double guess(const HopperWay& way, std::span<const int> columns) const { return guess(way, columns, task_.all_depth); }
-  double guess(const HopperWay& way, std::span<const int> columns, std::int64_t depth) const {
-    constexpr double kWrite = 1500, kFromCache = 6000;  // of 128 x 128; bytes a cycle
+  double guess(const HopperWay& way, std::span<const int> columns) const {
+    constexpr double kWrite = 1500, kFromCache = 6000, kTwo = 1.5;  // of 128 x 128; bytes a cycle; blocks that share a multiprocessor
     const LinearShape shape = linear_shape(way.tile);
-    const std::int64_t deep = (depth + kHopperDepth - 1) / kHopperDepth, steps = (deep + way.splits - 1) / way.splits;
+    const std::int64_t deep = (task_.all_depth + kHopperDepth - 1) / kHopperDepth, steps = (deep + way.splits - 1) / way.splits;
     std::int64_t across = 0;
     for (const int one : columns) across += (one + shape.columns - 1) / shape.columns;
-    const std::int64_t blocks = (task_.rows + shape.rows - 1) / shape.rows * across * way.splits, room = kMultiprocessors * shape.at_once;
+    const std::int64_t blocks = (task_.rows + shape.rows - 1) / shape.rows * across * way.splits, room = room_of(way);
     const std::int64_t turns = (blocks + room - 1) / room,
                        fetched = (shape.rows + shape.columns) * 2 * kHopperDepth * std::min(blocks, room);
-    const double step = std::max(way.step * (blocks > kMultiprocessors ? shape.at_once : 1), static_cast<double>(fetched) / kFromCache);
+    const double step =
+        std::max(way.step * (blocks > kMultiprocessors && shape.at_once > 1 ? kTwo : 1), static_cast<double>(fetched) / kFromCache);
     const double write = kWrite * shape.rows * shape.columns / 16384, launch = shape.bulk ? 4000 : 7000;
     return launch + static_cast<double>(turns) * (static_cast<double>(steps) * step + write) + way.join;
   }
-  // A device that is full without splits has no use for them, clusters of four large blocks leave some of it idle, and no split may be left
-  // without depth: what carries from call to call would never have been written.
+  // Blocks that run at once: clusters of four large ones leave some of the device idle.
+  static std::int64_t room_of(const HopperWay& way) {
+    const int at_once = linear_shape(way.tile).at_once;
+    return way.splits == 4 && at_once == 1 ? kInFours : kMultiprocessors * at_once;
+  }
+  // A device that is full without splits has no use for them, and none may be left without depth: what carries from call to call would
+  // never have been written.
   bool splits_well(const HopperWay& way) const {
     const LinearShape shape = linear_shape(way.tile);
-    const std::int64_t blocks =
-        (task_.rows + shape.rows - 1) / shape.rows * ((task_.all_columns + shape.columns - 1) / shape.columns) * way.splits;
-    const std::int64_t room = way.splits == 4 && shape.at_once == 1 ? kInFours : kMultiprocessors * shape.at_once;
-    return way.splits == 1 || (blocks <= room && task_.all_depth > kHopperDepth * way.splits);
+    const std::int64_t across = (task_.all_columns + shape.columns - 1) / shape.columns,
+                       blocks = (task_.rows + shape.rows - 1) / shape.rows * across * way.splits;
+    return way.splits == 1 || (blocks <= room_of(way) && task_.all_depth > kHopperDepth * way.splits);
   }
   // Products that share a launch fill the device otherwise than each alone: any tile of the same splits will do, the bits are the same.
   const HopperWay& best_of(std::span<const int> columns) const {
@@ -251,20 +255,11 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     return slabs <= BulkGroup::kMaps &&
            launch_cost({columns, count + 1}) <= launch_cost({columns, count}) + launch_cost({columns + count, 1});
   }
-  // A large weight's library, unless its launch for each slab would leave too much of the device idle: prompts of some hundred rows.
+  // A large weight's library, unless its launch for each slab would leave much of the device idle, as prompts of some hundred rows do, or
+  // has all sums to carry.
   bool library_first(bool served) const {
     if (!served || std::int64_t{task_.all_columns} * task_.all_depth * 2 <= kMostWeightBytes) return false;
-    return !hopper_ || !several_slabs_ || library_guess() <= guess(best_guess(), {&task_.all_columns, 1});
-  }
-  // In tiles as ours.
-  double library_guess() const {
-    const std::int64_t length = task_.turned ? task_.all_depth : task_.all_columns;
-    const int columns = static_cast<int>(task_.turned ? task_.all_columns : slab_rows_);
-    double one = 1e18;
-    for (const HopperWay& way : kHopperWays) {
-      if (way.splits == 1) one = std::min(one, guess(way, {&columns, 1}, task_.turned ? slab_rows_ : task_.all_depth));
-    }
-    return static_cast<double>((length + slab_rows_ - 1) / slab_rows_) * one;
+    return !hopper_ || !several_slabs_ || (!task_.turned && tiles(slab_rows_, 128) >= kMultiprocessors);
   }
   const HopperWay& best_guess() const {
     const auto cost = [&](const HopperWay& way) { return splits_well(way) ? guess(way, {&task_.all_columns, 1}) : 1e18; };
