@@ -111,7 +111,8 @@ class Chooser {
     return {};
   }
 
-  // Sorted, so that a plan is the same wherever its times come from. The device is not asked what it can do when all of it is known.
+  // The heuristics' first, the others sorted, so that a plan is the same wherever its times come from. The device is not asked what it can
+  // do when all of it is known.
   std::vector<TimedWay> times_of(PreparedStep& step, ChoosingKernel& kernel, const std::string& problem) {
     std::vector<TimedWay> timed;
     if (auto all = request_.cache->find_all(device_, problem)) {
@@ -124,11 +125,12 @@ class Chooser {
         if (ways.size() == 1 || kernel_excluded(plan_, way.kernel)) continue;
         if (const std::optional<double> time = time_of(step, kernel, problem, way)) timed.push_back({way, *time});
       }
-      if (ways.size() > 1 && timed.size() == ways.size()) request_.cache->all_timed(device_, problem, ways.size());
+      if (ways.size() > 1 && timed.size() == ways.size()) request_.cache->all_timed(device_, problem, ways.size(), ways.front());
+      const bool first = !timed.empty() && timed.front().way == ways.front();
+      std::sort(timed.begin() + (first ? 1 : 0), timed.end(), [](const TimedWay& a, const TimedWay& b) {
+        return std::tie(a.way.kernel, a.way.config) < std::tie(b.way.kernel, b.way.config);
+      });
     }
-    std::sort(timed.begin(), timed.end(), [](const TimedWay& a, const TimedWay& b) {
-      return std::tie(a.way.kernel, a.way.config) < std::tie(b.way.kernel, b.way.config);
-    });
     for (const TimedWay& way : timed) out_.failed += way.microseconds < 0 ? 1 : 0;
     return timed;
   }

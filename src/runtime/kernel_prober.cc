@@ -1,5 +1,7 @@
-// Times kernels on a device that can tell: operands of one call, one slab of the weight, in an arena of the prober's own.
+// Times kernels on a device that can tell, in an arena of the prober's own. Weights lie several times over, and calls take them by turns:
+// in a pass they come from memory, while what was just computed is in the device's cache.
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -14,6 +16,8 @@ namespace {
 
 constexpr std::uint64_t kAlign = 256;
 constexpr std::size_t kPattern = 1 << 20;
+constexpr std::uint64_t kBeyondCaches = 160 << 20;
+constexpr std::uint64_t kMostSets = 64;  // calls of a measurement
 
 // Bytes that are small finite numbers in every float type: arithmetic on zeros takes less power than the real thing, and runs faster.
 std::vector<std::byte> pattern() {
@@ -40,12 +44,9 @@ class DeviceProber final : public KernelProber {
   Result<double> microseconds(PreparedStep& step) override {
     auto* const merging = dynamic_cast<MergedKernel*>(step.kernel.get());
     const std::span<const KernelCall> all = step.kernel_calls;
-    // What shares launches is timed so: the first slab's bytes stand for all of them.
     const std::size_t together = merging != nullptr && merging->merges() ? std::min(all.size(), kMostMerged) : 1;
-    calls_.assign(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(together));
-    inputs_.clear();
-    for (const KernelCall& call : calls_) inputs_.emplace_back(call.inputs.begin(), call.inputs.end());
-    const std::uint64_t bytes = place(step, nullptr);
+    const std::span<const KernelCall> calls = all.first(together);
+    const std::uint64_t bytes = find_room(step, calls);
     if (bytes > budget_)
       return Status(Code::resource_exhausted, "node '" + step.name + "' needs " + std::to_string(bytes) +
                                                   " bytes to be timed, the budget has " + std::to_string(budget_));
@@ -56,13 +57,16 @@ class DeviceProber final : public KernelProber {
         queue_->copy(arena_->base() + at, pattern_.data(), std::min<std::uint64_t>(kPattern, wanted - at));
       committed_ = wanted;
     }
-    place(step, arena_->base());
+    place(step, calls, arena_->base());
     Probe probe{this, step.kernel.get(), together > 1 ? merging : nullptr, Result<double>(0.0)};
     queue_->launch(
         [](void* argument) {
           Probe& p = *static_cast<Probe*>(argument);
-          const auto& calls = p.self->calls_;
-          p.time = p.self->timer_.time_calls([&] { return p.merging != nullptr ? p.merging->run_merged(calls) : p.kernel->run(calls[0]); });
+          std::size_t next = 0;
+          p.time = p.self->timer_.time_calls([&] {
+            const std::vector<KernelCall>& now = p.self->sets_[next++ % p.self->sets_.size()].calls;
+            return p.merging != nullptr ? p.merging->run_merged(now) : p.kernel->run(now[0]);
+          });
           return Status();
         },
         &probe);
@@ -81,32 +85,65 @@ class DeviceProber final : public KernelProber {
     Result<double> time;
   };
 
-  // Addresses of operands and workspace from `base` on, the same for every call; gives the bytes they take.
-  std::uint64_t place(const PreparedStep& step, std::byte* base) {
-    constexpr std::uint64_t kTooMany = std::uint64_t{1} << 56;  // more than any budget
-    std::uint64_t at = 0;
-    const auto next = [&](std::uint64_t bytes) {
-      std::byte* const here = base == nullptr ? nullptr : base + at;
-      at += align_up(std::max<std::uint64_t>(1, bytes), kAlign);
-      return here;
-    };
+  struct Set {
+    std::vector<KernelCall> calls;
+    std::vector<std::vector<ConstTensorView>> inputs;  // of each call
+  };
+
+  static bool is_weight(const PreparedStep& step, std::size_t input) {
+    return std::any_of(step.step->weights.begin(), step.step->weights.end(), [&](const WeightOperand& w) { return w.input == input; });
+  }
+  static std::uint64_t room_of(const auto& view) {
+    constexpr std::uint64_t kTooMany = std::uint64_t{1} << 48;  // more than any budget
+    return view.present() ? align_up(std::max<std::uint64_t>(1, dtype_bytes(view.dtype, view.shape.elements()).value_or(kTooMany)), kAlign)
+                          : 0;
+  }
+  // As many sets of weights as it takes, or as the budget has room for; the first slab's bytes stand for all where it has none for one set.
+  // Gives the bytes of everything.
+  std::uint64_t find_room(const PreparedStep& step, std::span<const KernelCall> calls) {
+    std::uint64_t fixed = align_up(std::max<std::uint64_t>(1, step.kernel->workspace_bytes()), kAlign), first = 0, weights = 0;
+    for (const TensorView& view : step.outputs) fixed += room_of(view);
+    for (const KernelCall& call : calls) {
+      for (std::size_t i = 0; i < call.inputs.size(); ++i) {
+        if (is_weight(step, i)) {
+          weights += room_of(call.inputs[i]);
+          first += &call == calls.data() ? room_of(call.inputs[i]) : 0;
+        } else if (&call == calls.data()) {
+          fixed += room_of(call.inputs[i]);
+        }
+      }
+    }
+    one_slab_ = fixed + weights > budget_;
+    const std::uint64_t each = one_slab_ ? first : weights, room = budget_ - std::min(budget_, fixed);
+    const std::uint64_t sets = each == 0 ? 1 : std::clamp<std::uint64_t>(std::min(kBeyondCaches, room) / each, 1, kMostSets);
+    sets_.assign(static_cast<std::size_t>(sets), Set());
+    return fixed + sets * each;
+  }
+  // Addresses of all that find_room counted.
+  void place(const PreparedStep& step, std::span<const KernelCall> calls, std::byte* at) {
+    const auto next = [&](std::uint64_t bytes) { return std::exchange(at, at + bytes); };
     outputs_.assign(step.outputs.begin(), step.outputs.end());
-    for (std::size_t i = 0; i < inputs_[0].size(); ++i) {
-      const ConstTensorView& view = inputs_[0][i];
-      std::byte* const here = view.present() ? next(dtype_bytes(view.dtype, view.shape.elements()).value_or(kTooMany)) : nullptr;
-      for (auto& inputs : inputs_) inputs[i].data = here;
-    }
-    for (TensorView& view : outputs_)
-      view.data = view.present() ? next(dtype_bytes(view.dtype, view.shape.elements()).value_or(kTooMany)) : nullptr;
+    for (TensorView& view : outputs_) view.data = next(room_of(view));
     const std::uint64_t bytes = step.kernel->workspace_bytes();
-    std::byte* const workspace = next(bytes);
-    for (std::size_t i = 0; i < calls_.size(); ++i) {
-      calls_[i].inputs = inputs_[i];
-      calls_[i].outputs = outputs_;
-      calls_[i].workspace = workspace;
-      calls_[i].workspace_bytes = bytes;
+    std::byte* const workspace = next(align_up(std::max<std::uint64_t>(1, bytes), kAlign));
+    for (Set& set : sets_) {
+      set.calls.assign(calls.begin(), calls.end());
+      for (std::size_t c = 0; c < calls.size(); ++c) {
+        std::vector<ConstTensorView>& inputs = set.inputs.emplace_back(calls[c].inputs.begin(), calls[c].inputs.end());
+        for (std::size_t i = 0; i < inputs.size(); ++i) {
+          if (!inputs[i].present()) continue;
+          const Set& shared = is_weight(step, i) ? set : sets_.front();
+          const bool own = is_weight(step, i) ? c == 0 || !one_slab_ : c == 0 && &set == &sets_.front();
+          inputs[i].data = own ? next(room_of(inputs[i])) : shared.inputs.front()[i].data;
+        }
+      }
+      for (std::size_t c = 0; c < calls.size(); ++c) {
+        set.calls[c].inputs = set.inputs[c];
+        set.calls[c].outputs = outputs_;
+        set.calls[c].workspace = workspace;
+        set.calls[c].workspace_bytes = bytes;
+      }
     }
-    return at;
   }
 
   Device& device_;
@@ -115,8 +152,8 @@ class DeviceProber final : public KernelProber {
   std::uint64_t budget_ = 0, committed_ = 0;
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<Queue> queue_;
-  std::vector<KernelCall> calls_;
-  std::vector<std::vector<ConstTensorView>> inputs_;  // of each call
+  std::vector<Set> sets_;
+  bool one_slab_ = false;
   std::vector<TensorView> outputs_;
 };
 

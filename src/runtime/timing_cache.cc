@@ -1,5 +1,6 @@
 #include "runtime/timing_cache.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cmath>
@@ -32,6 +33,10 @@ std::string time_text(double microseconds) {
   std::array<char, 40> text{};
   const auto end = std::to_chars(text.data(), text.data() + text.size(), microseconds, std::chars_format::fixed, 3);
   return std::string(text.data(), end.ptr);
+}
+
+std::string count_text(std::size_t ways, const KernelWay& first) {
+  return std::to_string(ways) + " ways, first " + first.kernel + " " + first.config;
 }
 
 std::optional<double> time_of(std::string_view text) {
@@ -133,23 +138,28 @@ std::optional<std::vector<TimedWay>> TimingCache::find_all(const std::string& de
       ways.push_back({{kernel, config}, at->second});
     }
   }
-  if (counted != std::to_string(ways.size())) return std::nullopt;
+  const auto first =
+      std::find_if(ways.begin(), ways.end(), [&](const TimedWay& way) { return counted == count_text(ways.size(), way.way); });
+  if (first == ways.end()) return std::nullopt;
+  std::rotate(ways.begin(), first, first + 1);
   return ways;
 }
 
-void TimingCache::all_timed(const std::string& device, const std::string& problem, std::size_t ways) {
+void TimingCache::all_timed(const std::string& device, const std::string& problem, std::size_t ways, const KernelWay& first) {
   auto at = times_.lower_bound({device, problem, std::string(kCounts), ""});
   while (at != times_.end() && std::get<0>(at->first) == device && std::get<1>(at->first) == problem && std::get<2>(at->first) == kCounts)
     at = times_.erase(at);
-  times_[{device, problem, std::string(kCounts), std::to_string(ways)}] = 0;
+  times_[{device, problem, std::string(kCounts), count_text(ways, first)}] = 0;
 }
 
 const TimedWay* best_way(std::span<const TimedWay> ways) {
+  constexpr double kBetter = 0.97;
   const TimedWay* best = nullptr;
   for (const TimedWay& way : ways) {
     if (way.microseconds >= 0 && (best == nullptr || way.microseconds < best->microseconds)) best = &way;
   }
-  return best;
+  const bool first = best != nullptr && ways[0].microseconds >= 0 && best->microseconds > kBetter * ways[0].microseconds;
+  return first ? &ways[0] : best;
 }
 
 std::string choice_line(const std::string& problem, const TimedWay& timed) {

@@ -11,7 +11,7 @@
 namespace forebay::cuda {
 namespace {
 
-constexpr int kStep = 64, kStepBytes = 2 * kStep, kMostSplits = 4;
+constexpr int kStep = 64, kStepBytes = 2 * kStep;
 
 // Each warpgroup but the last warp multiplies 64 rows by kWide columns.
 template <typename T, int rows, int wide, int stages>
@@ -20,7 +20,6 @@ struct BulkForm {
   static constexpr int kRows = rows, kWide = wide, kStages = stages, kComputing = rows * 2, kThreads = kComputing + 32;
   static constexpr int kXBytes = kRows * kStepBytes, kStageBytes = kXBytes + wide * kStepBytes;
   static constexpr int kBytes = stages * kStageBytes + 1024;
-  static constexpr int kPitch = wide + 8;
   static_assert(wide % 64 == 0 && kRows <= 256);
 };
 
@@ -217,12 +216,16 @@ static __device__ __noinline__ float4 activate_four(Activation activation, float
   return make_float4(activate_apart(activation, alpha, beta, x.x), activate_apart(activation, alpha, beta, x.y),
                      activate_apart(activation, alpha, beta, x.z), activate_apart(activation, alpha, beta, x.w));
 }
-// By kinds of code: nothing, GELU, others.
-enum class Finish : int { plain, gelu, other };
+// By kinds of code.
+enum class Finish : int { plain, gelu, swish, other };
 template <Finish kFinish>
 __device__ __forceinline__ float4 activate_four(const BulkTask& task, float4 x) {
   if constexpr (kFinish == Finish::plain) return x;
   if constexpr (kFinish == Finish::gelu) return make_float4(gelu_of_16(x.x), gelu_of_16(x.y), gelu_of_16(x.z), gelu_of_16(x.w));
+  if constexpr (kFinish == Finish::swish) {
+    const float a = task.alpha;
+    return make_float4(swish_of_16(a, x.x), swish_of_16(a, x.y), swish_of_16(a, x.z), swish_of_16(a, x.w));
+  }
   return activate_four(task.activation, task.alpha, task.beta, x);
 }
 // Parameters found by an index: in registers from here on, or each use would fetch them again.
@@ -288,71 +291,71 @@ __device__ __forceinline__ void write_tile(const BulkTask& task, int row0, int n
     write_tile<Form, Finish::plain>(task, row0, n0, bias, sums);
   } else if (task.activation == Activation::gelu) {
     write_tile<Form, Finish::gelu>(task, row0, n0, bias, sums);
+  } else if (task.activation == Activation::swish) {
+    write_tile<Form, Finish::swish>(task, row0, n0, bias, sums);
   } else {
     write_tile<Form, Finish::other>(task, row0, n0, bias, sums);
   }
 }
 
-// The sums of a cluster's splits, added in their order, each block a share.
-template <typename Form>
-__device__ __forceinline__ void join_splits(const BulkTask& task, const BulkTile<Form>& tile, float* memory, const float* bias,
+// The sums of a cluster's splits, added in their order. Each block finishes a share: of two, the even or the odd runs of 8 rows; of four,
+// of half of the columns each. They lie as threads hold them, so that a warp reads what a warp has written, all of it at once.
+template <typename Form, int kSplits>
+__device__ __forceinline__ void join_splits(const BulkTask& task, const BulkTile<Form>& tile, float4* memory, const float* bias,
                                             const BulkSums<Form>& sums) {
   using T = typename Form::Type;
-  const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
+  constexpr int kAcross = kSplits / 2, kPairs = Form::kWide / 16 / kAcross;  // of runs of 8 columns, of a share
+  static_assert(kSplits * kPairs * Form::kComputing * 16 < Form::kBytes - 1024 && kPairs % 2 == 0);
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, quad = lane % 4, split = static_cast<int>(blockIdx.z);
   meet_some(1, Form::kComputing);  // nobody multiplies what lies there any more
-  float* const own = memory + static_cast<int>(threadIdx.x) / 128 * 64 * Form::kPitch;
 #pragma unroll
-  for (int j = 0; j < Form::kWide / 8; ++j) {
+  for (int i = 0; i < kAcross * kPairs; ++i) {
 #pragma unroll
-    for (int e = 0; e < 4; e += 2) {
-      const int row = thread / 32 * 16 + lane / 4 + e / 2 * 8, column = j * 8 + lane % 4 * 2;
-      *reinterpret_cast<float2*>(own + row * Form::kPitch + column) = make_float2(sums[j][e], sums[j][e + 1]);
+    for (int e = 0; e < 2; ++e) {
+      const float *const a = sums[i * 2] + e * 2, *const b = sums[i * 2 + 1] + e * 2;
+      memory[((i / kPairs * 2 + e) * kPairs + i % kPairs) * Form::kComputing + thread] = make_float4(a[0], a[1], b[0], b[1]);
     }
   }
   meet_cluster();
-  constexpr int kEach = Form::kWide / 8;
-  const int splits = held(task.splits), rows = held(task.rows - tile.m0), columns = held(task.columns - tile.n0),
-            pitch = held(task.all_columns);
+  const int row = tile.m0 + thread / 32 * 16 + lane / 4 + split % 2 * 8, first = split / 2 * (Form::kWide / kAcross);
+  const int columns = held(row < task.rows ? task.columns - tile.n0 - first - quad * 8 : 0);
   const Activation activation = static_cast<Activation>(held(static_cast<int>(task.activation)));
-  T* const to = held(static_cast<T*>(task.y) + static_cast<std::int64_t>(tile.m0) * pitch + task.first + tile.n0);
-  const int share = Form::kRows * kEach / splits, split = static_cast<int>(blockIdx.z);
-#pragma unroll 1
-  for (int i = split * share + static_cast<int>(threadIdx.x); i < (split + 1) * share; i += Form::kComputing) {
-    const int row = i / kEach, column = i % kEach * 8;
-    if (row >= rows || column >= columns) continue;
-    float4 more[kMostSplits][2];
+  T* const to = held(static_cast<T*>(task.y) + static_cast<std::int64_t>(row) * task.all_columns + task.first + tile.n0 + first + quad * 8);
+  const float* const from = reinterpret_cast<const float*>(memory + split * kPairs * Form::kComputing + thread);
 #pragma unroll
-    for (int s = 0; s < kMostSplits; ++s) {
-      if (s >= splits) break;
-      more[s][0] = peer_values(memory + row * Form::kPitch + column, s);
-      more[s][1] = peer_values(memory + row * Form::kPitch + column + 4, s);
+  for (int p = 0; p < kPairs; p += 2) {
+    float4 more[2][kSplits];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int s = 0; s < kSplits; ++s) more[i][s] = peer_values(from + (p + i) * Form::kComputing * 4, s);
     }
     unsigned words[4];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
+    for (int i = 0; i < 2; ++i) {
       float4 x = make_float4(0, 0, 0, 0);
 #pragma unroll
-      for (int s = 0; s < kMostSplits; ++s) {
-        if (s >= splits) break;
-        const float4& one = more[s][half];
-        x = make_float4(x.x + one.x, x.y + one.y, x.z + one.z, x.w + one.w);
-      }
-      const float* const own_bias = bias + column + half * 4;
-      x = make_float4(x.x + own_bias[0], x.y + own_bias[1], x.z + own_bias[2], x.w + own_bias[3]);
+      for (int s = 0; s < kSplits; ++s) x = make_float4(x.x + more[i][s].x, x.y + more[i][s].y, x.z + more[i][s].z, x.w + more[i][s].w);
+      const float* const at = bias + first + (p + i) * 16 + quad * 2;
+      x = make_float4(x.x + at[0], x.y + at[1], x.z + at[8], x.w + at[9]);
       if (activation == Activation::gelu) {
         x = activate_four<Finish::gelu>(task, x);
+      } else if (activation == Activation::swish) {
+        x = activate_four<Finish::swish>(task, x);
       } else if (activation != Activation::none) {
         x = activate_four<Finish::other>(task, x);
       }
-      words[half * 2] = pair_word<T>(x.x, x.y);
-      words[half * 2 + 1] = pair_word<T>(x.z, x.w);
+      words[i * 2] = pair_word<T>(x.x, x.y);
+      words[i * 2 + 1] = pair_word<T>(x.z, x.w);
     }
-    *reinterpret_cast<uint4*>(to + static_cast<std::int64_t>(row) * pitch + column) = make_uint4(words[0], words[1], words[2], words[3]);
+    const uint4 run = gather_run(words[0], words[1], words[2], words[3]);
+    if (p * 16 < columns) *reinterpret_cast<uint4*>(to + p * 16) = run;
   }
 }
 
 template <typename Form, bool kTurned>
-__device__ __forceinline__ void compute_all(const BulkGroup& group, Ring<Form> ring, int tiles, float* memory, float (*bias)[Form::kWide]) {
+__device__ __forceinline__ void compute_all(const BulkGroup& group, Ring<Form> ring, int tiles, float4* memory,
+                                            float (*bias)[Form::kWide]) {
   const int warpgroup = static_cast<int>(threadIdx.x) / 128;
   const unsigned own = static_cast<unsigned>(warpgroup * 64 * kStepBytes);
   float(*const first_bias)[Form::kWide] = bias;
@@ -365,7 +368,8 @@ __device__ __forceinline__ void compute_all(const BulkGroup& group, Ring<Form> r
     stage_bias<Form>(task, tile.n0, *bias);
     BulkSums<Form> sums = {};
     multiply_tile_steps<Form, kTurned>(ring, tile.to - tile.from, own, sums);
-    if (task.splits > 1) return join_splits<Form>(task, tile, memory, *bias, sums);
+    if (task.splits == 2) return join_splits<Form, 2>(task, tile, memory, *bias, sums);
+    if (task.splits == 4) return join_splits<Form, 4>(task, tile, memory, *bias, sums);
     write_tile<Form>(task, tile.m0 + warpgroup * 64, tile.n0, *bias, sums);
   }
 }
@@ -395,7 +399,7 @@ __global__ void __launch_bounds__(Form::kThreads, 1) linear_bulk(const __grid_co
     if (splits > 1) meet_cluster();
   } else {
     compute_all<Form, kTurned>(group, ring, tiles,
-                               reinterpret_cast<float*>(reinterpret_cast<char*>(memory) + (ring.tiles - shared_place(memory))), bias);
+                               reinterpret_cast<float4*>(reinterpret_cast<char*>(memory) + (ring.tiles - shared_place(memory))), bias);
     __syncwarp();
   }
   if (splits > 1) meet_cluster();  // nobody leaves while others read

@@ -25,10 +25,19 @@ __device__ inline float gelu_of_16(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(below) : "f"(fmaf(p, y, -1.0f)));
   return x * (x > 0 ? 1.0f - below : below);
 }
+// x / (1 + e^-(alpha x)) by the device's own exponential and reciprocal: a few steps of f32 off.
+__device__ inline float swish_of_16(float alpha, float x) {
+  constexpr float kLog2E = 1.4426950408889634f;
+  float power, result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(-alpha * kLog2E * x));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(1.0f + power));
+  return x * result;
+}
 template <typename Task>
 __device__ inline float activate_linear(const Task& task, float x) {
   if (task.activation == Activation::none) return x;
   if (task.activation == Activation::gelu) return gelu_of_16(x);
+  if (task.activation == Activation::swish) return swish_of_16(task.alpha, x);
   return activate_apart(task.activation, task.alpha, task.beta, x);
 }
 

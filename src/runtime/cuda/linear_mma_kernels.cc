@@ -16,26 +16,29 @@ namespace {
 constexpr std::int64_t kFewRows = 8;                // the matrix-vector kernels'
 constexpr std::int64_t kMostWeightBytes = 6 << 20;  // slabs of larger ones fill the library's kernels: its way comes first there
 constexpr std::int64_t kMostRows = 1 << 22;
-constexpr std::int64_t kHopperDepth = 64, kMultiprocessors = 132;
+constexpr std::int64_t kHopperDepth = 64, kMultiprocessors = 132, kInFours = 100;
 
 struct HopperWay {
   LinearTile tile;
   int splits;
-  int step;  // cycles of a block for 64 of depth
+  double step;  // cycles of a block for 64 of depth
+  double join;  // and of its cluster's sums
   const char* config;
 };
 constexpr HopperWay kHopperWays[] = {
-    {LinearTile::t64x64, 1, 450, "64x64"},
-    {LinearTile::t64x64, 2, 450, "64x64 splits=2"},
-    {LinearTile::t64x64, 4, 450, "64x64 splits=4"},
-    {LinearTile::t64x64, 8, 450, "64x64 splits=8"},
-    {LinearTile::t128x128, 1, 640, "128x128"},
-    {LinearTile::t128x128, 2, 640, "128x128 splits=2"},
-    {LinearTile::t128x192, 1, 785, "128x192"},
-    {LinearTile::t128x192, 2, 785, "128x192 splits=2"},
-    {LinearTile::t192x192, 1, 1180, "192x192"},
-    {LinearTile::t128x256, 1, 1040, "128x256"},
-    {LinearTile::t128x256, 2, 1040, "128x256 splits=2"},
+    {LinearTile::t64x64, 1, 600, 0, "64x64"},
+    {LinearTile::t64x64, 2, 600, 400, "64x64 splits=2"},
+    {LinearTile::t64x64, 4, 600, 1100, "64x64 splits=4"},
+    {LinearTile::t64x64, 8, 600, 1500, "64x64 splits=8"},
+    {LinearTile::t128x128, 1, 640, 0, "128x128"},
+    {LinearTile::t128x128, 2, 640, 4000, "128x128 splits=2"},
+    {LinearTile::t128x128, 4, 640, 5000, "128x128 splits=4"},
+    {LinearTile::t128x192, 1, 785, 0, "128x192"},
+    {LinearTile::t128x192, 2, 785, 6000, "128x192 splits=2"},
+    {LinearTile::t128x192, 4, 785, 7500, "128x192 splits=4"},
+    {LinearTile::t192x192, 1, 1180, 0, "192x192"},
+    {LinearTile::t128x256, 1, 1040, 0, "128x256"},
+    {LinearTile::t128x256, 2, 1040, 8000, "128x256 splits=2"},
 };
 
 // W as [depth, columns].
@@ -151,6 +154,7 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
       const LinearTask task = kernel->task_of(member.calls), &first = group.count > 0 ? group.tasks[0] : task;
       const bool same = task.x == first.x && task.rows == first.rows && task.depth == first.depth && task.type == first.type;
       if (!same || task.turned != first.turned || task.splits != first.splits || task.columns == 0) break;
+      if (group.count > 0 && !share(group, task)) break;
       group.tasks[group.count++] = task;
     }
     if (group.count < 2) return std::size_t{0};
@@ -188,7 +192,9 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
   }
   cudaError_t launch_hopper(LinearGroup& group) const {
     BulkGroup bulk;
-    const LinearTile tile = tile_of(group);
+    int columns[LinearGroup::kMost];
+    for (int i = 0; i < group.count; ++i) columns[i] = group.tasks[i].columns;
+    const LinearTile tile = group.count == 1 ? tile_ : best_of({columns, static_cast<std::size_t>(group.count)}).tile;
     if (map_linear(group, tile, state_->driver.encode_map, &bulk))
       return launch_linear_bulk(bulk, task_.type, task_.turned, tile, queue_stream());
     return launch_linear_hopper(group, tile, queue_stream());
@@ -202,38 +208,69 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
 
   // Cycles, roughly: turns of the device, what is written after each, and the join of splits. columns: of each product of the launch.
   double guess(const HopperWay& way, std::span<const int> columns) const {
-    constexpr std::int64_t kWrite = 1500;
+    constexpr double kWrite = 1500, kFromCache = 6000, kTwo = 1.5;  // of 128 x 128; bytes a cycle; blocks that share a multiprocessor
     const LinearShape shape = linear_shape(way.tile);
     const std::int64_t deep = (task_.all_depth + kHopperDepth - 1) / kHopperDepth, steps = (deep + way.splits - 1) / way.splits;
     std::int64_t across = 0;
     for (const int one : columns) across += (one + shape.columns - 1) / shape.columns;
-    const std::int64_t blocks = (task_.rows + shape.rows - 1) / shape.rows * across * way.splits, room = kMultiprocessors * shape.at_once;
-    // The device is full without, or a split would have nothing: what carries from call to call would never have been written.
-    if (way.splits > 1 && (blocks > room || deep < way.splits)) return 1e18;
-    const std::int64_t turns = (blocks + room - 1) / room, at_once = blocks > kMultiprocessors ? shape.at_once : 1,
-                       join = shape.bulk ? 8000 : 2000;
-    return static_cast<double>(turns * (steps * at_once * way.step + kWrite) + (way.splits > 1 ? join : 0));
+    const std::int64_t blocks = (task_.rows + shape.rows - 1) / shape.rows * across * way.splits, room = room_of(way);
+    const std::int64_t turns = (blocks + room - 1) / room,
+                       fetched = (shape.rows + shape.columns) * 2 * kHopperDepth * std::min(blocks, room);
+    const double step =
+        std::max(way.step * (blocks > kMultiprocessors && shape.at_once > 1 ? kTwo : 1), static_cast<double>(fetched) / kFromCache);
+    const double write = kWrite * shape.rows * shape.columns / 16384, launch = shape.bulk ? 4000 : 7000;
+    return launch + static_cast<double>(turns) * (static_cast<double>(steps) * step + write) + way.join;
+  }
+  // Blocks that run at once: clusters of four large ones leave some of the device idle.
+  static std::int64_t room_of(const HopperWay& way) {
+    const int at_once = linear_shape(way.tile).at_once;
+    return way.splits == 4 && at_once == 1 ? kInFours : kMultiprocessors * at_once;
+  }
+  // A device that is full without splits has no use for them, and none may be left without depth: what carries from call to call would
+  // never have been written.
+  bool splits_well(const HopperWay& way) const {
+    const LinearShape shape = linear_shape(way.tile);
+    const std::int64_t across = (task_.all_columns + shape.columns - 1) / shape.columns,
+                       blocks = (task_.rows + shape.rows - 1) / shape.rows * across * way.splits;
+    return way.splits == 1 || (blocks <= room_of(way) && task_.all_depth > kHopperDepth * way.splits);
   }
   // Products that share a launch fill the device otherwise than each alone: any tile of the same splits will do, the bits are the same.
-  LinearTile tile_of(const LinearGroup& group) const {
-    if (group.count == 1) return tile_;
-    int columns[LinearGroup::kMost];
-    for (int i = 0; i < group.count; ++i) columns[i] = group.tasks[i].columns;
+  const HopperWay& best_of(std::span<const int> columns) const {
     const HopperWay* best = nullptr;
-    const auto cost = [&](const HopperWay& way) { return guess(way, {columns, static_cast<std::size_t>(group.count)}); };
-    for (const HopperWay& way : kHopperWays)
-      if (way.splits == task_.splits && (best == nullptr || cost(way) < cost(*best))) best = &way;
-    return best->tile;
+    for (const HopperWay& way : kHopperWays) {
+      if (way.splits == task_.splits && (best == nullptr || guess(way, columns) < guess(*best, columns))) best = &way;
+    }
+    return *best;
   }
-  bool library_first(bool served) const { return served && std::int64_t{task_.all_columns} * task_.all_depth * 2 > kMostWeightBytes; }
+  double launch_cost(std::span<const int> columns) const { return guess(best_of(columns), columns); }
+  // Whether the group as it is and one more take less together; each slab may need a map.
+  bool share(const LinearGroup& group, const LinearTask& more) const {
+    int columns[LinearGroup::kMost], slabs = 0;
+    for (int i = 0; i <= group.count; ++i) {
+      const LinearTask& task = i < group.count ? group.tasks[i] : more;
+      columns[i] = task.columns;
+      slabs += static_cast<int>(((task.turned ? task.depth : task.columns) + task.w.rows - 1) / task.w.rows);
+    }
+    const auto count = static_cast<std::size_t>(group.count);
+    return slabs <= BulkGroup::kMaps &&
+           launch_cost({columns, count + 1}) <= launch_cost({columns, count}) + launch_cost({columns + count, 1});
+  }
+  // A large weight's library, unless its launch for each slab would leave much of the device idle, as prompts of some hundred rows do, or
+  // has all sums to carry.
+  bool library_first(bool served) const {
+    if (!served || std::int64_t{task_.all_columns} * task_.all_depth * 2 <= kMostWeightBytes) return false;
+    return !hopper_ || !several_slabs_ || (!task_.turned && tiles(slab_rows_, 128) >= kMultiprocessors);
+  }
+  const HopperWay& best_guess() const {
+    const auto cost = [&](const HopperWay& way) { return splits_well(way) ? guess(way, {&task_.all_columns, 1}) : 1e18; };
+    return *std::min_element(std::begin(kHopperWays), std::end(kHopperWays),
+                             [&](const HopperWay& a, const HopperWay& b) { return cost(a) < cost(b); });
+  }
   // The best guess first.
   std::vector<KernelWay> own_ways() const {
     std::vector<KernelWay> all;
     if (!own_) return all;
-    const auto by_guess = [&](const HopperWay& a, const HopperWay& b) {
-      return guess(a, {&task_.all_columns, 1}) < guess(b, {&task_.all_columns, 1});
-    };
-    const HopperWay* const best = std::min_element(std::begin(kHopperWays), std::end(kHopperWays), by_guess);
+    const HopperWay* const best = &best_guess();
     if (hopper_) all.push_back({std::string(kHopper), best->config});
     for (const HopperWay& way : kHopperWays) {
       if (hopper_ && &way != best && task_.all_depth > kHopperDepth * way.splits) all.push_back({std::string(kHopper), way.config});
