@@ -21,19 +21,19 @@ mkdir -p "$folder"
 model=${MODEL:-$folder/$params-bf16}
 plan=$folder/$params.plan
 log=$folder/gpu_figures.log
-[ -s "$model/model.onnx" ] || "$forebay" synth llama --params "$params" --dtype bf16 --seed 1 -o "$model" >>"$log" 2>&1 || exit
-"$forebay" build "$model/model.onnx" -o "$plan" --strip >>"$log" 2>&1 || exit
 bad=0
 
 failed() {
-  echo "| $1 | failed, see $log | |"
+  echo "| $1 | FAILED | $(tail -8 "$log" | grep -m1 '^forebay: ' | cut -c1-160) (see $log) |"
   bad=1
   return 1
 }
 bench() {  # bench NAME OPTIONS...: FOLDER/NAME.json, and its rows. Weights come from the page cache as far as it has them, or past it (direct=on).
-  local name=$1
+  local name=$1 how=(--quick --direct off)
+  [ "${direct:-off}" = off ] || how=(--direct on)  # the disk's own readings as long as a pass
   shift
-  timeout "$limit" "$forebay" bench "$plan" --weights "$model" --device "$device" --seed 3 --quick --direct "${direct:-off}" "--json=$folder/$name.json" "$@" \
+  rm -f "$folder/$name.json"
+  timeout "$limit" "$forebay" bench "$plan" --weights "$model" --device "$device" --seed 3 "${how[@]}" "--json=$folder/$name.json" "$@" \
     >>"$log" 2>&1 || { failed "$name"; return; }
   "$python" "$here/bench/gpu_rows.py" "$name" "$folder/$name.json"
 }
@@ -57,7 +57,12 @@ batch() {
   estimate batch64-bound --shapes input_ids=64x1 --budget "${BATCH_BUDGET:-16GB}" || return
   "$python" "$here/bench/gpu_rows.py" --bound "$folder/batch64.json" "$folder/batch64-bound.json"
 }
-disk() { direct=on bench disk --shapes input_ids=1x1 --budget 25% --host-cache 0 --iterations 3; }
+# What was written a moment ago is on the disk before it is read from there.
+disk() {
+  sync "$model"/* 2>/dev/null
+  direct=on bench disk --shapes input_ids=1x1 --budget 25% --host-cache 0 --iterations 3
+  direct=on bench cold --shapes input_ids=1x1 --budget 100% --host-cache 0 --iterations 3
+}
 # Ten points beside the straight line (streamed bytes over the copy rate of the run) and what `estimate` says.
 curve() {
   local ten=10%,20%,30%,40%,50%,60%,70%,80%,90%,100%
@@ -101,6 +106,10 @@ peers() {
 
 echo "| figure | seen | detail |"
 echo "|---|---|---|"
+if [ ! -s "$model/model.onnx" ]; then
+  timeout "$limit" "$forebay" synth llama --params "$params" --dtype bf16 --seed 1 -o "$model" >>"$log" 2>&1 || { failed "synth $params"; exit 1; }
+fi
+timeout "$limit" "$forebay" build "$model/model.onnx" -o "$plan" --strip >>"$log" 2>&1 || { failed "build $params"; exit 1; }
 for step in "$@"; do
   case $step in
     resident | prefill | budgets | batch | held | curve | disk | peers) "$step" ;;

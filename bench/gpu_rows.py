@@ -21,18 +21,27 @@ def pass_row(name, row, limits):
     detail = [
         f"least {row['pass_ms']['min']:.2f}",
         f"{streamed / 1e9:.2f} GB over the link, {100 * row['link_share']:.1f} % of {limits['link_gbps']:.2f} GB/s",
-        f"{row['streamed_bytes']['disk'] / 1e9:.2f} GB from disk, {100 * row['disk_share']:.1f} % of {row['disk_limit_gbps']:.2f} GB/s",
         f"ring and activations {100 * buffers / budget:.2f} % of {budget / 1e9:.2f} GB",
         f"{row['host_cores']:.2f} host cores",
         f"peak over budget {max(0, row['peak_arena_bytes'] - budget)}",
     ]
+    if row["streamed_bytes"]["disk"] > 0:
+        readings = ", ".join(f"{r:.2f}" for r in row["disk_limit"]["readings"])
+        gigabytes = row["streamed_bytes"]["disk"] / 1e9
+        detail.insert(1, f"{gigabytes:.2f} GB from disk, {100 * row['disk_share']:.1f} % of {row['disk_limit_gbps']:.2f} GB/s (readings {readings})")
     if beside is not None:
-        detail.append(f"{beside / 2**20:.0f} MiB beside the arena")
+        tables = row.get("host_cache_page_tables", 0) / 2**20
+        beyond = row.get("device_bytes_beyond_budget", beside) / 2**20
+        detail.append(f"{beside / 2**20:.0f} MiB beside the arena ({tables:.0f} of them page tables of the host cache), {beyond:.0f} beyond the budget")
     print(f"| {name}, {row['budget']} | {row['pass_ms']['p50']:.2f} ms, {row['bound_by']}{throttled(row)} | {'; '.join(detail)} |")
     first = row.get("first_pass", {})
     if first.get("disk_bytes"):
-        over = first["over_disk_limit"]
-        print(f"| first pass | {first['ms']:.0f} ms | {first['disk_bytes'] / 1e9:.2f} GB from files, {over:.3f} of bytes over the disk limit |")
+        load = (first.get("load") or {}).get("gbps") or 0
+        detail = [f"{first['disk_bytes'] / 1e9:.2f} GB from files, loaded at {load:.2f} GB/s"]
+        if row["io"]["page_cache_bytes"] == 0 and first["disk_limit"]["median"] > 0:
+            disk = first["disk_limit"]["median"]
+            detail.append(f"{first['over_disk_limit']:.3f} of bytes over the disk's {disk:.2f} GB/s, loaded at {100 * load / disk:.1f} % of it")
+        print(f"| {name}, first pass | {first['ms']:.0f} ms | {'; '.join(detail)} |")
 
 
 def throttled(row):

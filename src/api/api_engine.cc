@@ -135,6 +135,7 @@ Result<Engine> Engine::create(const Plan& plan, const WeightSources& sources, co
   streaming.host_cache_bytes = cache > generation->binding.host_bytes ? cache - generation->binding.host_bytes : 0;
   FB_ASSIGN(parts.source, stream::create_streamer(*parts.device, *parts.arena, plan.share(), parts.compiled->program, generation, streaming, *state->logger));
   parts.budget = options.budget;
+  parts.host_cache_bytes = streaming.host_cache_bytes;
   parts.passes = static_cast<std::uint32_t>(options.concurrent_passes);
   parts.debug_sync = options.debug_sync;
   parts.user_memory = options.arena_memory.has_value();

@@ -102,6 +102,23 @@ Result<ArenaLayout> plan_arena(const ArenaDemand& demand, std::uint64_t budget) 
   return layout;
 }
 
+Result<ArenaLayout> plan_linked_arena(const ArenaDemand& demand, std::uint64_t budget, std::uint64_t host_cache_bytes,
+                                      std::uint64_t locked) {
+  constexpr std::uint64_t kLockedPerByte = 512, kBesideBudget = 32 << 20;
+  auto layout = plan_arena(demand, budget);
+  if (!layout.ok()) return layout;
+  const std::uint64_t all = demand.source.resident_total_bytes, streamed = all - std::min(all, layout->resident_bytes);
+  if (streamed == 0) return layout;
+  // With what streams because of the page table itself.
+  const std::uint64_t cached = std::min(streamed + streamed / kLockedPerByte, host_cache_bytes);
+  const std::uint64_t table = align_up(std::max(cached, locked) / kLockedPerByte, demand.granule);
+  if (table <= kBesideBudget) return layout;
+  auto less = plan_arena(demand, budget - std::min(budget, table - kBesideBudget));
+  if (!less.ok()) return layout;
+  less->budget = layout->budget;
+  return less;
+}
+
 CommitRanges commit_ranges(const ArenaLayout& layout, std::uint64_t granule) {
   CommitRanges ranges;
   ranges.head = align_up(layout.ring_offset + layout.ring_bytes + layout.table_bytes, granule);

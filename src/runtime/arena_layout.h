@@ -38,6 +38,12 @@ std::uint64_t resolve_budget(const Budget& budget, const BudgetBytes& sizes, std
 // resource_exhausted, naming the minimum and what it is made of, when `budget` is below it.
 Result<ArenaLayout> plan_arena(const ArenaDemand& demand, std::uint64_t budget);
 
+// The same where a host cache of at most so many bytes is page-locked, `locked` of them already: the driver's page table of such memory
+// lies on the device, 8 bytes for 4 KiB. What that takes beyond 32 MiB comes out of the budget, down to the minimum, and where anything
+// streams at all.
+Result<ArenaLayout> plan_linked_arena(const ArenaDemand& demand, std::uint64_t budget, std::uint64_t host_cache_bytes,
+                                      std::uint64_t locked);
+
 // What is committed under a layout: [0, head) and [resident_begin, arena_bytes).
 struct CommitRanges {
   std::uint64_t head = 0, resident_begin = 0;

@@ -137,7 +137,10 @@ Status EngineCore::movable() const {
 }
 
 Result<ArenaLayout> EngineCore::arena_locked(const Budget& budget, bool with_idle) const {
-  return plan_arena(demand_locked(with_idle), resolve_locked(budget, with_idle));
+  const ArenaDemand demand = demand_locked(with_idle);
+  const std::uint64_t bytes = resolve_locked(budget, with_idle);
+  if (parts_.user_memory || parts_.device->info().arena_host_addressable) return plan_arena(demand, bytes);
+  return plan_linked_arena(demand, bytes, parts_.host_cache_bytes, locked_most_);
 }
 
 Status EngineCore::relayout_locked() {
@@ -153,7 +156,10 @@ Status EngineCore::relayout_locked() {
 }
 
 Status EngineCore::apply_locked(const ArenaLayout& layout) {
-  return parts_.source->reconfigure(layout, [&] { return move_states([&] { return commit_layout(layout); }); });
+  FB_TRY(parts_.source->reconfigure(layout, [&] { return move_states([&] { return commit_layout(layout); }); }));
+  const std::uint64_t all = parts_.source->limits().resident_total_bytes;
+  locked_most_ = std::max(locked_most_, std::min(all - std::min(all, layout.resident_bytes), parts_.host_cache_bytes));
+  return {};
 }
 
 // Gives back before it takes, so that the sum never exceeds the larger of the two budgets, nor the new one once it returns.

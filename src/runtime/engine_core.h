@@ -55,6 +55,7 @@ struct EngineParts {
   std::shared_ptr<const CompiledPlan> compiled;
   std::unique_ptr<ThreadPool> pool;
   Budget budget;
+  std::uint64_t host_cache_bytes = 0;  // that `source` may keep, page-locked where there is a link
   std::uint32_t passes = 1;
   bool user_memory = false;
   bool debug_sync = false;
@@ -131,6 +132,7 @@ class EngineCore {  // thread-safe
   std::uint64_t free_at_start_ = 0;        // what `auto` counts on
   std::vector<ContextCore*> contexts_;
   std::uint64_t idle_activation_bytes_ = 0;
+  std::uint64_t locked_most_ = 0;  // of the host cache, at the smallest budget so far: it gives none back
   SourceLimits published_limits_;
 
   std::mutex counters_mutex_;

@@ -79,6 +79,30 @@ TEST(ArenaLayout, ResidentPartGrowsWithTheBudget) {
   }
 }
 
+TEST(ArenaLayout, LargeHostCachesPayForTheirPageTable) {
+  constexpr std::uint64_t kGiB = 1ull << 30, kMiB = 1ull << 20;
+  ArenaDemand d = demand(4096, 100000, 1, 32 * kMiB, 44 * kGiB, 2 * kMiB);
+  const auto resident = [&](std::uint64_t budget, std::uint64_t cache, std::uint64_t locked) {
+    const auto layout = plan_linked_arena(d, budget, cache, locked);
+    EXPECT_TRUE(layout.ok());
+    EXPECT_EQ(layout->budget, budget);
+    EXPECT_LE(commit_ranges(*layout, d.granule).bytes(layout->arena_bytes), budget);
+    return layout->resident_bytes;
+  };
+  const std::uint64_t budget = 4 * kGiB, without = resident(budget, 0, 0);
+  EXPECT_EQ(without, plan_arena(d, budget)->resident_bytes);
+  EXPECT_EQ(resident(budget, 16 * kGiB, 0), without);                 // a table of 32 MiB
+  EXPECT_EQ(resident(budget, 20 * kGiB, 0), without - 8 * kMiB);      // 8 bytes for 4 KiB, beyond those
+  EXPECT_EQ(resident(budget, 0, 20 * kGiB), without - 8 * kMiB);      // locked before
+  const std::uint64_t all = resident(budget, ~0ull, 0);               // all that streams: 40 GiB and what the table moves out
+  EXPECT_LE(all, without - 48 * kMiB);
+  EXPECT_GE(all, without - 52 * kMiB);
+  EXPECT_EQ(resident(budget, ~0ull, 44 * kGiB - all), all);           // the same when it is asked again
+  EXPECT_EQ(resident(budget_bytes(d).no_stream, ~0ull, 44 * kGiB), 44 * kGiB);  // nothing streams: all stays
+  const std::uint64_t min = budget_bytes(d).min;
+  EXPECT_EQ(resident(min, ~0ull, 0), plan_arena(d, min)->resident_bytes);
+}
+
 TEST(ResolveBudget, KindsMeanWhatTheySay) {
   const BudgetBytes sizes{1000 * 4096, 5000 * 4096, 8000 * 4096};
   EXPECT_EQ(resolve_budget(Budget::of_percent(50), sizes, 1ull << 40, 4096), 4000u * 4096);

@@ -67,14 +67,15 @@ class StrictFile final : public File {
 };
 
 // Runs one read fault at a time, the n-th read failing for a spread of n; checks what `transparent` promises.
-void sweep(const Fault& base, bool transparent, Code code, bool digests = true) {
+// `far`: on the way to a device that the host does not address.
+void sweep_once(const Fault& base, bool transparent, Code code, bool digests, bool far) {
   WorldOptions w = small_world(3);
   w.digests = digests;
   w.unaligned = !digests;
   World world(w);
   FaultFs fs;
   const WeightSet set = world.make_weights(1, fs, DirectIo::off);
-  Rig rig(world, set.generation, options_for(IoChoice::threads));
+  Rig rig(world, set.generation, options_for(IoChoice::threads), {}, far);
   ASSERT_TRUE(rig.set_layout(60'000, 150'000).ok());
   ASSERT_TRUE(rig.run_pass({&set}, {}).status.ok());
   ASSERT_TRUE(rig.run_pass({&set}, {}).status.ok());
@@ -105,9 +106,14 @@ void sweep(const Fault& base, bool transparent, Code code, bool digests = true) 
     if (met) forebay::test::note_fault(testing::UnitTest::GetInstance()->current_test_info()->result()->total_part_count() == before);
   }
   EXPECT_GT(injected, 5u);
-  if (!transparent) {
+  // What fails before its pass begins is read once more: on the way to a far device that may be all of a small world.
+  if (!transparent && !far) {
     EXPECT_GT(failed, 0u);
   }
+}
+
+void sweep(const Fault& base, bool transparent, Code code, bool digests = true) {
+  for (const bool far : {false, true}) sweep_once(base, transparent, code, digests, far);
 }
 
 TEST(StreamFaults, F1OneErrorIsRetried) { sweep({.error = EIO}, true, Code::ok); }
@@ -236,7 +242,7 @@ TEST(StreamFaults, ErrorsOfCompletionsFailOnePassOnly) {
     const WeightSet set = world.make_weights(1, posix_file_system(), DirectIo::prefer);
     StreamerOptions options = options_for(IoChoice::automatic);
     options.wrap_engine = [&](std::unique_ptr<IoEngine> inner) { return std::make_unique<FaultyEngine>(std::move(inner), seed, true); };
-    Rig rig(world, set.generation, options);
+    Rig rig(world, set.generation, options, {}, seed % 2 == 0);
     ASSERT_TRUE(rig.set_layout(200'000, 100'000).ok());
     for (int pass = 0; pass < 12; ++pass) {
       const auto result = rig.run_pass({&set}, {});

@@ -37,6 +37,7 @@ struct Variant {
   std::uint32_t bodies;
   int decode_threads;
   std::uint64_t host_cache;
+  bool far = false;  // to a device through host memory
 };
 
 class StreamerVariants : public testing::TestWithParam<Variant> {};
@@ -56,7 +57,7 @@ TEST_P(StreamerVariants, EveryByteAtEverySize) {
     options.direct = v.direct;
     options.decode_threads = v.decode_threads;
     options.host_cache_bytes = v.host_cache;
-    Rig rig(world, set.generation, options);
+    Rig rig(world, set.generation, options, {}, v.far);
     ASSERT_TRUE(rig.create_status.ok()) << rig.create_status.to_string();
     const std::uint64_t total = rig.source->limits().resident_total_bytes;
     std::uint64_t streamed_passes = 0, passes = 0;
@@ -92,7 +93,10 @@ INSTANTIATE_TEST_SUITE_P(All, StreamerVariants,
                                          Variant{"uring_bodies", IoChoice::uring, DirectIo::prefer, true, true, 3, 2, 300'000},
                                          Variant{"threads_direct", IoChoice::threads, DirectIo::prefer, false, true, 0, 1, 0},
                                          Variant{"threads_direct_odd", IoChoice::threads, DirectIo::prefer, true, false, 0, 3, 500'000},
-                                         Variant{"threads_buffered", IoChoice::threads, DirectIo::off, true, true, 2, 1, 0}),
+                                         Variant{"threads_buffered", IoChoice::threads, DirectIo::off, true, true, 2, 1, 0},
+                                         Variant{"far_direct", IoChoice::uring, DirectIo::require, false, true, 0, 2, 0, true},
+                                         Variant{"far_cached", IoChoice::threads, DirectIo::require, true, true, 0, 2, 500'000, true},
+                                         Variant{"far_bodies", IoChoice::uring, DirectIo::require, true, true, 3, 2, 300'000, true}),
                          [](const auto& param) { return param.param.name; });
 
 TEST(Streamer, HostCacheServesWhatItHolds) {
@@ -165,7 +169,7 @@ TEST(Streamer, RefusesLayoutsAndKeepsTheOld) {
 }
 
 // Passes from several threads, budgets and generations changing between them all the while. Each pass sees one generation whole.
-void stress(IoChoice io, std::uint32_t bodies, bool pin_everything) {
+void stress(IoChoice io, std::uint32_t bodies, bool pin_everything, bool far = false) {
   WorldOptions w;
   w.seed = 5 + bodies;
   w.weights = 8;
@@ -179,7 +183,8 @@ void stress(IoChoice io, std::uint32_t bodies, bool pin_everything) {
   for (const WeightSet& set : sets) pointers.push_back(&set);
   StreamerOptions options = small_reads(io);
   options.host_cache_bytes = 100'000;
-  Rig rig(world, sets[0].generation, options);
+  if (far) options.direct = DirectIo::require;
+  Rig rig(world, sets[0].generation, options, {}, far);
   ASSERT_TRUE(rig.create_status.ok()) << rig.create_status.to_string();
   const std::uint64_t total = rig.source->limits().resident_total_bytes;
   std::uint64_t ring = 0;  // a ring that holds for all sets
@@ -228,6 +233,8 @@ TEST(Streamer, StressThreads) { stress(IoChoice::threads, 0, false); }
 TEST(Streamer, StressUring) { stress(IoChoice::automatic, 0, false); }
 TEST(Streamer, StressBodies) { stress(IoChoice::automatic, 2, false); }
 TEST(Streamer, StressResident) { stress(IoChoice::automatic, 2, true); }
+TEST(Streamer, StressFar) { stress(IoChoice::automatic, 0, false, true); }
+TEST(Streamer, StressFarBodies) { stress(IoChoice::threads, 2, false, true); }
 
 TEST(Streamer, PublishedGenerationsAreTakenByTheNextPass) {
   WorldOptions w;
@@ -263,10 +270,12 @@ TEST(Streamer, PublishedGenerationsAreTakenByTheNextPass) {
   EXPECT_TRUE(rig.run_pass({&a, &b, &b}, {}).status.ok());
 }
 
-TEST(Streamer, AFailedPassLeavesTheNextOneWhole) {
+void failed_passes(bool far) {
   World world({});
   const WeightSet set = world.make_weights(1, posix_file_system(), DirectIo::off);
-  Rig rig(world, set.generation, small_reads(IoChoice::automatic));
+  StreamerOptions options = small_reads(IoChoice::automatic);
+  if (far) options.direct = DirectIo::require;
+  Rig rig(world, set.generation, options, {}, far);
   ASSERT_TRUE(rig.set_layout(100'000, 300'000).ok());
   for (std::uint64_t i = 0; i < 20; ++i) {
     Rig::PassOptions run;
@@ -280,10 +289,15 @@ TEST(Streamer, AFailedPassLeavesTheNextOneWhole) {
   }
 }
 
-TEST(Streamer, ShutdownCancelsWaitersAndDrains) {
+TEST(Streamer, AFailedPassLeavesTheNextOneWhole) { failed_passes(false); }
+TEST(Streamer, AFailedPassLeavesTheNextOneWholeOnAFarDevice) { failed_passes(true); }
+
+void shut_down(bool far) {
   World world({});
   const WeightSet set = world.make_weights(1, posix_file_system(), DirectIo::off);
-  Rig rig(world, set.generation, small_reads(IoChoice::automatic));
+  StreamerOptions options = small_reads(IoChoice::automatic);
+  if (far) options.direct = DirectIo::require;
+  Rig rig(world, set.generation, options, {}, far);
   ASSERT_TRUE(rig.set_layout(0, 0).ok());
   std::vector<std::thread> threads;
   std::atomic<int> bad{0};
@@ -306,6 +320,9 @@ TEST(Streamer, ShutdownCancelsWaitersAndDrains) {
   EXPECT_EQ(rig.source->begin_pass().status().code(), Code::cancelled);
   rig.source->shutdown();
 }
+
+TEST(Streamer, ShutdownCancelsWaitersAndDrains) { shut_down(false); }
+TEST(Streamer, ShutdownCancelsWaitersAndDrainsOnAFarDevice) { shut_down(true); }
 
 TEST(Streamer, GathersRowsHoweverTheyAreBound) {
   WorldOptions w;
