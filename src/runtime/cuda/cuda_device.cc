@@ -118,7 +118,7 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer, pu
 
  private:
   CudaDevice(std::shared_ptr<CudaState> state, const DeviceFacts& facts)
-      : state_(std::move(state)), words_(std::make_shared<TieWords>(state_)) {
+      : state_(std::move(state)), words_(TieWords::of_process()) {
     info_.kind = "cuda";
     info_.name = facts.name;
     info_.granule = kGranule;
