@@ -189,8 +189,7 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
   cudaError_t launch_hopper(LinearGroup& group) const {
     BulkGroup bulk;
     const LinearTile tile = tile_of(group);
-    if (map_linear(group, tile, state_->driver.encode_map, &bulk))
-      return launch_linear_bulk(bulk, task_.type, task_.turned, tile, queue_stream());
+    if (map_linear(group, tile, &bulk)) return launch_linear_bulk(bulk, task_.type, task_.turned, tile, queue_stream());
     return launch_linear_hopper(group, tile, queue_stream());
   }
   Status check(cudaError_t error) const { return error == cudaSuccess ? Status() : state_->errors.check(error, id()); }
