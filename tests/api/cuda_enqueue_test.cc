@@ -267,7 +267,7 @@ TEST_P(ManyContexts, WaitForThem) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Of, ManyStreams, ::testing::Values(3, 8, 48, 128), [](const auto& c) { return std::to_string(c.param); });
-INSTANTIATE_TEST_SUITE_P(Of, ManyContexts, ::testing::Values(3, 8), [](const auto& c) { return std::to_string(c.param); });
+INSTANTIATE_TEST_SUITE_P(Of, ManyContexts, ::testing::Values(3, 8, 48), [](const auto& c) { return std::to_string(c.param); });
 
 TEST_F(CudaEnqueue, AFailureLetsTheStreamGoOn) {
   Caller caller;

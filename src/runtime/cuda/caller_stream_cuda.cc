@@ -162,6 +162,11 @@ void TieWords::leave(const Seat& seat) {
   left_.notify_all();
 }
 
+bool TieWords::nobody() {
+  const std::lock_guard lock(mutex_);
+  return places_.empty();
+}
+
 bool TieWords::oldest_soon(std::uint64_t place) {
   constexpr auto kPoll = std::chrono::microseconds(50);
   std::unique_lock lock(mutex_);

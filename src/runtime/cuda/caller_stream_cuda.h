@@ -40,6 +40,17 @@ class TieWords {
     cudaEvent_t arrived = nullptr;  // recorded again only when the pass has ended
     cudaStream_t side = nullptr;    // of consumed events, in their order
   };
+  // True while no stream waits for a pass, and keeps it so: the driver may take memory for what it makes (recordings, too), holding up all
+  // other calls until everything that was given to the device has run.
+  class Quiet {
+   public:
+    explicit Quiet(TieWords& words) : attaching_(words.attach_mutex_), quiet_(words.nobody()) {}
+    explicit operator bool() const { return quiet_; }
+
+   private:
+    const std::lock_guard<std::mutex> attaching_;
+    const bool quiet_;
+  };
   static std::shared_ptr<TieWords> of_process();
   ~TieWords();
   Result<std::uint32_t> take(CudaState& state, Pair** words);
@@ -63,6 +74,7 @@ class TieWords {
   static constexpr std::uint32_t kPairs = 512;
   TieWords() = default;
   Status make(CudaState& state);
+  bool nobody();
 
   std::mutex mutex_;  // guards everything below
   Pair* pairs_ = nullptr;
