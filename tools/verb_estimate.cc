@@ -212,7 +212,7 @@ Status run_estimate(Session& session) {
   if (session.options.list("budget").empty()) rows.push_back(row_of(session, demand, sizes, sizes.min, rates));
   for (const std::string& text : budgets) {
     FB_ASSIGN(const Budget budget, Budget::parse(text));
-    rows.push_back(row_of(session, demand, sizes, resolve_budget(budget, sizes, sizes.full, demand.arena.granule), rates));
+    rows.push_back(row_of(session, demand, sizes, resolve_budget(budget, sizes, sizes.full), rates));
   }
   session.result["rows"] = std::move(rows);
   return {};

@@ -45,7 +45,7 @@ BudgetBytes budget_bytes(const ArenaDemand& demand) {
   return b;
 }
 
-std::uint64_t resolve_budget(const Budget& budget, const BudgetBytes& sizes, std::uint64_t free_bytes, std::uint64_t granule) {
+std::uint64_t resolve_budget(const Budget& budget, const BudgetBytes& sizes, std::uint64_t free_bytes) {
   std::uint64_t bytes = sizes.full;
   switch (budget.kind) {
     case Budget::Kind::automatic: {
@@ -61,17 +61,17 @@ std::uint64_t resolve_budget(const Budget& budget, const BudgetBytes& sizes, std
     case Budget::Kind::bytes: bytes = std::min(budget.bytes, sizes.full); break;
     case Budget::Kind::unlimited: break;
   }
-  return align_down(bytes, granule);
+  return bytes;
 }
 
-Result<ArenaLayout> plan_arena(const ArenaDemand& demand, std::uint64_t budget) {
+Result<ArenaLayout> plan_arena(const ArenaDemand& demand, std::uint64_t given) {
   const Sizes s = sizes_of(demand);
   const BudgetBytes sizes = budget_bytes(demand);
-  budget = align_down(budget, demand.granule);
+  const std::uint64_t budget = align_down(given, demand.granule);
   if (budget < sizes.min) {
     Problem problem;
     problem.code = "budget_below_minimum";
-    problem.message = "the budget of " + std::to_string(budget) + " bytes is below the minimum of " + std::to_string(sizes.min) +
+    problem.message = "the budget of " + std::to_string(given) + " bytes is below the minimum of " + std::to_string(sizes.min) +
                       " bytes (activations and workspace " + std::to_string(s.activations) + ", state " + std::to_string(s.state) +
                       ", ring for the largest step " + std::to_string(s.min_ring) + ")";
     problem.hint = "give at least " + std::to_string(sizes.min) + " bytes, or smaller input shapes";

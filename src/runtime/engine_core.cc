@@ -122,13 +122,11 @@ ArenaDemand EngineCore::demand_locked(bool with_idle) const {
 }
 
 std::uint64_t EngineCore::resolve_locked(const Budget& budget, bool with_idle) const {
-  const std::uint64_t granule = parts_.device->info().granule;
   const std::uint64_t free = parts_.user_memory ? parts_.arena->reserved_bytes() : free_at_start_;
   // The user's memory is there for the engine: all of it may be used.
   const bool all = parts_.user_memory && budget.kind == Budget::Kind::automatic;
-  std::uint64_t bytes = resolve_budget(all ? Budget::unlimited() : budget, sizes_locked(with_idle), free, granule);
-  if (parts_.user_memory) bytes = std::min(bytes, align_down(parts_.arena->reserved_bytes(), granule));
-  return bytes;
+  const std::uint64_t bytes = resolve_budget(all ? Budget::unlimited() : budget, sizes_locked(with_idle), free);
+  return parts_.user_memory ? std::min(bytes, free) : bytes;
 }
 
 Status EngineCore::movable() const {

@@ -163,7 +163,7 @@ Status Stretch::record_ahead(void* argument) {
   auto& stretch = *static_cast<Stretch*>(argument);
   if (stretch.launches_.size() < kLeast) return {};
   Kept ahead{stretch.key_, stretch.device_->record(&Stretch::run_all, argument, std::move(stretch.worn_)), false};
-  ahead.refused = ahead.recording == nullptr;
+  ahead.refused = ahead.recording == nullptr && stretch.device_->can_record();
   stretch.kept_.insert(stretch.kept_.begin(), std::move(ahead));
   return {};
 }
@@ -189,9 +189,9 @@ Status Stretch::run(void* argument) {
   Kept& now = kept.front();
   if (now.recording == nullptr && !now.refused) {
     now.recording = stretch.device_->record(&Stretch::run_all, argument, nullptr);
-    now.refused = now.recording == nullptr;
+    now.refused = now.recording == nullptr && stretch.device_->can_record();
   }
-  return now.refused ? run_all(argument) : stretch.device_->replay(*now.recording);
+  return now.recording == nullptr ? run_all(argument) : stretch.device_->replay(*now.recording);
 }
 
 }  // namespace forebay

@@ -25,6 +25,8 @@ class Recording {  // belongs to whoever asked for it; may be destroyed on any t
 class ReplayDevice {
  public:
   virtual ~ReplayDevice() = default;
+  // False while a recording cannot be made, whatever it holds: what is null then may be asked for again.
+  virtual bool can_record() { return true; }
   // Calls `work`, keeping what it launches in place of running it. Null where a call of its cannot
   // be kept: nothing has run then.
   // `worn`, where there is one, runs no more, and held much the same launches: to make it over costs less than a new one.

@@ -20,48 +20,54 @@ double ms_since(Clock::time_point begin) { return std::chrono::duration<double, 
 
 class CudaRun : public CudaEngine {
  protected:
-  void SetUp() override {
-    CudaEngine::SetUp();
-    if (IsSkipped()) return;
-    ASSERT_VALUE(Plan plan, world_.plan());
+  static void SetUpTestSuite() {
+    if (!load_device("cuda").ok()) return;
+    world_ = std::make_unique<LayersWorld>();
+    ASSERT_VALUE(Plan plan, world_->plan());
     plan_ = std::make_unique<Plan>(std::move(plan));
-    ASSERT_VALUE(Engine engine, Engine::create(*plan_, world_.model(), on_cuda(Budget::of_percent(100))));
-    ASSERT_VALUE(want_, run_once(engine, world_.inputs));
-    ASSERT_VALUE(const auto sizes, engine.sizes_for_shapes(shapes_of(world_.inputs)));
+    ASSERT_VALUE(Engine engine, Engine::create(*plan_, world_->model(), on_cuda(Budget::of_percent(100))));
+    ASSERT_VALUE(want_, run_once(engine, world_->inputs));
+    ASSERT_VALUE(const auto sizes, engine.sizes_for_shapes(shapes_of(world_->inputs)));
     min_ = sizes.min_budget;
     full_ = sizes.full_budget;
   }
+  static void TearDownTestSuite() {
+    plan_.reset();
+    world_.reset();
+  }
   Budget between(std::uint64_t part, std::uint64_t of) const { return Budget::of_bytes(min_ + (full_ - min_) * part / of); }
 
-  LayersWorld world_;
-  std::unique_ptr<Plan> plan_;
-  HostTensor want_;
-  std::uint64_t min_ = 0, full_ = 0;
+  inline static std::unique_ptr<LayersWorld> world_;
+  inline static std::unique_ptr<Plan> plan_;
+  inline static HostTensor want_;
+  inline static std::uint64_t min_ = 0, full_ = 0;
 };
 
 // ONNX file, safetensors, zstd shards, embedded, in memory; from disk and through the host cache.
 TEST_F(CudaRun, EverySourceOfWeightsGivesTheSameBits) {
-  write_file(world_.folder / "w.safetensors", safetensors_of(world_.weights));
+  write_file(world_->folder / "w.safetensors", safetensors_of(world_->weights));
   Refitter refitter(*plan_, {});
-  for (const char* codec : {"zstd", "raw"}) ASSERT_OK(refitter.pack(world_.model(), world_.folder / codec, codec));
-  ASSERT_OK(refitter.embed(world_.model(), world_.folder / "whole.plan"));
-  ASSERT_VALUE(Plan whole, Plan::load(world_.folder / "whole.plan"));
-  std::vector<std::pair<std::string, WeightSources>> all{{"onnx", world_.model()}, {"embedded", {}}, {"memory", in_memory(world_.weights)}};
+  for (const char* codec : {"zstd", "raw"}) ASSERT_OK(refitter.pack(world_->model(), world_->folder / codec, codec));
+  ASSERT_OK(refitter.embed(world_->model(), world_->folder / "whole.plan"));
+  ASSERT_VALUE(Plan whole, Plan::load(world_->folder / "whole.plan"));
+  std::vector<std::pair<std::string, WeightSources>> all{{"onnx", world_->model()}, {"embedded", {}}, {"memory", in_memory(world_->weights)}};
   for (const char* path : {"w.safetensors", "zstd", "raw"}) {
     all.emplace_back(path, WeightSources());
-    all.back().second.paths = {world_.folder / path};
+    all.back().second.paths = {world_->folder / path};
   }
   int streamed = 0;
   for (const auto& [name, sources] : all) {
     for (const bool cached : {false, true}) {
-      for (const std::uint64_t part : {3u, 6u, 9u, 16u}) {  // coded chunks need more than the minimum of others
+      EngineOptions options = on_cuda(between(3, 16));  // coded chunks need more than the minimum of others
+      options.host_cache_bytes = cached ? 64u << 20 : 0u;
+      ASSERT_VALUE(Engine engine, Engine::create(sources.empty() ? whole : *plan_, sources, options));
+      ASSERT_VALUE(ExecutionContext context, engine.create_context());
+      for (const std::uint64_t part : {3u, 6u, 9u, 16u}) {
         SCOPED_TRACE(name + (cached ? ", cached, " : ", from disk, ") + std::to_string(part));
-        EngineOptions options = on_cuda(between(part, 16));
-        options.host_cache_bytes = cached ? 64u << 20 : 0u;
-        ASSERT_VALUE(Engine engine, Engine::create(sources.empty() ? whole : *plan_, sources, options));
-        ASSERT_VALUE(ExecutionContext context, engine.create_context());
+        ASSERT_VALUE(const BudgetChange change, engine.set_budget(between(part, 16)));
+        ASSERT_OK(change.wait());
         for (int pass = 0; pass < 2; ++pass) {
-          ASSERT_VALUE(const HostTensor got, run_once(context, world_.inputs));
+          ASSERT_VALUE(const HostTensor got, run_once(context, world_->inputs));
           EXPECT_TRUE(same_bits(got, want_)) << "pass " << pass;
         }
         streamed += context.profile().link_bytes > 0 ? 1 : 0;
@@ -121,13 +127,13 @@ TEST_F(CudaEngine, AConvolutionModelHasEqualBitsAt64Budgets) {
 
 TEST_F(CudaRun, RefitsWhileContextsRun) {
   const Tensors other = layer_weights(LayersWorld::kLayers, LayersWorld::kLayerWidth, 2);
-  write_file(world_.folder / "a.safetensors", safetensors_of(world_.weights));
-  write_file(world_.folder / "b.safetensors", safetensors_of(other));
+  write_file(world_->folder / "a.safetensors", safetensors_of(world_->weights));
+  write_file(world_->folder / "b.safetensors", safetensors_of(other));
   WeightSources a, b;
-  a.paths = {world_.folder / "a.safetensors"};
-  b.paths = {world_.folder / "b.safetensors"};
+  a.paths = {world_->folder / "a.safetensors"};
+  b.paths = {world_->folder / "b.safetensors"};
   ASSERT_VALUE(Engine fresh, Engine::create(*plan_, b, on_cuda(Budget::of_percent(100))));
-  ASSERT_VALUE(const HostTensor want_other, run_once(fresh, world_.inputs));
+  ASSERT_VALUE(const HostTensor want_other, run_once(fresh, world_->inputs));
   ASSERT_FALSE(same_bits(want_, want_other));
   for (const std::uint64_t part : {4u, 16u}) {
     ASSERT_VALUE(Engine engine, Engine::create(*plan_, a, on_cuda(between(part, 16), 2)));
@@ -139,7 +145,7 @@ TEST_F(CudaRun, RefitsWhileContextsRun) {
         auto context = engine.create_context();
         ASSERT_OK(context);
         while (!stop) {
-          auto got = run_once(*context, world_.inputs);
+          auto got = run_once(*context, world_->inputs);
           ASSERT_OK(got);
           if (!same_bits(*got, want_) && !same_bits(*got, want_other)) ++wrong;
           ++passes;
@@ -147,8 +153,8 @@ TEST_F(CudaRun, RefitsWhileContextsRun) {
       });
     }
     for (int i = 1; i <= 24; ++i) {
-      EXPECT_OK(engine.refit(i % 4 < 2 ? (i % 2 == 1 ? in_memory(other) : in_memory(world_.weights)) : (i % 2 == 1 ? b : a), nullptr));
-      ASSERT_VALUE(const HostTensor got, run_once(engine, world_.inputs));
+      EXPECT_OK(engine.refit(i % 4 < 2 ? (i % 2 == 1 ? in_memory(other) : in_memory(world_->weights)) : (i % 2 == 1 ? b : a), nullptr));
+      ASSERT_VALUE(const HostTensor got, run_once(engine, world_->inputs));
       EXPECT_TRUE(same_bits(got, i % 2 == 1 ? want_other : want_)) << "refit " << i;
     }
     stop = true;
@@ -161,7 +167,7 @@ TEST_F(CudaRun, RefitsWhileContextsRun) {
 }
 
 TEST_F(CudaRun, BudgetsChangeWhilePassesRun) {
-  ASSERT_VALUE(Engine engine, Engine::create(*plan_, world_.model(), on_cuda(between(16, 16), 2)));
+  ASSERT_VALUE(Engine engine, Engine::create(*plan_, world_->model(), on_cuda(between(16, 16), 2)));
   std::atomic<bool> stop{false};
   std::atomic<int> passes{0}, wrong{0};
   std::vector<std::thread> callers;
@@ -170,7 +176,7 @@ TEST_F(CudaRun, BudgetsChangeWhilePassesRun) {
       auto context = engine.create_context();
       ASSERT_OK(context);
       while (!stop) {
-        auto got = run_once(*context, world_.inputs);
+        auto got = run_once(*context, world_->inputs);
         ASSERT_OK(got);
         wrong += same_bits(*got, want_) ? 0 : 1;
         ++passes;
@@ -210,7 +216,7 @@ TEST_F(CudaRun, StatesStayOnTheDevice) {
     graph.output("y", DType::f32, {});
     graph.output("present.0", DType::f32, present);
     const std::string name = "state" + std::to_string(axis);
-    ASSERT_VALUE(Plan plan, build_plan(maker, world_.folder, name));
+    ASSERT_VALUE(Plan plan, build_plan(maker, world_->folder, name));
     ASSERT_VALUE(Engine engine, Engine::create(plan, {}, on_cuda(Budget::of_bytes(64u << 20))));
     ASSERT_VALUE(ExecutionContext bound, engine.create_context());
     ASSERT_VALUE(ExecutionContext carrying, engine.create_context());
@@ -254,18 +260,18 @@ TEST_F(CudaRun, TheUsersMemoryIsTheArena) {
     const std::uint64_t before = free_bytes();
     EngineOptions options = on_cuda(Budget::automatic());
     options.arena_memory = std::span(block->base() + 64, bytes - 64);  // not aligned
-    ASSERT_VALUE(Engine engine, Engine::create(*plan_, world_.model(), options));
-    ASSERT_VALUE(const HostTensor got, run_once(engine, world_.inputs));
+    ASSERT_VALUE(Engine engine, Engine::create(*plan_, world_->model(), options));
+    ASSERT_VALUE(const HostTensor got, run_once(engine, world_->inputs));
     EXPECT_TRUE(same_bits(got, want_));
     EXPECT_LE(engine.memory().peak_committed, bytes);
     EXPECT_LE(before, free_bytes() + (64u << 20));
   }
   EngineOptions options = on_cuda(Budget::automatic());
   options.arena_memory = std::span(block->base(), std::size_t{1u << 20});
-  EXPECT_CODE(Engine::create(*plan_, world_.model(), options), Code::invalid_argument);
+  EXPECT_CODE(Engine::create(*plan_, world_->model(), options), Code::invalid_argument);
   std::vector<std::byte> host(std::size_t{16u << 20});
   options.arena_memory = std::span(host);
-  EXPECT_CODE(Engine::create(*plan_, world_.model(), options), Code::invalid_argument);
+  EXPECT_CODE(Engine::create(*plan_, world_->model(), options), Code::invalid_argument);
 }
 
 // Reads, copies and kernels on one clock: within the pass but for what was begun before or is for the next one; kernels in order, link and
@@ -274,11 +280,11 @@ TEST_F(CudaRun, ProfilesTellOfTheDevicesTime) {
   for (const bool cached : {false, true}) {
     EngineOptions options = on_cuda(between(2, 16));
     options.host_cache_bytes = cached ? 64u << 20 : 0u;
-    ASSERT_VALUE(Engine engine, Engine::create(*plan_, world_.model(), options));
+    ASSERT_VALUE(Engine engine, Engine::create(*plan_, world_->model(), options));
     ASSERT_VALUE(ExecutionContext context, engine.create_context());
-    for (int i = 0; i < 3; ++i) ASSERT_OK(run_once(context, world_.inputs));
+    for (int i = 0; i < 3; ++i) ASSERT_OK(run_once(context, world_->inputs));
     context.set_profiling(true);
-    ASSERT_VALUE(const HostTensor got, run_once(context, world_.inputs));
+    ASSERT_VALUE(const HostTensor got, run_once(context, world_->inputs));
     EXPECT_TRUE(same_bits(got, want_));
     const PassProfile& profile = context.profile();
     double compute = 0, last_end = 0;
@@ -312,8 +318,8 @@ TEST_F(CudaRun, ProfilesTellOfTheDevicesTime) {
 TEST_F(CudaRun, DebugSyncChangesNoBits) {
   EngineOptions options = on_cuda(between(6, 16));
   options.debug_sync = true;
-  ASSERT_VALUE(Engine engine, Engine::create(*plan_, world_.model(), options));
-  ASSERT_VALUE(const HostTensor got, run_once(engine, world_.inputs));
+  ASSERT_VALUE(Engine engine, Engine::create(*plan_, world_->model(), options));
+  ASSERT_VALUE(const HostTensor got, run_once(engine, world_->inputs));
   EXPECT_TRUE(same_bits(got, want_));
 }
 

@@ -56,7 +56,7 @@ TEST(ArenaLayout, CommittedBytesNeverExceedTheBudgetAndPartsNeverOverlap) {
   EXPECT_GT(tried, 1000u);
 }
 
-TEST(ArenaLayout, OneGranuleBelowTheMinimumIsRefusedAndTheMinimumNamed) {
+TEST(ArenaLayout, WhatIsBelowTheMinimumIsRefusedAndBothAreNamed) {
   const ArenaDemand d = demand(0, 100000, 1, 65536, 1 << 20, 4096);
   const std::uint64_t min = budget_bytes(d).min;
   EXPECT_TRUE(plan_arena(d, min).ok());
@@ -64,6 +64,10 @@ TEST(ArenaLayout, OneGranuleBelowTheMinimumIsRefusedAndTheMinimumNamed) {
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.status().code(), Code::resource_exhausted);
   EXPECT_NE(refused.status().message().find(std::to_string(min)), std::string::npos);
+  for (const std::uint64_t less_than_a_granule : {1u, 4095u}) {
+    const std::string said = plan_arena(d, resolve_budget(Budget::of_bytes(less_than_a_granule), budget_bytes(d), 1 << 30)).status().message();
+    EXPECT_NE(said.find("the budget of " + std::to_string(less_than_a_granule) + " bytes"), std::string::npos) << said;
+  }
 }
 
 TEST(ArenaLayout, ResidentPartGrowsWithTheBudget) {
@@ -105,13 +109,13 @@ TEST(ArenaLayout, LargeHostCachesPayForTheirPageTable) {
 
 TEST(ResolveBudget, KindsMeanWhatTheySay) {
   const BudgetBytes sizes{1000 * 4096, 5000 * 4096, 8000 * 4096};
-  EXPECT_EQ(resolve_budget(Budget::of_percent(50), sizes, 1ull << 40, 4096), 4000u * 4096);
-  EXPECT_EQ(resolve_budget(Budget::of_percent(100), sizes, 1ull << 40, 4096), sizes.full);
-  EXPECT_EQ(resolve_budget(Budget::unlimited(), sizes, 0, 4096), sizes.full);
-  EXPECT_EQ(resolve_budget(Budget::of_bytes(1ull << 60), sizes, 0, 4096), sizes.full);
-  EXPECT_EQ(resolve_budget(Budget::of_bytes(4097), sizes, 0, 4096), 4096u);
-  EXPECT_EQ(resolve_budget(Budget::automatic(), sizes, 1ull << 40, 4096), sizes.full);
-  EXPECT_LE(resolve_budget(Budget::automatic(), sizes, 2ull << 30, 4096), 2ull << 30);
+  EXPECT_EQ(resolve_budget(Budget::of_percent(50), sizes, 1ull << 40), 4000u * 4096);
+  EXPECT_EQ(resolve_budget(Budget::of_percent(100), sizes, 1ull << 40), sizes.full);
+  EXPECT_EQ(resolve_budget(Budget::unlimited(), sizes, 0), sizes.full);
+  EXPECT_EQ(resolve_budget(Budget::of_bytes(1ull << 60), sizes, 0), sizes.full);
+  EXPECT_EQ(resolve_budget(Budget::of_bytes(4097), sizes, 0), 4097u);
+  EXPECT_EQ(resolve_budget(Budget::automatic(), sizes, 1ull << 40), sizes.full);
+  EXPECT_LE(resolve_budget(Budget::automatic(), sizes, 2ull << 30), 2ull << 30);
 }
 
 }  // namespace

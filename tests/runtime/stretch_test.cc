@@ -35,15 +35,16 @@ class CountingDevice final : public ReplayDevice {
   std::unique_ptr<Recording> record(Queue::HostFunction work, void* argument, std::unique_ptr<Recording> worn) override {
     ++records;
     made_over += worn != nullptr ? 1 : 0;
-    if (refuses || !work(argument).ok()) return nullptr;
+    if (refuses || busy || !work(argument).ok()) return nullptr;
     return std::make_unique<Counted>();
   }
   Status replay(Recording&) override {
     ++replays;
     return {};
   }
+  bool can_record() override { return !busy; }
   int records = 0, replays = 0, made_over = 0;
-  bool refuses = false;
+  bool refuses = false, busy = false;
 };
 
 class Stretches : public ::testing::Test {
@@ -136,6 +137,17 @@ TEST_F(Stretches, WhatCannotBeKeptRunsEveryTime) {
   EXPECT_EQ(device_.records, 1);
   EXPECT_EQ(device_.replays, 0);
   EXPECT_EQ(kernel_.runs, 5 * static_cast<int>(kLaunches));
+}
+
+TEST_F(Stretches, WhatCouldNotBeRecordedJustThenIsLater) {
+  device_.busy = true;
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(pass().ok());
+  EXPECT_EQ(device_.replays, 0);
+  EXPECT_EQ(kernel_.runs, 3 * static_cast<int>(kLaunches));
+  device_.busy = false;
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(pass().ok());
+  EXPECT_EQ(device_.replays, 2);
+  EXPECT_EQ(kernel_.runs, 4 * static_cast<int>(kLaunches));
 }
 
 TEST_F(Stretches, ShortOrTimedOnesAreNotRecorded) {

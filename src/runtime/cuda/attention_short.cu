@@ -1,24 +1,9 @@
 // Attention of encoders: at most 256 keys of 64 numbers, all of them seen. A block has 64 queries of a head and all keys and values in
 // shared memory, a warp 16 rows; a row's scores stay in registers, so its softmax is one pass. Little code: all of it is run once.
-#include "runtime/cuda/attention_short.h"
-#include "runtime/cuda/attention_tile.cuh"
-#include "runtime/cuda/attention_unit.cuh"
+#include "runtime/cuda/attention_short.cuh"
 
 namespace forebay::cuda {
 namespace {
-
-constexpr int kHead = 64, kRows = 64, kThreads = 128, kRowBytes = 2 * kHead;
-
-// kCopied rows of a head, zeros behind the `count` there are.
-template <int kCopied>
-__device__ __forceinline__ void copy_head(unsigned tile, const void* from, std::int64_t stride, int count) {
-  const int row = static_cast<int>(threadIdx.x) / 8, piece = static_cast<int>(threadIdx.x) % 8;
-  const unsigned to = tile + static_cast<unsigned>(row * kRowBytes + ((piece ^ (row & 7)) << 4));
-  const char* at = static_cast<const char*>(from) + 2 * (row * stride + piece * 8);
-#pragma unroll
-  for (int i = 0; i < kCopied / 16; ++i, at += 32 * stride)
-    copy_piece(to + i * 16 * kRowBytes, row + i * 16 < count ? at : from, row + i * 16 < count);
-}
 
 // Scores to weights; the sum of them of this thread's columns in `total`.
 template <int kKeys>
@@ -59,17 +44,12 @@ __global__ void __launch_bounds__(kThreads) attend_short(const __grid_constant__
   const unsigned queries = (shared_address(memory) + 1023) / 1024 * 1024, keys = queries + kRows * kRowBytes,
                  values = keys + kKeys * kRowBytes;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int blocks = static_cast<int>((t.queries + kRows - 1) / kRows), heads = static_cast<int>(t.q_heads);
-  const int first = static_cast<int>(blockIdx.x) % blocks * kRows, unit = static_cast<int>(blockIdx.x) / blocks;
-  const int batch = unit / heads, head = unit % heads, key_head = head / static_cast<int>(t.q_heads / t.kv_heads);
+  const ShortUnit<T> unit(t, static_cast<int>((t.queries + kRows - 1) / kRows));
   after_previous();
-  copy_head<kRows>(queries, static_cast<const T*>(t.q) + batch * t.q_strides[0] + head * t.q_strides[1] + first * t.q_strides[2],
-                   t.q_strides[2], static_cast<int>(t.queries) - first);
-  copy_head<kKeys>(keys, static_cast<const T*>(t.k) + batch * t.k_strides[0] + key_head * t.k_strides[1], t.k_strides[2],
-                   static_cast<int>(t.keys));
+  copy_head<kRows>(queries, unit.queries(t) + unit.first * t.q_strides[2], t.q_strides[2], static_cast<int>(t.queries) - unit.first);
+  unit.template copy_keys<kKeys>(keys, t);
   close_copies();
-  copy_head<kKeys>(values, static_cast<const T*>(t.v) + batch * t.v_strides[0] + key_head * t.v_strides[1], t.v_strides[2],
-                   static_cast<int>(t.keys));
+  unit.template copy_values<kKeys>(values, t);
   close_copies();
   asm volatile("cp.async.wait_group 1;\n" ::: "memory");
   __syncthreads();
@@ -105,9 +85,9 @@ __global__ void __launch_bounds__(kThreads) attend_short(const __grid_constant__
   }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int row = first + warp * 16 + lane / 4 + half * 8;
+    const int row = unit.first + warp * 16 + lane / 4 + half * 8;
     if (row >= t.queries) continue;
-    T* const to = static_cast<T*>(t.y) + batch * t.y_strides[0] + head * t.y_strides[1] + row * t.y_strides[2] + lane % 4 * 2;
+    T* const to = static_cast<T*>(t.y) + unit.batch * t.y_strides[0] + unit.head * t.y_strides[1] + row * t.y_strides[2] + lane % 4 * 2;
 #pragma unroll
     for (int part = 0; part < kHead / 8; ++part) {
       *reinterpret_cast<unsigned*>(to + part * 8) =

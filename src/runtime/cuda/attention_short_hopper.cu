@@ -3,15 +3,13 @@
 // while this one weighs its scores.
 #include <algorithm>
 
-#include "runtime/cuda/attention_short.h"
-#include "runtime/cuda/attention_tile.cuh"
-#include "runtime/cuda/attention_unit.cuh"
+#include "runtime/cuda/attention_short.cuh"
 #include "runtime/cuda/hopper_products.cuh"
 
 namespace forebay::cuda {
 namespace {
 
-constexpr int kHead = 64, kRows = 64, kThreads = 128, kRowBytes = 2 * kHead, kMultiprocessors = 132;
+constexpr int kMultiprocessors = 132;
 
 // Scores of 2 * kHalf keys, so that a product of half of them fits one instruction whose registers are named; kBlocks fit a multiprocessor.
 template <typename T, int half, int blocks>
@@ -61,17 +59,6 @@ __device__ __forceinline__ void mix_values(float (&d)[8][4], const unsigned (&a)
   } else {
     FB_MIX("bf16");
   }
-}
-
-// kCopied rows of a head, zeros behind the `count` there are.
-template <int kCopied>
-__device__ __forceinline__ void copy_head(unsigned tile, const void* from, std::int64_t stride, int count) {
-  const int row = static_cast<int>(threadIdx.x) / 8, piece = static_cast<int>(threadIdx.x) % 8;
-  const unsigned to = tile + static_cast<unsigned>(row * kRowBytes + ((piece ^ (row & 7)) << 4));
-  const char* at = static_cast<const char*>(from) + 2 * (row * stride + piece * 8);
-#pragma unroll
-  for (int i = 0; i < kCopied / 16; ++i, at += 32 * stride)
-    copy_piece(to + i * 16 * kRowBytes, row + i * 16 < count ? at : from, row + i * 16 < count);
 }
 
 // Scores to weights, and the sum of a row's. The scale is above 0.
@@ -151,18 +138,16 @@ __global__ void __launch_bounds__(kThreads, Form::kBlocks) attend_short_hopper(c
   extern __shared__ uint4 memory[];
   const unsigned keys = (shared_address(memory) + 1023) / 1024 * 1024, values = keys + kKeys * kRowBytes,
                  queries = values + kKeys * kRowBytes;
-  const int unit = static_cast<int>(blockIdx.x) / lots, heads = static_cast<int>(t.q_heads), batch = unit / heads, head = unit % heads,
-            key_head = head / static_cast<int>(t.q_heads / t.kv_heads), count = static_cast<int>(t.queries), step = lots * kRows;
-  int first = static_cast<int>(blockIdx.x) % lots * kRows;
-  const T* const q = static_cast<const T*>(t.q) + batch * t.q_strides[0] + head * t.q_strides[1];
-  char* const y = static_cast<char*>(t.y) + 2 * (batch * t.y_strides[0] + head * t.y_strides[1]);
+  const ShortUnit<T> unit(t, lots);
+  const int count = static_cast<int>(t.queries), step = lots * kRows;
+  int first = unit.first;
+  const T* const q = unit.queries(t);
+  char* const y = static_cast<char*>(t.y) + 2 * (unit.batch * t.y_strides[0] + unit.head * t.y_strides[1]);
   after_previous();
   copy_head<kRows>(queries, q + first * t.q_strides[2], t.q_strides[2], count - first);
-  copy_head<kKeys>(keys, static_cast<const T*>(t.k) + batch * t.k_strides[0] + key_head * t.k_strides[1], t.k_strides[2],
-                   static_cast<int>(t.keys));
+  unit.template copy_keys<kKeys>(keys, t);
   close_copies();
-  copy_head<kKeys>(values, static_cast<const T*>(t.v) + batch * t.v_strides[0] + key_head * t.v_strides[1], t.v_strides[2],
-                   static_cast<int>(t.keys));
+  unit.template copy_values<kKeys>(values, t);
   close_copies();
   asm volatile("cp.async.wait_group 1;\n" ::: "memory");
 #pragma unroll 1

@@ -1,4 +1,3 @@
-// Invariant: an arrival's event is recorded again only after its pass has ended.
 #include "runtime/cuda/caller_stream_cuda.h"
 
 #include <algorithm>
@@ -58,20 +57,53 @@ class CaptureQueue final : public Queue {
 
 }  // namespace
 
+std::shared_ptr<TieWords> TieWords::of_process() {
+  static std::mutex mutex;
+  static std::weak_ptr<TieWords> shared;
+  const std::lock_guard lock(mutex);
+  std::shared_ptr<TieWords> words = shared.lock();
+  if (words == nullptr) {
+    words.reset(new TieWords());
+    shared = words;
+  }
+  return words;
+}
+
 TieWords::~TieWords() {
+  for (const Side& side : sides_) {
+    cudaStreamSynchronize(side.stream);
+    cudaStreamDestroy(side.stream);
+  }
+  for (const cudaEvent_t event : events_) cudaEventDestroy(event);
   if (pairs_ != nullptr) cudaFreeHost(pairs_);
 }
 
-Result<std::uint32_t> TieWords::take(Pair** words) {
-  const std::lock_guard lock(mutex_);
-  if (pairs_ == nullptr) {
-    void* memory = nullptr;
-    FB_TRY(state_->errors.check(cudaHostAlloc(&memory, kPairs * sizeof(Pair), cudaHostAllocMapped | cudaHostAllocPortable),
-                                "page-locking the words of enqueued passes"));
-    pairs_ = static_cast<Pair*>(memory);
-    std::fill_n(pairs_, kPairs, Pair());
-    for (std::uint32_t i = kPairs; i-- > 0;) free_.push_back(i);
+Status TieWords::make(CudaState& state) {
+  ErrorKeeper& errors = state.errors;
+  int lowest = 0, highest = 0;
+  FB_TRY(errors.check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "asking for stream priorities"));
+  for (const auto most = static_cast<std::size_t>(hardware_queues() / 2); sides_.size() < most;) {
+    Side side;
+    FB_TRY(errors.check(cudaStreamCreateWithPriority(&side.stream, cudaStreamNonBlocking, lowest), "creating a stream"));
+    sides_.push_back(side);
   }
+  while (events_.size() < kPairs) {
+    cudaEvent_t event = nullptr;
+    FB_TRY(errors.check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event"));
+    events_.push_back(event);
+  }
+  void* memory = nullptr;
+  FB_TRY(errors.check(cudaHostAlloc(&memory, kPairs * sizeof(Pair), cudaHostAllocMapped | cudaHostAllocPortable),
+                      "page-locking the words of enqueued passes"));
+  pairs_ = static_cast<Pair*>(memory);
+  std::fill_n(pairs_, kPairs, Pair());
+  for (std::uint32_t i = kPairs; i-- > 0;) free_.push_back(i);
+  return {};
+}
+
+Result<std::uint32_t> TieWords::take(CudaState& state, Pair** words) {
+  const std::lock_guard lock(mutex_);
+  if (pairs_ == nullptr) FB_TRY(make(state));
   if (free_.empty()) return Status(Code::resource_exhausted, "more than " + std::to_string(kPairs) + " contexts enqueue on streams");
   const std::uint32_t index = free_.back();
   free_.pop_back();
@@ -84,32 +116,55 @@ void TieWords::give(std::uint32_t index) {
   free_.push_back(index);
 }
 
-Result<std::uint64_t> TieWords::join(cudaStream_t callers, cudaStream_t side) {
-  const auto most = static_cast<std::size_t>(hardware_queues() / 2);
+Result<TieWords::Seat> TieWords::join(CudaState& state, cudaStream_t callers, std::uint32_t index, bool sided) {
   const std::lock_guard lock(mutex_);
-  const std::size_t more = (waiting_.contains(callers) ? 0 : 1) + (side == nullptr || waiting_.contains(side) ? 0 : 1);
-  if (waiting_.size() + more > most) {
+  const auto used = [](const Side& side) { return side.passes > 0; };
+  auto side = sided ? std::find_if(sides_.begin(), sides_.end(), [&](const Side& s) { return used(s) && s.user == index; }) : sides_.end();
+  const bool another = sided && side == sides_.end();
+  const auto waiting = waiting_.size() + static_cast<std::size_t>(std::count_if(sides_.begin(), sides_.end(), used));
+  if (waiting + (waiting_.contains(callers) ? 0 : 1) + (another ? 1 : 0) > sides_.size()) {
     return Status(Code::resource_exhausted,
-                  "more than " + std::to_string(most) +
+                  "more than " + std::to_string(sides_.size()) +
                       " streams would wait for passes, those of inputs-consumed events among them; with more of the device's " +
                       std::to_string(hardware_queues()) +
                       " queues blocked (CUDA_DEVICE_MAX_CONNECTIONS, 32 at most) all could stop for good: wait for a pass, or enqueue on "
                       "fewer streams");
   }
+  Seat seat;
+  if (events_.empty()) {
+    FB_TRY(state.errors.check(cudaEventCreateWithFlags(&seat.arrived, cudaEventDisableTiming), "creating an event"));
+  } else {
+    seat.arrived = events_.back();
+    events_.pop_back();
+  }
+  if (another) side = std::find_if_not(sides_.begin(), sides_.end(), used);
+  if (sided) {
+    side->user = index;
+    ++side->passes;
+    seat.side = side->stream;
+  }
   ++waiting_[callers];
-  if (side != nullptr) ++waiting_[side];
-  places_[++last_place_] = {callers, side};
-  return last_place_;
+  seat.place = ++last_place_;
+  places_.emplace(seat.place, callers);
+  return seat;
 }
 
-void TieWords::leave(std::uint64_t place) {
+void TieWords::leave(const Seat& seat) {
   const std::lock_guard lock(mutex_);
-  for (const cudaStream_t stream : places_[place]) {
-    const auto at = waiting_.find(stream);
-    if (at != waiting_.end() && --at->second == 0) waiting_.erase(at);
-  }
+  const auto place = places_.find(seat.place);
+  const auto callers = waiting_.find(place->second);
+  if (--callers->second == 0) waiting_.erase(callers);
   places_.erase(place);
+  for (Side& side : sides_) {
+    if (side.stream == seat.side) --side.passes;
+  }
+  events_.push_back(seat.arrived);
   left_.notify_all();
+}
+
+bool TieWords::nobody() {
+  const std::lock_guard lock(mutex_);
+  return places_.empty();
 }
 
 bool TieWords::oldest_soon(std::uint64_t place) {
@@ -127,60 +182,41 @@ Result<std::unique_ptr<PassTie>> CudaTie::create(std::shared_ptr<CudaState> stat
                                          " are needed to enqueue on streams");
   }
   std::unique_ptr<CudaTie> tie(new CudaTie(std::move(state), std::move(words)));
-  FB_ASSIGN(tie->index_, tie->words_->take(&tie->pair_));
-  int lowest = 0, highest = 0;
-  ErrorKeeper& errors = tie->state_->errors;
-  FB_TRY(errors.check(cudaSetDevice(tie->state_->ordinal), "choosing the device"));
-  FB_TRY(errors.check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "asking for stream priorities"));
-  FB_TRY(errors.check(cudaStreamCreateWithPriority(&tie->side_, cudaStreamNonBlocking, lowest), "creating a stream"));
+  FB_TRY(tie->state_->errors.check(cudaSetDevice(tie->state_->ordinal), "choosing the device"));
+  FB_ASSIGN(tie->index_, tie->words_->take(*tie->state_, &tie->pair_));
   // The words go on from where the last user left them.
   tie->last_ticket_ = std::atomic_ref<std::uint32_t>(tie->pair_->finished).load();
   return std::unique_ptr<PassTie>(std::move(tie));
 }
 
 CudaTie::~CudaTie() {
-  if (pair_ != nullptr) release(last_ticket_);  // of an attach that failed
-  if (side_ != nullptr) {
-    cudaStreamSynchronize(side_);
-    cudaStreamDestroy(side_);
-  }
-  for (const Arrival& arrival : arrivals_) cudaEventDestroy(arrival.event);
-  if (pair_ != nullptr) words_->give(index_);
-}
-
-Result<cudaEvent_t> CudaTie::take_arrival(std::uint32_t ticket, std::uint64_t place) {
-  const std::lock_guard lock(mutex_);
-  auto at = std::find_if(arrivals_.begin(), arrivals_.end(), [](const Arrival& arrival) { return !arrival.taken; });
-  if (at == arrivals_.end()) {
-    cudaEvent_t event = nullptr;
-    FB_TRY(state_->errors.check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event"));
-    at = arrivals_.insert(at, Arrival{0, event, 0, false});
-  }
-  at->taken = true;
-  at->ticket = ticket;
-  at->place = place;
-  return at->event;
+  if (pair_ == nullptr) return;
+  release(last_ticket_);  // of an attach that failed
+  words_->give(index_);
 }
 
 Result<std::uint32_t> CudaTie::attach(void* stream, void* consumed) {
   FB_TRY(state_->errors.check(cudaSetDevice(state_->ordinal), "choosing the device"));
   const auto callers = static_cast<cudaStream_t>(stream);
-  const std::uint32_t ticket = last_ticket_ + 1;
   const std::lock_guard attaching(words_->attach_mutex());
-  FB_ASSIGN(const std::uint64_t place, words_->join(callers, consumed != nullptr ? side_ : nullptr));
-  auto taken = take_arrival(ticket, place);
-  if (!taken.ok()) {
-    words_->leave(place);
-    return std::move(taken).status();
+  FB_ASSIGN(const TieWords::Seat seat, words_->join(*state_, callers, index_, consumed != nullptr));
+  const std::uint32_t ticket = ++last_ticket_;
+  {
+    const std::lock_guard lock(mutex_);
+    seats_.emplace(ticket, seat);
   }
-  const cudaEvent_t arrived = *taken;
-  last_ticket_ = ticket;
-  Status status = state_->errors.check(cudaEventRecord(arrived, callers), "recording an event on the caller's stream");
-  if (status.ok() && consumed != nullptr) {
-    status = state_->errors.check(state_->driver.wait_value(side_, address_of(&pair_->consumed), ticket, CU_STREAM_WAIT_VALUE_GEQ),
-                                  "waiting for inputs");
-    if (status.ok())
-      status = state_->errors.check(cudaEventRecord(static_cast<cudaEvent_t>(consumed), side_), "recording the inputs-consumed event");
+  Status status = state_->errors.check(cudaEventRecord(seat.arrived, callers), "recording an event on the caller's stream");
+  if (consumed != nullptr) {
+    const auto record = [&] {
+      if (!status.ok()) return;
+      status = state_->errors.check(cudaEventRecord(static_cast<cudaEvent_t>(consumed), seat.side), "recording the inputs-consumed event");
+    };
+    record();  // one that cannot be must not leave the side stream, which others will use, waiting
+    if (status.ok()) {
+      status = state_->errors.check(state_->driver.wait_value(seat.side, address_of(&pair_->consumed), ticket, CU_STREAM_WAIT_VALUE_GEQ),
+                                    "waiting for inputs");
+    }
+    record();
   }
   // Last: when it is refused, nobody waits for a pass that will not come.
   if (status.ok()) {
@@ -192,23 +228,23 @@ Result<std::uint32_t> CudaTie::attach(void* stream, void* consumed) {
   return status;
 }
 
-CudaTie::Arrival CudaTie::arrival_of(std::uint32_t ticket) {
+TieWords::Seat CudaTie::seat_of(std::uint32_t ticket) {
   const std::lock_guard lock(mutex_);
-  const auto at = std::find_if(arrivals_.begin(), arrivals_.end(), [&](const Arrival& a) { return a.taken && a.ticket == ticket; });
-  return at == arrivals_.end() ? Arrival() : *at;
+  const auto at = seats_.find(ticket);
+  return at == seats_.end() ? TieWords::Seat() : at->second;
 }
 
 void CudaTie::await_turn(std::uint32_t ticket) {
-  const Arrival arrival = arrival_of(ticket);
-  if (arrival.event == nullptr || !state_->errors.check(cudaSetDevice(state_->ordinal), "choosing the device").ok()) return;
-  while (cudaEventQuery(arrival.event) == cudaErrorNotReady && !words_->oldest_soon(arrival.place)) {
+  const TieWords::Seat seat = seat_of(ticket);
+  if (seat.arrived == nullptr || !state_->errors.check(cudaSetDevice(state_->ordinal), "choosing the device").ok()) return;
+  while (cudaEventQuery(seat.arrived) == cudaErrorNotReady && !words_->oldest_soon(seat.place)) {
   }
 }
 
 Status CudaTie::begin(std::uint32_t ticket) {
-  const Arrival arrival = arrival_of(ticket);
-  if (arrival.event == nullptr) return Status(Code::internal, "a pass that was never attached begins");
-  return state_->errors.check(cudaStreamWaitEvent(queue_stream(), arrival.event, 0), "waiting for the caller's stream");
+  const TieWords::Seat seat = seat_of(ticket);
+  if (seat.arrived == nullptr) return Status(Code::internal, "a pass that was never attached begins");
+  return state_->errors.check(cudaStreamWaitEvent(queue_stream(), seat.arrived, 0), "waiting for the caller's stream");
 }
 
 Status CudaTie::write(std::uint32_t* word, std::uint32_t value) {
@@ -231,11 +267,10 @@ void CudaTie::release(std::uint32_t ticket) {
 
 void CudaTie::forget(std::uint32_t ticket) {
   const std::lock_guard lock(mutex_);
-  for (Arrival& arrival : arrivals_) {
-    if (!arrival.taken || arrival.ticket != ticket) continue;
-    arrival.taken = false;
-    words_->leave(arrival.place);
-  }
+  const auto at = seats_.find(ticket);
+  if (at == seats_.end()) return;
+  words_->leave(at->second);
+  seats_.erase(at);
 }
 
 std::unique_ptr<Queue> make_capture_queue(cudaStream_t stream, std::shared_ptr<CudaState> state) {

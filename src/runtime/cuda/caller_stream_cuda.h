@@ -2,7 +2,7 @@
 //
 // A pass is given to the device by a worker, long after enqueue returned: what the caller's stream waits for is not there yet, so it cannot
 // be an event. The stream waits for a word in page-locked memory to reach the pass's ticket; the pass's own stream writes it, or the host
-// when the pass failed. The words belong to the device and only ever grow: a wait that comes late finds what it waits for.
+// when the pass failed. The words outlive the ties and only ever grow: a wait that comes late finds what it waits for.
 //
 // A few hardware queues serve all streams of the process, whatever their priority (hardware_queues.h), each in its order; a stream that has
 // nothing under way is given one that is free, as long as there is one. A stream that waits, and was given something behind its wait,
@@ -27,32 +27,62 @@
 
 namespace forebay::cuda {
 
-class TieWords {  // thread-safe
+// Of all devices that are open, for the hardware queues are the process's; thread-safe. Streams and events are made with the first tie:
+// while a stream waits the driver may not get to make any.
+class TieWords {
  public:
   struct Pair {
     std::uint32_t consumed = 0, finished = 0;
   };
-  explicit TieWords(std::shared_ptr<CudaState> state) : state_(std::move(state)) {}
+  // What a pass has while it is under way.
+  struct Seat {
+    std::uint64_t place = 0;        // in the order in which passes were attached, of all ties
+    cudaEvent_t arrived = nullptr;  // recorded again only when the pass has ended
+    cudaStream_t side = nullptr;    // of consumed events, in their order
+  };
+  // True while no stream waits for a pass, and keeps it so: the driver may take memory for what it makes (recordings, too), holding up all
+  // other calls until everything that was given to the device has run.
+  class Quiet {
+   public:
+    explicit Quiet(TieWords& words) : attaching_(words.attach_mutex_), quiet_(words.nobody()) {}
+    explicit operator bool() const { return quiet_; }
+
+   private:
+    const std::lock_guard<std::mutex> attaching_;
+    const bool quiet_;
+  };
+  static std::shared_ptr<TieWords> of_process();
   ~TieWords();
-  Result<std::uint32_t> take(Pair** words);
+  Result<std::uint32_t> take(CudaState& state, Pair** words);
   void give(std::uint32_t index);
 
-  // The order in which passes are attached, of all ties. Whoever attaches holds attach_mutex() until the pass is given to its streams.
+  // Whoever attaches holds it until the pass is given to its streams.
   std::mutex& attach_mutex() { return attach_mutex_; }
-  // `side` waits too, unless null. resource_exhausted when too many streams would wait.
-  Result<std::uint64_t> join(cudaStream_t callers, cudaStream_t side);
-  void leave(std::uint64_t place);
+  // A side stream waits too where `sided`: one for all passes of words `index` that are under way. resource_exhausted when too many streams
+  // would wait.
+  Result<Seat> join(CudaState& state, cudaStream_t callers, std::uint32_t index, bool sided);
+  void leave(const Seat& seat);
   // Whether nobody who joined before is left; else after some time, or when somebody has left.
   bool oldest_soon(std::uint64_t place);
 
  private:
+  struct Side {
+    cudaStream_t stream = nullptr;
+    std::uint32_t user = 0;  // words
+    std::size_t passes = 0;
+  };
   static constexpr std::uint32_t kPairs = 512;
-  const std::shared_ptr<CudaState> state_;
+  TieWords() = default;
+  Status make(CudaState& state);
+  bool nobody();
+
   std::mutex mutex_;  // guards everything below
   Pair* pairs_ = nullptr;
   std::vector<std::uint32_t> free_;
-  std::map<std::uint64_t, std::array<cudaStream_t, 2>> places_;  // and who waits
-  std::map<cudaStream_t, std::size_t> waiting_;                  // for how many passes
+  std::vector<Side> sides_;                       // as many as may wait
+  std::vector<cudaEvent_t> events_;               // that nobody has
+  std::map<std::uint64_t, cudaStream_t> places_;  // and which stream of the caller's waits
+  std::map<cudaStream_t, std::size_t> waiting_;   // of the caller's, for how many passes
   std::uint64_t last_place_ = 0;
   std::condition_variable left_;
   std::mutex attach_mutex_;  // taken before mutex_
@@ -70,15 +100,8 @@ class CudaTie final : public PassTie {
   void release(std::uint32_t ticket) override;
 
  private:
-  struct Arrival {
-    std::uint32_t ticket = 0;
-    cudaEvent_t event = nullptr;
-    std::uint64_t place = 0;
-    bool taken = false;
-  };
   CudaTie(std::shared_ptr<CudaState> state, std::shared_ptr<TieWords> words) : state_(std::move(state)), words_(std::move(words)) {}
-  Result<cudaEvent_t> take_arrival(std::uint32_t ticket, std::uint64_t place);
-  Arrival arrival_of(std::uint32_t ticket);  // without an event when there is none
+  TieWords::Seat seat_of(std::uint32_t ticket);  // without an event when there is none
   void forget(std::uint32_t ticket);
   Status write(std::uint32_t* word, std::uint32_t value);
 
@@ -86,9 +109,8 @@ class CudaTie final : public PassTie {
   const std::shared_ptr<TieWords> words_;
   TieWords::Pair* pair_ = nullptr;
   std::uint32_t index_ = 0, last_ticket_ = 0;
-  cudaStream_t side_ = nullptr;  // of the caller's consumed events
-  std::mutex mutex_;             // guards arrivals_
-  std::vector<Arrival> arrivals_;
+  std::mutex mutex_;                               // guards seats_
+  std::map<std::uint32_t, TieWords::Seat> seats_;  // by ticket
 };
 
 std::unique_ptr<Queue> make_capture_queue(cudaStream_t stream, std::shared_ptr<CudaState> state);

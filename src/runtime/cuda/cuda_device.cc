@@ -89,8 +89,10 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer, pu
   Result<double> time_calls(const std::function<Status()>& enqueue) override { return time_on_stream(enqueue, *state_); }
 
   std::unique_ptr<Recording> record(Queue::HostFunction work, void* argument, std::unique_ptr<Recording> worn) override {
-    return record_graph(work, argument, state_, std::move(worn));
+    const TieWords::Quiet quiet(*words_);
+    return quiet ? record_graph(work, argument, state_, std::move(worn)) : nullptr;
   }
+  bool can_record() override { return static_cast<bool>(TieWords::Quiet(*words_)); }
   Status replay(Recording& recording) override { return replay_graph(recording); }
 
   Result<std::unique_ptr<PassTie>> create_tie() override {
@@ -118,7 +120,7 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer, pu
 
  private:
   CudaDevice(std::shared_ptr<CudaState> state, const DeviceFacts& facts)
-      : state_(std::move(state)), words_(std::make_shared<TieWords>(state_)) {
+      : state_(std::move(state)), words_(TieWords::of_process()) {
     info_.kind = "cuda";
     info_.name = facts.name;
     info_.granule = kGranule;

@@ -43,19 +43,6 @@ Code code_of(cudaError_t error) {
   }
 }
 
-template <typename F>
-Status look_up(const char* name, F* function) {
-  void* found = nullptr;
-  cudaDriverEntryPointQueryResult result{};
-  const cudaError_t error =
-      cudaGetDriverEntryPointByVersion(name, &found, 12000, cudaEnableDefault, &result);
-  if (error != cudaSuccess || result != cudaDriverEntryPointSuccess || found == nullptr) {
-    return Status(Code::unavailable, "the CUDA driver has no " + std::string(name));
-  }
-  *function = reinterpret_cast<F>(found);
-  return {};
-}
-
 }  // namespace
 
 Status ErrorKeeper::make(Code code, std::string text, std::string_view doing) {
@@ -96,18 +83,29 @@ Status CudaState::start() {
   return made;
 }
 
+void* driver_call(const char* name) {
+  void* found = nullptr;
+  cudaDriverEntryPointQueryResult result{};
+  const cudaError_t error = cudaGetDriverEntryPointByVersion(name, &found, 12000, cudaEnableDefault, &result);
+  return error == cudaSuccess && result == cudaDriverEntryPointSuccess ? found : nullptr;
+}
+
 Status find_driver_calls(DriverCalls* calls) {
-  for (Status status :
-       {look_up("cuMemAddressReserve", &calls->reserve),
-        look_up("cuMemAddressFree", &calls->free_addresses), look_up("cuMemCreate", &calls->create),
-        look_up("cuMemRelease", &calls->release), look_up("cuMemMap", &calls->map),
-        look_up("cuMemUnmap", &calls->unmap), look_up("cuMemSetAccess", &calls->set_access),
-        look_up("cuMemGetAllocationGranularity", &calls->granularity)}) {
-    if (!status.ok()) return status;
-  }
-  if (!look_up("cuStreamWaitValue32", &calls->wait_value).ok()) calls->wait_value = nullptr;
-  if (!look_up("cuStreamWriteValue32", &calls->write_value).ok()) calls->write_value = nullptr;
-  if (!look_up("cuTensorMapEncodeTiled", &calls->encode_map).ok()) calls->encode_map = nullptr;
+  const char* missing = nullptr;
+  const auto find = [&](const char* name, auto* function) {
+    if (!find_driver_call(name, function)) missing = name;
+  };
+  find("cuMemAddressReserve", &calls->reserve);
+  find("cuMemAddressFree", &calls->free_addresses);
+  find("cuMemCreate", &calls->create);
+  find("cuMemRelease", &calls->release);
+  find("cuMemMap", &calls->map);
+  find("cuMemUnmap", &calls->unmap);
+  find("cuMemSetAccess", &calls->set_access);
+  find("cuMemGetAllocationGranularity", &calls->granularity);
+  if (missing != nullptr) return Status(Code::unavailable, "the CUDA driver has no " + std::string(missing));
+  find_driver_call("cuStreamWaitValue32", &calls->wait_value);
+  find_driver_call("cuStreamWriteValue32", &calls->write_value);
   return {};
 }
 

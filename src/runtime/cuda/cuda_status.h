@@ -42,9 +42,14 @@ struct DriverCalls {
   decltype(&cuMemGetAllocationGranularity) granularity = nullptr;
   decltype(&cuStreamWaitValue32) wait_value = nullptr;  // these are null in a driver without them
   decltype(&cuStreamWriteValue32) write_value = nullptr;
-  decltype(&cuTensorMapEncodeTiled) encode_map = nullptr;
 };
 Status find_driver_calls(DriverCalls* calls);
+void* driver_call(const char* name);  // null in a driver without it
+template <typename F>
+bool find_driver_call(const char* name, F* function) {
+  *function = reinterpret_cast<F>(driver_call(name));
+  return *function != nullptr;
+}
 
 struct LtLists;
 

@@ -407,30 +407,14 @@ __global__ void __launch_bounds__(Form::kThreads, 1) linear_bulk(const __grid_co
 
 template <typename Form, bool kTurned>
 cudaError_t start_bulk(BulkGroup& group, int multiprocessors, cudaStream_t stream) {
-  const auto kernel = linear_bulk<Form, kTurned>;
-  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Form::kBytes);
-  if (error != cudaSuccess) return error;
-  const int splits = group.tasks[0].splits;
   int tiles = 0;
   for (int i = 0; i < group.count; ++i) {
     const BulkTask& task = group.tasks[i];
     tiles += (task.rows + Form::kRows - 1) / Form::kRows * ((task.columns + Form::kWide - 1) / Form::kWide);
     group.ends[i] = tiles;
   }
-  const int at_once = splits > 1 ? tiles : std::min(tiles, multiprocessors);
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {1, 1, static_cast<unsigned>(splits)};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(at_once), 1, static_cast<unsigned>(splits));
-  config.blockDim = dim3(Form::kThreads);
-  config.dynamicSmemBytes = Form::kBytes;
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = splits > 1 ? 2 : 1;
-  return cudaLaunchKernelEx(&config, kernel, group);
+  const int at_once = group.tasks[0].splits > 1 ? tiles : std::min(tiles, multiprocessors);
+  return launch_linear(linear_bulk<Form, kTurned>, at_once, Form::kThreads, Form::kBytes, group, stream);
 }
 
 template <typename T, LinearTile tile, int stages>

@@ -32,7 +32,7 @@ struct BulkGroup {
 static_assert(sizeof(BulkGroup) <= 4096);
 
 // False where the engine cannot serve the group: parts of the depth, rows that are no multiple of 16 bytes, more slabs than maps.
-bool map_linear(const LinearGroup& group, LinearTile tile, decltype(&cuTensorMapEncodeTiled) encode, BulkGroup* bulk);
+bool map_linear(const LinearGroup& group, LinearTile tile, BulkGroup* bulk);
 cudaError_t launch_linear_bulk(BulkGroup& group, DType type, bool turned, LinearTile tile, cudaStream_t stream);
 
 }  // namespace forebay::cuda

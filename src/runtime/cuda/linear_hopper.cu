@@ -352,29 +352,13 @@ __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks) linear_hopper(c
 
 template <typename Form, bool kTurned>
 cudaError_t start(LinearGroup& group, cudaStream_t stream) {
-  const auto kernel = linear_hopper<Form, kTurned>;
-  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Form::kBytes);
-  if (error != cudaSuccess) return error;
-  const int splits = group.tasks[0].splits;
   int blocks = 0;
   for (int i = 0; i < group.count; ++i) {
     const LinearTask& task = group.tasks[i];
     blocks += (task.rows + Form::kRows - 1) / Form::kRows * ((task.columns + Form::kColumns - 1) / Form::kColumns);
     group.ends[i] = blocks;
   }
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {1, 1, static_cast<unsigned>(splits)};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks), 1, static_cast<unsigned>(splits));
-  config.blockDim = dim3(Form::kThreads);
-  config.dynamicSmemBytes = Form::kBytes;
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = splits > 1 ? 2 : 1;
-  return cudaLaunchKernelEx(&config, kernel, group);
+  return launch_linear(linear_hopper<Form, kTurned>, blocks, Form::kThreads, Form::kBytes, group, stream);
 }
 
 template <typename T>

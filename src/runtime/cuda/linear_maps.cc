@@ -4,11 +4,12 @@
 #include <cstdint>
 
 #include "runtime/cuda/linear_bulk.h"
+#include "runtime/cuda/tensor_map.h"
 
 namespace forebay::cuda {
 namespace {
 
-constexpr int kStep = 64, kLeastBox = 16;
+constexpr int kLeastBox = 16;
 
 bool aligned(const void* at) {
   return reinterpret_cast<std::uintptr_t>(at) % 16 == 0;
@@ -39,24 +40,6 @@ struct Slabs {
   }
 };
 
-class Mapper {
- public:
-  Mapper(DType type, decltype(&cuTensorMapEncodeTiled) encode)
-      : type_(type == DType::f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16), encode_(encode) {}
-  bool map(CUtensorMap* to, const void* at, int columns, int rows, int pitch, int box_rows) const {
-    const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)},
-                     step[1] = {static_cast<cuuint64_t>(pitch) * 2};
-    const cuuint32_t box[2] = {kStep, static_cast<cuuint32_t>(box_rows)}, each[2] = {1, 1};
-    return aligned(at) && pitch % 8 == 0 &&
-           encode_(to, type_, 2, const_cast<void*>(at), sizes, step, box, each, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
-  }
-
- private:
-  const CUtensorMapDataType type_;
-  const decltype(&cuTensorMapEncodeTiled) encode_;
-};
-
 bool fits(const LinearTask& task) {
   const bool whole = !task.turned || (task.first_part && task.last_part && task.depth == task.all_depth);
   return whole && task.columns > 0 && (task.first | task.columns | task.all_columns) % 8 == 0 && aligned(task.y) && aligned(task.bias);
@@ -64,12 +47,11 @@ bool fits(const LinearTask& task) {
 
 }  // namespace
 
-bool map_linear(const LinearGroup& group, LinearTile tile, decltype(&cuTensorMapEncodeTiled) encode, BulkGroup* bulk) {
+bool map_linear(const LinearGroup& group, LinearTile tile, BulkGroup* bulk) {
   const LinearShape shape = linear_shape(tile);
-  if (encode == nullptr || !shape.bulk) return false;
+  if (!shape.bulk) return false;
   const LinearTask& first = group.tasks[0];
-  const Mapper mapper(first.type, encode);
-  if (!mapper.map(&bulk->x, first.x, first.depth, first.rows, first.x_row, shape.rows)) return false;
+  if (!make_tensor_map(MatrixMap{first.type, first.x, first.rows, first.depth, first.x_row, shape.rows}, &bulk->x)) return false;
   bulk->count = group.count;
   int maps = 0;
   for (int i = 0; i < group.count; ++i) {
@@ -86,7 +68,7 @@ bool map_linear(const LinearGroup& group, LinearTile tile, decltype(&cuTensorMap
     to.all_columns = task.all_columns;
     to.first_map = maps;
     to.slab_rows = slabs.in_map();
-    to.box_rows = slabs.box(task.turned ? kStep : shape.columns);
+    to.box_rows = slabs.box(task.turned ? kMapColumns : shape.columns);
     to.splits = task.splits;
     to.constant = task.constant;
     to.activation = task.activation;
@@ -94,7 +76,8 @@ bool map_linear(const LinearGroup& group, LinearTile tile, decltype(&cuTensorMap
     to.beta = task.beta;
     for (int s = 0; s < slabs.maps(); ++s) {
       const int rows = std::min(to.slab_rows, slabs.rows - s * to.slab_rows);
-      if (!mapper.map(&bulk->w[maps++], task.w.slabs[s], slabs.columns, rows, slabs.columns, to.box_rows)) return false;
+      const MatrixMap matrix{first.type, task.w.slabs[s], rows, slabs.columns, slabs.columns, to.box_rows};
+      if (!make_tensor_map(matrix, &bulk->w[maps++])) return false;
     }
   }
   return true;

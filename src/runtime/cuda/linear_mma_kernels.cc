@@ -195,8 +195,7 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     int columns[LinearGroup::kMost];
     for (int i = 0; i < group.count; ++i) columns[i] = group.tasks[i].columns;
     const LinearTile tile = group.count == 1 ? tile_ : best_of({columns, static_cast<std::size_t>(group.count)}).tile;
-    if (map_linear(group, tile, state_->driver.encode_map, &bulk))
-      return launch_linear_bulk(bulk, task_.type, task_.turned, tile, queue_stream());
+    if (map_linear(group, tile, &bulk)) return launch_linear_bulk(bulk, task_.type, task_.turned, tile, queue_stream());
     return launch_linear_hopper(group, tile, queue_stream());
   }
   Status check(cudaError_t error) const { return error == cudaSuccess ? Status() : state_->errors.check(error, id()); }

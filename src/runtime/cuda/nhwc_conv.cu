@@ -115,11 +115,11 @@ bool has_nhwc_hopper([[maybe_unused]] int capability) {
 #endif
 }
 
-cudaError_t launch_nhwc_conv(const NhwcConvTask& task, NhwcTile tile, [[maybe_unused]] const TensorMapCalls& maps, cudaStream_t stream) {
+cudaError_t launch_nhwc_conv(const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream) {
   if (static_cast<std::int64_t>(task.batch) * task.window.out[0] * task.window.out[1] * task.filters == 0) return cudaSuccess;
   if (tile == NhwcTile::stem) return launch_nhwc_stem(task, stream);
 #ifdef FOREBAY_CUDA_HOPPER
-  if (tile >= NhwcTile::tma_wide) return launch_nhwc_tma(maps, task, tile, stream);
+  if (tile >= NhwcTile::tma_wide) return launch_nhwc_tma(task, tile, stream);
   if (tile >= NhwcTile::hopper_wide) return launch_nhwc_hopper(task, tile, stream);
 #endif
   switch (task.type) {

@@ -171,28 +171,27 @@ __global__ void __launch_bounds__(kThreads, 2) nhwc_flow(const __grid_constant__
 }
 
 template <typename T, int kFilters, int kStages>
-cudaError_t start(const TensorMapCalls& calls, const NhwcConvTask& conv, cudaStream_t stream) {
+cudaError_t start(const NhwcConvTask& conv, cudaStream_t stream) {
   constexpr int kBytes = Stages<kPixels, kFilters, kStages>::kBytes * kStages + kWarps * kOwnBytes + 1024;
   static_assert(2 * (kBytes + 1024) <= 228 << 10);
   NhwcTmaTask task{conv, {}};
-  if (make_maps(calls, conv, kPixels, kFilters, &task.maps) != CUDA_SUCCESS) return cudaErrorInvalidValue;
+  if (!make_maps(conv, kPixels, kFilters, &task.maps)) return cudaErrorInvalidValue;
   const auto count = static_cast<unsigned>(FlowTiles<kFilters>(conv).count);
   return launch_after(nhwc_flow<T, kFilters, kStages>, dim3(std::min(count, kMostBlocks)), kThreads, static_cast<std::size_t>(kBytes),
                       stream, task);
 }
 
 template <typename T>
-cudaError_t start_tile(const TensorMapCalls& calls, const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream) {
-  return tile == NhwcTile::flow ? start<T, 64, 3>(calls, task, stream) : start<T, 128, 2>(calls, task, stream);
+cudaError_t start_tile(const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream) {
+  return tile == NhwcTile::flow ? start<T, 64, 3>(task, stream) : start<T, 128, 2>(task, stream);
 }
 
 }  // namespace
 }  // namespace tma
 
-cudaError_t launch_nhwc_flow(const TensorMapCalls& calls, const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream) {
+cudaError_t launch_nhwc_flow(const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream) {
   if (tile != NhwcTile::flow && tile != NhwcTile::flow_large) return cudaErrorInvalidValue;
-  return task.type == DType::f16 ? tma::start_tile<__half>(calls, task, tile, stream)
-                                 : tma::start_tile<__nv_bfloat16>(calls, task, tile, stream);
+  return task.type == DType::f16 ? tma::start_tile<__half>(task, tile, stream) : tma::start_tile<__nv_bfloat16>(task, tile, stream);
 }
 
 }  // namespace forebay::cuda

@@ -113,7 +113,7 @@ class NhwcConvKernel final : public MergedKernel, public ChoosingKernel {
     }
     task.filters = static_cast<int>(depthwise_ || sliced_ ? rows : rows / task.groups);
     const cudaError_t error =
-        depthwise_ ? launch_nhwc_depthwise(task, queue_stream()) : launch_nhwc_conv(task, way_.tile, maps_, queue_stream());
+        depthwise_ ? launch_nhwc_depthwise(task, queue_stream()) : launch_nhwc_conv(task, way_.tile, queue_stream());
     return error == cudaSuccess ? Status() : state_->errors.check(error, id());
   }
 
@@ -171,13 +171,13 @@ class NhwcConvKernel final : public MergedKernel, public ChoosingKernel {
     return tile < NhwcTile::hopper_wide || has_nhwc_hopper(state_->capability);
   }
   // What nhwc_tma.h asks for.
-  bool fits_tensor_maps() {
+  bool fits_tensor_maps() const {
     const NhwcWindow& window = task_.window;
     const bool one_tap = window.kernel[0] * window.kernel[1] == 1;
     if (!has_nhwc_hopper(state_->capability) || task_.groups > 1 || task_.channels % (one_tap ? 8 : 64) != 0) return false;
     if (even_ && rows_.size() > 1 && rows_[0] % 8 != 0) return false;
     const int reach[2] = {(window.kernel[0] - 1) * window.dilation[0], (window.kernel[1] - 1) * window.dilation[1]};
-    return has_tensor_map(nhwc_image_map(task_, 0), reach) && find_tensor_map_calls(&maps_).ok();
+    return has_tensor_map(nhwc_image_map(task_, 0), reach) && driver_has_tensor_maps();
   }
   std::int64_t blocks(NhwcTile tile) const {
     const NhwcTileSize& size = size_of(tile);
@@ -232,7 +232,6 @@ class NhwcConvKernel final : public MergedKernel, public ChoosingKernel {
   NhwcConvTask task_;
   Way way_;
   std::vector<std::int64_t> rows_;
-  TensorMapCalls maps_;
   bool sliced_ = false, even_ = false, depthwise_ = false, copied_in_tiles_ = false;
 };
 

@@ -51,10 +51,8 @@ inline constexpr NhwcTileSize kNhwcTiles[] = {{64, 64, 32},   {64, 64, 64},  {64
                                               {128, 128, 64}, {128, 64, 64}, {128, 128, 64}, {128, 64, 64}, {128, 128, 64}, {256, 64, 64},
                                               {256, 128, 64}, {128, 64, 64}, {128, 128, 64}, {128, 64, 16}};
 bool has_nhwc_hopper(int capability);  // from hopper_wide to flow_large
-struct TensorMapCalls;
-// Channels a multiple of 8, or 4 (then small, wide and stem alone). `maps` is used from tma_wide to flow_large; nhwc_tma.h says what such
-// tiles can do.
-cudaError_t launch_nhwc_conv(const NhwcConvTask& task, NhwcTile tile, const TensorMapCalls& maps, cudaStream_t stream);
+// Channels a multiple of 8, or 4 (then small, wide and stem alone); nhwc_tma.h says what tiles from tma_wide to flow_large can do.
+cudaError_t launch_nhwc_conv(const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream);
 cudaError_t launch_nhwc_hopper(const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream);  // of launch_nhwc_conv
 bool has_nhwc_stem(const NhwcConvTask& task);
 inline constexpr int kNhwcMostShared = 96 << 10;                              // of a block; every device from 8.0 on has it

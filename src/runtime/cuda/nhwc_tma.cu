@@ -131,56 +131,55 @@ bool lie_together(const NhwcConvTask& task, int slabs) {
 }
 
 template <typename T, int kUnits, int kFilters, int kStages, int kBlocks>
-cudaError_t start(const TensorMapCalls& calls, const NhwcConvTask& conv, cudaStream_t stream) {
+cudaError_t start(const NhwcConvTask& conv, cudaStream_t stream) {
   constexpr int kPixels = kUnits * 128, kBytes = kStages * (kPixels + kFilters) * kRowBytes + 1024;
   static_assert(kBytes >= kPixels * (kFilters + 4) * static_cast<int>(sizeof(float)) + 1024);
   NhwcTmaTask task{conv, {}};
-  if (make_maps(calls, conv, kPixels, kFilters, &task.maps) != CUDA_SUCCESS) return cudaErrorInvalidValue;
+  if (!make_maps(conv, kPixels, kFilters, &task.maps)) return cudaErrorInvalidValue;
   return launch_nhwc<kPixels, kFilters>(nhwc_tma<T, kUnits, kFilters, kStages, kBlocks>, kThreads, kBytes, conv, task, stream);
 }
 
 template <typename T>
-cudaError_t start_tile(const TensorMapCalls& calls, const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream) {
+cudaError_t start_tile(const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream) {
   switch (tile) {
     case NhwcTile::tma_wide:
-      return start<T, 1, 64, 4, 2>(calls, task, stream);
+      return start<T, 1, 64, 4, 2>(task, stream);
     case NhwcTile::tma_large:
-      return start<T, 1, 128, 3, 2>(calls, task, stream);
+      return start<T, 1, 128, 3, 2>(task, stream);
     case NhwcTile::tma_tall:
-      return start<T, 2, 64, 2, 2>(calls, task, stream);
+      return start<T, 2, 64, 2, 2>(task, stream);
     case NhwcTile::tma_most:
-      return start<T, 2, 128, 4, 1>(calls, task, stream);
+      return start<T, 2, 128, 4, 1>(task, stream);
     default:
-      return launch_nhwc_flow(calls, task, tile, stream);
+      return launch_nhwc_flow(task, tile, stream);
   }
 }
-cudaError_t start_type(const TensorMapCalls& calls, const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream) {
-  return task.type == DType::f16 ? start_tile<__half>(calls, task, tile, stream) : start_tile<__nv_bfloat16>(calls, task, tile, stream);
+cudaError_t start_type(const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream) {
+  return task.type == DType::f16 ? start_tile<__half>(task, tile, stream) : start_tile<__nv_bfloat16>(task, tile, stream);
 }
 
 }  // namespace
 
-CUresult make_maps(const TensorMapCalls& calls, const NhwcConvTask& task, int pixels, int filters, Maps* maps) {
+bool make_maps(const NhwcConvTask& task, int pixels, int filters, Maps* maps) {
   const NhwcWindow& window = task.window;
   const std::int64_t depth = static_cast<std::int64_t>(window.kernel[0]) * window.kernel[1] * task.channels;
   const int slabs = static_cast<int>((task.filters + task.w.rows - 1) / task.w.rows);
   maps->tile_rows = slabs > 1 ? filters_together(task.w.rows, filters) : filters;
   for (int i = 0; i < slabs; ++i) {
     const std::int64_t rows = i + 1 < slabs ? task.w.rows : task.filters - i * task.w.rows;
-    const CUresult made = make_tensor_map(calls, MatrixMap{task.type, task.w.slabs[i], rows, depth, depth, maps->tile_rows}, &maps->w[i]);
-    if (made != CUDA_SUCCESS) return made;
+    if (!make_tensor_map(MatrixMap{task.type, task.w.slabs[i], rows, depth, depth, maps->tile_rows}, &maps->w[i])) return false;
   }
   const ImageMap images = nhwc_image_map(task, pixels);
   maps->dense = window.kernel[0] * window.kernel[1] == 1 && images.in[0] == images.out[0] && images.in[1] == images.out[1] &&
                 images.pad[0] == 0 && images.pad[1] == 0;
-  if (!maps->dense) return make_tensor_map(calls, images, &maps->x);
+  if (!maps->dense) return make_tensor_map(images, &maps->x);
   const std::int64_t all = images.batch * images.in[0] * images.in[1];
-  return make_tensor_map(calls, MatrixMap{task.type, task.x, all, task.channels, task.channels, pixels}, &maps->x);
+  return make_tensor_map(MatrixMap{task.type, task.x, all, task.channels, task.channels, pixels}, &maps->x);
 }
 
 }  // namespace tma
 
-cudaError_t launch_nhwc_tma(const TensorMapCalls& calls, const NhwcConvTask& given, NhwcTile tile, cudaStream_t stream) {
+cudaError_t launch_nhwc_tma(const NhwcConvTask& given, NhwcTile tile, cudaStream_t stream) {
   NhwcConvTask task = given;
   int slabs = static_cast<int>((task.filters + task.w.rows - 1) / task.w.rows);
   if (tma::lie_together(task, slabs)) {
@@ -193,7 +192,7 @@ cudaError_t launch_nhwc_tma(const TensorMapCalls& calls, const NhwcConvTask& giv
     std::copy(task.w.slabs + first, task.w.slabs + std::min(slabs, first + tma::Maps::kMost), part.w.slabs);
     part.first += static_cast<int>(begin);
     part.filters = static_cast<int>(end - begin);
-    const cudaError_t error = tma::start_type(calls, part, tile, stream);
+    const cudaError_t error = tma::start_type(part, tile, stream);
     if (error != cudaSuccess) return error;
   }
   return cudaSuccess;

@@ -91,6 +91,6 @@ class PixelFactors {
   int begin_, row_, piece_, places_[kUnits * 4];
 };
 
-CUresult make_maps(const TensorMapCalls& calls, const NhwcConvTask& task, int pixels, int filters, Maps* maps);
+bool make_maps(const NhwcConvTask& task, int pixels, int filters, Maps* maps);
 
 }  // namespace forebay::cuda::tma

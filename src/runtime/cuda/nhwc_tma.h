@@ -8,10 +8,10 @@ namespace forebay::cuda {
 
 // One group, and several taps only of channels that are a multiple of 64; slabs, where there are several, of a multiple of 8
 // filters.
-cudaError_t launch_nhwc_tma(const TensorMapCalls& calls, const NhwcConvTask& given, NhwcTile tile, cudaStream_t stream);
+cudaError_t launch_nhwc_tma(const NhwcConvTask& given, NhwcTile tile, cudaStream_t stream);
 
 // Of launch_nhwc_tma, at most 32 slabs: blocks that go from tile to tile.
-cudaError_t launch_nhwc_flow(const TensorMapCalls& calls, const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream);
+cudaError_t launch_nhwc_flow(const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream);
 
 inline ImageMap nhwc_image_map(const NhwcConvTask& task, int pixels) {
   const NhwcWindow& w = task.window;

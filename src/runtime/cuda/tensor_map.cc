@@ -1,23 +1,22 @@
 #include "runtime/cuda/tensor_map.h"
 
-#include <cuda_runtime_api.h>
-
-#include <string>
-
-#include "base/check.h"
+#include "runtime/cuda/cuda_status.h"
 
 namespace forebay::cuda {
 namespace {
 
-template <typename F>
-Status look_up(const char* name, F* function) {
-  void* found = nullptr;
-  cudaDriverEntryPointQueryResult result{};
-  const cudaError_t error = cudaGetDriverEntryPointByVersion(name, &found, 12000, cudaEnableDefault, &result);
-  if (error != cudaSuccess || result != cudaDriverEntryPointSuccess || found == nullptr)
-    return Status(Code::unavailable, "the CUDA driver has no " + std::string(name));
-  *function = reinterpret_cast<F>(found);
-  return {};
+struct MapCalls {
+  decltype(&cuTensorMapEncodeTiled) tiled = nullptr;
+  decltype(&cuTensorMapEncodeIm2col) im2col = nullptr;
+};
+const MapCalls& calls() {
+  static const MapCalls found = [] {
+    MapCalls all;
+    find_driver_call("cuTensorMapEncodeTiled", &all.tiled);
+    find_driver_call("cuTensorMapEncodeIm2col", &all.im2col);
+    return all;
+  }();
+  return found;
 }
 
 CUtensorMapDataType map_type(DType type) {
@@ -31,29 +30,31 @@ int upper_corner(const ImageMap& images, int d) {
 
 }  // namespace
 
-Status find_tensor_map_calls(TensorMapCalls* calls) {
-  FB_TRY(look_up("cuTensorMapEncodeTiled", &calls->tiled));
-  return look_up("cuTensorMapEncodeIm2col", &calls->im2col);
+bool driver_has_tensor_maps() {
+  return calls().tiled != nullptr && calls().im2col != nullptr;
 }
 
-CUresult make_tensor_map(const TensorMapCalls& calls, const MatrixMap& matrix, CUtensorMap* map) {
+bool make_tensor_map(const MatrixMap& matrix, CUtensorMap* map) {
+  if (!driver_has_tensor_maps() || reinterpret_cast<std::uintptr_t>(matrix.at) % 16 != 0 || matrix.pitch % 8 != 0) return false;
   const cuuint64_t dims[] = {static_cast<cuuint64_t>(matrix.columns), static_cast<cuuint64_t>(matrix.rows)};
   const cuuint64_t pitches[] = {static_cast<cuuint64_t>(matrix.pitch) * 2};
   const cuuint32_t box[] = {kMapColumns, static_cast<cuuint32_t>(matrix.tile_rows)}, steps[] = {1, 1};
-  return calls.tiled(map, map_type(matrix.type), 2, const_cast<void*>(matrix.at), dims, pitches, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                     CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return calls().tiled(map, map_type(matrix.type), 2, const_cast<void*>(matrix.at), dims, pitches, box, steps,
+                       CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
-CUresult make_tensor_map(const TensorMapCalls& calls, const ImageMap& images, CUtensorMap* map) {
+bool make_tensor_map(const ImageMap& images, CUtensorMap* map) {
+  if (!driver_has_tensor_maps()) return false;
   const cuuint64_t channels = static_cast<cuuint64_t>(images.channels), height = static_cast<cuuint64_t>(images.in[0]),
                    width = static_cast<cuuint64_t>(images.in[1]);
   const cuuint64_t dims[] = {channels, width, height, static_cast<cuuint64_t>(images.batch)};
   const cuuint64_t pitches[] = {channels * 2, width * channels * 2, height * width * channels * 2};
   const int lower[] = {-images.pad[1], -images.pad[0]}, upper[] = {upper_corner(images, 1), upper_corner(images, 0)};
   const cuuint32_t steps[] = {1, static_cast<cuuint32_t>(images.stride[1]), static_cast<cuuint32_t>(images.stride[0]), 1};
-  return calls.im2col(map, map_type(images.type), 4, const_cast<void*>(images.at), dims, pitches, lower, upper, kMapColumns,
-                      static_cast<cuuint32_t>(images.pixels), steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return calls().im2col(map, map_type(images.type), 4, const_cast<void*>(images.at), dims, pitches, lower, upper, kMapColumns,
+                        static_cast<cuuint32_t>(images.pixels), steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 bool has_tensor_map(const ImageMap& images, const int (&reach)[2]) {

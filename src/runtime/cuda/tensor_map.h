@@ -7,17 +7,11 @@
 
 #include <cstdint>
 
-#include "forebay/status.h"
 #include "forebay/types.h"
 
 namespace forebay::cuda {
 
-// Looked up in the driver itself: nothing links against it.
-struct TensorMapCalls {
-  decltype(&cuTensorMapEncodeTiled) tiled = nullptr;
-  decltype(&cuTensorMapEncodeIm2col) im2col = nullptr;
-};
-Status find_tensor_map_calls(TensorMapCalls* calls);
+bool driver_has_tensor_maps();
 
 inline constexpr int kMapColumns = 64;
 
@@ -28,7 +22,8 @@ struct MatrixMap {
   std::int64_t rows = 0, columns = 0, pitch = 0;
   int tile_rows = 0;
 };
-CUresult make_tensor_map(const TensorMapCalls& calls, const MatrixMap& matrix, CUtensorMap* map);
+// False where the driver cannot make it, or the matrix does not lie at multiples of 16 bytes.
+bool make_tensor_map(const MatrixMap& matrix, CUtensorMap* map);
 
 // Images [batch, in[0], in[1], channels] of 16-bit values as the rows of a product see them: a tile is a tap of `pixels` (at most 1024)
 // output pixels, in their order, by 64 channels.
@@ -39,7 +34,7 @@ struct ImageMap {
   int in[2] = {1, 1}, out[2] = {1, 1}, stride[2] = {1, 1}, pad[2] = {0, 0};
   int pixels = 0;
 };
-CUresult make_tensor_map(const TensorMapCalls& calls, const ImageMap& images, CUtensorMap* map);
+bool make_tensor_map(const ImageMap& images, CUtensorMap* map);
 // Whether a map can say it, taps up to `reach` places from a window's first.
 bool has_tensor_map(const ImageMap& images, const int (&reach)[2]);
 
