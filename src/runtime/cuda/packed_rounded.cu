@@ -5,6 +5,8 @@
 
 #include "runtime/cuda/packed_stream.cuh"
 
+#pragma nv_diag_suppress 177  // names that only kernels for 9.0 use
+
 namespace forebay::cuda {
 namespace {
 

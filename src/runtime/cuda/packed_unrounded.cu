@@ -2,6 +2,8 @@
 // adds it. Behind a leading one a code is a float, and its zero point and scale come on exactly, for scales of 11 bits (below 2^112).
 #include "runtime/cuda/packed_stream.cuh"
 
+#pragma nv_diag_suppress 177  // names that only kernels for 9.0 use
+
 namespace forebay::cuda {
 namespace {
 
