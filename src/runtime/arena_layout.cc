@@ -113,8 +113,9 @@ Result<ArenaLayout> plan_linked_arena(const ArenaDemand& demand, std::uint64_t b
   const std::uint64_t cached = std::min(streamed + streamed / kLockedPerByte, host_cache_bytes);
   const std::uint64_t table = align_up(std::max(cached, locked) / kLockedPerByte, demand.granule);
   if (table <= kBesideBudget) return layout;
-  auto less = plan_arena(demand, budget - std::min(budget, table - kBesideBudget));
-  if (!less.ok()) return layout;
+  const std::uint64_t least = budget_bytes(demand).min;
+  auto less = plan_arena(demand, std::max(least, budget - std::min(budget, table - kBesideBudget)));
+  if (!less.ok()) return less;
   less->budget = layout->budget;
   return less;
 }

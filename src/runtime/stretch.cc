@@ -162,8 +162,9 @@ Result<std::size_t> Stretch::run_between(std::span<Launch* const> launches) {
 Status Stretch::record_ahead(void* argument) {
   auto& stretch = *static_cast<Stretch*>(argument);
   if (stretch.launches_.size() < kLeast) return {};
+  const bool could = stretch.device_->can_record();
   Kept ahead{stretch.key_, stretch.device_->record(&Stretch::run_all, argument, std::move(stretch.worn_)), false};
-  ahead.refused = ahead.recording == nullptr && stretch.device_->can_record();
+  ahead.refused = ahead.recording == nullptr && could && stretch.device_->can_record();
   stretch.kept_.insert(stretch.kept_.begin(), std::move(ahead));
   return {};
 }
@@ -188,8 +189,9 @@ Status Stretch::run(void* argument) {
   std::rotate(kept.begin(), found, found + 1);
   Kept& now = kept.front();
   if (now.recording == nullptr && !now.refused) {
+    const bool could = stretch.device_->can_record();  // before and behind: in between that may have changed
     now.recording = stretch.device_->record(&Stretch::run_all, argument, nullptr);
-    now.refused = now.recording == nullptr && stretch.device_->can_record();
+    now.refused = now.recording == nullptr && could && stretch.device_->can_record();
   }
   return now.recording == nullptr ? run_all(argument) : stretch.device_->replay(*now.recording);
 }

@@ -105,6 +105,13 @@ TEST(ArenaLayout, LargeHostCachesPayForTheirPageTable) {
   EXPECT_EQ(resident(budget_bytes(d).no_stream, ~0ull, 44 * kGiB), 44 * kGiB);  // nothing streams: all stays
   const std::uint64_t min = budget_bytes(d).min;
   EXPECT_EQ(resident(min, ~0ull, 0), plan_arena(d, min)->resident_bytes);
+  d = demand(4096, 100000, 1, 65536, 44 * kGiB, 2 * kMiB);
+  std::uint64_t last = 0;
+  for (std::uint64_t more = 0; more <= 256 * kMiB; more += d.granule) {
+    const std::uint64_t now = resident(budget_bytes(d).min + more, ~0ull, 0);
+    EXPECT_GE(now + 4 * kMiB, last) << more;  // the ring may grow too
+    last = now;
+  }
 }
 
 TEST(ResolveBudget, KindsMeanWhatTheySay) {

@@ -506,6 +506,7 @@ bool serves_attention_around(const AttentionTask& t, const AttentionAround& a) {
     if (rows->planes != planes || rows->rows + 1 != t.keys || rows->width != t.head || (rows->past_pitch | rows->present_pitch) % 8 != 0)
       return false;
   }
+  if (planes == 0 || (t.mask != nullptr && t.mask_length < t.keys)) return false;  // every key is read, also what no query sees
   return t.way == AttentionWay::one && t.past == 0 && t.window == 0 && (t.head == 64 || t.head == 128) && t.value_head == t.head &&
          turns(a.turned_queries) && turns(a.turned_keys);
 }

@@ -153,7 +153,8 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
       if (kernel == nullptr || kernel->way_ != Way::hopper) break;
       const LinearTask task = kernel->task_of(member.calls), &first = group.count > 0 ? group.tasks[0] : task;
       const bool same = task.x == first.x && task.rows == first.rows && task.depth == first.depth && task.type == first.type;
-      if (!same || task.turned != first.turned || task.splits != first.splits || task.columns == 0) break;
+      // `constant`: a block may fetch the W of any member before the launch ahead has ended.
+      if (!same || task.turned != first.turned || task.splits != first.splits || task.constant != first.constant || task.columns == 0) break;
       if (group.count > 0 && !share(group, task)) break;
       group.tasks[group.count++] = task;
     }

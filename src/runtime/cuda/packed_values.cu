@@ -72,11 +72,7 @@ __global__ void unpack_runs(const __grid_constant__ UnpackTask task, const __gri
     } else {
       const std::uint32_t block = blocks.of(run * 8, static_cast<std::uint32_t>(weight.col_block));
       const float scale = packed.scale(weight, block), zero = packed.zero(weight, block);
-      if (blocks.exact) {
-        eight.template values<true>(is_signed, scale, zero, w);
-      } else {
-        eight.template values<false>(is_signed, scale, zero, w);
-      }
+      eight.template values<false>(is_signed, scale, zero, w);  // not by one FMA: what is zero keeps the scale's sign, as the CPU's
     }
     write_run<T>(task.y, row * task.columns + run * 8, 8, true, w);
   }
