@@ -11,24 +11,13 @@
 #include "base/checked.h"
 #include "input_maker.h"
 #include "runtime/engine_core.h"
+#include "runtime/trial_bytes.h"
 
 namespace forebay::tools {
 namespace {
 
 constexpr int kWarmUp = 4, kPasses = 9;
 constexpr std::uint64_t kHeadroom = 1ull << 30;  // left to activations, states and others
-constexpr std::size_t kPattern = 1 << 20;
-
-// Small finite numbers in every float type: zeros would take less power, and run faster, than weights.
-std::vector<std::byte> pattern() {
-  std::vector<std::byte> bytes(kPattern);
-  std::uint64_t state = 1;
-  for (std::byte& byte : bytes) {
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    byte = static_cast<std::byte>(0x30u | ((state >> 57) & 0x8fu));
-  }
-  return bytes;
-}
 
 // All chunks are there, one behind the other; from the start of the resident part again where it ends.
 class TrialSource final : public WeightSource {
@@ -108,7 +97,7 @@ Result<std::unique_ptr<PassLease>> TrialSource::begin_pass() {
 
 Status TrialSource::fill(std::uint64_t bytes) {
   FB_ASSIGN(const auto queue, device_.create_queue("fill", 256));
-  const std::vector<std::byte> first = pattern();
+  const std::vector<std::byte> first = trial_bytes();
   std::uint64_t done = std::min<std::uint64_t>(bytes, first.size());
   queue->copy(base_, first.data(), done);
   for (std::uint64_t next = 0; done < bytes; done += next) {

@@ -19,8 +19,7 @@ Result<builder::Options> builder_options(const BuildOptions& options) {
   if (options.strip && options.refit == Refit::none) {
     return Status(Code::invalid_argument, "--strip and --refit none exclude each other: a stripped plan must take its weights back");
   }
-  if (options.device != "cpu" && options.device != "cuda")
-    return Status(Code::invalid_argument, "there is no device '" + options.device + "': it is cpu or cuda");
+  FB_TRY(check_device(options.device));
   if (options.device == "cpu" && (!options.exclude_kernels.empty() || !options.timing_cache.empty())) {
     return Status(Code::invalid_argument,
                   "kernels are chosen, and excluded, for a device: the CPU's follow from its instruction set; give --device cuda");

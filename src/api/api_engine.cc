@@ -29,11 +29,8 @@ Result<stream::IoChoice> io_choice(const std::string& text) {
 }
 
 Result<std::unique_ptr<Device>> make_device(const std::string& name) {
-  if (name == "cuda") return load_device("cuda");
-  if (name != "cpu" && !name.empty()) {
-    return Status(Code::invalid_argument, "there is no device '" + name + "': it is cpu or cuda");
-  }
-  return create_cpu_device();
+  if (name.empty() || name == "cpu") return create_cpu_device();
+  return load_device(name);
 }
 
 Result<std::unique_ptr<Arena>> make_arena(Device& device, const EngineOptions& options, const plan::Plan& plan) {

@@ -45,7 +45,13 @@ std::string device_library_build() {
   return std::string(kVersion) + " " FOREBAY_DEVICE_ABI;
 }
 
+Status check_device(const std::string& kind) {
+  if (kind == "cpu" || kind == "cuda") return {};
+  return Status(Code::invalid_argument, "there is no device '" + kind + "': it is cpu or cuda");
+}
+
 Result<std::unique_ptr<Device>> load_device(const std::string& kind) {
+  FB_TRY(check_device(kind));
   std::string reasons;
   for (const std::string& place : places(kind)) {
     void* library = dlopen(place.c_str(), RTLD_NOW | RTLD_LOCAL);
@@ -67,7 +73,8 @@ Result<std::unique_ptr<Device>> load_device(const std::string& kind) {
   }
   return std::move(Status(Code::unavailable, "the device '" + kind + "' needs libforebay_" + kind +
                                                  ".so, which cannot be loaded: " + reasons)
-                       .with_hint("the CPU device works everywhere (--device cpu)"));
+                       .with_hint("build it with a CUDA toolkit (cmake --build build/release --target forebay_cuda), or name it in "
+                                  "FOREBAY_CUDA_LIBRARY; the CPU device works everywhere (--device cpu)"));
 }
 
 }  // namespace forebay

@@ -17,6 +17,9 @@ struct DeviceLibraryCall {
 };
 using DeviceLibraryEntry = void (*)(DeviceLibraryCall* call);
 
+// invalid_argument for a name that is no device's.
+Status check_device(const std::string& kind);
+
 // Loads libforebay_<kind>.so: from FOREBAY_<KIND>_LIBRARY, beside the program, from its library
 // folder, or from where the loader looks. unavailable, with the reason of each, when there is none,
 // or when it finds no device it can use. A library once loaded stays.

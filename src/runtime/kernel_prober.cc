@@ -10,29 +10,18 @@
 #include "runtime/merged_kernel.h"
 #include "runtime/prepared_pass.h"
 #include "runtime/run_timer.h"
+#include "runtime/trial_bytes.h"
 
 namespace forebay {
 namespace {
 
 constexpr std::uint64_t kAlign = 256;
-constexpr std::size_t kPattern = 1 << 20;
 constexpr std::uint64_t kBeyondCaches = 160 << 20;
 constexpr std::uint64_t kMostSets = 64;  // calls of a measurement
 
-// Bytes that are small finite numbers in every float type: arithmetic on zeros takes less power than the real thing, and runs faster.
-std::vector<std::byte> pattern() {
-  std::vector<std::byte> bytes(kPattern);
-  std::uint64_t state = 1;
-  for (std::byte& byte : bytes) {
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    byte = static_cast<std::byte>(0x30u | ((state >> 57) & 0x8fu));
-  }
-  return bytes;
-}
-
 class DeviceProber final : public KernelProber {
  public:
-  DeviceProber(Device& device, RunTimer& timer, std::uint64_t budget) : device_(device), timer_(timer), pattern_(pattern()) {
+  DeviceProber(Device& device, RunTimer& timer, std::uint64_t budget) : device_(device), timer_(timer), pattern_(trial_bytes()) {
     budget_ = align_down(budget, device.info().granule);
   }
   Status open() {
@@ -53,8 +42,8 @@ class DeviceProber final : public KernelProber {
     const std::uint64_t wanted = align_up(bytes, device_.info().granule);
     if (wanted > committed_) {
       FB_TRY(arena_->commit(0, wanted));
-      for (std::uint64_t at = committed_; at < wanted; at += kPattern)
-        queue_->copy(arena_->base() + at, pattern_.data(), std::min<std::uint64_t>(kPattern, wanted - at));
+      for (std::uint64_t at = committed_; at < wanted; at += pattern_.size())
+        queue_->copy(arena_->base() + at, pattern_.data(), std::min<std::uint64_t>(pattern_.size(), wanted - at));
       committed_ = wanted;
     }
     place(step, calls, arena_->base());

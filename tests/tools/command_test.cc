@@ -289,6 +289,16 @@ TEST_F(Command, TheRuntimeProgramRunsPlansAndHasNoBuilder) {
   EXPECT_EQ(run_command({"build", model(), "-o", path("r.plan")}, options).exit, 2);
 }
 
+TEST_F(Command, ADeviceThatIsNoneIsRefusedAsUsage) {
+  for (const char* verb : {"run", "bench", "estimate"}) {
+    std::vector<std::string> words{verb, plan(), "--device", "gpu"};
+    if (std::string_view(verb) != "estimate") words.insert(words.end(), {"--weights", model()});
+    const CommandResult refused = run_command(words);
+    EXPECT_EQ(refused.exit, 2) << refused.err;
+    EXPECT_NE(refused.err.find("there is no device 'gpu': it is cpu or cuda"), std::string::npos) << refused.err;
+  }
+}
+
 TEST_F(Command, DoctorSaysWhatItTried) {
   const CommandResult doctor = run_command({"doctor", "--quick", "--path", path(""), "--json"});
   ASSERT_EQ(doctor.exit, 0) << doctor.out << doctor.err;
