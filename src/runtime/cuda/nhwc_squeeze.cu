@@ -1,6 +1,7 @@
 // Squeeze and excite of channels-last images in one launch: the mean of all pixels, two products, an activation behind each. The blocks of
 // a cluster share an image's pixels; each then has all sums, makes all squeezed values and its share of the factors. Numbers stay f32 in
 // between.
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/mma_numbers.cuh"
 #include "runtime/cuda/nhwc_numbers.cuh"
 #include "runtime/cuda/nhwc_task.h"
@@ -165,14 +166,7 @@ int nhwc_squeeze_bytes(int channels, int squeezed) {
 
 cudaError_t launch_nhwc_squeeze(const NhwcSqueezeTask& task, cudaStream_t stream) {
   if (task.batch == 0) return cudaSuccess;
-  switch (task.type) {
-    case DType::f16:
-      return start<__half>(task, stream);
-    case DType::bf16:
-      return start<__nv_bfloat16>(task, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_types<__half, __nv_bfloat16>(task.type, [&](auto t) { return start<decltype(t)>(task, stream); });
 }
 
 }  // namespace forebay::cuda
