@@ -132,30 +132,9 @@ __global__ void __launch_bounds__(kThreads) nhwc_squeeze(const __grid_constant__
 
 template <typename T>
 cudaError_t start(const NhwcSqueezeTask& task, cudaStream_t stream) {
-  const auto kernel = nhwc_squeeze<T>;
-  const int bytes = nhwc_squeeze_bytes(task.channels, task.squeezed);
-  cudaFuncAttributes made;
-  if (const cudaError_t told = cudaFuncGetAttributes(&made, kernel); told != cudaSuccess) return told;
-  if (const cudaError_t asked = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes); asked != cudaSuccess)
-    return asked;
-  cudaLaunchAttribute attributes[2] = {};
-  unsigned count = 0;
-  if (made.ptxVersion >= 90) {  // code made for older devices has no wait in it, wherever it runs
-    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
-  }
-  if (task.splits > 1) {
-    attributes[count].id = cudaLaunchAttributeClusterDimension;
-    attributes[count++].val.clusterDim = {static_cast<unsigned>(task.splits), 1, 1};
-  }
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(task.batch * task.splits));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = static_cast<std::size_t>(bytes);
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = count;
-  return cudaLaunchKernelEx(&config, kernel, task);
+  const auto splits = static_cast<unsigned>(task.splits > 1 ? task.splits : 1);
+  return launch_clusters(nhwc_squeeze<T>, dim3(static_cast<unsigned>(task.batch * task.splits)), kThreads,
+                         nhwc_squeeze_bytes(task.channels, task.squeezed), dim3(splits), task, stream);
 }
 
 }  // namespace
