@@ -97,7 +97,7 @@ struct Source {
   Sha256 sha256{};          // over the whole plain tensor
 };
 
-// How kernels take the slabs of a weight (design.md, section 3).
+// How kernels take the slabs of a weight.
 enum class Consumption : std::uint8_t { whole = 0, by_output = 1, by_reduction = 2, row_gather = 3, elementwise = 4 };
 
 struct Weight {
