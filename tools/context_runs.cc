@@ -41,22 +41,6 @@ Status prepare(Engine& engine, ExecutionContext& context, const std::vector<Name
   return {};
 }
 
-constexpr int kFillPasses = 100;  // at most; a slow disk fills a large cache in few
-
-// Warm-up passes until the host cache is full. It grows in the background, so a pass may add nothing: three in a row mean that it stays so.
-Status fill_host_cache(const Engine& engine, ExecutionContext& context) {
-  std::uint64_t held = engine.io().host_cache_bytes;
-  for (int i = 0, still = 0; i < kFillPasses && still < 3; ++i) {
-    if (held >= engine.io().host_cache_wanted) return {};
-    FB_TRY(check_interrupted());
-    FB_TRY(context.execute());
-    const std::uint64_t now = engine.io().host_cache_bytes;
-    still = now > held ? 0 : still + 1;
-    held = now;
-  }
-  return {};
-}
-
 Status measure_beside(const RunRequest& request, Moment moment, ExecutionContext& context, RunOutcome& outcome) {
   if (!request.beside) return {};
   const auto start = Clock::now();
@@ -78,7 +62,7 @@ Status warm_up(Engine& engine, ExecutionContext& context, const RunRequest& requ
     outcome.first_disk_bytes = context.profile().disk_bytes;
     if (first) FB_TRY(measure_beside(request, Moment::warm, context, outcome));
   }
-  return first && request.fill_host_cache ? fill_host_cache(engine, context) : Status();
+  return first && request.fill_host_cache ? fill_host_cache(engine, [&context] { return context.execute(); }) : Status();
 }
 
 Status measure(ExecutionContext& context, const RunRequest& request, RunOutcome& outcome) {
@@ -102,6 +86,21 @@ Status measure(ExecutionContext& context, const RunRequest& request, RunOutcome&
 
 bool same_bytes(const HostTensor& a, const HostTensor& b) {
   return a.dtype() == b.dtype() && a.shape() == b.shape() && (a.bytes() == 0 || std::memcmp(a.data(), b.data(), a.bytes()) == 0);
+}
+
+// It grows in the background, so a pass may add nothing: three in a row mean that it stays so.
+Status fill_host_cache(const Engine& engine, const std::function<Status()>& once) {
+  constexpr int kPasses = 100;  // at most; a slow disk fills a large cache in few
+  std::uint64_t held = engine.io().host_cache_bytes;
+  for (int i = 0, still = 0; i < kPasses && still < 3; ++i) {
+    if (held >= engine.io().host_cache_wanted) return {};
+    FB_TRY(check_interrupted());
+    FB_TRY(once());
+    const std::uint64_t now = engine.io().host_cache_bytes;
+    still = now > held ? 0 : still + 1;
+    held = now;
+  }
+  return {};
 }
 
 std::string value_file_name(const std::string& name) {

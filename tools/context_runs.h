@@ -38,6 +38,9 @@ struct RunOutcome {
 // cancelled on SIGINT, between passes. Contexts get the same inputs; if their outputs differ that is Code::internal.
 Result<RunOutcome> run_passes(Engine& engine, const std::vector<NamedTensor>& inputs, const RunRequest& request);
 
+// Calls `once` until the host cache holds what was chosen for it, or grows no more.
+Status fill_host_cache(const Engine& engine, const std::function<Status()>& once);
+
 // A file name for a value: what is not a letter, digit, '.', '-' or '_' becomes '_'.
 std::string value_file_name(const std::string& name);
 bool same_bytes(const HostTensor& a, const HostTensor& b);

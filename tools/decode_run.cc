@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/half.h"
+#include "context_runs.h"
 
 namespace forebay::tools {
 namespace {
@@ -166,8 +167,7 @@ Result<DecodeOutcome> run_decode(Engine& engine, const DecodeInputs& inputs, con
   HostTensor prompt(DType::i64, Shape{request.batch, request.prompt});
   fill_from_seed(prompt, request.seed, inputs.token_input());
   DecodeOutcome outcome;
-  for (int i = 0; i <= request.iterations; ++i) {
-    if (i <= 1) outcome = {};  // the first generation warms up
+  const auto generate = [&]() -> Status {
     outcome.tokens.clear();
     FB_TRY(context.reset_state());
     const auto begin = Clock::now();
@@ -182,7 +182,12 @@ Result<DecodeOutcome> run_decode(Engine& engine, const DecodeInputs& inputs, con
       FB_ASSIGN(tokens, inputs.choose(context));
     }
     if (!tokens.empty()) outcome.tokens.push_back(tokens.front());
-  }
+    return {};
+  };
+  for (int i = 0; i < request.warm_up; ++i) FB_TRY(generate());
+  if (request.warm_up > 0) FB_TRY(fill_host_cache(engine, generate));
+  outcome = {};
+  for (int i = 0; i < request.iterations; ++i) FB_TRY(generate());
   outcome.memory = engine.memory();
   return outcome;
 }

@@ -15,7 +15,8 @@ namespace forebay::tools {
 
 struct DecodeRequest {
   std::int64_t prompt = 0, tokens = 0, batch = 1;
-  int iterations = 1;  // whole generations that are measured; one before them warms up and takes the memory of the largest cache
+  int iterations = 1;  // whole generations that are measured
+  int warm_up = 1;     // before them, and then as many as fill the host cache; the first takes the memory of the largest state
   std::uint64_t seed = 0;
 };
 // One kind of pass: a prompt (all tokens at once) or a token.

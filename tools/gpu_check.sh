@@ -62,10 +62,10 @@ json() { python3 -c 'import json,sys; d=json.load(open(sys.argv[1])); print(eval
 
 # Tests that look at the device's free memory run alone, the others beside each other.
 alone='CudaLarge.*:CudaRun.TheUsersMemoryIsTheArena:*CommittedMemoryIsTakenFromTheDevice*'
-one_test() {  # one_test NAME PATH FILTER [SHARD SHARDS]: tests/NAME.log and what came of it
-  local name=$1
+one_test() {  # one_test PATH NAME FILTER [SHARD SHARDS]: tests/NAME.log and what came of it
+  local name=$2
   trap 'kill $! 2>/dev/null' TERM  # of this background shell: the test ends with it
-  GTEST_FILTER=$3 GTEST_SHARD_INDEX=${4:-0} GTEST_TOTAL_SHARDS=${5:-1} timeout --foreground "$limit" "$2" >"$work/tests/$name.log" 2>&1 &
+  GTEST_FILTER=$3 GTEST_SHARD_INDEX=${4:-0} GTEST_TOTAL_SHARDS=${5:-1} timeout --foreground "$limit" "$1" >"$work/tests/$name.log" 2>&1 &
   wait $!
   echo $? >"$work/tests/$name.rc"
 }
@@ -79,12 +79,12 @@ cuda_tests() {
     case $test in *families* | *engine*) shards=3 ;; esac
     for ((shard = 0; shard < shards; shard++)); do
       [ "$(jobs -rp | wc -l)" -lt "$jobs" ] || wait -n
-      one_test "$(basename "$test").$shard" "$test" "-$alone" $shard $shards &
+      one_test "$test" "$(basename "$test").$shard" "-$alone" $shard $shards &
     done
   done
   wait
   for test in api/cuda_engine_test runtime/device_test; do
-    [ ! -x "$build/tests/$test" ] || waited one_test "$(basename "$test").alone" "$build/tests/$test" "$alone"
+    [ ! -x "$build/tests/$test" ] || waited one_test "$build/tests/$test" "$(basename "$test").alone" "$alone"
   done
   for test in "$work/tests"/*.rc; do
     [ -e "$test" ] || break

@@ -64,7 +64,7 @@ constexpr OptionSpec kOptions[] = {
     {"trace", 0, K::path, false, "FILE", "", "", "write a Chrome trace (chrome://tracing, Perfetto) of the last pass: disk, decode, link and compute on one clock"},
     {"debug-sync", 0, K::flag, false, "", "", "", "wait for the device after every kernel: a failure names its node, shapes and kernel"},
     {"debug-tensors", 0, K::text, true, "NAMES", "", "", "write these values to --output-dir at every write, Loop iterations too; \"all\": every value"},
-    {"warm-up", 0, K::integer, false, "N", "", "1", "passes before measuring", 0},
+    {"warm-up", 0, K::integer, false, "N", "", "1", "passes (with --prompt generations) before measuring; if any, more until the host cache is full", 0},
     {"reference", 0, K::path, false, "DIR", "", "", "folder of NAME.npy to compare the outputs with"},
     {"against", 0, K::choice, false, "DEVICE", "cpu", "",
      "compare with this device, fully resident and without fusion where a model is given"},

@@ -392,6 +392,7 @@ Result<std::optional<Generation>> generation_of(const Session& session, const Pl
   request.prompt = given.integer("prompt");
   request.tokens = given.integer("decode");
   request.iterations = given.has("iterations") ? static_cast<int>(given.integer("iterations")) : 3;
+  request.warm_up = static_cast<int>(given.integer("warm-up"));
   request.seed = wanted.seed;
   if (const auto shape = wanted.shapes.find(inputs.token_input()); shape != wanted.shapes.end() && !shape->second.empty())
     request.batch = shape->second[0];

@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "base/file.h"
+#include "context_runs.h"
 #include "forebay/builder.h"
 #include "gpu_sampler.h"
 #include "synth/synth_llama.h"
@@ -33,8 +34,9 @@ class Decode : public ::testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }
   std::string path() const { return join_path(folder_, "m.plan"); }
-  Result<Engine> engine(const Plan& plan, const Budget& budget) const {
+  Result<Engine> engine(const Plan& plan, const Budget& budget, std::uint64_t host_cache = 0) const {
     EngineOptions options;
+    options.host_cache_bytes = host_cache;
     options.budget = budget;
     options.threads = 2;
     WeightSources sources;
@@ -93,6 +95,28 @@ TEST_F(Decode, TokensOfSinglePassesAtEveryBudget) {
     EXPECT_EQ(next_of(*whole, *inputs, so_far), token) << so_far.size();
     so_far.push_back(token);
   }
+}
+
+// A measured generation beside a host cache that still grows would tell of the disk.
+TEST_F(Decode, TheHostCacheIsFullBeforeItMeasures) {
+  const auto plan = Plan::load(path());
+  ASSERT_TRUE(plan.ok());
+  const auto inputs = DecodeInputs::of(plan->inputs(), plan->outputs(), plan->state_pairs());
+  ASSERT_TRUE(inputs.ok());
+  auto at = engine(*plan, Budget::of_percent(35), 64u << 20);
+  ASSERT_TRUE(at.ok());
+  int calls = 0;
+  EXPECT_TRUE(fill_host_cache(*at, [&calls]() -> Status { return ++calls, Status(); }).ok());
+  EXPECT_EQ(calls, 3) << "it gives up where passes add nothing";
+  EXPECT_FALSE(fill_host_cache(*at, []() -> Status { return Status(Code::internal, "no pass"); }).ok());
+  DecodeRequest request;
+  request.prompt = 3;
+  const auto outcome = run_decode(*at, *inputs, request);
+  ASSERT_TRUE(outcome.ok()) << outcome.status().to_string();
+  EXPECT_GT(at->io().host_cache_wanted, 0u);
+  EXPECT_GE(at->io().host_cache_bytes, at->io().host_cache_wanted);
+  EXPECT_EQ(outcome->prefill.disk_bytes, 0u);
+  EXPECT_EQ(outcome->prefill.pass_ms.size(), 1u);
 }
 
 TEST_F(Decode, ABatchHasItsOwnTokensAndCache) {

@@ -123,6 +123,7 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer, pu
       : state_(std::move(state)), words_(TieWords::of_process()) {
     info_.kind = "cuda";
     info_.name = facts.name;
+    info_.total_bytes = facts.total_bytes;
     info_.granule = kGranule;
     info_.arena_host_addressable = false;
     info_.numerics.emplace_back("sm", std::to_string(facts.capability));

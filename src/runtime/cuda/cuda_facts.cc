@@ -36,6 +36,7 @@ struct Driver {
   decltype(&cuDeviceGet) get = nullptr;
   decltype(&cuDeviceGetName) name = nullptr;
   decltype(&cuDeviceGetAttribute) attribute = nullptr;
+  decltype(&cuDeviceTotalMem) memory = nullptr;
   decltype(&cuGetErrorString) words = nullptr;
 
   Status find() {
@@ -46,7 +47,7 @@ struct Driver {
     const bool all = look_up(library, "cuDriverGetVersion", &version) && look_up(library, "cuInit", &init) &&
                      look_up(library, "cuDeviceGetCount", &count) && look_up(library, "cuDeviceGet", &get) &&
                      look_up(library, "cuDeviceGetName", &name) && look_up(library, "cuDeviceGetAttribute", &attribute) &&
-                     look_up(library, "cuGetErrorString", &words);
+                     look_up(library, "cuDeviceTotalMem_v2", &memory) && look_up(library, "cuGetErrorString", &words);
     return all ? Status() : refused("libcuda.so.1 is no NVIDIA driver that this build knows", "update the driver");
   }
   Status failed(CUresult error, const std::string& doing) const {
@@ -66,13 +67,14 @@ struct Nvml {
   int (*name)(void*, char*, unsigned) = nullptr;
   int (*capability)(void*, int*, int*) = nullptr;
   int (*mig)(void*, unsigned*, unsigned*) = nullptr;
+  int (*memory)(void*, unsigned long long*) = nullptr;  // total, free, used bytes
 
   bool open() {
     void* const library = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);  // stays, and so does its state
     return library != nullptr && look_up(library, "nvmlInit_v2", &init) && look_up(library, "nvmlDeviceGetCount_v2", &count) &&
            look_up(library, "nvmlDeviceGetHandleByIndex_v2", &get) && look_up(library, "nvmlDeviceGetName", &name) &&
            look_up(library, "nvmlDeviceGetCudaComputeCapability", &capability) && look_up(library, "nvmlDeviceGetMigMode", &mig) &&
-           init() == 0;
+           look_up(library, "nvmlDeviceGetMemoryInfo", &memory) && init() == 0;
   }
 };
 
@@ -87,11 +89,13 @@ std::optional<DeviceFacts> facts_without_driver() {
     std::array<char, 256> name{};
     int major = 0, minor = 0;
     unsigned divided = 0, later = 0;
+    std::array<unsigned long long, 3> bytes{};
     if (nvml.get(i, &device) != 0 || nvml.name(device, name.data(), static_cast<unsigned>(name.size()) - 1) != 0 ||
-        nvml.capability(device, &major, &minor) != 0 || (nvml.mig(device, &divided, &later) == 0 && divided != 0))
+        nvml.capability(device, &major, &minor) != 0 || nvml.memory(device, bytes.data()) != 0 ||
+        (nvml.mig(device, &divided, &later) == 0 && divided != 0))
       return std::nullopt;
-    const DeviceFacts one{name.data(), major * 10 + minor};
-    if (all && (all->name != one.name || all->capability != one.capability)) return std::nullopt;
+    const DeviceFacts one{name.data(), major * 10 + minor, bytes[0]};
+    if (all && (all->name != one.name || all->capability != one.capability || all->total_bytes != one.total_bytes)) return std::nullopt;
     all = one;
   }
   return all;
@@ -131,12 +135,14 @@ Result<DeviceFacts> device_facts(int ordinal, int oldest) {
   CUdevice device = 0;
   std::array<char, 256> name{};
   int major = 0, minor = 0;
-  for (const CUresult error : {driver.get(&device, ordinal), driver.name(name.data(), static_cast<int>(name.size()) - 1, device),
-                               driver.attribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device),
-                               driver.attribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)}) {
+  std::size_t bytes = 0;
+  for (const CUresult error :
+       {driver.get(&device, ordinal), driver.name(name.data(), static_cast<int>(name.size()) - 1, device),
+        driver.attribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device),
+        driver.attribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device), driver.memory(&bytes, device)}) {
     if (error != CUDA_SUCCESS) return driver.failed(error, "asking what the device is");
   }
-  return not_older({name.data(), major * 10 + minor}, oldest);
+  return not_older({name.data(), major * 10 + minor, bytes}, oldest);
 }
 
 }  // namespace forebay::cuda

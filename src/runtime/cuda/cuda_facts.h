@@ -10,7 +10,8 @@ namespace forebay::cuda {
 
 struct DeviceFacts {
   std::string name;
-  int capability = 0;  // compute capability, ten times
+  int capability = 0;             // compute capability, ten times
+  std::uint64_t total_bytes = 0;  // of device memory
 };
 // unavailable, in one line, where there is no driver, one too old for this build, no device, or one older than `oldest`.
 Result<DeviceFacts> device_facts(int ordinal, int oldest);
