@@ -52,7 +52,7 @@ const char* next_step(Code code) {
     case Code::out_of_memory:
       return "other processes may hold the device's memory (nvidia-smi lists them); a smaller budget needs less";
     case Code::device_lost:
-      return "nothing runs on the device in this process any more: start it again; compute-sanitizer names the kernel if it happens again";
+      return "nothing runs on the device in this process any more: start it again, with --debug-sync for the name of the node and its kernel";
     case Code::unavailable:
       return "forebay doctor says what device, driver and build there are; the CPU device works everywhere (--device cpu)";
     default:
