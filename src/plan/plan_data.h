@@ -166,7 +166,7 @@ struct KernelSection {
 
 enum class RefitMode : std::uint8_t { all = 0, identical = 1, none = 2 };
 
-// A chunk as stored in this plan's own file (embedded weights). See codec/chunk_format.h for the record.
+// A chunk as stored in this plan's own file (embedded weights). The record on disk: plan_format.h.
 struct StoredChunk {
   std::uint64_t offset = 0, stored_bytes = 0;  // offset is a multiple of kBlockBytes, from the start of the file
   std::uint8_t codec = 0, codec_version = 0;
