@@ -82,8 +82,11 @@ Status ErrorKeeper::check(cudaError_t error, std::string_view doing) {
 // Only memory calls go through the driver: what they refuse for is memory, or a lost device.
 Status ErrorKeeper::check(CUresult error, std::string_view doing) {
   if (error == CUDA_SUCCESS) return {};
-  if (error == CUDA_ERROR_OUT_OF_MEMORY)
-    return make(Code::out_of_memory, "the device has no more memory", doing);
+  if (error == CUDA_ERROR_OUT_OF_MEMORY) {
+    std::size_t free = 0, total = 0;
+    const bool known = cudaMemGetInfo(&free, &total) == cudaSuccess;
+    return make(Code::out_of_memory, known ? "the device has " + std::to_string(free) + " bytes free" : "the device has no more memory", doing);
+  }
   const bool gone = error == CUDA_ERROR_ILLEGAL_ADDRESS || error == CUDA_ERROR_LAUNCH_FAILED ||
                     error == CUDA_ERROR_ECC_UNCORRECTABLE;
   return make(gone ? Code::device_lost : Code::internal,
