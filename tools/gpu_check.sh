@@ -64,7 +64,9 @@ json() { python3 -c 'import json,sys; d=json.load(open(sys.argv[1])); print(eval
 alone='CudaLarge.*:CudaRun.TheUsersMemoryIsTheArena:*CommittedMemoryIsTakenFromTheDevice*'
 one_test() {  # one_test PATH NAME FILTER [SHARD SHARDS]: tests/NAME.log and what came of it
   local name=$2
-  GTEST_FILTER=$3 GTEST_SHARD_INDEX=${4:-0} GTEST_TOTAL_SHARDS=${5:-1} timeout --foreground "$limit" "$1" >"$work/tests/$name.log" 2>&1
+  trap 'kill $! 2>/dev/null' TERM  # of this background shell: the test ends with it
+  GTEST_FILTER=$3 GTEST_SHARD_INDEX=${4:-0} GTEST_TOTAL_SHARDS=${5:-1} timeout --foreground "$limit" "$1" >"$work/tests/$name.log" 2>&1 &
+  wait $!
   echo $? >"$work/tests/$name.rc"
 }
 cuda_tests() {
@@ -82,7 +84,7 @@ cuda_tests() {
   done
   wait
   for test in api/cuda_engine_test runtime/device_test; do
-    [ ! -x "$build/tests/$test" ] || one_test "$build/tests/$test" "$(basename "$test").alone" "$alone"
+    [ ! -x "$build/tests/$test" ] || waited one_test "$build/tests/$test" "$(basename "$test").alone" "$alone"
   done
   for test in "$work/tests"/*.rc; do
     [ -e "$test" ] || break

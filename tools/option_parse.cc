@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "base/byte_size.h"
 #include "base/check.h"
 
 namespace forebay::tools {
@@ -108,8 +109,8 @@ Status check_value(const OptionSpec& option, const std::string& value, std::stri
     }
     case Kind::size:
       if (is_choice()) break;
-      if (const auto bytes = parse_size(value); !bytes || *bytes < static_cast<std::uint64_t>(option.minimum)) {
-        return bad("a size such as 64KiB, 8MiB or 6GiB");
+      if (const auto bytes = parse_byte_size(value); !bytes.ok() || *bytes < static_cast<std::uint64_t>(option.minimum)) {
+        return bad("a size such as 64KiB, 8MiB or 6GB");
       }
       break;
     case Kind::text:
@@ -258,7 +259,10 @@ double ParsedOptions::real(std::string_view name) const {
   return number;
 }
 
-std::optional<std::uint64_t> ParsedOptions::size(std::string_view name) const { return parse_size(text(name)); }
+std::optional<std::uint64_t> ParsedOptions::size(std::string_view name) const {
+  const auto bytes = parse_byte_size(text(name));
+  return bytes.ok() ? std::optional(*bytes) : std::nullopt;
+}
 
 std::vector<std::string> ParsedOptions::list(std::string_view name) const {
   std::vector<std::string> out;
@@ -270,27 +274,6 @@ std::vector<std::string> ParsedOptions::list(std::string_view name) const {
     for (std::string& one : split_commas(value)) out.push_back(std::move(one));
   }
   return out;
-}
-
-std::optional<std::uint64_t> parse_size(std::string_view text) {
-  double number = 0;
-  const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed);
-  if (error != std::errc() || !(number >= 0)) return std::nullopt;
-  std::string unit;
-  for (const char* c = rest; c != text.data() + text.size(); ++c) {
-    if (*c == ' ' && unit.empty()) continue;
-    unit += static_cast<char>(std::tolower(static_cast<unsigned char>(*c)));
-  }
-  static constexpr std::array<std::pair<std::string_view, double>, 18> kUnits{{{"", 1.}, {"b", 1.}, {"k", 0x1p10}, {"kib", 0x1p10},
-      {"kb", 1e3}, {"m", 0x1p20}, {"mib", 0x1p20}, {"mb", 1e6}, {"g", 0x1p30}, {"gib", 0x1p30}, {"gb", 1e9}, {"t", 0x1p40},
-      {"tib", 0x1p40}, {"tb", 1e12}, {"p", 0x1p50}, {"pib", 0x1p50}, {"pb", 1e15}, {"bytes", 1.}}};
-  for (const auto& [name, scale] : kUnits) {
-    if (name != unit) continue;
-    const double bytes = number * scale;
-    if (bytes >= 0x1p63) return std::nullopt;
-    return static_cast<std::uint64_t>(bytes);
-  }
-  return std::nullopt;
 }
 
 std::string format_size(std::uint64_t bytes) {

@@ -38,8 +38,6 @@ class ParsedOptions {
 // invalid_argument naming the option, with the nearest one as a hint. Reads the environment twins.
 Result<ParsedOptions> parse_options(const VerbSpec& verb, std::span<const std::string> arguments);
 
-// "4096", "64KiB", "6GiB", "1.5GB"; K, M, G, T alone are powers of 1024.
-std::optional<std::uint64_t> parse_size(std::string_view text);
 // "1.2 GiB", "640 KiB", "12 B".
 std::string format_size(std::uint64_t bytes);
 

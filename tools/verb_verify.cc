@@ -3,6 +3,7 @@
 #include "forebay/plan.h"
 #include "json_out.h"
 #include "plan/plan_io.h"
+#include "refit/shard_reader.h"
 #include "refit_setup.h"
 #include "verbs.h"
 
@@ -33,6 +34,7 @@ Status run_verify(Session& session) {
     FB_TRY(refit::check(*plan, *catalog, options, true, &report));
     FB_ASSIGN(const auto generation, refit::bind(fs, plan, catalog, options, 1, pool, session.console, &report));
     FB_TRY(refit::verify(fs, *generation, options, &bytes));
+    if (catalog->shards() != nullptr) FB_TRY(catalog->shards()->check_padding());
     session.result["weights_bytes"] = bytes;
     session.result["integrity"] = generation->binding.integrity;
     session.print("weights: {} read and verified ({})\n", format_size(bytes), generation->binding.integrity);

@@ -18,7 +18,7 @@ measured() {  # measured NAME COMMAND...: joins the peer's JSON with the peak
   local name=$1
   shift
   if timeout "$limit" "$python" "$here/peak_memory.py" --json "$work/peak.json" -- "$@" >"$work/out" 2>"$work/err"; then
-    "$python" - "$work" >>"$out" <<'P'
+    "$python" - "$work" >>"$out" 2>>"$work/err" <<'P' || { echo "$name gave no figure:" >&2; tail -"${ERROR_LINES:-5}" "$work/err" >&2; return; }
 import json, sys
 peer = json.loads(open(sys.argv[1] + "/out", encoding="utf-8").read().strip().splitlines()[-1])
 whole = json.load(open(sys.argv[1] + "/peak.json", encoding="utf-8"))
@@ -28,7 +28,7 @@ P
     tail -1 "$out"
   else
     echo "$name failed:" >&2
-    tail -${ERROR_LINES:-5} "$work/err" >&2
+    tail -"${ERROR_LINES:-5}" "$work/err" >&2
   fi
 }
 

@@ -29,7 +29,7 @@ struct Budget {
   std::string to_string() const;
 };
 
-// All sizes in bytes. See design.md's words in ARCHITECTURE.md: minimum, no-stream and full.
+// All sizes in bytes. ARCHITECTURE.md has the words: minimum, no-stream and full.
 struct MemoryReport {
   std::uint64_t budget = 0;           // in force, rounded down to the device's granule
   std::uint64_t min_budget = 0;

@@ -2,8 +2,7 @@
 
 #include <cctype>
 #include <cmath>
-#include <cstdio>
-#include <iterator>
+#include <string>
 
 #include "base/printable.h"
 
@@ -12,18 +11,21 @@ namespace {
 
 Status refuse(std::string_view text, std::string_view why) {
   return Status(Code::invalid_argument, "\"" + printable(text) + "\" " + std::string(why))
-      .with_hint("write bytes as 4096, 512MiB, 6GiB or 1.5G");
+      .with_hint("write bytes as 4096, 512MiB, 8GB or 1.5G");
 }
 
-// Power of 1024 of a unit, -1 when it is none.
-int power_of(std::string_view unit) {
+// Bytes of a unit, 0 when it is none.
+std::uint64_t bytes_of(std::string_view unit) {
   std::string lower;
   for (const char c : unit) lower += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  if (lower.empty() || lower == "b") return 0;
-  const std::size_t at = std::string_view("kmgt").find(lower.front());
-  if (at == std::string_view::npos) return -1;
+  if (lower.empty() || lower == "b") return 1;
+  const std::size_t power = std::string_view("kmgtp").find(lower.front());
+  if (power == std::string_view::npos) return 0;
   const std::string rest = lower.substr(1);
-  return rest.empty() || rest == "b" || rest == "ib" ? static_cast<int>(at) + 1 : -1;
+  if (!rest.empty() && rest != "b" && rest != "ib") return 0;
+  std::uint64_t bytes = 1;
+  for (std::size_t i = 0; i <= power; ++i) bytes *= rest == "b" ? 1000 : 1024;
+  return bytes;
 }
 
 }  // namespace
@@ -46,29 +48,14 @@ Result<std::uint64_t> parse_byte_size(std::string_view text) {
   }
   if (digits == 0) return refuse(text, "is not a number of bytes");
   while (at < text.size() && text[at] == ' ') ++at;
-  const int power = power_of(text.substr(at));
-  if (power < 0) return refuse(text, "has an unknown unit");
-  const std::uint64_t unit = std::uint64_t{1} << (10 * power);
+  const std::uint64_t unit = bytes_of(text.substr(at));
+  if (unit == 0) return refuse(text, "has an unknown unit");
   std::uint64_t bytes = 0;
   if (__builtin_mul_overflow(whole, unit, &bytes) ||
       __builtin_add_overflow(bytes, static_cast<std::uint64_t>(std::floor(fraction * static_cast<double>(unit) + 1e-6)), &bytes)) {
     return refuse(text, "is more than 64 bits can hold");
   }
   return bytes;
-}
-
-std::string format_byte_size(std::uint64_t bytes) {
-  static constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
-  if (bytes < 1024) return std::to_string(bytes) + " B";
-  auto value = static_cast<double>(bytes);
-  std::size_t unit = 0;
-  while (value >= 1024 && unit + 1 < std::size(kUnits)) {
-    value /= 1024;
-    ++unit;
-  }
-  char text[48];
-  std::snprintf(text, sizeof text, "%.2f %s", value, kUnits[unit]);
-  return text;
 }
 
 }  // namespace forebay

@@ -32,6 +32,15 @@ float magnitude_of(const Layout& layout, std::uint8_t code) {
 
 }  // namespace
 
+Float8 float8_of(DType dtype) {
+  switch (dtype) {
+    case DType::f8e4m3fn: return Float8::e4m3fn;
+    case DType::f8e4m3fnuz: return Float8::e4m3fnuz;
+    case DType::f8e5m2: return Float8::e5m2;
+    default: return Float8::e5m2fnuz;
+  }
+}
+
 float f8_to_f32(Float8 format, std::uint8_t bits) {
   const Layout layout = layout_of(format);
   const std::uint8_t code = bits & 0x7fu;

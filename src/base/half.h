@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "forebay/types.h"
+
 namespace forebay {
 
 inline float bf16_to_f32(std::uint16_t bits) { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
@@ -43,6 +45,7 @@ inline std::uint16_t f32_to_f16(float value) {
 
 // The four 8-bit floats as float (ONNX semantics) and back. `saturate`: finite overflow and infinity go to the largest finite value.
 enum class Float8 : std::uint8_t { e4m3fn, e4m3fnuz, e5m2, e5m2fnuz };
+Float8 float8_of(DType dtype);  // one of the four
 float f8_to_f32(Float8 format, std::uint8_t bits);
 std::uint8_t f32_to_f8(Float8 format, float value, bool saturate);
 

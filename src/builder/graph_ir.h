@@ -2,7 +2,7 @@
 // value can point at its producer while passes insert and remove nodes around it.
 //
 // A tensor of the file is a value of origin `source`; passes treat nodes over sources like any other nodes. What depends on sources alone
-// becomes a recipe or a constant only when the plan is emitted (static_values.h), so every rewrite is an ordinary graph rewrite.
+// becomes a recipe or a constant only when the plan is emitted (weight_recipes.h), so every rewrite is an ordinary graph rewrite.
 #pragma once
 
 #include <functional>
@@ -84,7 +84,7 @@ struct Ir {
   ValueId add_value(std::string name, TypeShape type);
   ValueId add_constant(std::string name, std::shared_ptr<const HostTensor> contents, std::vector<std::uint32_t> from_sources);
   std::uint32_t add_attribute_tensor(HostTensor tensor);
-  // A new node of `graph`, not yet placed: hand it to insert_before or append it. Sets the outputs' producer.
+  // A new node of `graph`, not yet in it: its outputs have no producer before set_producers().
   std::unique_ptr<IrNode> make_node(std::uint32_t graph, std::string name, std::string op, std::int32_t version,
                                     std::vector<ValueId> inputs, std::vector<ValueId> outputs) const;
   void set_producers();  // from the nodes

@@ -52,7 +52,7 @@ struct Binding {
   std::vector<BoundFile> files;
   std::vector<ChunkBinding> chunks;   // one per Plan::chunks
   std::vector<RowBinding> rows;       // one per Plan::weights; available only for gather-only weights stored raw and contiguous
-  std::string integrity;              // "digests" or "first-read" (section 7 of design.md)
+  std::string integrity;              // "digests" or "first-read"
   std::uint64_t host_bytes = 0;       // sum of Where::host chunks
 };
 

@@ -97,7 +97,7 @@ struct Source {
   Sha256 sha256{};          // over the whole plain tensor
 };
 
-// How kernels take the slabs of a weight (design.md, section 3).
+// How kernels take the slabs of a weight.
 enum class Consumption : std::uint8_t { whole = 0, by_output = 1, by_reduction = 2, row_gather = 3, elementwise = 4 };
 
 struct Weight {
@@ -166,7 +166,7 @@ struct KernelSection {
 
 enum class RefitMode : std::uint8_t { all = 0, identical = 1, none = 2 };
 
-// A chunk as stored in this plan's own file (embedded weights). See codec/chunk_format.h for the record.
+// A chunk as stored in this plan's own file (embedded weights). The record on disk: plan_format.h.
 struct StoredChunk {
   std::uint64_t offset = 0, stored_bytes = 0;  // offset is a multiple of kBlockBytes, from the start of the file
   std::uint8_t codec = 0, codec_version = 0;

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "base/check.h"
-#include "refit/chunk_read.h"
+#include "codec/chunk_codec.h"
 #include "refit/recipe_runner.h"
 #include "refit/refit.h"
 #include "refit/shard_reader.h"
@@ -106,24 +106,6 @@ class ShardChunkMaker final : public ChunkMaker {
   std::uint64_t bytes_read_ = 0;
 };
 
-class GenerationChunkMaker final : public ChunkMaker {
- public:
-  explicit GenerationChunkMaker(plan::GenerationPtr generation) : generation_(std::move(generation)) {}
-  Status make(plan::ChunkId id, std::span<std::byte> raw) override {
-    FB_TRY(read_bound_chunk(*generation_, id, codec_, stored_, raw));
-    bytes_read_ += generation_->binding.chunks[id].stored_bytes;
-    return {};
-  }
-  Status finish() const override { return {}; }
-  std::uint64_t bytes_read() const override { return bytes_read_; }
-
- private:
-  plan::GenerationPtr generation_;
-  codec::ChunkCodec codec_;
-  std::vector<std::byte> stored_;
-  std::uint64_t bytes_read_ = 0;
-};
-
 }  // namespace
 
 Result<std::unique_ptr<ChunkMaker>> ChunkMaker::create(std::shared_ptr<const plan::Plan> plan, std::shared_ptr<const Catalog> catalog,
@@ -135,11 +117,6 @@ Result<std::unique_ptr<ChunkMaker>> ChunkMaker::create(std::shared_ptr<const pla
     maker = std::make_unique<ShardChunkMaker>(catalog->shards());
   else
     maker = std::make_unique<TensorChunkMaker>(std::move(plan), std::move(catalog), std::move(sources), options.allow_inexact, pool);
-  return maker;
-}
-
-Result<std::unique_ptr<ChunkMaker>> ChunkMaker::from_generation(plan::GenerationPtr generation) {
-  std::unique_ptr<ChunkMaker> maker = std::make_unique<GenerationChunkMaker>(std::move(generation));
   return maker;
 }
 

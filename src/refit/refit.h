@@ -37,7 +37,7 @@ struct Report {
 // constants read payloads only when `digests` is set. Shards and embedded weights are checked by their plan and weight ids.
 Status check(const plan::Plan& plan, const Catalog& catalog, const Options& options, bool digests, Report* report);
 
-// A generation that streams from where the weights lie (section 6 of design.md): shards chunk by chunk, the user's own files in
+// A generation that streams from where the weights lie: shards chunk by chunk, the user's own files in
 // place when the recipe is identity and the extent raw, everything else computed into host memory (resource_exhausted naming
 // weights, bytes and the `forebay pack` command when beyond max_host_bytes). Checks first.
 Result<plan::GenerationPtr> bind(FileSystem& fs, std::shared_ptr<const plan::Plan> plan, std::shared_ptr<const Catalog> catalog,
@@ -46,13 +46,11 @@ Result<plan::GenerationPtr> bind(FileSystem& fs, std::shared_ptr<const plan::Pla
 Result<plan::GenerationPtr> bind_embedded(FileSystem& fs, std::shared_ptr<const plan::Plan> plan, const std::string& plan_path,
                                           DirectIo direct, std::uint64_t number);
 
-// The raw bytes of any chunk of a plan from a catalog or embedded weights: recipes run by the CPU kernels, in bounded memory. One thread.
+// The raw bytes of any chunk of a plan from a catalog: recipes run by the CPU kernels, in bounded memory. One thread.
 class ChunkMaker {
  public:
   static Result<std::unique_ptr<ChunkMaker>> create(std::shared_ptr<const plan::Plan> plan, std::shared_ptr<const Catalog> catalog,
                                                     const Options& options, ThreadPool& pool);
-  // The same from any generation, embedded weights and shards with their digests checked.
-  static Result<std::unique_ptr<ChunkMaker>> from_generation(plan::GenerationPtr generation);
   virtual ~ChunkMaker() = default;
   // raw.size() == Chunk::raw_bytes. Chunks in ascending order are cheapest: a weight that must be computed whole is kept until its
   // last chunk.

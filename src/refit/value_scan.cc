@@ -43,15 +43,6 @@ std::uint64_t hits_in(const std::byte* at, std::size_t bytes, const Lanes& lanes
   return ((word & lanes.mask) + lanes.low) & lanes.carry;
 }
 
-Float8 float8_of(DType dtype) {
-  switch (dtype) {
-    case DType::f8e4m3fn: return Float8::e4m3fn;
-    case DType::f8e4m3fnuz: return Float8::e4m3fnuz;
-    case DType::f8e5m2: return Float8::e5m2;
-    default: return Float8::e5m2fnuz;
-  }
-}
-
 template <typename T>
 T load(const std::byte* data, std::size_t i) {
   T value;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "base/checked.h"
 
@@ -62,6 +63,16 @@ std::uint64_t resolve_budget(const Budget& budget, const BudgetBytes& sizes, std
     case Budget::Kind::unlimited: break;
   }
   return bytes;
+}
+
+Status check_free(const Budget& budget, const BudgetBytes& sizes, std::uint64_t free_bytes) {
+  const bool all = budget.kind == Budget::Kind::unlimited;
+  const std::uint64_t least = all ? sizes.full : budget.kind == Budget::Kind::automatic ? sizes.min : 0;
+  if (least <= free_bytes) return {};
+  return std::move(Status(Code::resource_exhausted, std::string(all ? "full residency" : "the smallest budget") + " needs " +
+                                                        std::to_string(least) + " bytes, the device has " + std::to_string(free_bytes) + " free")
+                       .with_hint(all ? "give a budget or use auto"
+                                      : "other processes may hold the device's memory (nvidia-smi lists a GPU's); smaller input shapes need less"));
 }
 
 Result<ArenaLayout> plan_arena(const ArenaDemand& demand, std::uint64_t given) {

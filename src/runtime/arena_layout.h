@@ -34,6 +34,8 @@ BudgetBytes budget_bytes(const ArenaDemand& demand);
 
 // Bytes that a budget stands for. `free_bytes`: what the device has free now, committed bytes of this arena included.
 std::uint64_t resolve_budget(const Budget& budget, const BudgetBytes& sizes, std::uint64_t free_bytes);
+// resource_exhausted when that much is not free as `unlimited` (full) or `auto` (the minimum) needs at least.
+Status check_free(const Budget& budget, const BudgetBytes& sizes, std::uint64_t free_bytes);
 
 // resource_exhausted, naming the minimum and what it is made of, when `budget` is below it.
 Result<ArenaLayout> plan_arena(const ArenaDemand& demand, std::uint64_t budget);

@@ -6,6 +6,7 @@
 #include <array>
 #include <cctype>
 #include <cstdlib>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -39,6 +40,15 @@ std::vector<std::string> places(const std::string& kind) {
   return found;
 }
 
+constexpr const char* kCpuWorks = "the CPU device works everywhere (--device cpu)";
+
+Status refused_library(std::string why) {
+  return std::move(Status(Code::unavailable, std::move(why))
+                       .with_hint("build it with a CUDA toolkit (cmake --build build/release --target forebay_cuda), or name it in "
+                                  "FOREBAY_CUDA_LIBRARY; " +
+                                  std::string(kCpuWorks)));
+}
+
 }  // namespace
 
 std::string device_library_build() {
@@ -47,34 +57,34 @@ std::string device_library_build() {
 
 Status check_device(const std::string& kind) {
   if (kind == "cpu" || kind == "cuda") return {};
-  return Status(Code::invalid_argument, "there is no device '" + kind + "': it is cpu or cuda");
+  Status refused(Code::invalid_argument, "there is no device '" + kind + "': it is cpu or cuda");
+  if (!kind.starts_with("cuda")) return refused;
+  return std::move(refused).with_hint("CUDA_VISIBLE_DEVICES chooses among several GPUs: cuda is the first that it shows");
 }
 
 Result<std::unique_ptr<Device>> load_device(const std::string& kind) {
   FB_TRY(check_device(kind));
-  std::string reasons;
+  std::string absent;
   for (const std::string& place : places(kind)) {
     void* library = dlopen(place.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) {
-      const char* why = dlerror();
-      reasons += (reasons.empty() ? "" : "; ") + std::string(why != nullptr ? why : place.c_str());
+      const char* text = dlerror();
+      const std::string why = text != nullptr ? text : "no reason given";
+      if (why != place + ": cannot open shared object file: No such file or directory")
+        return refused_library(place + " cannot be loaded: " + why);
+      absent += (absent.empty() ? "" : ", ") + (place.find('/') == std::string::npos ? "the system's library paths" : place);
       continue;
     }
     const auto entry = reinterpret_cast<DeviceLibraryEntry>(dlsym(library, "forebay_open_device"));
-    if (entry == nullptr)
-      return Status(Code::unavailable, place + " is not a device library of forebay");
+    if (entry == nullptr) return refused_library(place + " is not a device library of forebay");
     const std::string build = device_library_build();
     DeviceLibraryCall call;
     call.build = build.c_str();
     entry(&call);
-    if (!call.status.ok())
-      return std::move(call.status).with_hint("the CPU device works everywhere (--device cpu)");
+    if (!call.status.ok()) return std::move(call.status).with_hint(kCpuWorks);
     return std::move(call.device);
   }
-  return std::move(Status(Code::unavailable, "the device '" + kind + "' needs libforebay_" + kind +
-                                                 ".so, which cannot be loaded: " + reasons)
-                       .with_hint("build it with a CUDA toolkit (cmake --build build/release --target forebay_cuda), or name it in "
-                                  "FOREBAY_CUDA_LIBRARY; the CPU device works everywhere (--device cpu)"));
+  return refused_library("the device '" + kind + "' needs libforebay_" + kind + ".so, which is not there: looked for " + absent);
 }
 
 }  // namespace forebay

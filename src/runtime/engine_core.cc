@@ -60,10 +60,7 @@ Status EngineCore::start() {
     slots_.push_back(std::move(slot));
   }
   const std::lock_guard lock(layout_mutex_);
-  if (parts_.budget.kind == Budget::Kind::unlimited && sizes_locked().full > free_at_start_ && !parts_.user_memory) {
-    return Status(Code::resource_exhausted, "full residency needs " + std::to_string(sizes_locked().full) + " bytes, the device has " +
-                                                std::to_string(free_at_start_) + " free; give a budget or use auto");
-  }
+  if (!parts_.user_memory) FB_TRY(check_free(parts_.budget, sizes_locked(), free_at_start_));
   if (parts_.user_memory && parts_.arena->reserved_bytes() < sizes_locked().min) {
     return Status(Code::invalid_argument, "the arena memory given has " + std::to_string(parts_.arena->reserved_bytes()) + " bytes, the minimum budget is " +
                                               std::to_string(sizes_locked().min));

@@ -145,6 +145,8 @@ TEST(BudgetText, RefusesMagicNumbers) {
     EXPECT_CODE(Budget::parse(text), Code::invalid_argument);
   ASSERT_VALUE(const Budget bytes, Budget::parse("6GiB"));
   EXPECT_EQ(bytes.bytes, 6ull << 30);
+  ASSERT_VALUE(const Budget decimal, Budget::parse("6GB"));  // not a byte more than was asked for
+  EXPECT_EQ(decimal.bytes, 6000000000u);
   ASSERT_VALUE(const Budget percent, Budget::parse("25%"));
   EXPECT_EQ(percent.to_string(), "25%");
 }

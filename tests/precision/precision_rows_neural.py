@@ -1,7 +1,7 @@
 """Products, convolutions, pooling, normalisations, recurrent and attention operators, resampling, quantisation, what the builder writes."""
 import numpy as np
 
-from precision_rows import erf64, sigmoid, tail_gelu
+from precision_rows import sigmoid, tail_gelu
 from row import CHAIN, EXACT, FUNCTION, ROUNDED, SUM, at, floats, i64, normal, row, uniform
 
 ROWS = []

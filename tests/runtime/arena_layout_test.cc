@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "base/checked.h"
+#include "support/status_test.h"
 
 namespace forebay {
 namespace {
@@ -119,6 +120,17 @@ TEST(ResolveBudget, KindsMeanWhatTheySay) {
   EXPECT_EQ(resolve_budget(Budget::of_percent(50), sizes, 1ull << 40), 4000u * 4096);
   EXPECT_EQ(resolve_budget(Budget::of_percent(100), sizes, 1ull << 40), sizes.full);
   EXPECT_EQ(resolve_budget(Budget::unlimited(), sizes, 0), sizes.full);
+  // What auto and unlimited need at least has to be free: no budget that nobody gave is named.
+  EXPECT_OK(check_free(Budget::automatic(), sizes, sizes.min));
+  EXPECT_OK(check_free(Budget::unlimited(), sizes, sizes.full));
+  EXPECT_OK(check_free(Budget::of_bytes(sizes.min), sizes, 0));  // is refused where it is committed
+  for (const auto& [budget, least] : {std::pair(Budget::automatic(), sizes.min), std::pair(Budget::unlimited(), sizes.full)}) {
+    const Status refused = check_free(budget, sizes, least - 1);
+    EXPECT_CODE(refused, Code::resource_exhausted);
+    EXPECT_NE(refused.message().find("needs " + std::to_string(least) + " bytes, the device has " + std::to_string(least - 1) + " free"),
+              std::string::npos);
+    EXPECT_FALSE(refused.problems().front().hint.empty());
+  }
   EXPECT_EQ(resolve_budget(Budget::of_bytes(1ull << 60), sizes, 0), sizes.full);
   EXPECT_EQ(resolve_budget(Budget::of_bytes(4097), sizes, 0), 4097u);
   EXPECT_EQ(resolve_budget(Budget::automatic(), sizes, 1ull << 40), sizes.full);

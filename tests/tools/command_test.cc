@@ -234,26 +234,37 @@ TEST_F(Command, ExitCodes) {
   expect_error(run_command({"run", plan(), "--weights", model(), "--device", "cuda", "--json"}, no_library), 7);
   const CommandResult plain = run_command({"run", plan(), "--weights", model(), "--device", "cuda"}, no_library);
   EXPECT_EQ(plain.exit, 7);
-  EXPECT_NE(plain.err.find("nowhere.so"), std::string::npos) << plain.err;
+  EXPECT_NE(plain.err.find("which is not there: looked for " + path("nowhere.so")), std::string::npos) << plain.err;
+  { std::ofstream(path("nowhere.so")) << "no library"; }
+  const CommandResult broken = run_command({"run", plan(), "--weights", model(), "--device", "cuda"}, no_library);
+  EXPECT_EQ(broken.exit, 7);
+  EXPECT_NE(broken.err.find("nowhere.so cannot be loaded: "), std::string::npos) << broken.err;
   EXPECT_NE(plain.err.find("--device cpu"), std::string::npos) << plain.err;
   // 8 no such file, no place to write
   expect_error(run_command({"run", path("absent.plan"), "--json"}), 8);
   expect_error(run_command({"build", model(), "-o", path("no/such/folder/x.plan"), "--json"}), 8);
 }
 
+void flip_bit(const std::string& path, int from_end) {
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(-from_end, std::ios::end);
+  const int byte = file.get();
+  file.seekp(-from_end, std::ios::end);
+  file.put(static_cast<char>(byte ^ 1));
+}
+
 TEST_F(Command, CorruptionIsExitFive) {
   ASSERT_EQ(run_command({"build", model(), "-o", path("flip.plan")}).exit, 0);
-  {
-    std::fstream file(path("flip.plan"), std::ios::in | std::ios::out | std::ios::binary);
-    file.seekg(-5000, std::ios::end);
-    const int byte = file.get();
-    file.seekp(-5000, std::ios::end);
-    file.put(static_cast<char>(byte ^ 1));
-  }
+  flip_bit(path("flip.plan"), 5000);
   expect_error(run_command({"verify", path("flip.plan"), "--json"}), 5);
   std::filesystem::copy_file(path("flip.plan"), path("cut.plan"));
   std::filesystem::resize_file(path("cut.plan"), std::filesystem::file_size(path("cut.plan")) / 2);
   expect_error(run_command({"verify", path("cut.plan"), "--json"}), 5);
+  // The last byte of a shard is padding, which no digest has.
+  ASSERT_EQ(run_command({"pack", plan(), "--weights", model(), "-o", path("padded"), "--codec", "zstd"}).exit, 0);
+  EXPECT_EQ(run_command({"verify", plan(), "--weights", path("padded")}).exit, 0);
+  flip_bit(path("padded/forebay-00001.shard"), 1);
+  expect_error(run_command({"verify", plan(), "--weights", path("padded"), "--json"}), 5);
 }
 
 TEST_F(Command, EnvironmentTwinsAndTextErrors) {
@@ -297,6 +308,9 @@ TEST_F(Command, ADeviceThatIsNoneIsRefusedAsUsage) {
     EXPECT_EQ(refused.exit, 2) << refused.err;
     EXPECT_NE(refused.err.find("there is no device 'gpu': it is cpu or cuda"), std::string::npos) << refused.err;
   }
+  const CommandResult second = run_command({"run", plan(), "--weights", model(), "--device", "cuda:1"});
+  EXPECT_EQ(second.exit, 2) << second.err;
+  EXPECT_NE(second.err.find("CUDA_VISIBLE_DEVICES"), std::string::npos) << second.err;
 }
 
 TEST_F(Command, DoctorSaysWhatItTried) {

@@ -42,6 +42,10 @@ int cuDeviceGetAttribute(int* value, int attribute, int) {
   *value = attribute == 75 ? Said().major : attribute == 76 ? Said().minor : 0;  // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
   return 0;
 }
+int cuGetErrorString(int error, const char** text) {
+  *text = error == 803 ? "system has unsupported display driver / cuda driver combination" : nullptr;
+  return *text == nullptr ? 1 : 0;
+}
 int cuDeviceTotalMem_v2(std::size_t* bytes, int) {
   *bytes = std::size_t{1} << 34;
   return 0;

@@ -141,7 +141,7 @@ TEST(WeightLaw, ExponentialAndNormal) {
   EXPECT_NEAR(squares / kCount, 1.0, 0.03);
 }
 
-// performance.md's check of the law: standard deviation 0.0256-0.0259 and exponent entropy 2.72 bits on large matrices.
+// What trained matrices show: standard deviation 0.0256-0.0259 and exponent entropy 2.72 bits on large matrices.
 TEST(WeightLaw, StatisticsOfAMatrix) {
   const auto shape = decoder_shape("1B");
   ASSERT_TRUE(shape.ok());

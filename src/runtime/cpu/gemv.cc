@@ -32,6 +32,8 @@ float element(DType dtype, const std::byte* data, std::int64_t index) {
   return dtype == DType::f16 ? f16_to_f32(bits) : bf16_to_f32(bits);
 }
 
+}  // namespace
+
 float fold(const float* sums) {
   float runs[32];
   for (int i = 0; i < 32; ++i) {
@@ -43,8 +45,6 @@ float fold(const float* sums) {
   }
   return runs[0];
 }
-
-}  // namespace
 
 void row_dot(const GemvTask& task, std::int64_t begin, std::int64_t end) {
   for (std::int64_t n = begin; n < end; ++n) {

@@ -35,6 +35,7 @@ void gemv_axpy(InstructionSet set, const GemvTask& task, std::int64_t begin, std
 
 // The same bodies per instruction set; gemv.cc picks.
 namespace gemv_baseline {
+float fold(const float* sums);  // the fixed tree over 256 sums
 void row_dot(const GemvTask& task, std::int64_t begin, std::int64_t end);
 void axpy(const GemvTask& task, std::int64_t begin, std::int64_t end);
 }

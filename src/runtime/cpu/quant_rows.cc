@@ -5,6 +5,7 @@
 
 #include "base/half.h"
 #include "runtime/cpu/convert_floats.h"
+#include "runtime/cpu/gemv.h"
 
 namespace forebay::cpu {
 namespace {
@@ -120,19 +121,6 @@ void add_tail(const QuantView& view, std::int64_t row, std::int64_t k, const flo
   for (std::int64_t i = 0; i < k - done; ++i) sums[i] = std::fma(tail[i], x[done + i], sums[i]);
 }
 
-// The fixed tree of gemv.h.
-float fold(const float* sums) {
-  float runs[32];
-  for (int i = 0; i < 32; ++i) {
-    const float* s = sums + i * 8;
-    runs[i] = ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
-  }
-  for (int half = 16; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) runs[i] += runs[i + half];
-  }
-  return runs[0];
-}
-
 // Of each group of x the even elements, then the odd ones.
 void split_groups(const float* x, std::int64_t count, float* to) {
   for (std::int64_t at = 0; at < count; at += kGroup) {
@@ -174,7 +162,7 @@ void row_dot_registers(bool wide, const QuantView& view, const GemvTask& task, s
       dot.x = splits ? scratch + m * whole : x;
       wide ? quant_avx512::row_dot(dot) : quant_avx2::row_dot(dot);
       if (task.k > whole) add_tail(view, n, task.k, x, sums);
-      task.y[m * task.y_stride + n] = fold(sums);
+      task.y[m * task.y_stride + n] = gemv_baseline::fold(sums);
     }
   }
 }

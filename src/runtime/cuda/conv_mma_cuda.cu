@@ -1,6 +1,7 @@
 // Convolution as a product on tensor cores: filters x (channel, tap) times (channel, tap) x (image, pixel). The second matrix is never
 // made: each thread gathers eight of its rows for one pixel, neighbouring threads neighbouring pixels. Order of additions: steps of 32 in
 // order, within a split; splits are added in order by a second kernel.
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/conv_tile.cuh"
 
 namespace forebay::cuda {
@@ -180,14 +181,7 @@ cudaError_t start_tile(const ConvTask& task, ConvTile tile, cudaStream_t stream)
 
 cudaError_t launch_conv_mma(const ConvTask& task, ConvTile tile, cudaStream_t stream) {
   if (static_cast<std::int64_t>(task.batch) * task.out_size * task.filters == 0) return cudaSuccess;
-  switch (task.type) {
-    case DType::f16:
-      return start_tile<__half>(task, tile, stream);
-    case DType::bf16:
-      return start_tile<__nv_bfloat16>(task, tile, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_types<__half, __nv_bfloat16>(task.type, [&](auto t) { return start_tile<decltype(t)>(task, tile, stream); });
 }
 
 }  // namespace forebay::cuda

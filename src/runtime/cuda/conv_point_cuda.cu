@@ -1,5 +1,6 @@
 // Convolutions of one tap without steps or padding: images are matrices as they lie, channels x pixels. Steps of 32 channels, fetched a
 // few ahead; the order of additions is that of conv_mma_cuda.cu.
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/conv_tile.cuh"
 
 namespace forebay::cuda {
@@ -88,14 +89,8 @@ cudaError_t start(const ConvTask& task, cudaStream_t stream) {
 
 cudaError_t start_conv_point(const ConvTask& task, ConvTile tile, cudaStream_t stream) {
   const bool small = tile == ConvTile::small;
-  switch (task.type) {
-    case DType::f16:
-      return small ? start<__half, 64, 32>(task, stream) : start<__half, 128, 64>(task, stream);
-    case DType::bf16:
-      return small ? start<__nv_bfloat16, 64, 32>(task, stream) : start<__nv_bfloat16, 128, 64>(task, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_types<__half, __nv_bfloat16>(
+      task.type, [&](auto t) { return small ? start<decltype(t), 64, 32>(task, stream) : start<decltype(t), 128, 64>(task, stream); });
 }
 
 }  // namespace forebay::cuda

@@ -19,6 +19,10 @@ std::string dotted(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
+Status refused(std::string why, const std::string& next) {
+  return std::move(Status(Code::unavailable, std::move(why)).with_hint(next + "; the CPU device works everywhere (--device cpu)"));
+}
+
 template <typename F>
 bool look_up(void* library, const char* symbol, F* function) {
   *function = reinterpret_cast<F>(dlsym(library, symbol));
@@ -33,15 +37,24 @@ struct Driver {
   decltype(&cuDeviceGetName) name = nullptr;
   decltype(&cuDeviceGetAttribute) attribute = nullptr;
   decltype(&cuDeviceTotalMem) memory = nullptr;
+  decltype(&cuGetErrorString) words = nullptr;
 
   Status find() {
     void* const library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);  // stays
-    if (library == nullptr) return Status(Code::unavailable, "no NVIDIA driver is there (libcuda.so.1)");
+    if (library == nullptr)
+      return refused("no NVIDIA driver is there (libcuda.so.1)",
+                     "install it; in a container, give the container the GPU (docker run --gpus all)");
     const bool all = look_up(library, "cuDriverGetVersion", &version) && look_up(library, "cuInit", &init) &&
                      look_up(library, "cuDeviceGetCount", &count) && look_up(library, "cuDeviceGet", &get) &&
                      look_up(library, "cuDeviceGetName", &name) && look_up(library, "cuDeviceGetAttribute", &attribute) &&
-                     look_up(library, "cuDeviceTotalMem_v2", &memory);
-    return all ? Status() : Status(Code::unavailable, "libcuda.so.1 is no NVIDIA driver that this build knows");
+                     look_up(library, "cuDeviceTotalMem_v2", &memory) && look_up(library, "cuGetErrorString", &words);
+    return all ? Status() : refused("libcuda.so.1 is no NVIDIA driver that this build knows", "update the driver");
+  }
+  Status failed(CUresult error, const std::string& doing) const {
+    const char* text = nullptr;
+    if (words(error, &text) != CUDA_SUCCESS || text == nullptr) text = "an error without a name";
+    return refused("the NVIDIA driver does not work: " + doing + ", error " + std::to_string(static_cast<int>(error)) + " (" + text + ")",
+                   "nvidia-smi should work here, too, and name the same driver");
   }
 };
 
@@ -91,13 +104,9 @@ std::optional<DeviceFacts> facts_without_driver() {
 Result<DeviceFacts> not_older(DeviceFacts facts, int oldest) {
   const auto dots = [](int capability) { return std::to_string(capability / 10) + "." + std::to_string(capability % 10); };
   if (facts.capability >= oldest) return facts;
-  return Status(Code::unavailable,
-                facts.name + " has compute capability " + dots(facts.capability) + ", this build needs " + dots(oldest) + " or newer");
-}
-
-Status driver_error(CUresult error, const char* doing) {
-  return Status(Code::unavailable,
-                std::string("the NVIDIA driver does not work: ") + doing + ", error " + std::to_string(static_cast<int>(error)));
+  const std::string own = std::to_string(facts.capability);
+  return refused(facts.name + " has compute capability " + dots(facts.capability) + ", this build needs " + dots(oldest) + " or newer",
+                 facts.capability >= 80 ? "build forebay with -DCMAKE_CUDA_ARCHITECTURES=" + own : "forebay's kernels need 8.0 or newer");
 }
 
 }  // namespace
@@ -106,22 +115,23 @@ Result<DeviceFacts> device_facts(int ordinal, int oldest) {
   Driver driver;
   FB_TRY(driver.find());
   int has = 0;
-  if (const CUresult error = driver.version(&has); error != CUDA_SUCCESS) return driver_error(error, "asking for its version");
+  if (const CUresult error = driver.version(&has); error != CUDA_SUCCESS) return driver.failed(error, "asking for its version");
   // A driver serves every runtime of its major version.
   if (has / 1000 < CUDART_VERSION / 1000) {
-    return Status(Code::unavailable, "the NVIDIA driver supports CUDA " + dotted(has) + ", this build needs " +
-                                         std::to_string(CUDART_VERSION / 1000) + ".0 or newer");
+    return refused(
+        "the NVIDIA driver supports CUDA " + dotted(has) + ", this build needs " + std::to_string(CUDART_VERSION / 1000) + ".0 or newer",
+        "update the driver, or build forebay with a CUDA toolkit of the driver's major version");
   }
   int count = 0;
   if (driver.count(&count) == CUDA_ERROR_NOT_INITIALIZED) {
     if (std::optional<DeviceFacts> known = facts_without_driver()) return not_older(std::move(*known), oldest);
   }
   const CUresult started = driver.init(0);
-  if (started != CUDA_SUCCESS && started != CUDA_ERROR_NO_DEVICE) return driver_error(started, "starting it");
+  if (started != CUDA_SUCCESS && started != CUDA_ERROR_NO_DEVICE) return driver.failed(started, "starting it");
   if (started == CUDA_SUCCESS) {
-    if (const CUresult error = driver.count(&count); error != CUDA_SUCCESS) return driver_error(error, "counting devices");
+    if (const CUresult error = driver.count(&count); error != CUDA_SUCCESS) return driver.failed(error, "counting devices");
   }
-  if (count == 0) return Status(Code::unavailable, "the CUDA driver shows no device");
+  if (count == 0) return refused("the CUDA driver shows no device", "nvidia-smi -L lists what is there; CUDA_VISIBLE_DEVICES may hide it");
   CUdevice device = 0;
   std::array<char, 256> name{};
   int major = 0, minor = 0;
@@ -130,7 +140,7 @@ Result<DeviceFacts> device_facts(int ordinal, int oldest) {
        {driver.get(&device, ordinal), driver.name(name.data(), static_cast<int>(name.size()) - 1, device),
         driver.attribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device),
         driver.attribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device), driver.memory(&bytes, device)}) {
-    if (error != CUDA_SUCCESS) return driver_error(error, "asking what the device is");
+    if (error != CUDA_SUCCESS) return driver.failed(error, "asking what the device is");
   }
   return not_older({name.data(), major * 10 + minor, bytes}, oldest);
 }

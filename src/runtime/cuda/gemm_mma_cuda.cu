@@ -1,8 +1,7 @@
 // Products of f16 and bf16 on tensor cores, with f32 sums: tiles of 128 x 128, 32 deep, two of them under way. A sum's order follows from
 // the shape alone.
-#include <type_traits>
-
 #include "runtime/cuda/gemm_mma.h"
+#include "runtime/cuda/mma_numbers.cuh"
 #include "runtime/cuda/product_parts.cuh"
 
 namespace forebay::cuda {
@@ -15,31 +14,6 @@ __device__ inline void copy_16(void* to, const void* from, bool inside) {
   const auto at = static_cast<std::uint32_t>(__cvta_generic_to_shared(to));
   const int bytes = inside ? 16 : 0;  // the rest becomes zeros
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(bytes));
-}
-template <bool kTurned>
-__device__ inline void load_matrices(std::uint32_t (&to)[4], const void* from) {
-  const auto at = static_cast<std::uint32_t>(__cvta_generic_to_shared(from));
-  if constexpr (kTurned) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(at));
-  } else {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(at));
-  }
-}
-template <typename T>
-__device__ inline void multiply(float (&sums)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
-  if constexpr (std::is_same_v<T, __half>) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  } else {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  }
 }
 
 // kRows: B is [n,k], else [k,n]. Eight warps, each 64 rows by 32 columns.
@@ -70,7 +44,7 @@ __global__ void __launch_bounds__(kThreads) mma_tiles(const __grid_constant__ Pr
         copy_16(&bs[stage][deep * kWideRow + column], inside ? b + (k0 + deep) * task.b_row + n0 + column : b, inside);
       }
     }
-    asm volatile("cp.async.commit_group;");
+    end_copies();
   };
   float sums[4][4][4];
 #pragma unroll
@@ -90,28 +64,28 @@ __global__ void __launch_bounds__(kThreads) mma_tiles(const __grid_constant__ Pr
     const int stage = static_cast<int>(step % 2);
     if (step + 1 < steps) {
       fetch(1 - stage, (step + 1) * kDepth);
-      asm volatile("cp.async.wait_group 1;");
+      await_copies<1>();
     } else {
-      asm volatile("cp.async.wait_group 0;");
+      await_copies<0>();
     }
     __syncthreads();
 #pragma unroll
     for (int k = 0; k < kDepth; k += 16) {
-      std::uint32_t left[4][4], right[2][4];
+      unsigned left[4][4], right[2][4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) load_matrices<false>(left[i], &as[stage][(warp_m + i * 16 + lane % 16) * kDeepRow + k + lane / 16 * 8]);
+      for (int i = 0; i < 4; ++i) load_matrices(left[i], &as[stage][(warp_m + i * 16 + lane % 16) * kDeepRow + k + lane / 16 * 8]);
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         if constexpr (kRows) {
-          load_matrices<false>(right[j], &bs[stage][(warp_n + j * 16 + lane % 8 + lane / 16 * 8) * kDeepRow + k + lane / 8 % 2 * 8]);
+          load_matrices(right[j], &bs[stage][(warp_n + j * 16 + lane % 8 + lane / 16 * 8) * kDeepRow + k + lane / 8 % 2 * 8]);
         } else {
-          load_matrices<true>(right[j], &bs[stage][(k + lane % 16) * kWideRow + warp_n + j * 16 + lane / 16 * 8]);
+          load_turned(right[j], &bs[stage][(k + lane % 16) * kWideRow + warp_n + j * 16 + lane / 16 * 8]);
         }
       }
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) multiply<T>(sums[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+        for (int j = 0; j < 4; ++j) multiply_tile(T(), sums[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
       }
     }
     __syncthreads();

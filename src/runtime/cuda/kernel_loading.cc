@@ -15,15 +15,17 @@ std::vector<const void*>& own_kernels() {
 }  // namespace
 
 cudaError_t load_all_kernels() {
+  bool any = false;
   for (const void* kernel : own_kernels()) {
     cudaFuncAttributes attributes{};
     const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+    any = any || error == cudaSuccess;
     if (error == cudaSuccess) continue;
     static_cast<void>(cudaGetLastError());
     // Kernels for other devices alone.
     if (error != cudaErrorInvalidDeviceFunction && error != cudaErrorNoKernelImageForDevice) return error;
   }
-  return cudaSuccess;
+  return any ? cudaSuccess : cudaErrorNoKernelImageForDevice;
 }
 
 }  // namespace forebay::cuda

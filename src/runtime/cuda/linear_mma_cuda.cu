@@ -1,5 +1,6 @@
 // Steps of 32 in order, fetched a few ahead; splits of the sum are added in order by a second kernel. What a row of W gives depends on
 // nothing else in the launch.
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/linear_bulk.h"
 #include "runtime/cuda/linear_finish.cuh"
 #include "runtime/cuda/mma_numbers.cuh"
@@ -190,14 +191,8 @@ cudaError_t launch_linear_bulk(BulkGroup&, DType, bool, LinearTile, cudaStream_t
 
 cudaError_t launch_linear_mma(const LinearTask& task, bool large, cudaStream_t stream) {
   if (static_cast<std::int64_t>(task.rows) * task.columns == 0) return cudaSuccess;
-  switch (task.type) {
-    case DType::f16:
-      return large ? start<__half, 128, 64>(task, stream) : start<__half, 64, 32>(task, stream);
-    case DType::bf16:
-      return large ? start<__nv_bfloat16, 128, 64>(task, stream) : start<__nv_bfloat16, 64, 32>(task, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_types<__half, __nv_bfloat16>(
+      task.type, [&](auto t) { return large ? start<decltype(t), 128, 64>(task, stream) : start<decltype(t), 64, 32>(task, stream); });
 }
 
 }  // namespace forebay::cuda

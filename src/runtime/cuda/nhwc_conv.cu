@@ -1,5 +1,6 @@
 // Convolution of channels-last images as a product on tensor cores: (image, pixel) x (tap, channel) times (tap, channel) x filters. Runs of
 // channels are fetched as they lie, a few steps ahead. Order of additions: by 16 in order within a split, splits in order.
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/nhwc_conv.cuh"
 #include "runtime/cuda/nhwc_tma.h"
 
@@ -122,14 +123,7 @@ cudaError_t launch_nhwc_conv(const NhwcConvTask& task, NhwcTile tile, cudaStream
   if (tile >= NhwcTile::tma_wide) return launch_nhwc_tma(task, tile, stream);
   if (tile >= NhwcTile::hopper_wide) return launch_nhwc_hopper(task, tile, stream);
 #endif
-  switch (task.type) {
-    case DType::f16:
-      return start_tile<__half>(task, tile, stream);
-    case DType::bf16:
-      return start_tile<__nv_bfloat16>(task, tile, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_types<__half, __nv_bfloat16>(task.type, [&](auto t) { return start_tile<decltype(t)>(task, tile, stream); });
 }
 
 }  // namespace forebay::cuda

@@ -195,34 +195,12 @@ __device__ inline void finish_nhwc(const NhwcConvTask& task, const NhwcPlace& pl
   if (task.splits > 1) meet_cluster();  // nobody leaves while others read
 }
 
-// As launch_after, the blocks of a sum's splits in a cluster.
 template <int kPixels, int kFilters, typename Given>
 cudaError_t launch_nhwc(void (*kernel)(Given), int threads, int bytes, const NhwcConvTask& task, const Given& given, cudaStream_t stream) {
-  cudaFuncAttributes made;
-  if (const cudaError_t told = cudaFuncGetAttributes(&made, kernel); told != cudaSuccess) return told;
-  if (const cudaError_t asked = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes); asked != cudaSuccess)
-    return asked;
-  cudaLaunchAttribute attributes[2] = {};
-  unsigned count = 0;
-  if (made.ptxVersion >= 90) {  // code made for older devices has no wait in it, wherever it runs
-    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
-  }
-  if (task.splits > 1) {
-    attributes[count].id = cudaLaunchAttributeClusterDimension;
-    attributes[count++].val.clusterDim = {1, 1, static_cast<unsigned>(task.splits)};
-  }
-  const int pixels = task.batch * task.window.out[0] * task.window.out[1];
-  cudaLaunchConfig_t config{};
-  config.gridDim =
-      dim3(static_cast<unsigned>((pixels + kPixels - 1) / kPixels) * static_cast<unsigned>((task.filters + kFilters - 1) / kFilters), 1,
-           static_cast<unsigned>(task.groups * task.splits));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<std::size_t>(bytes);
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = count;
-  return cudaLaunchKernelEx(&config, kernel, given);
+  const int pixels = task.batch * task.window.out[0] * task.window.out[1], splits = task.splits > 1 ? task.splits : 1;
+  const dim3 grid(static_cast<unsigned>((pixels + kPixels - 1) / kPixels) * static_cast<unsigned>((task.filters + kFilters - 1) / kFilters),
+                  1, static_cast<unsigned>(task.groups * task.splits));
+  return launch_clusters(kernel, grid, threads, bytes, dim3(1, 1, static_cast<unsigned>(splits)), given, stream);
 }
 
 }  // namespace forebay::cuda

@@ -1,4 +1,5 @@
 // Channels-last convolutions of one channel a group: a thread makes eight channels of a few neighbouring pixels. Taps are added in order.
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/nhwc_numbers.cuh"
 #include "runtime/cuda/nhwc_task.h"
 
@@ -151,14 +152,7 @@ cudaError_t start_sizes(const NhwcConvTask& task, cudaStream_t stream) {
 
 cudaError_t launch_nhwc_depthwise(const NhwcConvTask& task, cudaStream_t stream) {
   if (static_cast<std::int64_t>(task.batch) * task.window.out[0] * task.window.out[1] * task.filters == 0) return cudaSuccess;
-  switch (task.type) {
-    case DType::f16:
-      return start_sizes<__half>(task, stream);
-    case DType::bf16:
-      return start_sizes<__nv_bfloat16>(task, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_types<__half, __nv_bfloat16>(task.type, [&](auto t) { return start_sizes<decltype(t)>(task, stream); });
 }
 
 }  // namespace forebay::cuda

@@ -1,5 +1,6 @@
 // As nhwc_conv.cu on GPUs of compute capability 9.0: the products are warpgroups' (wgmma), which read pixels and filters from shared memory
 // by themselves. A warpgroup has 64 pixels and all of a block's filters; while it multiplies one step, the next ones are on their way.
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/hopper_products.cuh"
 #include "runtime/cuda/nhwc_conv.cuh"
 
@@ -76,14 +77,7 @@ cudaError_t start_tile(const NhwcConvTask& task, NhwcTile tile, cudaStream_t str
 }  // namespace
 
 cudaError_t launch_nhwc_hopper(const NhwcConvTask& task, NhwcTile tile, cudaStream_t stream) {
-  switch (task.type) {
-    case DType::f16:
-      return start_tile<__half>(task, tile, stream);
-    case DType::bf16:
-      return start_tile<__nv_bfloat16>(task, tile, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_types<__half, __nv_bfloat16>(task.type, [&](auto t) { return start_tile<decltype(t)>(task, tile, stream); });
 }
 
 }  // namespace forebay::cuda

@@ -55,4 +55,31 @@ __device__ inline void activate_eight(Activation activation, float alpha, float 
   }
 }
 
+// As launch_after, blocks in clusters where `cluster` has more than one.
+template <typename Task>
+cudaError_t launch_clusters(void (*kernel)(Task), dim3 grid, int threads, int bytes, dim3 cluster, const Task& task, cudaStream_t stream) {
+  cudaFuncAttributes made;
+  if (const cudaError_t told = cudaFuncGetAttributes(&made, kernel); told != cudaSuccess) return told;
+  if (const cudaError_t asked = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes); asked != cudaSuccess)
+    return asked;
+  cudaLaunchAttribute attributes[2] = {};
+  unsigned count = 0;
+  if (made.ptxVersion >= 90) {  // code made for older devices has no wait in it, wherever it runs
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster.x * cluster.y * cluster.z > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count++].val.clusterDim = {cluster.x, cluster.y, cluster.z};
+  }
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(bytes);
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = count;
+  return cudaLaunchKernelEx(&config, kernel, task);
+}
+
 }  // namespace forebay::cuda

@@ -1,6 +1,7 @@
 // Squeeze and excite of channels-last images in one launch: the mean of all pixels, two products, an activation behind each. The blocks of
 // a cluster share an image's pixels; each then has all sums, makes all squeezed values and its share of the factors. Numbers stay f32 in
 // between.
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/mma_numbers.cuh"
 #include "runtime/cuda/nhwc_numbers.cuh"
 #include "runtime/cuda/nhwc_task.h"
@@ -131,30 +132,9 @@ __global__ void __launch_bounds__(kThreads) nhwc_squeeze(const __grid_constant__
 
 template <typename T>
 cudaError_t start(const NhwcSqueezeTask& task, cudaStream_t stream) {
-  const auto kernel = nhwc_squeeze<T>;
-  const int bytes = nhwc_squeeze_bytes(task.channels, task.squeezed);
-  cudaFuncAttributes made;
-  if (const cudaError_t told = cudaFuncGetAttributes(&made, kernel); told != cudaSuccess) return told;
-  if (const cudaError_t asked = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes); asked != cudaSuccess)
-    return asked;
-  cudaLaunchAttribute attributes[2] = {};
-  unsigned count = 0;
-  if (made.ptxVersion >= 90) {  // code made for older devices has no wait in it, wherever it runs
-    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
-  }
-  if (task.splits > 1) {
-    attributes[count].id = cudaLaunchAttributeClusterDimension;
-    attributes[count++].val.clusterDim = {static_cast<unsigned>(task.splits), 1, 1};
-  }
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(task.batch * task.splits));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = static_cast<std::size_t>(bytes);
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = count;
-  return cudaLaunchKernelEx(&config, kernel, task);
+  const auto splits = static_cast<unsigned>(task.splits > 1 ? task.splits : 1);
+  return launch_clusters(nhwc_squeeze<T>, dim3(static_cast<unsigned>(task.batch * task.splits)), kThreads,
+                         nhwc_squeeze_bytes(task.channels, task.squeezed), dim3(splits), task, stream);
 }
 
 }  // namespace
@@ -165,14 +145,7 @@ int nhwc_squeeze_bytes(int channels, int squeezed) {
 
 cudaError_t launch_nhwc_squeeze(const NhwcSqueezeTask& task, cudaStream_t stream) {
   if (task.batch == 0) return cudaSuccess;
-  switch (task.type) {
-    case DType::f16:
-      return start<__half>(task, stream);
-    case DType::bf16:
-      return start<__nv_bfloat16>(task, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_types<__half, __nv_bfloat16>(task.type, [&](auto t) { return start<decltype(t)>(task, stream); });
 }
 
 }  // namespace forebay::cuda

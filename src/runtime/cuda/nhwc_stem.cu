@@ -1,6 +1,7 @@
 // The first convolution of an image model: few channels, padded to four, and a step of two pixels across. Two pixels are 16 bytes, so a
 // matrix load reads the taps of neighbouring windows straight from a patch of the image in shared memory. Order of additions: rows of taps,
 // four taps at a time, the last ones with zeros behind them.
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/nhwc_conv.cuh"
 
 namespace forebay::cuda {
@@ -183,14 +184,7 @@ bool has_nhwc_stem(const NhwcConvTask& task) {
 }
 
 cudaError_t launch_nhwc_stem(const NhwcConvTask& task, cudaStream_t stream) {
-  switch (task.type) {
-    case DType::f16:
-      return start_filters<__half>(task, stream);
-    case DType::bf16:
-      return start_filters<__nv_bfloat16>(task, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_types<__half, __nv_bfloat16>(task.type, [&](auto t) { return start_filters<decltype(t)>(task, stream); });
 }
 
 }  // namespace forebay::cuda

@@ -1,4 +1,5 @@
 // Norms: a block a row, or a warp where there are many short ones.
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/norm_parts.cuh"
 
 namespace forebay::cuda {
@@ -107,32 +108,14 @@ cudaError_t start(const NormTask& task, cudaStream_t stream) {
 }
 template <typename T>
 cudaError_t by_scale(const NormTask& task, cudaStream_t stream) {
-  switch (task.scale_type) {
-    case DType::f32:
-      return start<T, float>(task, stream);
-    case DType::f16:
-      return start<T, __half>(task, stream);
-    case DType::bf16:
-      return start<T, __nv_bfloat16>(task, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_float(task.scale_type, [&](auto t) { return start<T, decltype(t)>(task, stream); });
 }
 
 }  // namespace
 
 cudaError_t launch_norm(const NormTask& task, cudaStream_t stream) {
   if (task.rows == 0 || task.length == 0) return cudaSuccess;
-  switch (task.type) {
-    case DType::f32:
-      return by_scale<float>(task, stream);
-    case DType::f16:
-      return by_scale<__half>(task, stream);
-    case DType::bf16:
-      return by_scale<__nv_bfloat16>(task, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_float(task.type, [&](auto t) { return by_scale<decltype(t)>(task, stream); });
 }
 
 }  // namespace forebay::cuda

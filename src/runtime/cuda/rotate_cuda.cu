@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "runtime/cuda/cuda_numbers.cuh"
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/rotate_group.h"
 
 namespace forebay::cuda {
@@ -32,16 +32,7 @@ cudaError_t start(DType table_type, const RotateGroup& group, cudaStream_t strea
   for (int p = 0; p < group.count; ++p) most = std::max(most, group.parts[p].task.walk.total);
   if (most == 0) return cudaSuccess;
   const dim3 grid(blocks_for(most, kThreads), static_cast<unsigned>(group.count));
-  switch (table_type) {
-    case DType::f32:
-      return launch_after(rotate<T, float>, grid, kThreads, 0, stream, group);
-    case DType::f16:
-      return launch_after(rotate<T, __half>, grid, kThreads, 0, stream, group);
-    case DType::bf16:
-      return launch_after(rotate<T, __nv_bfloat16>, grid, kThreads, 0, stream, group);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_float(table_type, [&](auto t) { return launch_after(rotate<T, decltype(t)>, grid, kThreads, 0, stream, group); });
 }
 
 // Large operands have a kernel of their own.
@@ -58,16 +49,7 @@ cudaError_t launch_rotates(DType type, DType table_type, const RotateGroup& grou
     if (!launch_long(type, table_type, group.parts[p], stream, &error)) rest.parts[rest.count++] = group.parts[p];
     if (error != cudaSuccess) return error;
   }
-  switch (type) {
-    case DType::f32:
-      return start<float>(table_type, rest, stream);
-    case DType::f16:
-      return start<__half>(table_type, rest, stream);
-    case DType::bf16:
-      return start<__nv_bfloat16>(table_type, rest, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_float(type, [&](auto t) { return start<decltype(t)>(table_type, rest, stream); });
 }
 
 }  // namespace forebay::cuda

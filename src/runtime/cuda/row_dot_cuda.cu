@@ -1,6 +1,7 @@
 // Products of few rows with B as rows: a warp a row of B, in the order of additions of
 // runtime/cpu/gemv.h, the same bits. A row's sum does not depend on what else a launch holds, nor
 // on where its activations are read.
+#include "runtime/cuda/by_type.cuh"
 #include "runtime/cuda/row_group.h"
 #include "runtime/cuda/row_parts.cuh"
 
@@ -176,17 +177,8 @@ cudaError_t by_rows(RowWork& work, cudaStream_t stream) {
   if (work.group.tasks[0].m <= 4) return start<T, 4>(work, stream);
   return start<T, 8>(work, stream);
 }
-cudaError_t by_type(RowWork& work, cudaStream_t stream) {
-  switch (work.group.tasks[0].b_type) {
-    case DType::f32:
-      return by_rows<float>(work, stream);
-    case DType::f16:
-      return by_rows<__half>(work, stream);
-    case DType::bf16:
-      return by_rows<__nv_bfloat16>(work, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+cudaError_t start_rows(RowWork& work, cudaStream_t stream) {
+  return by_float(work.group.tasks[0].b_type, [&](auto t) { return by_rows<decltype(t)>(work, stream); });
 }
 
 }  // namespace
@@ -198,13 +190,13 @@ cudaError_t launch_row_dot_slabs(const ProductTask& task, const SlabTable& table
   work.group.count = 1;
   work.group.tasks[0] = task;
   work.group.tables[0] = table;
-  return by_type(work, stream);
+  return start_rows(work, stream);
 }
 
 cudaError_t launch_row_dot_group(const RowGroup& group, cudaStream_t stream) {
   RowWork work;
   work.group = group;
-  return by_type(work, stream);
+  return start_rows(work, stream);
 }
 
 cudaError_t launch_row_dot(const ProductTask& task, cudaStream_t stream) {

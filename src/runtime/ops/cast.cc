@@ -150,15 +150,6 @@ std::uint8_t to_e8m0(float value, bool saturate, ScaleRounding rounding) {
   return static_cast<std::uint8_t>(exponent + 127);
 }
 
-Float8 float8_of(DType dtype) {
-  switch (dtype) {
-    case DType::f8e4m3fn: return Float8::e4m3fn;
-    case DType::f8e4m3fnuz: return Float8::e4m3fnuz;
-    case DType::f8e5m2: return Float8::e5m2;
-    default: return Float8::e5m2fnuz;
-  }
-}
-
 // Code `i` of a packed row of sub-byte elements.
 std::uint8_t unpack(const std::byte* in, std::int64_t i, int bits) {
   const std::int64_t per_byte = 8 / bits;

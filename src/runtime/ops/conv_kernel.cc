@@ -10,6 +10,7 @@
 #include "runtime/cpu/dnnl_conv.h"
 #include "runtime/cpu/gemm_blocked.h"
 #include "runtime/cpu/gemv.h"
+#include "runtime/ops/call_data.h"
 #include "runtime/ops/epilogue.h"
 #include "runtime/ops/nn_support.h"
 
@@ -208,9 +209,6 @@ class FloatConv final : public FloatKernel {
     }
   }
 
-  static const float* in(const KernelCall& call, std::size_t i) {
-    return i < call.inputs.size() && call.inputs[i].present() ? reinterpret_cast<const float*>(call.inputs[i].data) : nullptr;
-  }
   static float* out(const KernelCall& call) { return reinterpret_cast<float*>(call.outputs[0].data); }
 
   void run_depthwise(const KernelCall& call, std::int64_t first, std::int64_t filters) const {

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "runtime/cpu/gemm_blocked.h"
+#include "runtime/ops/call_data.h"
 #include "runtime/ops/nn_support.h"
 #include "runtime/ops/window.h"
 
@@ -90,7 +91,7 @@ class ConvTranspose final : public FloatKernel {
     const Window& w = window_;
     const std::int64_t filters = std::min(block_, group_filters_ - first), inner = channels_ / groups_;
     float* y = reinterpret_cast<float*>(call.outputs[0].data) + ((batch * groups_ + group) * group_filters_ + first) * w.out_size();
-    const float* bias = call.inputs.size() > 2 && call.inputs[2].present() ? reinterpret_cast<const float*>(call.inputs[2].data) : nullptr;
+    const float* bias = in(call, 2);
     for (std::int64_t f = 0; f < filters; ++f) {
       std::fill(y + f * w.out_size(), y + (f + 1) * w.out_size(), bias != nullptr ? bias[group * group_filters_ + first + f] : 0.0f);
     }

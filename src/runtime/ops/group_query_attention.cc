@@ -11,6 +11,7 @@
 
 #include "base/check.h"
 #include "runtime/ops/attention_front.h"
+#include "runtime/ops/call_data.h"
 #include "runtime/ops/families.h"
 #include "runtime/ops/infer.h"
 #include "runtime/ops/lane_sums.h"
@@ -114,12 +115,12 @@ class GroupQueryAttention final : public AttentionFront {
     for (std::int64_t b = 0; b < g_.batch; ++b) FB_TRY(check_sequence(call, b));
     const Buffers own = buffers(call);
     const std::int64_t wide = (g_.heads + (g_.packed ? 2 * g_.kv_heads : 0)) * g_.head, kv = g_.kv_heads * g_.head;
-    const float* query = floats(call, kQuery);
+    const float* query = in(call, kQuery);
     const HeadRows q = packed_rows(query, g_.queries, wide, g_.head);
     const HeadRows k = g_.packed ? packed_rows(query + g_.heads * g_.head, g_.queries, wide, g_.head)
-                                 : packed_rows(floats(call, kKey), g_.queries, kv, g_.head);
+                                 : packed_rows(in(call, kKey), g_.queries, kv, g_.head);
     const HeadRows v = g_.packed ? packed_rows(query + g_.heads * g_.head + kv, g_.queries, wide, g_.head)
-                                 : packed_rows(floats(call, kValue), g_.queries, kv, g_.head);
+                                 : packed_rows(in(call, kValue), g_.queries, kv, g_.head);
     gather_rows(*call.pool, q, g_.batch, g_.heads, g_.queries, g_.head, own.q, g_.queries, 0);
     turn(call, kQueryNorm, g_.heads, own.q);
     auto* fresh = reinterpret_cast<float*>(extra_scratch(call));
@@ -132,9 +133,6 @@ class GroupQueryAttention final : public AttentionFront {
   }
 
  private:
-  static const float* floats(const KernelCall& call, std::size_t i) {
-    return call.inputs.size() > i && call.inputs[i].present() ? reinterpret_cast<const float*>(call.inputs[i].data) : nullptr;
-  }
   // Rows of sequence b after this pass, and before it.
   std::int64_t rows_after(const KernelCall& call, std::int64_t b) const {
     return std::int64_t{reinterpret_cast<const std::int32_t*>(call.inputs[kLengths].data)[b]} + 1;
@@ -167,7 +165,7 @@ class GroupQueryAttention final : public AttentionFront {
   // The new rows of queries or keys, in place: normalised and rotated as asked.
   void turn(const KernelCall& call, std::size_t norm, std::int64_t heads, float* data) const {
     if (!g_.norm && !g_.rotary) return;
-    const float *weight = g_.norm ? floats(call, norm) : nullptr, *cos = floats(call, kCos), *sin = floats(call, kSin);
+    const float *weight = g_.norm ? in(call, norm) : nullptr, *cos = in(call, kCos), *sin = in(call, kSin);
     call.pool->parallel_for(g_.batch * heads, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t unit = begin; unit < end; ++unit) {
         const std::int64_t b = unit / heads;
@@ -216,7 +214,7 @@ class GroupQueryAttention final : public AttentionFront {
   void write_mask(const KernelCall& call, float* mask) const {
     constexpr float kNever = -std::numeric_limits<float>::infinity();
     const std::int64_t heads = dims_.mask_heads, keys = dims_.keys;
-    const float *added = floats(call, kAdded), *sink = floats(call, kSink);
+    const float *added = in(call, kAdded), *sink = in(call, kSink);
     call.pool->parallel_for(dims_.mask_batch * heads * g_.queries, 16, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin; r < end; ++r) {
         const std::int64_t b = r / (heads * g_.queries), h = r / g_.queries % heads, i = r % g_.queries;

@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "runtime/ops/attention_front.h"
+#include "runtime/ops/call_data.h"
 #include "runtime/ops/families.h"
 #include "runtime/ops/infer.h"
 #include "runtime/ops/lane_sums.h"
@@ -95,32 +96,29 @@ class MultiHeadAttention final : public AttentionFront {
 
   Status compute(const KernelCall& call) override {
     const Buffers own = buffers(call);
-    const auto floats = [&](std::size_t i) {
-      return call.inputs.size() > i && call.inputs[i].present() ? reinterpret_cast<const float*>(call.inputs[i].data) : nullptr;
-    };
     const std::int64_t heads = m_.heads, wide = heads * m_.head;
-    HeadRows q = packed_rows(floats(kQuery), m_.queries, wide, m_.head), k, v;
+    HeadRows q = packed_rows(in(call, kQuery), m_.queries, wide, m_.head), k, v;
     switch (m_.form) {
       case Form::packed_qkv:
-        q = {floats(kQuery), m_.queries * wide * 3, m_.head * 3, wide * 3, nullptr};
+        q = {in(call, kQuery), m_.queries * wide * 3, m_.head * 3, wide * 3, nullptr};
         k = v = q;
         k.data += m_.head;
         v.data += 2 * m_.head;
         break;
       case Form::packed_kv:
-        k = v = {floats(kKey), m_.fresh * wide * 2, m_.head * 2, wide * 2, nullptr};
+        k = v = {in(call, kKey), m_.fresh * wide * 2, m_.head * 2, wide * 2, nullptr};
         v.data += m_.head;
         break;
       case Form::by_head:
-        k = plain_rows(floats(kKey), heads, m_.fresh, m_.head);
-        v = plain_rows(floats(kValue), heads, m_.fresh, m_.value_head);
+        k = plain_rows(in(call, kKey), heads, m_.fresh, m_.head);
+        v = plain_rows(in(call, kValue), heads, m_.fresh, m_.value_head);
         break;
       case Form::apart:
-        k = packed_rows(floats(kKey), m_.fresh, wide, m_.head);
-        v = packed_rows(floats(kValue), m_.fresh, heads * m_.value_head, m_.value_head);
+        k = packed_rows(in(call, kKey), m_.fresh, wide, m_.head);
+        v = packed_rows(in(call, kValue), m_.fresh, heads * m_.value_head, m_.value_head);
         break;
     }
-    if (const float* bias = floats(kBias); bias != nullptr) {
+    if (const float* bias = in(call, kBias); bias != nullptr) {
       q.bias = bias;
       // Keys that come by head are those of an encoder: projected, bias and all, before.
       if (m_.form != Form::by_head) {
@@ -190,8 +188,7 @@ class MultiHeadAttention final : public AttentionFront {
   void write_mask(const KernelCall& call, float* mask) const {
     constexpr float kNever = -std::numeric_limits<float>::infinity();
     const std::int64_t length = m_.keys(), heads = dims_.mask_heads, rows = dims_.mask_rows;
-    const auto* added =
-        call.inputs.size() > kAdded && call.inputs[kAdded].present() ? reinterpret_cast<const float*>(call.inputs[kAdded].data) : nullptr;
+    const float* added = in(call, kAdded);
     call.pool->parallel_for(dims_.mask_batch * heads * rows, 16, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin; r < end; ++r) {
         const std::int64_t b = r / (heads * rows), h = r / rows % heads, i = r % rows;

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "runtime/ops/call_data.h"
 #include "runtime/ops/epilogue.h"
 #include "runtime/ops/families.h"
 #include "runtime/ops/nn_support.h"
@@ -131,9 +132,6 @@ Status infer_from(InferContext& context) {
   return {};
 }
 
-const float* in(const KernelCall& call, std::size_t i) {
-  return i < call.inputs.size() && call.inputs[i].present() ? reinterpret_cast<const float*>(call.inputs[i].data) : nullptr;
-}
 float* out(const KernelCall& call) {
   return reinterpret_cast<float*>(call.outputs[0].data);
 }

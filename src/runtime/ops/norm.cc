@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/check.h"
+#include "runtime/ops/call_data.h"
 #include "runtime/ops/families.h"
 #include "runtime/ops/lane_sums.h"
 #include "runtime/ops/layer_norm.h"
@@ -12,15 +13,6 @@
 
 namespace forebay::ops {
 namespace {
-
-template <typename T>
-const T* in(const KernelCall& call, std::size_t i) {
-  return i < call.inputs.size() && call.inputs[i].present() ? reinterpret_cast<const T*>(call.inputs[i].data) : nullptr;
-}
-template <typename T>
-T* out(const KernelCall& call, std::size_t i) {
-  return i < call.outputs.size() && call.outputs[i].present() ? reinterpret_cast<T*>(call.outputs[i].data) : nullptr;
-}
 
 class BatchNorm final : public FloatKernel {
  public:

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "base/check.h"
+#include "runtime/ops/call_data.h"
 #include "runtime/ops/nn_support.h"
 
 namespace forebay::ops {
@@ -41,7 +42,7 @@ class PlainProduct final : public Kernel {
     return {};
   }
   Status run(const KernelCall& call) override {
-    const auto* c = call.inputs.size() > 2 && call.inputs[2].present() ? reinterpret_cast<const T*>(call.inputs[2].data) : nullptr;
+    const T* c = in<T>(call, 2);
     const auto rows = static_cast<std::int64_t>(layout_.a_offsets.size()) * layout_.m;
     call.pool->parallel_for(rows, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t row = begin; row < end; ++row) run_row(call, c, row / layout_.m, row % layout_.m);

@@ -36,15 +36,6 @@ unsigned to_float4(double value) {
   return best | (std::signbit(value) ? 8u : 0u);
 }
 
-Float8 format_of(DType dtype) {
-  switch (dtype) {
-    case DType::f8e4m3fn: return Float8::e4m3fn;
-    case DType::f8e4m3fnuz: return Float8::e4m3fnuz;
-    case DType::f8e5m2: return Float8::e5m2;
-    default: return Float8::e5m2fnuz;
-  }
-}
-
 template <typename T>
 T element(const std::byte* data, std::int64_t index) {
   return reinterpret_cast<const T*>(data)[index];
@@ -89,7 +80,7 @@ double load_number(DType dtype, const std::byte* data, std::int64_t index) {
       return static_cast<double>((bits & 8u) != 0 ? -kFloat4[bits & 7u] : kFloat4[bits & 7u]);
     }
     case DType::f8e4m3fn: case DType::f8e4m3fnuz: case DType::f8e5m2: case DType::f8e5m2fnuz:
-      return static_cast<double>(f8_to_f32(format_of(dtype), element<std::uint8_t>(data, index)));
+      return static_cast<double>(f8_to_f32(float8_of(dtype), element<std::uint8_t>(data, index)));
     default: FB_CHECK(dtype == DType::boolean); return element<std::uint8_t>(data, index);
   }
 }
@@ -113,7 +104,7 @@ void store_number(DType dtype, std::byte* data, std::int64_t index, double value
     case DType::f4e2m1: return store_bits(data, index, 4, to_float4(value));
     default:
       FB_CHECK(quantized_dtype(dtype));
-      reinterpret_cast<std::uint8_t*>(data)[index] = f32_to_f8(format_of(dtype), static_cast<float>(value), saturate);
+      reinterpret_cast<std::uint8_t*>(data)[index] = f32_to_f8(float8_of(dtype), static_cast<float>(value), saturate);
   }
 }
 

@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "runtime/cpu/gemm_blocked.h"
 #include "runtime/cpu/gemv.h"
+#include "runtime/ops/call_data.h"
 #include "runtime/ops/nn_support.h"
 #include "runtime/ops/recurrent_cell.h"
 
@@ -16,15 +17,6 @@ namespace {
 
 // Inputs: X W R B sequence_lens initial_h initial_c P. Outputs: Y Y_h Y_c.
 constexpr std::size_t kX = 0, kW = 1, kR = 2, kB = 3, kLens = 4, kH0 = 5, kC0 = 6, kP = 7;
-
-template <typename T>
-const T* in(const KernelCall& call, std::size_t i) {
-  return i < call.inputs.size() && call.inputs[i].present() ? reinterpret_cast<const T*>(call.inputs[i].data) : nullptr;
-}
-template <typename T>
-T* out(const KernelCall& call, std::size_t i) {
-  return i < call.outputs.size() && call.outputs[i].present() ? reinterpret_cast<T*>(call.outputs[i].data) : nullptr;
-}
 
 class Recurrent final : public FloatKernel {
  public:

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/check.h"
+#include "runtime/ops/call_data.h"
 #include "runtime/ops/families.h"
 #include "runtime/ops/fourier.h"
 #include "runtime/ops/nn_support.h"
@@ -234,7 +235,7 @@ class Stft final : public FourierKernel {
   template <typename T>
   void go(const KernelCall& call) const {
     const std::int64_t parts = form_.complex ? 2 : 1;
-    const T* window = call.inputs.size() > 2 && call.inputs[2].present() ? reinterpret_cast<const T*>(call.inputs[2].data) : nullptr;
+    const T* window = in<T>(call, 2);
     for_lines(call, form_.batch * form_.frames, [&](std::int64_t f, double* line) {
       const T* x = reinterpret_cast<const T*>(call.inputs[0].data) + (f / form_.frames * form_.samples + f % form_.frames * form_.step) * parts;
       for (std::int64_t i = 0; i < form_.length; ++i) {
