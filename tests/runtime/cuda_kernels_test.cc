@@ -1,6 +1,8 @@
 // The CUDA device's kernels beside the CPU's: the same bits where both promise them (copies,
 // matrix-vector products), close elsewhere; and the same bits from themselves however a weight is
 // cut. Skips where there is no GPU, and says so.
+#include <thread>
+
 #include "runtime/cuda_harness.h"
 
 namespace forebay::testing {
@@ -406,6 +408,26 @@ TEST_F(CudaKernels, SkipNormsAreClose) {
     }
   }
   EXPECT_EQ(ids_, (std::set<std::string>{"cuda.norm"}));
+}
+
+// One kernel, two threads, other depths: each wants other shared memory for it. What one asks for must not take from the other.
+TEST_F(CudaKernels, TwoThreadsLaunchOneKernelInTwoSizes) {
+  std::vector<std::thread> threads;
+  for (const std::int64_t depth : {4096, 16384}) {
+    threads.emplace_back([depth] {
+      std::string why;
+      const auto runner = CudaRunner::create(&why);
+      ASSERT_NE(runner, nullptr) << why;
+      std::mt19937_64 random(static_cast<std::uint64_t>(depth));
+      const HostTensor a = random_tensor(random, DType::f16, Shape{1, depth}), b = random_tensor(random, DType::f16, Shape{depth, 64});
+      const NodeRun run{"", "MatMul", 13, {}, {&a, &b}, 1, plan::kNone, {}};
+      for (int i = 0; i < 300; ++i) {
+        const auto made = runner->run(run);
+        ASSERT_TRUE(made.ok()) << "depth " << depth << ", launch " << i << ": " << made.status().to_string();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
 }
 
 }  // namespace

@@ -177,11 +177,7 @@ cudaError_t start(const ProductTask& task, const SlabTable& table, cudaStream_t 
   const dim3 grid(static_cast<unsigned>((task.n + kColumns - 1) / kColumns),
                   static_cast<unsigned>(task.batches));
   const std::size_t shared = static_cast<std::size_t>((task.k + 3) / 4 * task.m) * sizeof(float4);
-  if (vectors && shared <= kMostShared) {
-    const cudaError_t asked =  // beside the tiles it may be more than every kernel has
-        cudaFuncSetAttribute(axpy<T, M, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kMostShared));
-    return asked != cudaSuccess ? asked : launch_after(axpy<T, M, true>, grid, kThreads, shared, stream, task, table);
-  }
+  if (vectors && shared <= kMostShared) return launch_after(axpy<T, M, true>, grid, kThreads, shared, stream, task, table);
   if (vectors) return launch_after(axpy<T, M, false>, grid, kThreads, 0, stream, task, table);
   return launch_after(plain_axpy<T, M>, grid, kColumns, 0, stream, task, table);
 }

@@ -69,18 +69,24 @@ __device__ inline void after_previous() {
 #endif
 }
 
+// A launch that wants more shared memory than its kernel may have asks for all there is: other threads launch the same kernel with other
+// sizes, and what one asks for has to be enough for all.
+template <typename Kernel>
+cudaError_t allow_shared(Kernel kernel, const cudaFuncAttributes& made, std::size_t shared) {
+  if (shared <= static_cast<std::size_t>(made.maxDynamicSharedSizeBytes)) return cudaSuccess;
+  int device = 0, most = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error != cudaSuccess) return error;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most - static_cast<int>(made.sharedSizeBytes));
+}
+
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch_after(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared, cudaStream_t stream,
                          Arguments... arguments) {
-  constexpr std::size_t kAlways = 48 << 10;  // more shared memory has to be asked for
-  if (shared > kAlways) {
-    const cudaError_t asked = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
-    if (asked != cudaSuccess) return asked;
-  }
-  // Code made for older devices has no wait in it, wherever it runs.
   cudaFuncAttributes made;
-  const cudaError_t told = cudaFuncGetAttributes(&made, kernel);
-  if (told != cudaSuccess) return told;
+  if (const cudaError_t told = cudaFuncGetAttributes(&made, kernel); told != cudaSuccess) return told;
+  if (const cudaError_t asked = allow_shared(kernel, made, shared); asked != cudaSuccess) return asked;
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
@@ -90,7 +96,7 @@ cudaError_t launch_after(void (*kernel)(Parameters...), dim3 grid, unsigned thre
   config.dynamicSmemBytes = shared;
   config.stream = stream;
   config.attrs = &early;
-  config.numAttrs = made.ptxVersion >= 90 ? 1 : 0;
+  config.numAttrs = made.ptxVersion >= 90 ? 1 : 0;  // code made for older devices has no wait in it, wherever it runs
   return cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
 }
 

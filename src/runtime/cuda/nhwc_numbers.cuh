@@ -60,8 +60,7 @@ template <typename Task>
 cudaError_t launch_clusters(void (*kernel)(Task), dim3 grid, int threads, int bytes, dim3 cluster, const Task& task, cudaStream_t stream) {
   cudaFuncAttributes made;
   if (const cudaError_t told = cudaFuncGetAttributes(&made, kernel); told != cudaSuccess) return told;
-  if (const cudaError_t asked = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes); asked != cudaSuccess)
-    return asked;
+  if (const cudaError_t asked = allow_shared(kernel, made, static_cast<std::size_t>(bytes)); asked != cudaSuccess) return asked;
   cudaLaunchAttribute attributes[2] = {};
   unsigned count = 0;
   if (made.ptxVersion >= 90) {  // code made for older devices has no wait in it, wherever it runs
