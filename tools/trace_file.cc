@@ -28,6 +28,7 @@ Status write_profile(const std::string& path, const PassProfile& profile) {
   out["gathered_bytes"] = profile.gathered_bytes;
   out["stalls"] = profile.stalls;
   out["host_waits"] = profile.host_waits;
+  out["replayed_launches"] = profile.replayed_launches;
   json::array ops;
   for (const PassProfile::Op& op : profile.ops) {
     ops.push_back(json::object{{"node", op.node}, {"op", op.op}, {"kernel", op.kernel}, {"calls", op.calls}, {"compute_ms", op.compute_ms},

@@ -94,7 +94,7 @@ def time_forebay(args, name, batch, x):
 
 def time_device(args, name, x):
     _, model, plan = prepare(args, name)
-    return float(run([args.device_pass, plan, model, str(args.passes), "x".join(map(str, x.shape))]).split()[1])
+    return float(run([args.device_pass, plan, model, str(args.passes), "x".join(map(str, x.shape)), "--executed", "1"]).split()[1])
 
 
 def summarise(profile, most):

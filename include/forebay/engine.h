@@ -52,6 +52,7 @@ struct PassProfile {
   std::uint64_t disk_bytes = 0, link_bytes = 0, gathered_bytes = 0;
   std::uint64_t stalls = 0;              // substeps whose weights were not there yet
   std::uint64_t host_waits = 0;          // branch conditions, trip counts, data-dependent shapes
+  std::uint64_t replayed_launches = 0;   // kernels that came as a part of a recording
   struct Op {
     std::string node, op, kernel;
     std::uint32_t calls = 0;             // slabs

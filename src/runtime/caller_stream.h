@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "forebay/status.h"
@@ -14,16 +15,18 @@ namespace forebay {
 class PassTie {
  public:
   virtual ~PassTie() = default;
-  // On the caller's thread, waiting for nothing. What the stream was given before is waited for by begin(), what it is given from now on
+  // On the caller's thread, waiting for no pass. What the stream was given before is waited for by begin(), what it is given from now on
   // waits for finish() or release(). `consumed`, unless null, is recorded so that it fires at consume(). One thread at a time.
   virtual Result<std::uint32_t> attach(void* stream, void* consumed) = 0;
   // On the thread that runs the passes, before this one takes what others may want: returns when its stream has come to it, or when every
   // pass that was attached before, to any stream, has ended.
   virtual void await_turn(std::uint32_t ticket) = 0;
-  // On the queue of the pass: points in its order.
+  // On the queue of the pass: points in its order. `behind`, unless empty, is called when the pass has ended, if no stream waits for
+  // another one then, and none is made to meanwhile; else attach() may hold later passes back for some milliseconds, so that it comes to
+  // that.
   virtual Status begin(std::uint32_t ticket) = 0;
   virtual Status consume(std::uint32_t ticket) = 0;
-  virtual Status finish(std::uint32_t ticket) = 0;
+  virtual Status finish(std::uint32_t ticket, const std::function<void()>& behind) = 0;
   // From the host, once, with nothing of the pass running: whoever still waits for it goes on.
   virtual void release(std::uint32_t ticket) = 0;
 };

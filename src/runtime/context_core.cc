@@ -293,6 +293,7 @@ Status ContextCore::run_pass() {
   profile_.gathered_bytes = came.gathered_bytes;
   profile_.stalls = came.stalls;
   profile_.host_waits = runner.host_waits();
+  profile_.replayed_launches = runner.replayed_launches();
   return profiling_ ? read_clock(begin_ns) : Status();
 }
 

@@ -69,8 +69,7 @@ Status PassRunner::run() {
   if (status.ok() && dynamic != nullptr) status = context_.fit_results();
   if (status.ok()) status = download();
   if (status.ok() && dynamic != nullptr) tell_consumed();
-  if (status.ok() && call->tie != nullptr)
-    queue_.launch([](void* c) { return static_cast<ContextCore::Call*>(c)->tie->finish(static_cast<ContextCore::Call*>(c)->ticket); }, call);
+  if (status.ok() && call->tie != nullptr) queue_.launch(&PassRunner::finish, this);
   if (status.ok()) prepare_next();
   // Also after a failure: nothing of this pass may still run when its lease ends.
   Status finished = queue_.synchronize();
@@ -102,6 +101,23 @@ void PassRunner::tell_consumed() {
   ContextCore::Call* const call = context_.call_;
   if (call->tie != nullptr) queue_.launch([](void* c) { return static_cast<ContextCore::Call*>(c)->tie->consume(static_cast<ContextCore::Call*>(c)->ticket); }, call);
   if (call->number != 0) queue_.signal({context_.consumed_.get(), call->number});
+}
+
+// The caller's stream goes on. It waited for this pass all the time, so no recording could be made.
+Status PassRunner::finish(void* runner) {
+  const PassRunner& self = *static_cast<PassRunner*>(runner);
+  const ContextCore::Call& call = *self.context_.call_;
+  const auto first = self.pass_.stretches.begin(), last = first + static_cast<std::ptrdiff_t>(self.stretches_);
+  std::function<void()> behind;
+  if (std::any_of(first, last, [](const Stretch& stretch) { return stretch.wants_recording(); }))
+    behind = [&] { std::for_each(first, last, [](Stretch& stretch) { stretch.record_behind(); }); };
+  return call.tie->finish(call.ticket, behind);
+}
+
+std::uint64_t PassRunner::replayed_launches() const {
+  std::uint64_t launches = 0;
+  for (std::size_t i = 0; i < stretches_; ++i) launches += pass_.stretches[i].replayed();
+  return launches;
 }
 
 Status PassRunner::record(const std::function<Status()>& inputs_read) {

@@ -22,6 +22,7 @@ class PassRunner {
   // The pass given to a queue that captures; `inputs_read` is called in between.
   Status record(const std::function<Status()>& inputs_read);
   std::uint64_t host_waits() const { return host_waits_; }
+  std::uint64_t replayed_launches() const;
 
  private:
   friend class DynamicPass;
@@ -49,6 +50,7 @@ class PassRunner {
   // moves. `worn`: an earlier pass of the context, which runs no more; its recordings are taken.
   void rehearse(PreparedPass& next, PreparedPass* worn);
   void tell_consumed();
+  static Status finish(void* runner);
   Status upload();
   void upload_input(std::size_t i);
   bool made_in_block(std::size_t output) const;

@@ -72,6 +72,8 @@ void Stretch::begin(ReplayDevice* device) {
   device_ = device;
   launches_.clear();
   key_.clear();
+  wants_ = false;
+  replayed_ = 0;
 }
 
 // Shapes and kernels belong to the prepared pass, as the stretch does: only addresses can differ
@@ -159,14 +161,23 @@ Result<std::size_t> Stretch::run_between(std::span<Launch* const> launches) {
   return done->members == 0 ? std::size_t{0} : first + done->members + (done->behind ? 1u : 0u);
 }
 
+void Stretch::record(Kept* kept, std::unique_ptr<Recording> worn) {
+  const bool could = device_->can_record();  // before and behind: in between that may have changed
+  kept->recording = device_->record(&Stretch::run_all, this, std::move(worn));
+  kept->refused = kept->recording == nullptr && could && device_->can_record();
+  wants_ = kept->recording == nullptr && !kept->refused;
+}
+
 Status Stretch::record_ahead(void* argument) {
   auto& stretch = *static_cast<Stretch*>(argument);
   if (stretch.launches_.size() < kLeast) return {};
-  const bool could = stretch.device_->can_record();
-  Kept ahead{stretch.key_, stretch.device_->record(&Stretch::run_all, argument, std::move(stretch.worn_)), false};
-  ahead.refused = ahead.recording == nullptr && could && stretch.device_->can_record();
-  stretch.kept_.insert(stretch.kept_.begin(), std::move(ahead));
+  stretch.kept_.insert(stretch.kept_.begin(), Kept{stretch.key_, nullptr, false});
+  stretch.record(&stretch.kept_.front(), std::move(stretch.worn_));
   return {};
+}
+
+void Stretch::record_behind() {
+  if (wants_) record(&kept_.front(), nullptr);
 }
 
 std::unique_ptr<Recording> Stretch::take_recording() {
@@ -188,12 +199,10 @@ Status Stretch::run(void* argument) {
   }
   std::rotate(kept.begin(), found, found + 1);
   Kept& now = kept.front();
-  if (now.recording == nullptr && !now.refused) {
-    const bool could = stretch.device_->can_record();  // before and behind: in between that may have changed
-    now.recording = stretch.device_->record(&Stretch::run_all, argument, nullptr);
-    now.refused = now.recording == nullptr && could && stretch.device_->can_record();
-  }
-  return now.recording == nullptr ? run_all(argument) : stretch.device_->replay(*now.recording);
+  if (now.recording == nullptr && !now.refused) stretch.record(&now, nullptr);
+  if (now.recording == nullptr) return run_all(argument);
+  stretch.replayed_ = stretch.launches_.size();
+  return stretch.device_->replay(*now.recording);
 }
 
 }  // namespace forebay

@@ -29,7 +29,8 @@ class ReplayDevice {
   virtual bool can_record() { return true; }
   // Calls `work`, keeping what it launches in place of running it. Null where a call of its cannot
   // be kept: nothing has run then.
-  // `worn`, where there is one, runs no more, and held much the same launches: to make it over costs less than a new one.
+  // `worn`, where there is one, runs no more, and held much the same launches: to make it over costs less than a new one, and may be done
+  // while a new one cannot be made.
   virtual std::unique_ptr<Recording> record(Queue::HostFunction work, void* argument, std::unique_ptr<Recording> worn) = 0;
   virtual Status replay(Recording& recording) = 0;
 };
@@ -50,6 +51,10 @@ class Stretch {
   std::unique_ptr<Recording> take_recording();
   // For Queue::launch; the argument is the stretch, which stays as it is until it has run.
   static Status run(void* stretch);
+  // Of what ran last: it should have been recorded, which could not be done just then.
+  bool wants_recording() const { return wants_; }
+  void record_behind();  // when it has ended, on the queue's worker: for the next time
+  std::size_t replayed() const { return replayed_; }
 
  private:
   using Key = std::vector<const void*>;  // every launch with the addresses it is given
@@ -58,6 +63,7 @@ class Stretch {
     std::unique_ptr<Recording> recording;  // null: seen once, or it cannot be kept
     bool refused = false;
   };
+  void record(Kept* kept, std::unique_ptr<Recording> worn);
   static Status run_all(void* stretch);
   static Result<std::size_t> run_group(std::span<Launch* const> launches);
   static Result<std::size_t> run_gathered(std::span<Launch* const> launches);
@@ -68,6 +74,8 @@ class Stretch {
   Key key_;
   std::vector<Kept> kept_;  // the last used first
   std::unique_ptr<Recording> worn_;
+  bool wants_ = false;
+  std::size_t replayed_ = 0;  // launches of what ran last
 };
 
 }  // namespace forebay

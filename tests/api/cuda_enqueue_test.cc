@@ -296,6 +296,101 @@ TEST_P(ManyContexts, WaitForThem) {
   for (std::size_t i = 0; i < callers.size(); ++i) EXPECT_TRUE(same_bits(callers[i]->result(), wants_[i % 4])) << i;
   for (ExecutionContext& context : contexts) ASSERT_OK(context.wait());
   EXPECT_GT(refused_, GetParam() > 16 ? 0 : -1);
+  for (std::size_t i = 1; i < callers.size(); i += 2) {
+    for (int pass = 0; pass < 3; ++pass) {
+      ASSERT_OK(contexts[i].enqueue(callers[i]->stream));
+      EXPECT_TRUE(same_bits(callers[i]->result(), wants_[i % 4])) << i;
+    }
+    EXPECT_GT(contexts[i].profile().replayed_launches, 0u) << i;
+  }
+}
+
+// Each on a thread of its own, which waits for its stream alone. What waits for the device (memory that is given back) comes when all have
+// ended: it would stop the launches of a pass that a stream waits for.
+TEST_F(CudaEnqueue, ContextsOnThreadsOfTheirOwn) {
+  constexpr std::size_t kThreads = 8;  // and a consumed event each: as many as may wait
+  const Watchdog watchdog(std::chrono::seconds(60));
+  ASSERT_VALUE(Engine engine, this->engine(100, 2));
+  std::vector<std::unique_ptr<Caller>> callers;
+  std::vector<ExecutionContext> contexts;
+  for (std::size_t t = 0; t < kThreads; ++t) {
+    callers.push_back(std::make_unique<Caller>(t % 3 == 2));
+    ASSERT_VALUE(ExecutionContext context, engine.create_context());
+    ASSERT_OK(callers[t]->bind(context));
+    contexts.push_back(std::move(context));
+  }
+  std::vector<std::thread> threads;
+  for (std::size_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([this, t, &caller = *callers[t], &context = contexts[t]] {
+      for (std::size_t i = 0; i < 60; ++i) {
+        caller.give(ramps_[(i + t) % 4]);
+        ASSERT_OK(context.enqueue(caller.stream, i % 2 == 0 ? caller.consumed : nullptr));
+        EXPECT_TRUE(same_bits(caller.result(), wants_[(i + t) % 4])) << t << ", pass " << i;
+      }
+      ASSERT_OK(context.wait());
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+// Nothing but enqueue is called, and so many passes are always under way.
+class EnqueuedOnly : public CudaEnqueue, public ::testing::WithParamInterface<int> {};
+
+TEST_P(EnqueuedOnly, IsReplayed) {
+  const Watchdog watchdog(std::chrono::seconds(60));
+  const Caller caller;
+  ASSERT_VALUE(Engine engine, this->engine(100));
+  ASSERT_VALUE(ExecutionContext context, engine.create_context());
+  ASSERT_OK(caller.bind(context));
+  std::vector<cudaEvent_t> ended(static_cast<std::size_t>(GetParam()));
+  for (cudaEvent_t& event : ended) CUDA_OK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  for (std::size_t i = 0; i < 100; ++i) {
+    const cudaEvent_t event = ended[i % ended.size()];
+    CUDA_OK(cudaEventSynchronize(event));  // of one that was not recorded: at once
+    CUDA_OK(cudaMemcpyAsync(caller.x, ramps_[i % 4].data(), kBytes, cudaMemcpyHostToDevice, caller.stream));
+    ASSERT_OK(context.enqueue(caller.stream));
+    CUDA_OK(cudaEventRecord(event, caller.stream));
+  }
+  EXPECT_TRUE(same_bits(caller.result(), wants_[3]));
+  EXPECT_GT(context.profile().replayed_launches, 0u);
+  for (const cudaEvent_t event : ended) cudaEventDestroy(event);
+}
+
+INSTANTIATE_TEST_SUITE_P(Of, EnqueuedOnly, ::testing::Values(1, 2, 4), [](const auto& c) { return std::to_string(c.param); });
+
+// Each pass has other shapes; enqueued or executed, as many of its launches are replayed.
+TEST_F(CudaEnqueue, PassesThatGrowAreReplayed) {
+  const Watchdog watchdog(std::chrono::seconds(60));
+  OnnxMaker maker = make_layers(world_->weights, kWide);
+  auto graph = maker.graph();
+  graph.input("past", DType::f32, {"rows", kWide});
+  graph.node("Concat", {"past", "y"}, {"present"}).set("axis", 0);
+  graph.output("present", DType::f32, {"more", kWide});
+  constexpr std::int64_t kPasses = 14;
+  BuildOptions build;
+  build.slab_bytes = 256 << 10;
+  build.shapes = {{"x", {1, kWide}, {1, kWide}, {1, kWide}}, {"past", {0, kWide}, {8, kWide}, {kPasses, kWide}}};  // room that stays
+  ASSERT_VALUE(const Plan plan, build_plan(maker, world_->folder, "growing", build));
+  ASSERT_VALUE(Engine engine, Engine::create(plan, world_->model("growing"), on_cuda(Budget::of_percent(100))));
+  std::vector<std::uint64_t> replayed[2];
+  for (const bool enqueued : {false, true}) {
+    const Caller caller;
+    ASSERT_VALUE(ExecutionContext context, engine.create_context());
+    ASSERT_OK(context.bind_state("present", "past"));
+    ASSERT_OK(caller.bind(context));
+    for (int i = 0; i < kPasses; ++i) {
+      caller.give(ramps_[i % 4]);
+      CUDA_OK(cudaStreamSynchronize(caller.stream));
+      ASSERT_OK(enqueued ? context.enqueue(caller.stream) : context.execute());
+      EXPECT_TRUE(same_bits(caller.result(), wants_[i % 4])) << i;
+      replayed[enqueued].push_back(context.profile().replayed_launches);
+    }
+    ASSERT_VALUE(const HostTensor rows, context.output("present"));
+    ASSERT_EQ(rows.shape(), (Shape{kPasses, kWide}));
+    for (int i = 0; i < kPasses; ++i) EXPECT_EQ(std::memcmp(rows.data() + i * kBytes, wants_[i % 4].data(), kBytes), 0) << i;
+  }
+  EXPECT_GT(replayed[0].back(), 0u) << ::testing::PrintToString(replayed[0]);
+  EXPECT_EQ(replayed[1].back(), replayed[0].back()) << ::testing::PrintToString(replayed[1]);
 }
 
 INSTANTIATE_TEST_SUITE_P(Of, ManyStreams, ::testing::Values(3, 8, 48, 128), [](const auto& c) { return std::to_string(c.param); });

@@ -150,6 +150,40 @@ TEST_F(Stretches, WhatCouldNotBeRecordedJustThenIsLater) {
   EXPECT_EQ(kernel_.runs, 4 * static_cast<int>(kLaunches));
 }
 
+// As where the caller's stream waits whenever a pass is under way, and only then.
+TEST_F(Stretches, WhatCouldNotBeRecordedIsRecordedBehindThePass) {
+  const auto busy_pass = [&] {
+    device_.busy = true;
+    const Status status = pass();
+    device_.busy = false;
+    return status;
+  };
+  ASSERT_TRUE(busy_pass().ok());
+  EXPECT_FALSE(stretch_.wants_recording());  // it may come once
+  ASSERT_TRUE(busy_pass().ok());
+  EXPECT_TRUE(stretch_.wants_recording());
+  EXPECT_EQ(stretch_.replayed(), 0u);
+  stretch_.record_behind();
+  EXPECT_FALSE(stretch_.wants_recording());
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(busy_pass().ok());
+  EXPECT_EQ(stretch_.replayed(), kLaunches);
+  EXPECT_EQ(device_.replays, 3);
+  EXPECT_EQ(kernel_.runs, 3 * static_cast<int>(kLaunches));  // twice plainly, once while it was recorded
+}
+
+TEST_F(Stretches, WhatCannotBeKeptIsNotAskedForBehindThePassAgain) {
+  device_.busy = device_.refuses = true;
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(pass().ok());
+  device_.busy = false;
+  ASSERT_TRUE(stretch_.wants_recording());
+  stretch_.record_behind();
+  EXPECT_FALSE(stretch_.wants_recording());
+  const int before = device_.records;
+  ASSERT_TRUE(pass().ok());
+  EXPECT_FALSE(stretch_.wants_recording());
+  EXPECT_EQ(device_.records, before);
+}
+
 TEST_F(Stretches, ShortOrTimedOnesAreNotRecorded) {
   for (int i = 0; i < 3; ++i) ASSERT_TRUE(pass(kLaunches - 1).ok());
   clock_.on = true;

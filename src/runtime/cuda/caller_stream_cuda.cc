@@ -116,7 +116,7 @@ void TieWords::give(std::uint32_t index) {
   free_.push_back(index);
 }
 
-Result<TieWords::Seat> TieWords::join(CudaState& state, cudaStream_t callers, std::uint32_t index, bool sided) {
+Result<TieWords::Seat> TieWords::join(CudaState& state, cudaStream_t callers, std::uint32_t index, std::uint32_t ticket, bool sided) {
   const std::lock_guard lock(mutex_);
   const auto used = [](const Side& side) { return side.passes > 0; };
   auto side = sided ? std::find_if(sides_.begin(), sides_.end(), [&](const Side& s) { return used(s) && s.user == index; }) : sides_.end();
@@ -145,14 +145,14 @@ Result<TieWords::Seat> TieWords::join(CudaState& state, cudaStream_t callers, st
   }
   ++waiting_[callers];
   seat.place = ++last_place_;
-  places_.emplace(seat.place, callers);
+  places_.emplace(seat.place, Place{callers, index, ticket});
   return seat;
 }
 
 void TieWords::leave(const Seat& seat) {
   const std::lock_guard lock(mutex_);
   const auto place = places_.find(seat.place);
-  const auto callers = waiting_.find(place->second);
+  const auto callers = waiting_.find(place->second.callers);
   if (--callers->second == 0) waiting_.erase(callers);
   places_.erase(place);
   for (Side& side : sides_) {
@@ -162,9 +162,39 @@ void TieWords::leave(const Seat& seat) {
   left_.notify_all();
 }
 
-bool TieWords::nobody() {
+// A pass that is under way may have let its stream go.
+bool TieWords::nobody_waits() {
   const std::lock_guard lock(mutex_);
-  return places_.empty();
+  return std::all_of(places_.begin(), places_.end(), [&](const auto& place) {
+    const auto [callers, index, ticket] = place.second;
+    return static_cast<std::int32_t>(std::atomic_ref(pairs_[index].finished).load() - ticket) >= 0;
+  });
+}
+
+bool TieWords::quiet_may_come() {
+  const std::lock_guard lock(mutex_);
+  return in_vain_ < kMostInVain || places_.size() == 1;
+}
+
+void TieWords::close_door() {
+  constexpr auto kClosed = std::chrono::milliseconds(20);
+  const std::lock_guard lock(mutex_);
+  const auto now = std::chrono::steady_clock::now();
+  if (now < door_ || in_vain_ == kMostInVain) return;
+  door_ = now + kClosed;
+  ++in_vain_;
+}
+
+void TieWords::open_door() {
+  const std::lock_guard lock(mutex_);
+  door_ = {};
+  in_vain_ = 0;
+  left_.notify_all();
+}
+
+void TieWords::await_door() {
+  std::unique_lock lock(mutex_);
+  while (!places_.empty() && std::chrono::steady_clock::now() < door_) left_.wait_until(lock, door_);
 }
 
 bool TieWords::oldest_soon(std::uint64_t place) {
@@ -198,8 +228,9 @@ CudaTie::~CudaTie() {
 Result<std::uint32_t> CudaTie::attach(void* stream, void* consumed) {
   FB_TRY(state_->errors.check(cudaSetDevice(state_->ordinal), "choosing the device"));
   const auto callers = static_cast<cudaStream_t>(stream);
+  words_->await_door();
   const std::lock_guard attaching(words_->attach_mutex());
-  FB_ASSIGN(const TieWords::Seat seat, words_->join(*state_, callers, index_, consumed != nullptr));
+  FB_ASSIGN(const TieWords::Seat seat, words_->join(*state_, callers, index_, last_ticket_ + 1, consumed != nullptr));
   const std::uint32_t ticket = ++last_ticket_;
   {
     const std::lock_guard lock(mutex_);
@@ -255,8 +286,23 @@ Status CudaTie::write(std::uint32_t* word, std::uint32_t value) {
 Status CudaTie::consume(std::uint32_t ticket) {
   return write(&pair_->consumed, ticket);
 }
-Status CudaTie::finish(std::uint32_t ticket) {
-  return write(&pair_->finished, ticket);
+// With something to do behind the pass its end is awaited first: whoever attaches another one has to wait for that alone.
+Status CudaTie::finish(std::uint32_t ticket, const std::function<void()>& behind) {
+  const auto let_go = [&] { return write(&pair_->finished, ticket); };
+  const auto await = [&] { return state_->errors.check(cudaStreamSynchronize(queue_stream()), "work of the device"); };
+  if (!behind || !words_->quiet_may_come()) return let_go();
+  FB_TRY(await());
+  const std::unique_lock attaching(words_->attach_mutex(), std::try_to_lock);
+  FB_TRY(let_go());
+  if (!attaching.owns_lock()) return {};
+  if (last_ticket_ == ticket) FB_TRY(await());
+  if (!words_->nobody_waits()) {
+    words_->close_door();
+    return {};
+  }
+  behind();
+  words_->open_door();
+  return {};
 }
 
 void CudaTie::release(std::uint32_t ticket) {

@@ -90,7 +90,7 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer, pu
 
   std::unique_ptr<Recording> record(Queue::HostFunction work, void* argument, std::unique_ptr<Recording> worn) override {
     const TieWords::Quiet quiet(*words_);
-    return quiet ? record_graph(work, argument, state_, std::move(worn)) : nullptr;
+    return record_graph(work, argument, state_, std::move(worn), static_cast<bool>(quiet));
   }
   bool can_record() override { return static_cast<bool>(TieWords::Quiet(*words_)); }
   Status replay(Recording& recording) override { return replay_graph(recording); }

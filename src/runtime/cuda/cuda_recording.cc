@@ -36,8 +36,9 @@ class GraphRecording final : public Recording {
 
 // Whatever goes wrong while it is recorded also goes wrong, and is told, when it runs plainly.
 std::unique_ptr<Recording> record_graph(Queue::HostFunction work, void* argument, const std::shared_ptr<CudaState>& state,
-                                        std::unique_ptr<Recording> worn) {
+                                        std::unique_ptr<Recording> worn, bool may_make) {
   const cudaStream_t stream = queue_stream();
+  if (worn == nullptr && !may_make) return nullptr;
   if (cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
     static_cast<void>(cudaGetLastError());
     return nullptr;
@@ -51,7 +52,7 @@ std::unique_ptr<Recording> record_graph(Queue::HostFunction work, void* argument
     if (before != nullptr && before->make_over(graph)) {
       worn.release();
       made.reset(before);
-    } else {
+    } else if (may_make) {
       cudaGraphExec_t exec = nullptr;
       error = cudaGraphInstantiate(&exec, graph, 0);
       if (error == cudaSuccess) made = std::make_unique<GraphRecording>(exec, state);

@@ -8,9 +8,9 @@
 
 namespace forebay::cuda {
 
-// On a queue's worker; see ReplayDevice.
+// On a queue's worker; see ReplayDevice. A new one is made only where it may be.
 std::unique_ptr<Recording> record_graph(Queue::HostFunction work, void* argument, const std::shared_ptr<CudaState>& state,
-                                        std::unique_ptr<Recording> worn);
+                                        std::unique_ptr<Recording> worn, bool may_make);
 Status replay_graph(Recording& recording);
 
 }  // namespace forebay::cuda
