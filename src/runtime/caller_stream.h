@@ -21,8 +21,9 @@ class PassTie {
   // On the thread that runs the passes, before this one takes what others may want: returns when its stream has come to it, or when every
   // pass that was attached before, to any stream, has ended.
   virtual void await_turn(std::uint32_t ticket) = 0;
-  // On the queue of the pass: points in its order. `behind`, unless empty, is called when the pass has ended, if no stream waits for another
-  // one then, and none is made to meanwhile; else attach() may hold later passes back for some milliseconds, so that it comes to that.
+  // On the queue of the pass: points in its order. `behind`, unless empty, is called when the pass has ended, if no stream waits for
+  // another one then, and none is made to meanwhile; else attach() may hold later passes back for some milliseconds, so that it comes to
+  // that.
   virtual Status begin(std::uint32_t ticket) = 0;
   virtual Status consume(std::uint32_t ticket) = 0;
   virtual Status finish(std::uint32_t ticket, const std::function<void()>& behind) = 0;

@@ -171,9 +171,13 @@ bool TieWords::nobody_waits() {
   });
 }
 
+bool TieWords::quiet_may_come() {
+  const std::lock_guard lock(mutex_);
+  return in_vain_ < kMostInVain || places_.size() == 1;
+}
+
 void TieWords::close_door() {
   constexpr auto kClosed = std::chrono::milliseconds(20);
-  constexpr int kMostInVain = 16;
   const std::lock_guard lock(mutex_);
   const auto now = std::chrono::steady_clock::now();
   if (now < door_ || in_vain_ == kMostInVain) return;
@@ -282,23 +286,22 @@ Status CudaTie::write(std::uint32_t* word, std::uint32_t value) {
 Status CudaTie::consume(std::uint32_t ticket) {
   return write(&pair_->consumed, ticket);
 }
+// With something to do behind the pass its end is awaited first: whoever attaches another one has to wait for that alone.
 Status CudaTie::finish(std::uint32_t ticket, const std::function<void()>& behind) {
-  const TieWords::Seat seat = seat_of(ticket);
   const auto let_go = [&] { return write(&pair_->finished, ticket); };
-  // What the stream has not come to may wait for the host, and the host for attach().
-  if (!behind || seat.arrived == nullptr || cudaEventQuery(seat.arrived) != cudaSuccess) return let_go();
+  const auto await = [&] { return state_->errors.check(cudaStreamSynchronize(queue_stream()), "work of the device"); };
+  if (!behind || !words_->quiet_may_come()) return let_go();
+  FB_TRY(await());
   const std::unique_lock attaching(words_->attach_mutex(), std::try_to_lock);
   FB_TRY(let_go());
   if (!attaching.owns_lock()) return {};
-  if (last_ticket_ == ticket) {
-    FB_TRY(state_->errors.check(cudaStreamSynchronize(queue_stream()), "work of the device"));
-    if (words_->nobody_waits()) {
-      behind();
-      words_->open_door();
-      return {};
-    }
+  if (last_ticket_ == ticket) FB_TRY(await());
+  if (!words_->nobody_waits()) {
+    words_->close_door();
+    return {};
   }
-  words_->close_door();
+  behind();
+  words_->open_door();
   return {};
 }
 

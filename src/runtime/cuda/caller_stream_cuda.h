@@ -70,7 +70,8 @@ class TieWords {
   void leave(const Seat& seat);
   bool nobody_waits();
   // For whoever needs quiet and has none: await_door() holds up who comes, until it is opened, everybody has left, or some time has gone.
-  // After some times in vain it stays open.
+  // After some times in vain it stays open, and only who is alone may hope.
+  bool quiet_may_come();
   void close_door();
   void open_door();
   void await_door();
@@ -88,6 +89,7 @@ class TieWords {
     std::uint32_t index = 0, ticket = 0;
   };
   static constexpr std::uint32_t kPairs = 512;
+  static constexpr int kMostInVain = 16;
   TieWords() = default;
   Status make(CudaState& state);
 
