@@ -396,42 +396,6 @@ TEST_F(CudaEnqueue, PassesThatGrowAreReplayed) {
 INSTANTIATE_TEST_SUITE_P(Of, ManyStreams, ::testing::Values(3, 8, 48, 128), [](const auto& c) { return std::to_string(c.param); });
 INSTANTIATE_TEST_SUITE_P(Of, ManyContexts, ::testing::Values(3, 8, 48), [](const auto& c) { return std::to_string(c.param); });
 
-// cuBLASLt brings a kernel's code when it first runs it, and waits for streams then: what opening does must be enough. Each case has a shape
-// of its own: what one has loaded is there for all.
-class FirstPass : public CudaEngine, public ::testing::WithParamInterface<std::int64_t> {};
-
-TEST_P(FirstPass, MayBeEnqueued) {
-  const Watchdog watchdog(std::chrono::seconds(20));
-  const std::int64_t rows = GetParam();
-  TempFolder folder;
-  OnnxMaker maker;
-  auto graph = maker.graph();
-  graph.input("x", DType::f32, {"rows", kWide});
-  graph.initializer("w", random_tensor(DType::f32, Shape{kWide, kWide}, 1));
-  graph.node("MatMul", {"x", "w"}, {"y"});
-  graph.output("y", DType::f32, {"rows", kWide});
-  BuildOptions options;
-  options.shapes = {{"x", {rows, kWide}, {rows, kWide}, {rows, kWide}}};
-  ASSERT_VALUE(Plan plan, build_plan(maker, folder, "product", options));
-  ASSERT_VALUE(Engine engine, Engine::create(plan, {}, on_cuda(Budget::of_percent(100))));
-  ASSERT_VALUE(ExecutionContext context, engine.create_context());
-  ASSERT_OK(context.set_input("x", random_tensor(DType::f32, Shape{rows, kWide}, 2)));
-  cudaStream_t stream = nullptr;
-  CUDA_OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  ASSERT_OK(context.enqueue(stream));
-  ASSERT_OK(context.wait());
-  CUDA_OK(cudaStreamSynchronize(stream));
-  cudaStreamDestroy(stream);
-  ASSERT_VALUE(const HostTensor first, context.output("y"));
-  context.set_profiling(true);
-  ASSERT_OK(context.execute());
-  ASSERT_VALUE(const HostTensor again, context.output("y"));
-  EXPECT_TRUE(same_bits(first, again));
-  EXPECT_EQ(context.profile().ops.at(0).kernel, "cuda.cublaslt");
-}
-
-INSTANTIATE_TEST_SUITE_P(Of, FirstPass, ::testing::Values(48, 200, 1000, 4096), [](const auto& c) { return std::to_string(c.param); });
-
 TEST_F(CudaEnqueue, AFailureLetsTheStreamGoOn) {
   Caller caller;
   ASSERT_VALUE(Engine engine, this->engine(40));
