@@ -29,6 +29,8 @@ class ChoosingKernel {  // beside Kernel
   virtual std::vector<KernelWay> ways() const = 0;
   // unsupported where this cannot be done here (a library's other version, a shape it does not serve): the kernel is as it was.
   virtual Status take(const KernelWay& way) = 0;
+  // Where a library brings code to the device when it first runs what was taken, it does now. May wait for all that the device does.
+  virtual void load() {}
 };
 
 }  // namespace forebay

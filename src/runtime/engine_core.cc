@@ -47,9 +47,10 @@ Status EngineCore::start() {
   budget_ = parts_.budget;
   FB_ASSIGN(free_at_start_, parts_.device->free_bytes());
   // A library that loads code may wait for all that the device does, so also for callers' streams that wait for the pass that is being
-  // prepared. Choices are for these shapes alone; one that cannot be prepared is refused when it is asked for.
+  // prepared, or run. Choices are for these shapes alone; one that cannot be prepared is refused when it is asked for.
   for (const ShapeSet& shapes : shapes_that_load(plan(), parts_.device->info().kind)) {
-    static_cast<void>(prepare_pass(parts_.compiled, shapes, *parts_.pool, planned_states(plan()), parts_.device.get()));
+    const auto pass = prepare_pass(parts_.compiled, shapes, *parts_.pool, planned_states(plan()), parts_.device.get());
+    if (pass.ok()) load_libraries((*pass)->main);
     FB_ASSIGN(free_at_start_, parts_.device->free_bytes());
   }
   for (std::uint32_t i = 0; i < std::max<std::uint32_t>(1, parts_.passes); ++i) {

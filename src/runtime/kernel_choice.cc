@@ -240,11 +240,21 @@ std::vector<ShapeSet> declared_shapes(const plan::Plan& plan) {
 
 std::vector<ShapeSet> shapes_that_load(const plan::Plan& plan, std::string_view device_kind) {
   const plan::KernelSection* const section = section_for(plan, device_kind);
-  const bool loads =
-      section != nullptr && std::any_of(section->entries.begin(), section->entries.end(), [](const plan::KernelChoice& choice) {
-        return choice_identity(choice).find(".cudnn:") != std::string::npos;
-      });
+  const auto calls = [](const plan::KernelChoice& choice) {
+    const std::string identity = choice_identity(choice);
+    return identity.find(".cudnn") != std::string::npos || identity.find(".cublaslt") != std::string::npos;
+  };
+  const bool loads = section == nullptr ? device_kind != "cpu" : std::any_of(section->entries.begin(), section->entries.end(), calls);
   return loads ? declared_shapes(plan) : std::vector<ShapeSet>();
+}
+
+void load_libraries(const PreparedGraph& graph) {
+  for (const PreparedStep& step : graph.steps) {
+    if (auto* const choosing = dynamic_cast<ChoosingKernel*>(step.kernel.get()); choosing != nullptr) choosing->load();
+    for (const auto& body : step.bodies) {
+      if (body != nullptr) load_libraries(*body);
+    }
+  }
 }
 
 Result<ChoiceOutcome> choose_kernels(const ChoiceRequest& request) {

@@ -69,6 +69,9 @@ class BatchedProduct final : public Kernel, public ChoosingKernel {
     library_ = std::move(product);
     return {};
   }
+  void load() override {
+    if (library_ != nullptr) library_->load();
+  }
   std::string_view id() const override {
     if (few_) return spec_.trans_b ? kRowDot : kAxpy;
     return library_ != nullptr ? kLibrary : kTiles;

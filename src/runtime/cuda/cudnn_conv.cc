@@ -11,6 +11,7 @@
 #include <mutex>
 
 #include "runtime/cuda/cudnn_graph_parts.h"
+#include "runtime/cuda/kernel_loading.h"
 
 namespace forebay::cuda {
 namespace {
@@ -330,27 +331,11 @@ bool holds_all(cudaGraph_t graph) {
   });
 }
 
-// Given to a stream that only writes down: what the library loads when an engine is first called is loaded now, not in a pass, and nothing
-// runs. The operands are nowhere but for the workspace, whose address is checked.
+// The operands are nowhere but for the workspace, whose address is checked.
 bool loaded(const Conv& conv, const CudnnShape& shape, void* workspace) {
-  const auto nowhere = [](std::uintptr_t number) { return reinterpret_cast<void*>(number << 32); };
   const CudnnOperands operands{nowhere(1), nowhere(2), shape.biased ? nowhere(3) : nullptr, shape.added ? nowhere(4) : nullptr,
                                nowhere(5), workspace};
-  cudaStream_t stream = nullptr;
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t executable = nullptr;
-  bool ok = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess &&
-            cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed) == cudaSuccess;
-  if (ok) {
-    const bool ran = conv.launch(operands, stream) == CUDNN_STATUS_SUCCESS;
-    ok = cudaStreamEndCapture(stream, &graph) == cudaSuccess && ran && holds_all(graph) &&
-         cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess;
-  }
-  if (executable != nullptr) static_cast<void>(cudaGraphExecDestroy(executable));
-  if (graph != nullptr) static_cast<void>(cudaGraphDestroy(graph));
-  if (stream != nullptr) static_cast<void>(cudaStreamDestroy(stream));
-  static_cast<void>(cudaGetLastError());
-  return ok;
+  return load_by_recording([&](cudaStream_t stream) { return conv.launch(operands, stream) == CUDNN_STATUS_SUCCESS; }, holds_all);
 }
 
 // Ready and loaded, each tried once: an engine that cannot be recorded is none.

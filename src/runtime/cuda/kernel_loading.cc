@@ -28,6 +28,24 @@ cudaError_t load_all_kernels() {
   return any ? cudaSuccess : cudaErrorNoKernelImageForDevice;
 }
 
+bool load_by_recording(const std::function<bool(cudaStream_t)>& give, bool (*accepts)(cudaGraph_t)) {
+  cudaStream_t stream = nullptr;
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t executable = nullptr;
+  bool ok = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess &&
+            cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed) == cudaSuccess;
+  if (ok) {
+    const bool given = give(stream);
+    ok = cudaStreamEndCapture(stream, &graph) == cudaSuccess && given && (accepts == nullptr || accepts(graph)) &&
+         cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess;
+  }
+  if (executable != nullptr) static_cast<void>(cudaGraphExecDestroy(executable));
+  if (graph != nullptr) static_cast<void>(cudaGraphDestroy(graph));
+  if (stream != nullptr) static_cast<void>(cudaStreamDestroy(stream));
+  static_cast<void>(cudaGetLastError());
+  return ok;
+}
+
 }  // namespace forebay::cuda
 
 extern "C" {

@@ -119,6 +119,10 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     return {};
   }
 
+  void load() override {
+    if (way_ == Way::product) choosing_->load();
+  }
+
   std::uint64_t workspace_bytes() const override {
     if (way_ == Way::product) return product_->workspace_bytes();
     const bool joins = way_ == Way::mma && task_.splits > 1 && !task_.clusters;

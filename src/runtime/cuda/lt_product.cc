@@ -10,6 +10,8 @@
 #include <mutex>
 #include <utility>
 
+#include "runtime/cuda/kernel_loading.h"
+
 namespace forebay::cuda {
 namespace {
 
@@ -80,6 +82,7 @@ cudaDataType_t cuda_type(DType type) {
 
 // The library says that an algorithm may be written down as it is and read again by the same version; id and settings are for people.
 constexpr std::size_t kAlgoWords = sizeof(cublasLtMatmulAlgo_t::data) / sizeof(std::uint64_t);
+using AlgoWords = std::array<std::uint64_t, kAlgoWords>;
 
 std::string config_text(const cublasLtMatmulAlgo_t& algorithm) {
   static constexpr std::pair<const char*, cublasLtMatmulAlgoConfigAttributes_t> kShown[] = {
@@ -108,6 +111,7 @@ std::string config_text(const cublasLtMatmulAlgo_t& algorithm) {
 struct LtLists {
   std::mutex mutex;  // guards the rest
   std::deque<std::pair<LtShape, std::vector<cublasLtMatmulAlgo_t>>> known;
+  std::vector<std::pair<LtShape, AlgoWords>> loaded;
 };
 std::shared_ptr<LtLists> make_lt_lists() { return std::make_shared<LtLists>(); }
 
@@ -170,16 +174,27 @@ class Product final : public LtProduct {
 
   Status run(const void* a, const void* b, void* d, float alpha,
              cudaStream_t stream) const override {
-    const float beta = shape_.add ? 1.0f : 0.0f;
-    const cublasStatus_t status = lt()->matmul(lt_handle(), desc_, &alpha, b, b_, a, a_, &beta, d,
-                                               d_, d, d_, &algorithm_, nullptr, 0, stream);
+    const cublasStatus_t status = launch(a, b, d, alpha, stream);
     if (status == CUBLAS_STATUS_SUCCESS) return {};
     return state_->errors.check(
         cudaErrorUnknown,
         "cuBLASLt refused a product (status " + std::to_string(static_cast<int>(status)) + ")");
   }
+  void load() const override {
+    LtLists& lists = *state_->lists;
+    const std::lock_guard lock(lists.mutex);
+    const std::pair<LtShape, AlgoWords> which{shape_, std::to_array(algorithm_.data)};
+    if (std::find(lists.loaded.begin(), lists.loaded.end(), which) != lists.loaded.end()) return;
+    lists.loaded.push_back(which);
+    load_by_recording([&](cudaStream_t stream) { return launch(nowhere(1), nowhere(2), nowhere(3), 1.0f, stream) == CUBLAS_STATUS_SUCCESS; },
+                      nullptr);
+  }
 
  private:
+  cublasStatus_t launch(const void* a, const void* b, void* d, float alpha, cudaStream_t stream) const {
+    const float beta = shape_.add ? 1.0f : 0.0f;
+    return lt()->matmul(lt_handle(), desc_, &alpha, b, b_, a, a_, &beta, d, d_, d, d_, &algorithm_, nullptr, 0, stream);
+  }
   bool pick(const std::vector<cublasLtMatmulAlgo_t>& from, std::string_view config) {
     const auto found = std::find_if(from.begin(), from.end(), [&](const cublasLtMatmulAlgo_t& algorithm) {
       return config.empty() || config_text(algorithm) == config;

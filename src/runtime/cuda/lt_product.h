@@ -37,6 +37,7 @@ class LtProduct {
   virtual std::string config() const = 0;
   virtual Status run(const void* a, const void* b, void* d, float alpha,
                      cudaStream_t stream) const = 0;
+  virtual void load() const = 0;  // what the first run would; once for each shape and algorithm
 };
 
 // Null: no library, or it has no algorithm for the shape. With a config: that algorithm, null where the library's heuristics list it

@@ -97,6 +97,9 @@ class PackedProduct final : public MergedKernel, public GroupedKernel, public We
     settle_inner();
     return {};
   }
+  void load() override {
+    if (ChoosingKernel* inner = inner_choice(); inner != nullptr) inner->load();
+  }
   // The row product reads them ahead where all three are weights.
   void reads_weight(std::size_t input) override {
     if (input < 4) constant_[input] = true;

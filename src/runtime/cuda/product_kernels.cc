@@ -133,6 +133,9 @@ class ProductKernel final : public MergedKernel, public GroupedKernel, public We
     if (way.kernel == name_of(Way::library) && !library_shapes_.empty() && use_library(way.config)) return {};
     return Status(Code::unsupported, "'" + way.kernel + " " + way.config + "' is not to be had here");
   }
+  void load() override {
+    for (const auto& product : library_) product->load();
+  }
 
   std::uint64_t workspace_bytes() const override {
     return has_sums() ? static_cast<std::uint64_t>(task_.batches * layout_.m * sums_columns_) * sizeof(float) : 0;
