@@ -21,6 +21,14 @@ DiskLimit disk_limit(std::vector<double> gbps) {
   return {gbps.size() % 2 == 1 ? gbps[half] : (gbps[half - 1] + gbps[half]) / 2, gbps.front(), gbps.back()};
 }
 
+double disk_share(const std::vector<double>& rates, const std::vector<double>& readings) {
+  std::vector<double> shares;
+  for (std::size_t i = 0; i < rates.size() && i + 1 < readings.size(); ++i) {
+    if (const double beside = readings[i] + readings[i + 1]; beside > 0) shares.push_back(2 * rates[i] / beside);
+  }
+  return disk_limit(std::move(shares)).median;
+}
+
 boost::json::object disk_limit_json(const std::vector<double>& gbps) {
   const DiskLimit limit = disk_limit(gbps);
   boost::json::array readings;

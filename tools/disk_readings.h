@@ -36,6 +36,9 @@ struct DiskLimit {
   bool steady() const { return spread() <= DiskReadings::kSteady; }
 };
 DiskLimit disk_limit(std::vector<double> gbps);
+// Passes whose rates lie between readings, each over the mean of the two beside it: their median. A disk that drifts meanwhile moves it
+// little. There is one reading more than there are rates.
+double disk_share(const std::vector<double>& rates, const std::vector<double>& readings);
 boost::json::object disk_limit_json(const std::vector<double>& gbps);  // {median, min, max, spread, steady, readings}
 
 }  // namespace forebay::tools

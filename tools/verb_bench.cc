@@ -128,9 +128,12 @@ class Bench {
       if (row_.reads) FB_TRY(read_disk(seconds));
     } else {
       row_.disk_bytes += read - row_.seen;
+      row_.bytes += read - row_.seen;
       row_.since += seconds;
       if (row_.reads && (moment == Moment::end || row_.since >= 1)) {
         FB_TRY(read_disk(row_.since));
+        row_.rates.push_back(static_cast<double>(row_.bytes) / row_.since / 1e9);
+        row_.bytes = 0;
         row_.since = 0;
       }
     }
@@ -296,7 +299,7 @@ class Bench {
     const double disk_gbps = seconds > 0 ? static_cast<double>(row_.disk_bytes) / seconds / 1e9 : 0;
     const double link_gbps = seconds > 0 ? static_cast<double>(outcome.link_bytes) / seconds / 1e9 : 0;
     const double limit = disk_limit(readings).median;
-    const double disk_share = limit > 0 ? disk_gbps / limit : 0, link_share = limits_.link > 0 ? link_gbps / limits_.link : 0;
+    const double disk_share = tools::disk_share(row_.rates, readings), link_share = limits_.link > 0 ? link_gbps / limits_.link : 0;
     double waited = 0, read = 0;
     for (const PassProfile::Op& op : profile.ops) {
       waited += op.wait_ms;
@@ -333,7 +336,6 @@ class Bench {
                              {"registered", io.registered},
                              {"queue_depth", io.queue_depth},
                              {"no_room_ms", io.no_room_ms},
-                             {"bounced", io.bounced},
                              {"page_cache_bytes", io.page_cache_bytes}};
     session_.print("{:>10} {:>12} {:>10.3f} {:>10.3f} {:>10.3f} {:>10.3f} {:>10.3f} {:>12} {:>6.0f}% {:>6.1f}% {}\n", text, memory.budget,
                    sorted.front(), percentile(sorted, 50), percentile(sorted, 90), percentile(sorted, 99), sorted.back(),
@@ -373,7 +375,9 @@ class Bench {
   std::vector<double> all_readings_, first_readings_;
   struct {
     std::uint64_t disk_bytes = 0, seen = 0;  // read in passes; in all until the last look
-    double since = 0;                        // seconds of passes since the last reading
+    std::uint64_t bytes = 0;                 // of disk_bytes since the last reading,
+    double since = 0;                        // seconds of passes since then
+    std::vector<double> rates;               // of the passes between two readings
     bool reads = false;
   } row_;
   Limits limits_;

@@ -74,7 +74,7 @@ void report(Session& session, const Engine& engine, const RunOutcome& outcome) {
   session.result["io"] = json::object{{"engine", io.engine},           {"why", io.why},
                                       {"direct", io.direct},           {"registered", io.registered},
                                       {"queue_depth", io.queue_depth}, {"page_cache_bytes", io.page_cache_bytes},
-                                      {"no_room_ms", io.no_room_ms},   {"bounced", io.bounced}};
+                                      {"no_room_ms", io.no_room_ms}};
   session.result["load"] = load_json(io);
   std::vector<double> sorted = outcome.pass_ms;
   std::sort(sorted.begin(), sorted.end());

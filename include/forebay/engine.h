@@ -131,8 +131,7 @@ class Engine {
   struct IoInfo {
     std::string engine, why;
     bool direct = false, registered = false;
-    std::uint64_t queue_depth = 0;  // reads in flight at most, now: given, or found by measurement while weights stream
-    bool bounced = false;                // reads land in a small buffer first, found faster
+    std::uint64_t queue_depth = 0;  // reads in flight at most
     std::uint64_t page_cache_bytes = 0;  // of those read from files so far, taken from the page cache
     std::uint64_t loaded_bytes = 0;      // while the resident part was filled for the first time,
     double load_ms = 0;                  // from its first read to its last byte in place

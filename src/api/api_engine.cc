@@ -196,7 +196,6 @@ std::string Engine::device_name() const { return state_->core->device().info().n
 Engine::IoInfo Engine::io() const {
   const stream::IoReport report = stream::io_report(state_->core->source());
   IoInfo io{report.engine, report.why, report.direct, report.registered, report.depth};
-  io.bounced = report.bounced;
   io.page_cache_bytes = report.page_cache_bytes;
   io.loaded_bytes = report.loaded_bytes;
   io.load_ms = static_cast<double>(report.load_ns) / 1e6;

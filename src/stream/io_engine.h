@@ -23,9 +23,6 @@ struct ReadRequest {
   std::uint32_t bytes = 0;
   std::uint32_t needed = 0;  // of `bytes`: a file that ends between the two is fine
   std::uint64_t tag = 0;     // the caller's
-  // Read it into a small buffer of the engine's own, which stays in the processor's cache, and copy it from there: a virtual disk may write
-  // faster there. An engine without one reads as ever.
-  bool bounced = false;
 };
 
 struct ReadDone {

@@ -13,7 +13,8 @@
 namespace forebay::stream {
 namespace {
 
-constexpr std::uint64_t kReadBytes = 1u << 20;
+// 8 MiB in flight keep a disk busy; more only makes a fault's wait longer, and takes more memory than stays in a cache.
+constexpr std::uint64_t kReadBytes = 512u << 10, kReadsInFlight = 16;
 constexpr int kWorkersMax = 12;
 constexpr std::uint32_t kRequests = 128;  // in flight at most: small chunks need more of them for the same bytes
 
@@ -34,15 +35,13 @@ ReadPipeline::ReadPipeline(const StreamerOptions& options, std::size_t chunks, s
                            PinnedPool* pool)
     : options_(options),
       read_bytes_(read_size(options)),
+      depth_(options.queue_depth != 0 ? options.queue_depth : kReadsInFlight),
       ready_(ready),
       logger_(logger),
       cache_(chunks, pool),
       slots_(kSlots),
-      finder_(read_bytes_, options.queue_depth),
       step_values_(2 * most_steps + 64),
-      fills_(chunks, Fill::none) {
-  depth_.store(finder_.reads());
-}
+      fills_(chunks, Fill::none) {}
 
 Result<std::unique_ptr<ReadPipeline>> ReadPipeline::create(const StreamerOptions& options, std::size_t chunks, std::uint64_t most_steps,
                                                            Timeline& ready, Logger& logger, Device* staged, PinnedPool* pool) {
@@ -174,18 +173,10 @@ void ReadPipeline::on_read(ReadDone done) {
   LoadSlot& slot = slots_[done.tag % kSlots];
   const ChunkSource& source = config_.bound->source(slot.chunk);
   const std::uint64_t piece = done.tag / kSlots;  // which piece of the chunk's read
-  const std::uint64_t begin = piece * slot.piece_bytes;
-  const std::uint64_t asked = piece_at(slot, source, begin);
+  const std::uint64_t begin = piece * read_bytes_;
+  const std::uint64_t asked = piece_at(source, begin);
   const std::uint64_t needed = source.needed > begin ? std::min(asked, source.needed - begin) : 0;
   bytes_in_flight_ -= asked;
-  if (!finder_.settled()) {
-    finder_.ended(asked, now_ns());
-    depth_.store(finder_.reads(), std::memory_order_relaxed);
-    bounced_.store(finder_.bounced(), std::memory_order_relaxed);
-    if (finder_.settled())
-      logger_.log(LogLevel::debug, "queue_depth=" + std::to_string(finder_.reads()) + " bounced=" + std::to_string(finder_.bounced()) +
-                                       " read_bytes=" + std::to_string(read_bytes_));
-  }
   --slot.outstanding;
   if (!done.status.ok()) {
     if (slot.status.ok()) slot.status = config_.bound->name_failure(slot.chunk, std::move(done.status));
@@ -324,9 +315,7 @@ bool ReadPipeline::issue() {
     }
     std::uint64_t sequence = 0;
     if (pick(&sequence) == Pick::none) {
-      const bool starved = bytes_in_flight_ < finder_.limit_bytes();
-      if (starved) finder_.starved();
-      note_room(starved);
+      note_room(bytes_in_flight_ < depth_ * read_bytes_);
       return at_once;
     }
     note_room(false);
@@ -434,8 +423,6 @@ bool ReadPipeline::begin_load(LoadSlot& slot) {
     return false;
   }
   if (!slot.fill) cache_.start();
-  // Half as long where they land in a buffer first: the less of it is in use, the more of it is in the cache.
-  slot.piece_bytes = finder_.bounced() ? std::max(kBlockBytes, align_down(read_bytes_ / 2, kBlockBytes)) : read_bytes_;
   slot.stage.store(Stage::reading, std::memory_order_relaxed);
   partial_ = &slot;
   return false;
@@ -443,9 +430,9 @@ bool ReadPipeline::begin_load(LoadSlot& slot) {
 
 // Of the read of a chunk that begins there. A short rest goes with the piece before it: chunks of 8 MiB that do not begin at a block have
 // one of 4 KiB, which costs the disk an operation like any other.
-std::uint64_t ReadPipeline::piece_at(const LoadSlot& slot, const ChunkSource& source, std::uint64_t begin) {
+std::uint64_t ReadPipeline::piece_at(const ChunkSource& source, std::uint64_t begin) const {
   const std::uint64_t left = source.read_bytes - begin;
-  return left <= slot.piece_bytes + slot.piece_bytes / 4 ? left : slot.piece_bytes;
+  return left <= read_bytes_ + read_bytes_ / 4 ? left : read_bytes_;
 }
 
 // True when all reads of the load are started.
@@ -453,9 +440,9 @@ bool ReadPipeline::continue_reads(LoadSlot& slot) {
   const ChunkSource& source = config_.bound->source(slot.chunk);
   while (slot.started < source.read_bytes) {
     if (!slot.status.ok()) return false;  // its last outstanding read ends it
-    const std::uint64_t bytes = piece_at(slot, source, slot.started);
+    const std::uint64_t bytes = piece_at(source, slot.started);
     if (engine_->in_flight() >= engine_->capacity()) return false;
-    if (bytes_in_flight_ > 0 && bytes_in_flight_ + bytes > finder_.limit_bytes()) return false;
+    if (bytes_in_flight_ >= depth_ * read_bytes_) return false;
     ReadRequest request;
     request.file = source.file;
     request.buffered = source.buffered;
@@ -463,8 +450,7 @@ bool ReadPipeline::continue_reads(LoadSlot& slot) {
     request.to = slot.read_to + slot.started;
     request.bytes = static_cast<std::uint32_t>(bytes);
     request.needed = static_cast<std::uint32_t>(source.needed > slot.started ? std::min(bytes, source.needed - slot.started) : 0);
-    request.bounced = slot.piece_bytes < read_bytes_;
-    request.tag = (slot.started / slot.piece_bytes) * kSlots + slot.sequence % kSlots;
+    request.tag = (slot.started / read_bytes_) * kSlots + slot.sequence % kSlots;
     slot.started += bytes;
     ++slot.outstanding;
     bytes_in_flight_ += bytes;

@@ -23,7 +23,6 @@
 #include "runtime/device_tools.h"
 #include "runtime/trace_log.h"
 #include "stream/bound_generation.h"
-#include "stream/depth_finder.h"
 #include "stream/host_cache.h"
 #include "stream/io_engine.h"
 #include "stream/schedule.h"
@@ -92,8 +91,7 @@ class ReadPipeline {
   const std::string& why_not_uring() const { return why_; }
   std::string engine_name() const;
   bool registered() const { return registered_.load(); }
-  bool bounced() const { return bounced_.load(std::memory_order_relaxed); }
-  std::uint64_t depth() const { return depth_.load(std::memory_order_relaxed); }  // reads in flight at most, found by measurement or given
+  std::uint64_t depth() const { return depth_; }  // reads in flight at most
   // Of resident chunks, whether it is in place.
   bool filled(plan::ChunkId chunk) const;
   void forget(plan::ChunkId chunk);  // within quiesce
@@ -121,7 +119,6 @@ class ReadPipeline {
     std::atomic<bool> copy_begun{false};
     std::byte* read_to = nullptr;  // where the read lands; null: from host memory
     const std::byte* cached = nullptr;
-    std::uint64_t piece_bytes = 0;  // of its reads
     std::uint64_t started = 0;     // bytes of the read handed to the engine
     std::uint32_t outstanding = 0;
     std::int64_t begun_ns = 0;     // of its reads, when they are traced
@@ -150,7 +147,7 @@ class ReadPipeline {
   Pick pick(std::uint64_t* sequence);
   bool begin_load(LoadSlot& slot);
   bool continue_reads(LoadSlot& slot);
-  static std::uint64_t piece_at(const LoadSlot& slot, const ChunkSource& source, std::uint64_t begin);
+  std::uint64_t piece_at(const ChunkSource& source, std::uint64_t begin) const;
   void hand_over(LoadSlot& slot);
   bool forgive(LoadSlot& slot);
   void halt(const LoadSlot& slot);
@@ -183,7 +180,7 @@ class ReadPipeline {
   LoadSlot& slot_of(std::uint64_t sequence) { return slots_[sequence % kSlots]; }
 
   const StreamerOptions options_;
-  const std::uint64_t read_bytes_;
+  const std::uint64_t read_bytes_, depth_;
   Timeline& ready_;
   Logger& logger_;
   std::unique_ptr<IoEngine> engine_;  // of the I/O thread, but for wake()
@@ -206,8 +203,8 @@ class ReadPipeline {
   std::vector<TracedCopy> traced_copies_;
   std::string why_;
   PipelineStats stats_;
-  std::atomic<std::uint64_t> retries_{0}, page_cache_retries_{0}, depth_{0};
-  std::atomic<bool> registered_{false}, on_threads_{false}, bounced_{false};
+  std::atomic<std::uint64_t> retries_{0}, page_cache_retries_{0};
+  std::atomic<bool> registered_{false}, on_threads_{false};
 
   // Of the I/O thread.
   std::vector<LoadSlot> slots_;
@@ -218,7 +215,6 @@ class ReadPipeline {
   std::int64_t load_began_ns_ = 0;               // of the first fill
   std::uint64_t load_bytes_ = 0;                 // come since
   bool load_told_ = false;                       // the first filling is over
-  DepthFinder finder_;
   LoadSlot* partial_ = nullptr;        // its reads are not all started yet
   LoadSlot* redo_ = nullptr;           // to be begun again
   std::array<ReadDone, 64> done_;

@@ -496,7 +496,6 @@ IoReport Streamer::report() const {
   report.why = pipeline_->why_not_uring();
   report.registered = pipeline_->registered();
   report.depth = pipeline_->depth();
-  report.bounced = pipeline_->bounced();
   const PipelineStats& stats = pipeline_->stats();
   report.page_cache_bytes = stats.page_cache_bytes.load(std::memory_order_relaxed);
   report.loaded_bytes = stats.loaded_bytes.load(std::memory_order_relaxed);

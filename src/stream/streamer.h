@@ -24,7 +24,7 @@ struct StreamerOptions {
   DirectIo direct = DirectIo::prefer;
   std::uint64_t host_cache_bytes = 0;  // beyond Where::host chunks, which are always there
   int decode_threads = 0;              // for digests, decoding and reads from the page cache; 0: chosen
-  std::uint32_t read_bytes = 0, queue_depth = 0;  // 0: chosen (1 MiB reads; the depth by measurement)
+  std::uint32_t read_bytes = 0, queue_depth = 0;  // 0: chosen
   std::uint64_t ring_bytes = 0;  // 0: chosen
   std::uint64_t staging_bytes = 0;  // host memory that loads pass through on their way to a device; 0: chosen
   bool register_buffers = true;
@@ -45,8 +45,7 @@ struct IoReport {  // for doctor, bench and log lines
   std::string engine;   // "uring", "threads"
   std::string why;      // why not uring
   bool direct = false, registered = false;
-  std::uint64_t depth = 0;  // reads in flight at most, now
-  bool bounced = false;     // and they land in a small buffer first
+  std::uint64_t depth = 0;  // reads in flight at most
   std::uint64_t page_cache_bytes = 0;  // of those read from files, taken from the page cache
   // The first filling of the resident part, from its first load's start to its last one's end: all that was loaded meanwhile.
   std::uint64_t loaded_bytes = 0, load_ns = 0;

@@ -13,14 +13,10 @@
 #include <utility>
 #include <vector>
 
-#ifdef __SSE2__
-#include <emmintrin.h>
-#endif
 #include <fcntl.h>
 #include <liburing.h>
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -32,55 +28,6 @@ namespace {
 
 constexpr std::uint64_t kWakeTag = ~0ull;
 constexpr std::uint64_t kPieceBytes = 1ull << 30;  // the kernel's limit of one registered buffer
-
-// To memory that is not read soon by this processor.
-void copy_past_cache(std::byte* to, const std::byte* from, std::uint64_t bytes) {
-#ifdef __SSE2__
-  if (bytes % 64 == 0 && reinterpret_cast<std::uintptr_t>(to) % 16 == 0) {
-    auto* out = reinterpret_cast<__m128i*>(to);
-    const auto* in = reinterpret_cast<const __m128i*>(from);
-    for (std::uint64_t i = 0; i < bytes / 16; i += 4) {
-      for (std::uint64_t k = i; k < i + 4; ++k) _mm_stream_si128(out + k, _mm_load_si128(in + k));
-    }
-    _mm_sfence();
-    return;
-  }
-#endif
-  std::memcpy(to, from, bytes);
-}
-
-// Places for reads, in one block of large pages that is made with the first. The last one given back is taken first.
-class BounceBuffer {
- public:
-  BounceBuffer() = default;
-  BounceBuffer(const BounceBuffer&) = delete;
-  BounceBuffer& operator=(const BounceBuffer&) = delete;
-  ~BounceBuffer() {
-    if (memory_ != MAP_FAILED) ::munmap(memory_, kBytes);
-  }
-  std::byte* take(std::uint64_t bytes) {  // null: all are taken, it is too long, or there is no memory
-    if (bytes > kPlace) return nullptr;
-    if (!tried_) make();
-    if (free_.empty()) return nullptr;
-    std::byte* const place = free_.back();
-    free_.pop_back();
-    return place;
-  }
-  void give(std::byte* place) { free_.push_back(place); }
-
- private:
-  static constexpr std::uint64_t kPlaces = 16, kPlace = 5u << 17, kBytes = kPlaces * kPlace;  // a read of 512 KiB, and the rest of a chunk
-  void make() {
-    tried_ = true;
-    memory_ = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory_ == MAP_FAILED) return;
-    static_cast<void>(::madvise(memory_, kBytes, MADV_HUGEPAGE));
-    for (std::uint64_t i = kPlaces; i-- > 0;) free_.push_back(static_cast<std::byte*>(memory_) + i * kPlace);
-  }
-  void* memory_ = MAP_FAILED;
-  bool tried_ = false;
-  std::vector<std::byte*> free_;
-};
 
 class UringEngine final : public IoEngine {
  public:
@@ -198,7 +145,6 @@ class UringEngine final : public IoEngine {
     std::uint32_t sequence = 0;
     bool busy = false;
     bool sent = false;  // the kernel has it
-    std::byte* bounce = nullptr;
   };
 
   // A container may allow the ring and refuse its operations.
@@ -228,10 +174,7 @@ class UringEngine final : public IoEngine {
       return;
     }
     const int piece = piece_of(p.to(), p.left());
-    slot.bounce = p.request().bounced && p.request().file->direct() ? bounce_.take(p.left()) : nullptr;
-    if (slot.bounce != nullptr) {
-      io_uring_prep_read(sqe, p.request().file->descriptor(), slot.bounce, p.left(), p.offset());
-    } else if (piece >= 0) {
+    if (piece >= 0) {
       io_uring_prep_read_fixed(sqe, p.request().file->descriptor(), p.to(), p.left(), p.offset(), piece);
     } else {
       io_uring_prep_read(sqe, p.request().file->descriptor(), p.to(), p.left(), p.offset());
@@ -297,12 +240,6 @@ class UringEngine final : public IoEngine {
     }
     const auto index = static_cast<std::uint32_t>(tag);
     if (index >= slots_.size() || !slots_[index].busy || tag_of(index) != tag) return;
-    if (Slot& slot = slots_[index]; slot.bounce != nullptr) {
-      if (result > 0)
-        copy_past_cache(slot.progress.to(), slot.bounce, std::min<std::uint64_t>(static_cast<std::uint64_t>(result), slot.progress.left()));
-      bounce_.give(slot.bounce);
-      slot.bounce = nullptr;
-    }
     const ReadProgress::Next next = slots_[index].progress.on_result(result);
     slots_[index].sent = false;
     if (next == ReadProgress::Next::again) {
@@ -364,7 +301,6 @@ class UringEngine final : public IoEngine {
 
   Logger& logger_;
   const UringFaults faults_;
-  BounceBuffer bounce_;
   io_uring ring_{};
   bool ring_up_ = false, wake_armed_ = false, unmarked_ = false;
   int spare_fd_ = -1, event_fd_ = -1;

@@ -117,7 +117,6 @@ TEST_P(Engines, ManyReadsDirectAndBuffered) {
           request.to = memory.data + started * kPiece;
           request.bytes = kPiece;
           request.needed = static_cast<std::uint32_t>(std::min<std::uint64_t>(kPiece, bytes.size() - request.offset));
-          request.bounced = started % 3 != 0;
           request.tag = started++;
           engine->start(request);
         }
@@ -295,7 +294,6 @@ class UringWithFaults : public testing::Test {
         request.offset = started * 4096;
         request.to = memory.data + started * 4096;
         request.bytes = request.needed = 4096;
-        request.bounced = bounced_;
         request.tag = started++;
         engine.start(request);
       }
@@ -313,13 +311,11 @@ class UringWithFaults : public testing::Test {
   TempFolder folder_;
   Bytes bytes_;
   std::shared_ptr<File> file_, buffered_;
-  bool bounced_ = false;
 };
 
 // F7: the ring dies midway, at every submission in turn. No read is lost.
 TEST_F(UringWithFaults, F7DeathMidwayLosesNoRead) {
   for (std::uint64_t death = 1; death < 44; death += 3) {
-    bounced_ = death % 2 == 0;
     UringFaults faults;
     faults.die_after = death;
     auto engine = create_uring_engine(6, null_logger(), faults).value();
@@ -333,7 +329,6 @@ TEST_F(UringWithFaults, F7DeathMidwayLosesNoRead) {
 TEST_F(UringWithFaults, F5OverflowAndBusyAreTransparent) {
   for (const std::uint32_t entries : {0u, 1u, 2u, 4u}) {
     for (const std::uint32_t busy_every : {0u, 2u, 3u}) {
-      bounced_ = entries != 1;  // and more reads at once than its buffer has places
       UringFaults faults;
       faults.entries = entries;
       faults.busy_every = busy_every;

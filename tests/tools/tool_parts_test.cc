@@ -111,6 +111,9 @@ TEST(DiskLimit, IsTheMedianAndSaysHowSteadyItIs) {
   EXPECT_DOUBLE_EQ(even.high, 2.2);
   EXPECT_TRUE(even.steady());
   EXPECT_FALSE(disk_limit({2.0, 2.4}).steady());
+  EXPECT_EQ(disk_share({}, {2.0}), 0);
+  EXPECT_DOUBLE_EQ(disk_share({2.0, 1.5, 1.0}, {2.0, 2.0, 1.0, 1.0}), 1.0);
+  EXPECT_DOUBLE_EQ(disk_share({1.8}, {1.9, 2.1}), 0.9);
   const boost::json::object json = disk_limit_json({2.0, 2.4});
   EXPECT_EQ(json.at("steady"), false);
   EXPECT_EQ(json.at("readings").as_array().size(), 2u);
