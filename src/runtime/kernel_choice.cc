@@ -183,15 +183,17 @@ bool kernel_excluded(const plan::Plan& plan, std::string_view kernel) {
 
 Status take_choice(const plan::Plan& plan, std::string_view device_kind, ChoosingKernel& kernel) {
   kernel.exclude([&](std::string_view name) { return kernel_excluded(plan, name); });
+  const plan::KernelSection* const section = section_for(plan, device_kind);
+  const bool excludes =
+      std::any_of(plan.numerics.begin(), plan.numerics.end(), [](const auto& entry) { return entry.first == kExcludeKey; });
+  if (section == nullptr && !excludes) return {};  // as prepare has it
   const std::string problem = kernel.problem();
-  if (const plan::KernelSection* section = problem.empty() ? nullptr : section_for(plan, device_kind)) {
+  if (section != nullptr && !problem.empty()) {
     const std::vector<TimedWay> recorded = recorded_ways(*section, problem);
     const TimedWay* best = best_way(recorded);
     if (best != nullptr && kernel.take(best->way).ok()) return {};
   }
-  const bool excludes =
-      std::any_of(plan.numerics.begin(), plan.numerics.end(), [](const auto& entry) { return entry.first == kExcludeKey; });
-  if (!excludes) return {};  // as prepare has it
+  if (!excludes) return {};
   const std::vector<KernelWay> ways = kernel.ways();
   for (const KernelWay& way : ways) {
     if (!kernel_excluded(plan, way.kernel)) return way == ways.front() ? Status() : kernel.take(way);
