@@ -228,7 +228,6 @@ class ContextCore {
   std::vector<EngineCore::StateNeed> state_needs(const PreparedPass& prepared) const;
   bool is_state_output(std::size_t output) const;
   Status fetch_state(State& state);
-  Status fetch_states();
   Status lay_out_states_again(const PreparedPass& prepared);
   std::vector<StateBinding> bindings() const;
   Result<std::vector<std::pair<std::string, Shape>>> shapes_now() const;
@@ -248,6 +247,7 @@ class ContextCore {
   std::vector<TensorView> bound_outputs_;
   Call* call_ = nullptr;                       // of the pass that is being prepared or run
   std::unique_ptr<PreparedPass> prepared_, next_, after_, worn_;  // the last: what prepared_ was before
+  std::vector<std::unique_ptr<PreparedPass>> spent_;              // guesses that were wrong, to be taken apart while the device works
   bool foreseen_ = false;                                         // prepared_ was next_
   TransferBlock ends_;
   std::vector<PageLock> input_locks_, output_locks_;  // of inputs_ and outputs_

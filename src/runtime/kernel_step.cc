@@ -150,7 +150,7 @@ Result<PreparedStep> make_kernel_step(const plan::Plan& plan, const Step& step, 
     prepared.rows.resize(static_cast<std::size_t>(o.inputs[1].shape().elements()));
     if (device != nullptr && !device->info().arena_host_addressable) {
       const TypeShape& out = o.outputs[0];
-      prepared.row_bytes.resize(std::max(dtype_bytes(out.dtype, out.shape().elements()).value_or(0), prepared.rows.size() * 8));
+      prepared.row_room = std::max<std::uint64_t>(dtype_bytes(out.dtype, out.shape().elements()).value_or(0), prepared.rows.size() * 8);
       prepared.row_lock = std::make_unique<PageLock>();
       if (node.op == "Gather" && node.domain.empty()) prepared.table_kernel = make_table_kernel(view, o, pool, *device);
     }

@@ -404,6 +404,16 @@ void Preparer::bind_graph(PreparedGraph& graph) {
   }
 }
 
+void PreparedPass::take_rows(PreparedPass& before) {
+  for (PreparedStep& step : main.steps) {
+    if (step.row_room == 0) continue;
+    const auto same = std::find_if(before.main.steps.begin(), before.main.steps.end(), [&](const PreparedStep& other) { return other.step == step.step; });
+    if (same == before.main.steps.end() || same->row_lock == nullptr) continue;
+    step.row_bytes = std::move(same->row_bytes);
+    step.row_lock = std::move(same->row_lock);
+  }
+}
+
 Status check_input_shapes(const plan::Plan& plan, const std::vector<std::pair<std::string, Shape>>& inputs) {
   const auto& ids = plan.graphs[0].inputs;
   if (inputs.size() != ids.size()) return Status(Code::invalid_argument, "the plan has " + std::to_string(ids.size()) + " inputs, " + std::to_string(inputs.size()) + " shapes were given");
