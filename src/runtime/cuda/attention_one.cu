@@ -1,16 +1,15 @@
 // Attention of one query: decoding. All of it is one launch: the keys of a unit are split among the blocks of a cluster, and a block's
 // warps take 16 of them at a time, for up to 8 rows at once, on the tensor cores: scores turned about (keys by rows), mixtures turned about
-// (columns by rows). Keys and values come from memory straight into the registers that the products want: which column or key is which of a
-// product's is up to who reads it, as long as both operands agree. Weights are two numbers of 16 bits each, so that they are as good as
-// f32. Each warp has a running softmax in f32; warps are joined in order, then the cluster's blocks. Where asked, the same launch rotates
-// queries and the new key, and puts new keys and values behind those of earlier passes.
+// (columns by rows). Keys and values come from memory straight into the registers that the products want, or by a ring: which column or key
+// is which of a product's is up to who reads it, as long as both operands agree. Weights are two numbers of 16 bits each, so that they are
+// as good as f32. Each warp has a running softmax in f32; warps are joined in order, then the cluster's blocks. Where asked, the same
+// launch rotates queries and the new key, and puts new keys and values behind those of earlier passes.
 #include <cooperative_groups.h>
 
 #include <algorithm>
 
 #include "runtime/cuda/attention_around.h"
-#include "runtime/cuda/attention_tile.cuh"
-#include "runtime/cuda/attention_unit.cuh"
+#include "runtime/cuda/attention_one.cuh"
 
 #pragma nv_diag_suppress 177  // names that only kernels for 9.0 use
 
@@ -19,71 +18,36 @@ namespace {
 
 constexpr int kRows = 8, kStep = 16;  // of a product: rows, keys
 constexpr int kWarps = 8, kThreads = kWarps * 32;
+// Longer splits come through rings in shared memory, which keep more under way; shorter ones gain nothing by them, and leave that memory to
+// the launch behind, which fetches its weights meanwhile.
+constexpr std::int64_t kMostDirect = 2 * kWarps * kStep;
+constexpr int kRing = 2;  // steps
 
-template <typename T_, int kHead_, bool kAligned_, bool kAround_>
+template <typename T_, int kHead_, bool kAligned_, bool kAround_, int kSlots_ = 0>
 struct OneForm {
   using T = T_;
   static constexpr int kHead = kHead_;
   static constexpr bool kAligned = kAligned_, kAround = kAround_;
   static constexpr bool kAhead = kHead <= 128;  // registers hold values beside keys
-  static constexpr int kWide = kHead + 2;       // from row to row: fewer lanes meet in a bank
+  static constexpr int kSlots = kSlots_;        // steps of a warp that are under way to shared memory; 0: they come into registers
+  static constexpr int kRowPieces = kHead / 8, kStepPieces = kStep * kRowPieces;  // of 16 bytes
+  static constexpr int kWide = kHead + 2;                                         // from row to row: fewer lanes meet in a bank
 };
 
 template <typename Form>
 struct OneShared {
+  static constexpr int kSlots = Form::kSlots, kPieces = kSlots > 0 ? Form::kStepPieces : 1;
   float most[kWarps][kRows], total[kWarps][kRows];
-  float mixed[kWarps][kRows][Form::kWide];
+  union {
+    float mixed[kRows][Form::kWide];
+    uint4 ring[kSlots > 0 ? kSlots : 1][2][kPieces];  // keys and values of a step
+  } of_warp[kWarps];
   float part_most[kRows], part_total[kRows], part[kRows * Form::kHead];  // of this block, for the others of its cluster
   // Queries and the new key, rotated; rows lie such that lanes do not meet in a bank.
   typename Form::T turned[Form::kAround ? kRows + 1 : 1][Form::kHead + 8];
 };
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900  // clusters
-// Eight numbers; zeros where they are not `wanted`.
-template <bool kAligned, typename T>
-__device__ __forceinline__ uint4 load_run(const T* from, bool wanted) {
-  uint4 bits{};
-  if (!wanted) return bits;
-  if constexpr (kAligned) return *reinterpret_cast<const uint4*>(from);
-  const auto* const x = reinterpret_cast<const std::uint16_t*>(from);
-  const auto two = [&](int i) { return static_cast<unsigned>(x[i]) | static_cast<unsigned>(x[i + 1]) << 16; };
-  return make_uint4(two(0), two(2), two(4), two(6));
-}
-
-__device__ __forceinline__ float table_at(const TurnedRows& by, const void* table, std::int64_t at) {
-  if (by.table_type == DType::f32) return static_cast<const float*>(table)[at];
-  if (by.table_type == DType::f16) return widen(static_cast<const __half*>(table)[at]);
-  return widen(static_cast<const __nv_bfloat16*>(table)[at]);
-}
-
-// An 8 by 8 tile of 16-bit numbers turned about.
-__device__ __forceinline__ unsigned turned(unsigned x) {
-  unsigned y;
-  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;\n" : "=r"(y) : "r"(x));
-  return y;
-}
-
-// What a mask says of a key, as it lies, and what that is.
-__device__ __forceinline__ std::uint32_t mask_bits(const AttentionTask& t, std::int64_t at) {
-  if (t.mask_type == DType::f32) return static_cast<const std::uint32_t*>(t.mask)[at];
-  if (t.mask_type == DType::boolean) return static_cast<const std::uint8_t*>(t.mask)[at];
-  return static_cast<const std::uint16_t*>(t.mask)[at];
-}
-__device__ __forceinline__ float mask_number(const AttentionTask& t, std::uint32_t bits) {
-  if (t.mask_type == DType::f32) return __uint_as_float(bits);
-  if (t.mask_type == DType::boolean) return bits != 0 ? 0.0f : -INFINITY;
-  if (t.mask_type == DType::bf16) return __uint_as_float(bits << 16);
-  return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
-}
-
-// In powers of two. The largest negative numbers stay finite: a row of nothing else is an even mixture.
-__device__ __forceinline__ float power_score(const AttentionTask& t, std::uint32_t mask, float dot) {
-  float x = capped(t, dot);
-  if (t.mask != nullptr) x = masked_by(t, mask_number(t, mask), x);
-  const float power = x * kLog2E;
-  return power == -INFINITY && x != -INFINITY ? -3.402823466e38f : power;
-}
-
 // Lane l has keys l / 4 and l / 4 + 8 of a step and rows l % 4 * 2 and the next; of the mixture columns 8 (l / 4) to 8 (l / 4) + 7 of
 // each 64.
 template <typename Form>
@@ -203,6 +167,40 @@ struct OneWarp {
     }
   }
 
+  // A step's keys and values into a slot of the warp's ring. Pieces lie such that the lanes that read at a time touch all banks once.
+  static __device__ __forceinline__ int key_place(int row, int piece) {
+    return row * Form::kRowPieces + (piece ^ (row & 1) << 2);
+  }
+  static __device__ __forceinline__ int value_place(int row, int piece) {
+    return row * Form::kRowPieces + (piece ^ (row >> 1 & 3) << 1);
+  }
+  __device__ __forceinline__ void fetch(uint4 (&slot)[2][OneShared<Form>::kPieces], int at, int last) const {
+    constexpr int kAtOnce = 32 / Form::kRowPieces;  // rows
+    const int piece = lane % Form::kRowPieces;
+    if (at < last) {
+#pragma unroll
+      for (int i = 0; i < kStep / kAtOnce; ++i) {
+        const int row = i * kAtOnce + lane / Form::kRowPieces, j = at + row;
+        const T* const key = j < past ? old_keys + j * t.head : now_keys + j * (Form::kAround ? t.head : t.k_strides[2]);
+        const bool has_key = j < (Form::kAround ? past : last) && piece * 8 < t.head;
+        copy_piece(shared_address(&slot[0][key_place(row, piece)]), has_key ? key + piece * 8 : old_keys, has_key);
+        const T* const value = j < past ? old_values + j * t.value_head : now_values + j * (Form::kAround ? t.value_head : t.v_strides[2]);
+        const bool has_value = j < last && piece * 8 < t.value_head;
+        copy_piece(shared_address(&slot[1][value_place(row, piece)]), has_value ? value + piece * 8 : old_values, has_value);
+      }
+    }
+    close_copies();
+  }
+  __device__ __forceinline__ void take(const uint4 (&slot)[2][OneShared<Form>::kPieces]) {
+#pragma unroll
+    for (int i = 0; i < 2 * kRuns; ++i) keys[i / kRuns][i % kRuns] = slot[0][key_place(i / kRuns * 8 + eighth, i % kRuns * 4 + quarter)];
+#pragma unroll
+    for (int i = 0; i < 4 * kPieces; ++i) {
+      const int u = i / kPieces, p = i % kPieces;
+      values[u][p] = slot[1][value_place(u / 2 * 8 + quarter * 2 + u % 2, p * 8 + eighth)];
+    }
+  }
+
   __device__ __forceinline__ void load_keys(int at, int end) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -214,6 +212,9 @@ struct OneWarp {
         keys[half][r] = load_run<Form::kAligned>(from + column, j < (Form::kAround ? past : end) && column < t.head);
       }
     }
+    load_marks(at, end);
+  }
+  __device__ __forceinline__ void load_marks(int at, int end) {
     if (t.mask == nullptr) return;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -300,7 +301,13 @@ struct OneWarp {
     }
   }
 
-  __device__ __forceinline__ void begin(int at, int last) {
+  __device__ __forceinline__ void begin(OneShared<Form>& shared, int at, int step, int last) {
+    if constexpr (Form::kSlots > 0) {
+#pragma unroll
+      for (int slot = 0; slot < Form::kSlots; ++slot) fetch(shared.of_warp[threadIdx.x / 32].ring[slot], at + slot * step, last);
+      if (at < last) load_marks(at, last);
+      return;
+    }
     if (at >= last) return;
     load_keys(at, last);
     if (Form::kAhead) load_values(at, last);
@@ -326,6 +333,28 @@ struct OneWarp {
     }
   }
 
+  // The same, each slot filled again as soon as it has been read.
+  __device__ __forceinline__ void run_ring(OneShared<Form>& shared, int at, int step, int least, int end, int last) {
+    auto& ring = shared.of_warp[threadIdx.x / 32].ring;
+    int slot = 0;
+#pragma unroll 1
+    for (; at < last; at += step) {
+      float scores[4] = {};
+      wait_for_all_but<Form::kSlots - 1>();
+      __syncwarp();
+      take(ring[slot]);
+      __syncwarp();
+      fetch(ring[slot], at + Form::kSlots * step, last);
+      slot = slot + 1 < Form::kSlots ? slot + 1 : 0;
+      append(shared, at, end, last);
+      multiply(scores);
+      weigh(at, least, end, scores);
+      if (at + step < last) load_marks(at + step, last);
+      mix(scores);
+    }
+    __syncwarp();  // the mixture takes the ring's place
+  }
+
   __device__ __forceinline__ void share(OneShared<Form>& shared) {
     const int warp = static_cast<int>(threadIdx.x) / 32;
 #pragma unroll
@@ -340,43 +369,12 @@ struct OneWarp {
       const int column = tile / 4 * 64 + eighth * 8 + tile % 4 * 2;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        *reinterpret_cast<float2*>(&shared.mixed[warp][quarter * 2 + i][column]) = make_float2(mixed[tile][i], mixed[tile][2 + i]);
+        *reinterpret_cast<float2*>(&shared.of_warp[warp].mixed[quarter * 2 + i][column]) = make_float2(mixed[tile][i], mixed[tile][2 + i]);
       }
     }
   }
 };
 
-// Sums of `count` parts under their largest level, in order; all are under way at once.
-struct Joined {
-  float most = -INFINITY, total = 0, mixed = 0;
-  template <int kMost, typename Most, typename Total, typename Mixed>
-  __device__ __forceinline__ void of(int count, const Most& tops, const Total& totals, const Mixed& parts) {
-    float top[kMost], sums[kMost], mixture[kMost];
-#pragma unroll
-    for (int i = 0; i < kMost; ++i) {
-      const int from = i < count ? i : 0;
-      top[i] = tops(from);
-      sums[i] = totals(from);
-      mixture[i] = parts(from);
-    }
-#pragma unroll
-    for (int i = 0; i < kMost; ++i) most = i < count ? fmaxf(most, top[i]) : most;
-#pragma unroll
-    for (int i = 0; i < kMost; ++i) {
-      if (i >= count) break;
-      const float factor = power_of_two(top[i] - finite_or_zero(most));
-      total = fmaf(sums[i], factor, total);
-      mixed = fmaf(mixture[i], factor, mixed);
-    }
-  }
-};
-
-template <typename T>
-__device__ __forceinline__ void put_one(const AttentionTask& t, const Unit& unit, int row, int column, bool sees, const Joined& sum) {
-  const std::int64_t head = unit.kv_head * unit.group + row;
-  const float all = divisor(t, head, sum.total, sum.most, kLn2);
-  static_cast<T*>(t.y)[unit.b * t.y_strides[0] + head * t.y_strides[1] + column] = narrow<T>(settle(t, sees, sum.mixed, all));
-}
 #endif
 
 template <typename Form>
@@ -398,13 +396,17 @@ __global__ void __launch_bounds__(kThreads, 1)
   OneWarp<Form> own(t, around, unit, first, rows);
   int at = from + warp * kStep;
   if (!Form::kAround && least > at) at += (least - at) / (kWarps * kStep) * (kWarps * kStep);  // steps that end before the window
-  own.begin(at, last);
+  own.begin(shared, at, kWarps * kStep, last);
   if constexpr (Form::kAround) {
     own.turn(shared, from <= own.past && own.past < most);
     __syncthreads();
     own.take_queries(shared);
   }
-  own.run(shared, at, kWarps * kStep, least, end, last);
+  if constexpr (Form::kSlots > 0) {
+    own.run_ring(shared, at, kWarps * kStep, least, end, last);
+  } else {
+    own.run(shared, at, kWarps * kStep, least, end, last);
+  }
   own.share(shared);
   __syncthreads();
   for (int i = static_cast<int>(threadIdx.x); i < own_rows * width; i += kThreads) {
@@ -412,7 +414,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     Joined sum;
     sum.of<kWarps>(
         kWarps, [&](int w) { return shared.most[w][row]; }, [&](int w) { return shared.total[w][row]; },
-        [&](int w) { return shared.mixed[w][row][column]; });
+        [&](int w) { return shared.of_warp[w].mixed[row][column]; });
     if (t.splits == 1) {
       put_one<T>(t, unit, first + row, column, all > 0, sum);
       continue;
@@ -463,19 +465,21 @@ cudaError_t start_form(const AttentionTask& t, const AttentionAround& around, cu
   return cudaLaunchKernelEx(&config, attend_one<Form>, t, around);
 }
 
+template <typename T, bool kAround, int kSlots>
+cudaError_t start_head(const AttentionTask& t, const AttentionAround& around, cudaStream_t stream) {
+  return std::max(t.head, t.value_head) <= 64 ? start_form<OneForm<T, 64, true, kAround, kSlots>>(t, around, stream)
+                                              : start_form<OneForm<T, 128, true, kAround, kSlots>>(t, around, stream);
+}
 template <typename T>
 cudaError_t start(const AttentionTask& t, cudaStream_t stream) {
-  const std::int64_t head = std::max(t.head, t.value_head);
   const AttentionAround none;
   if (!t.aligned) return start_form<OneForm<T, 256, false, false>>(t, none, stream);  // the same sums, beside sums of zeros
-  if (head <= 64) return start_form<OneForm<T, 64, true, false>>(t, none, stream);
-  if (head <= 128) return start_form<OneForm<T, 128, true, false>>(t, none, stream);
-  return start_form<OneForm<T, 256, true, false>>(t, none, stream);
+  if (std::max(t.head, t.value_head) > 128) return start_form<OneForm<T, 256, true, false>>(t, none, stream);
+  return t.split_keys > kMostDirect ? start_head<T, false, kRing>(t, none, stream) : start_head<T, false, 0>(t, none, stream);
 }
 template <typename T>
 cudaError_t start_around(const AttentionTask& t, const AttentionAround& around, cudaStream_t stream) {
-  return t.head == 64 ? start_form<OneForm<T, 64, true, true>>(t, around, stream)
-                      : start_form<OneForm<T, 128, true, true>>(t, around, stream);
+  return t.split_keys > kMostDirect ? start_head<T, true, kRing>(t, around, stream) : start_head<T, true, 0>(t, around, stream);
 }
 
 }  // namespace
