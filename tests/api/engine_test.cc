@@ -451,8 +451,12 @@ TEST(State, OutputBecomesTheNextInput) {
     EXPECT_CODE(failed, Code::invalid_argument);
   }
   expect(0, 112);
+  ASSERT_OK(context.output("acc_out").status());
   ASSERT_OK(context.reset_state());
+  EXPECT_CODE(context.output("acc_out").status(), Code::failed_precondition);
   expect(1, 10);
+  ASSERT_VALUE(const HostTensor held, context.output("acc_out"));
+  EXPECT_TRUE(same_bits(held, filled(Shape{1, kWidth}, 10)));
   expect(1, 20);
   ASSERT_OK(context.set_input("acc", filled(Shape{1, kWidth}, 1000)));
   expect(0, 1001);
