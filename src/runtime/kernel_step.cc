@@ -64,8 +64,8 @@ Result<std::vector<HostTensor>> run_on_host(const NodeView& view, const Step& st
 }
 
 // The device's own kernel, prepared; where it has none for these types, shapes or slabs, the CPU's.
-Result<std::unique_ptr<Kernel>> make_kernel(const plan::Plan& plan, const Step& step, const Operands& o, const PrepareContext& context,
-                                            Device* device) {
+Result<std::unique_ptr<Kernel>> make_kernel(const CompiledPlan& compiled, const Step& step, const Operands& o,
+                                            const PrepareContext& context, Device* device) {
   if (device != nullptr) {
     // Shape inference tells of outputs that the node does not have, too: a device that cannot make those need not.
     std::vector<TypeShape> outputs = o.outputs;
@@ -78,8 +78,8 @@ Result<std::unique_ptr<Kernel>> make_kernel(const plan::Plan& plan, const Step& 
       wanted.outputs = outputs;
       Status prepared = own->prepare(wanted);
       auto* const choosing = prepared.ok() ? dynamic_cast<ChoosingKernel*>(own.get()) : nullptr;
-      if (choosing != nullptr) prepared = take_choice(plan, device->info().kind, *choosing);
-      if (prepared.ok() && kernel_excluded(plan, own->id())) prepared = Status(Code::unsupported, "excluded");
+      if (choosing != nullptr) prepared = take_choice(compiled, device->info().kind, *choosing);
+      if (prepared.ok() && kernel_excluded(*compiled.plan, own->id())) prepared = Status(Code::unsupported, "excluded");
       if (prepared.ok()) return own;
       if (prepared.code() != Code::unsupported) return prepared;
     }
@@ -136,7 +136,8 @@ std::unique_ptr<Kernel> make_table_kernel(const NodeView& view, const Operands& 
   return prepared.ok() && (*kernel)->workspace_bytes() == 0 ? std::move(*kernel) : nullptr;
 }
 
-Result<PreparedStep> make_kernel_step(const plan::Plan& plan, const Step& step, const Operands& o, ThreadPool& pool, Device* device) {
+Result<PreparedStep> make_kernel_step(const CompiledPlan& compiled, const Step& step, const Operands& o, ThreadPool& pool, Device* device) {
+  const plan::Plan& plan = *compiled.plan;
   const plan::Node& node = *step.node;
   const NodeView view(node, plan);
   PreparedStep prepared;
@@ -166,7 +167,7 @@ Result<PreparedStep> make_kernel_step(const plan::Plan& plan, const Step& step, 
     context.consumption = weight.consumption;
     context.slab_rows = slab_rows;
   }
-  FB_ASSIGN(prepared.kernel, make_kernel(plan, step, o, context, device));
+  FB_ASSIGN(prepared.kernel, make_kernel(compiled, step, o, context, device));
   if (auto* const reader = dynamic_cast<WeightReader*>(prepared.kernel.get()); reader != nullptr) {
     for (const WeightOperand& operand : step.weights) reader->reads_weight(operand.input);
   }

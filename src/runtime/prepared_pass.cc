@@ -240,7 +240,7 @@ Status Preparer::make_wanted(PreparedGraph& out) {
   constexpr std::int64_t kAtOnce = 16;
   pool_.parallel_for(static_cast<std::int64_t>(wanted.size()), kAtOnce, [&](std::int64_t begin, std::int64_t end) {
     for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
-      auto made = make_kernel_step(plan_, *wanted[i].step, wanted[i].operands, pool_, device_);
+      auto made = make_kernel_step(*compiled_, *wanted[i].step, wanted[i].operands, pool_, device_);
       if (made.ok()) {
         out.steps[wanted[i].at] = std::move(made).value();
       } else {
