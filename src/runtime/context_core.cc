@@ -332,7 +332,8 @@ Result<const HostTensor*> ContextCore::output(std::string_view name) {
   for (State& state : states_) {
     if (state.output == i) FB_TRY(fetch_state(state));
   }
-  if (outputs_[i].dtype() == DType::none) return Status(Code::failed_precondition, "no pass has run in this context yet, or since its states were reset");
+  if (outputs_[i].dtype() == DType::none)
+    return Status(Code::failed_precondition, "no pass has run in this context yet, or since its states were reset");
   return &outputs_[i];
 }
 

@@ -431,7 +431,8 @@ void Preparer::bind_graph(PreparedGraph& graph) {
 void PreparedPass::take_rows(PreparedPass& before) {
   for (PreparedStep& step : main.steps) {
     if (step.row_room == 0) continue;
-    const auto same = std::find_if(before.main.steps.begin(), before.main.steps.end(), [&](const PreparedStep& other) { return other.step == step.step; });
+    const auto same = std::find_if(before.main.steps.begin(), before.main.steps.end(),
+                                   [&](const PreparedStep& other) { return other.step == step.step; });
     if (same == before.main.steps.end() || same->row_lock == nullptr) continue;
     step.row_bytes = std::move(same->row_bytes);
     step.row_lock = std::move(same->row_lock);

@@ -202,9 +202,7 @@ class Product final : public LtProduct {
     const cublasStatus_t status = lt()->matmul(lt_handle(), desc_, &alpha, b, b_, a, a_, &beta, d,
                                                d_, d, d_, &algorithm_, nullptr, 0, stream);
     if (status == CUBLAS_STATUS_SUCCESS) return {};
-    return state_.errors.check(
-        cudaErrorUnknown,
-        "cuBLASLt refused a product (status " + std::to_string(static_cast<int>(status)) + ")");
+    return state_.errors.check(cudaErrorUnknown, "cuBLASLt refused a product (status " + std::to_string(static_cast<int>(status)) + ")");
   }
 
  private:

@@ -40,9 +40,9 @@ class LtProduct {
 };
 
 // Null: no library, or it has no algorithm for the shape. With a config: that algorithm, null where the library's heuristics list it
-// neither for the shape nor, where given, for the `whole` that the shape is a slab of (then the library is asked whether it serves the slab).
-// The last ones made are kept and given again: a prompt has hundreds of products, few of them different, and asks for them anew whenever its
-// length changes. `state` outlives what it gives.
+// neither for the shape nor, where given, for the `whole` that the shape is a slab of (then the library is asked whether it serves the
+// slab). The last ones made are kept and given again: a prompt has hundreds of products, few of them different, and asks for them anew
+// whenever its length changes. `state` outlives what it gives.
 std::shared_ptr<const LtProduct> make_lt_product(const LtShape& shape, const std::shared_ptr<CudaState>& state,
                                                  std::string_view config = {}, const LtShape* whole = nullptr);
 // Without asking the library, which would start the device: whether it can be expected to.
