@@ -98,6 +98,8 @@ bool small_outputs(const Operands& o) {
 }
 
 Status read_operands(const plan::Plan& plan, const plan::Node& node, const std::vector<ValuePlace>& places, Operands& o) {
+  o.inputs.reserve(node.inputs.size());
+  o.values.reserve(node.inputs.size());
   for (const ValueId id : node.inputs) {
     TypeShape type;
     if (id != kNone) {
@@ -178,6 +180,7 @@ Result<PreparedStep> make_kernel_step(const CompiledPlan& compiled, const Step& 
 }
 
 void bind_step(const plan::Plan& plan, const std::vector<ValuePlace>& places, ThreadPool& pool, PreparedStep& step) {
+  step.outputs.reserve(step.output_values.size());
   for (const ValueId id : step.output_values) {
     step.outputs.push_back(id == kNone ? TensorView{} : TensorView{nullptr, places[id].dtype, places[id].shape});
   }

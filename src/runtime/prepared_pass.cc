@@ -136,13 +136,12 @@ Status Preparer::prepare_graph(std::uint32_t index, PreparedGraph& out) {
     if (step.kind == Step::Kind::load_weight) {
       load_weight(step, out);
     } else if (step.kind == Step::Kind::control) {
-      FB_TRY(make_wanted(out));
       FB_TRY(prepare_control(step, out));
     } else {
       FB_TRY(prepare_node(step, out));
     }
   }
-  return make_wanted(out);
+  return {};
 }
 
 void Preparer::load_weight(const Step& step, PreparedGraph& out) {
@@ -219,49 +218,26 @@ Status Preparer::evaluate(const Step& step, Operands& o) {
 
 Status Preparer::prepare_kernel(const Step& step, Operands& o, PreparedGraph& out) {
   const plan::Node& node = *step.node;
+  FB_ASSIGN(PreparedStep prepared, make_kernel_step(*compiled_, step, o, pool_, device_));
+  prepared.append_planes = append_planes(step, o);
+  prepared.appends = prepared.append_planes == 1;
+  if (prepared.kernel) {
+    pass_->kernel_ids += prepared.kernel->id();
+    pass_->kernel_ids += ';';
+  }
   for (const ValueId id : node.inputs) touch(id);
   for (std::size_t i = 0; i < node.outputs.size(); ++i) {
     if (node.outputs[i] != kNone) set_stored(node.outputs[i], o.outputs[i].dtype, o.outputs[i].shape());
   }
   // In between they would cut a recording in two.
-  const bool early = step.kind == Step::Kind::gather_rows && &out == &pass_->main && replays_ &&
-                     plan_.values[node.inputs[1]].kind == plan::ValueKind::input;
-  if (early) lives_[node.outputs[0]].first = 0;
-  wanted_.push_back({&step, std::move(o), out.steps.size(), tick_, early});
-  out.steps.emplace_back();
-  return &out == &pass_->main && replays_ ? Status() : make_wanted(out);
-}
-
-// A caller waits for a prompt's pass to be prepared while the device is idle: kernels, which
-// know nothing of each other, are made by all threads there.
-Status Preparer::make_wanted(PreparedGraph& out) {
-  const std::vector<Wanted> wanted = std::exchange(wanted_, {});
-  std::vector<Status> failures(wanted.size());
-  constexpr std::int64_t kAtOnce = 16;
-  pool_.parallel_for(static_cast<std::int64_t>(wanted.size()), kAtOnce, [&](std::int64_t begin, std::int64_t end) {
-    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
-      auto made = make_kernel_step(*compiled_, *wanted[i].step, wanted[i].operands, pool_, device_);
-      if (made.ok()) {
-        out.steps[wanted[i].at] = std::move(made).value();
-      } else {
-        failures[i] = std::move(made).status();
-      }
-    }
-  });
-  for (std::size_t i = 0; i < wanted.size(); ++i) {
-    FB_TRY(std::move(failures[i]));
-    PreparedStep& step = out.steps[wanted[i].at];
-    step.append_planes = append_planes(*wanted[i].step, wanted[i].operands);
-    step.appends = step.append_planes == 1;
-    step.early = wanted[i].early;
-    if (step.kernel) {
-      pass_->kernel_ids += step.kernel->id();
-      pass_->kernel_ids += ';';
-    }
-    if (step.workspace_bytes == 0) continue;
-    workspaces_.push_back({wanted[i].tick, wanted[i].tick, step.workspace_bytes});
-    step.workspace_offset = workspaces_.size();  // index + 1 until offsets are known
+  prepared.early = step.kind == Step::Kind::gather_rows && &out == &pass_->main && replays_ &&
+                   plan_.values[node.inputs[1]].kind == plan::ValueKind::input;
+  if (prepared.early) lives_[node.outputs[0]].first = 0;
+  if (prepared.workspace_bytes > 0) {
+    workspaces_.push_back({tick_, tick_, prepared.workspace_bytes});
+    prepared.workspace_offset = workspaces_.size();  // index + 1 until offsets are known
   }
+  out.steps.push_back(std::move(prepared));
   return {};
 }
 

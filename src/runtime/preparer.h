@@ -49,14 +49,6 @@ class Preparer {
     std::uint64_t bytes = 0;
   };
 
-  struct Wanted {  // a kernel whose shapes are known
-    const Step* step = nullptr;
-    Operands operands;
-    std::size_t at = 0;  // of its graph's steps
-    std::uint32_t tick = 0;
-    bool early = false;
-  };
-
   void fixed_value(ValueId id);
   void set_host(ValueId id, HostTensor tensor);
   void set_stored(ValueId id, DType dtype, const Shape& shape);
@@ -67,7 +59,6 @@ class Preparer {
   Status prepare_node(const Step& step, PreparedGraph& out);
   Status evaluate(const Step& step, Operands& o);
   Status prepare_kernel(const Step& step, Operands& o, PreparedGraph& out);
-  Status make_wanted(PreparedGraph& out);
   std::int64_t append_planes(const Step& step, const Operands& o) const;
   bool readers_take_planes(const PreparedStep& concat) const;
   bool spread(PreparedStep& concat);
@@ -95,7 +86,6 @@ class Preparer {
   std::span<const StateBinding> states_;
   std::vector<Life> lives_;
   std::vector<bool> upload_;
-  std::vector<Wanted> wanted_;
   std::vector<Life> workspaces_;
   std::vector<std::uint64_t> workspace_offsets_;
   std::uint32_t tick_ = 0;
