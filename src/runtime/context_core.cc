@@ -134,15 +134,20 @@ Result<std::vector<std::pair<std::string, Shape>>> ContextCore::shapes_now() con
 Status ContextCore::prepare() {
   FB_ASSIGN(auto shapes, shapes_now());
   if (prepared_ && prepared_->input_shapes == shapes) return {};
+  const bool asked_for = !foreseen_;  // prepared_
   std::unique_ptr<PreparedPass> prepared = std::exchange(next_, std::move(after_));
-  if (prepared == nullptr || prepared->input_shapes != shapes) {
+  foreseen_ = prepared != nullptr && prepared->input_shapes == shapes;
+  if (foreseen_) {
+    usual_.resize(shapes.size());
+    for (std::size_t i = 0; i < shapes.size(); ++i) usual_[i] = shapes[i].second;
+  } else {
     for (std::unique_ptr<PreparedPass>* wrong : {&prepared, &next_}) {
       if (*wrong != nullptr) spent_.push_back(std::move(*wrong));
     }
-    FB_ASSIGN(prepared, prepare_pass(engine_.share_compiled(), shapes, engine_.pool(), bindings(), &engine_.device()));
-    foreseen_ = false;
-  } else {
-    foreseen_ = true;
+    prepared = take_kept(shapes);
+    if (prepared == nullptr) {
+      FB_ASSIGN(prepared, prepare_pass(engine_.share_compiled(), shapes, engine_.pool(), bindings(), &engine_.device()));
+    }
   }
   // Passes whose needs are not known ahead keep what earlier ones took.
   if (prepared->dynamic && !prepared->dynamic->bounded()) prepared->activation_bytes = std::max(prepared->activation_bytes, activation_bytes_);
@@ -160,8 +165,24 @@ Status ContextCore::prepare() {
   }
   FB_TRY(lay_out_states_again(*prepared));
   if (prepared_ != nullptr) prepared->take_rows(*prepared_);
-  worn_ = std::exchange(prepared_, std::move(prepared));  // to be taken apart while the device works
+  std::swap(prepared_, prepared);
+  if (prepared != nullptr && asked_for && !prepared->dynamic) {
+    kept_.insert(kept_.begin(), std::move(prepared));
+    if (kept_.size() > kKept) spent_.push_back(std::move(kept_.back()));
+    kept_.resize(std::min(kept_.size(), kKept));
+  } else {
+    worn_ = std::move(prepared);  // to be taken apart while the device works
+  }
   return {};
+}
+
+// A pass of these shapes from before: the same prompt lengths, or batches, come again.
+std::unique_ptr<PreparedPass> ContextCore::take_kept(const std::vector<std::pair<std::string, Shape>>& shapes) {
+  const auto found = std::find_if(kept_.begin(), kept_.end(), [&](const auto& pass) { return pass->input_shapes == shapes; });
+  if (found == kept_.end()) return nullptr;
+  std::unique_ptr<PreparedPass> taken = std::move(*found);
+  kept_.erase(found);
+  return taken;
 }
 
 // A state whose planes lie otherwise than these shapes want starts anew from what it holds.
@@ -175,14 +196,16 @@ Status ContextCore::lay_out_states_again(const PreparedPass& prepared) {
   return {};
 }
 
-// States that grow change the shapes of every pass. Other inputs are taken to be of the shapes they have: a guess that fails is thrown away.
-std::unique_ptr<PreparedPass> ContextCore::prepare_after(const PreparedPass& pass) {
+// States that grow change the shapes of every pass. Other inputs are taken to be of the shapes they have, or behind a prompt of those
+// that they had in the last pass that was foreseen, a token: a guess that fails is thrown away.
+std::unique_ptr<PreparedPass> ContextCore::prepare_after(const PreparedPass& pass, std::span<const Shape> usual) {
   if (pass.dynamic) return nullptr;
   std::vector<std::pair<std::string, Shape>> shapes = pass.input_shapes;
+  for (std::size_t i = 0; i < usual.size(); ++i) shapes[i].second = usual[i];
   bool grows = false;
   for (const State& state : states_) {
     const Shape& next = pass.places[plan().graphs[0].outputs[state.output]].shape;
-    grows = grows || !(shapes[state.input].second == next);
+    grows = grows || !(pass.input_shapes[state.input].second == next);
     shapes[state.input].second = next;
   }
   if (!grows) return nullptr;
@@ -277,6 +300,7 @@ Status ContextCore::run_pass() {
   Status status = start_clock();
   PassRunner runner(engine_, *this, slot, *lease, *slot.queue);
   if (status.ok()) status = runner.run();
+  spent_.clear();
   if (!status.ok()) {
     // run() may have stopped before its own wait.
     const Status ignored = slot.queue->synchronize();
@@ -362,6 +386,8 @@ Status ContextCore::bind_state(std::string_view output, std::string_view input) 
   after_.reset();
   worn_.reset();
   spent_.clear();
+  kept_.clear();
+  usual_.clear();
   return {};
 }
 

@@ -93,7 +93,8 @@ void PassRunner::prepare_next() {
   const std::unique_ptr<PreparedPass> worn = std::move(context_.worn_);
   const auto spent = std::exchange(context_.spent_, {});
   if (replay_ == nullptr) return;  // the CPU device has its hands full
-  if (context_.next_ == nullptr) context_.next_ = context_.prepare_after(pass_);
+  if (context_.next_ == nullptr)
+    context_.next_ = context_.prepare_after(pass_, context_.foreseen_ ? std::span<const Shape>() : context_.usual_);
   if (context_.next_ == nullptr || !collects_ || !context_.foreseen_ || !lease_.shared()) return;
   rehearse(*context_.next_, worn.get());
   context_.after_ = context_.prepare_after(*context_.next_);

@@ -1,9 +1,9 @@
 // Attention of one query: decoding. All of it is one launch: the keys of a unit are split among the blocks of a cluster, and a block's
 // warps take 16 of them at a time, for up to 8 rows at once, on the tensor cores: scores turned about (keys by rows), mixtures turned about
-// (columns by rows). Keys and values come from memory straight into the registers that the products want, or by a ring: which column or key
-// is which of a product's is up to who reads it, as long as both operands agree. Weights are two numbers of 16 bits each, so that they are
-// as good as f32. Each warp has a running softmax in f32; warps are joined in order, then the cluster's blocks. Where asked, the same
-// launch rotates queries and the new key, and puts new keys and values behind those of earlier passes.
+// (columns by rows). Keys and values come from memory straight into the registers that the products want, or by way of shared memory: which
+// column or key is which of a product's is up to who reads it, as long as both operands agree. Weights are two numbers of 16 bits each, so
+// that they are as good as f32. Each warp has a running softmax in f32; warps are joined in order, then the cluster's blocks. Where asked,
+// the same launch rotates queries and the new key, and puts new keys and values behind those of earlier passes.
 #include <cooperative_groups.h>
 
 #include <algorithm>
@@ -17,30 +17,31 @@ namespace forebay::cuda {
 namespace {
 
 constexpr int kRows = 8, kStep = 16;  // of a product: rows, keys
-constexpr int kWarps = 8, kThreads = kWarps * 32;
-// Longer splits come through rings in shared memory, which keep more under way; shorter ones gain nothing by them, and leave that memory to
-// the launch behind, which fetches its weights meanwhile.
-constexpr std::int64_t kMostDirect = 2 * kWarps * kStep;
-constexpr int kRing = 2;  // steps
+constexpr int kDirectWarps = 8, kStagedWarps = 16;
+// Longer splits: their products take longer than their keys, so more warps work at a time, which leaves a warp fewer registers; what it
+// reads next waits in shared memory. Shorter ones leave that memory to the launch behind, which fetches its weights meanwhile.
+constexpr std::int64_t kMostDirect = 2 * kDirectWarps * kStep;
 
-template <typename T_, int kHead_, bool kAligned_, bool kAround_, int kSlots_ = 0>
+template <typename T_, int kHead_, bool kAligned_, bool kAround_, bool kStaged_ = false,
+          int kWarps_ = kStaged_ ? kStagedWarps : kDirectWarps>
 struct OneForm {
   using T = T_;
   static constexpr int kHead = kHead_;
   static constexpr bool kAligned = kAligned_, kAround = kAround_;
   static constexpr bool kAhead = kHead <= 128;  // registers hold values beside keys
-  static constexpr int kSlots = kSlots_;        // steps of a warp that are under way to shared memory; 0: they come into registers
+  static constexpr bool kStaged = kStaged_;     // a step's keys and values come by way of shared memory
+  static constexpr int kWarps = kWarps_, kThreads = kWarps * 32;
   static constexpr int kRowPieces = kHead / 8, kStepPieces = kStep * kRowPieces;  // of 16 bytes
   static constexpr int kWide = kHead + 2;                                         // from row to row: fewer lanes meet in a bank
 };
 
 template <typename Form>
 struct OneShared {
-  static constexpr int kSlots = Form::kSlots, kPieces = kSlots > 0 ? Form::kStepPieces : 1;
+  static constexpr int kWarps = Form::kWarps, kPieces = Form::kStaged ? Form::kStepPieces : 1;
   float most[kWarps][kRows], total[kWarps][kRows];
   union {
     float mixed[kRows][Form::kWide];
-    uint4 ring[kSlots > 0 ? kSlots : 1][2][kPieces];  // keys and values of a step
+    uint4 staged[2][kPieces];  // keys and values of a step
   } of_warp[kWarps];
   float part_most[kRows], part_total[kRows], part[kRows * Form::kHead];  // of this block, for the others of its cluster
   // Queries and the new key, rotated; rows lie such that lanes do not meet in a bank.
@@ -109,7 +110,7 @@ struct OneWarp {
     constexpr int kHalf = kHead / 2;
     const int own = min(rows - first, kRows);
 #pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x); i < (own + (with_key ? 1 : 0)) * kHalf; i += kThreads) {
+    for (int i = static_cast<int>(threadIdx.x); i < (own + (with_key ? 1 : 0)) * kHalf; i += Form::kThreads) {
       const int row = i / kHalf, at = i % kHalf;
       const bool key = row == own;
       const TurnedRows& by = key ? a.turned_keys : a.turned_queries;
@@ -137,11 +138,9 @@ struct OneWarp {
       q[r] = first + eighth < rows ? *reinterpret_cast<const uint4*>(&shared.turned[eighth][r * 32 + quarter * 8]) : uint4{};
     }
   }
-  // Keys from `at` on are there: what is to lie in the cache goes there. Keys that no row sees are left out of the mixture, whatever lies
-  // there.
-  __device__ __forceinline__ void append(const OneShared<Form>& shared, int at, int end, int last) {
+  // Keys from `at` on are there: what is to lie in the cache goes there.
+  __device__ __forceinline__ void append_keys(const OneShared<Form>& shared, int at, int last) {
     if constexpr (Form::kAround) {
-      const bool owns = first == 0;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int j = at + half * 8 + eighth;
@@ -149,10 +148,15 @@ struct OneWarp {
         for (int r = 0; r < kRuns; ++r) {
           if (j == past) keys[half][r] = *reinterpret_cast<const uint4*>(&shared.turned[kRows][r * 32 + quarter * 8]);
         }
-        if (owns && j < last && (j == past || a.keys.whole)) {
+        if (first == 0 && j < last && (j == past || a.keys.whole)) {
           store(static_cast<T*>(a.keys.present) + plane * a.keys.present_pitch + static_cast<std::int64_t>(j) * kHead, keys[half]);
         }
       }
+    }
+  }
+  // As for keys; those that no row sees are left out of the mixture, whatever lies there.
+  __device__ __forceinline__ void append_values(int at, int end, int last) {
+    if constexpr (Form::kAround) {
 #pragma unroll
       for (int u = 0; u < 4; ++u) {
         const int j = at + u / 2 * 8 + quarter * 2 + u % 2;
@@ -160,44 +164,47 @@ struct OneWarp {
             static_cast<T*>(a.values.present) + plane * a.values.present_pitch + static_cast<std::int64_t>(j) * kHead + eighth * 8;
 #pragma unroll
         for (int p = 0; p < kPieces; ++p) {
-          if (owns && j < last && (j == past || a.values.whole)) *reinterpret_cast<uint4*>(to + p * 64) = values[u][p];
+          if (first == 0 && j < last && (j == past || a.values.whole)) *reinterpret_cast<uint4*>(to + p * 64) = values[u][p];
           if (j >= end) values[u][p] = uint4{};
         }
       }
     }
   }
 
-  // A step's keys and values into a slot of the warp's ring. Pieces lie such that the lanes that read at a time touch all banks once.
+  // A step's keys, or its values, by way of shared memory. Pieces lie such that the lanes that read at a time touch all banks once.
+  using Staged = uint4[OneShared<Form>::kPieces];
   static __device__ __forceinline__ int key_place(int row, int piece) {
     return row * Form::kRowPieces + (piece ^ (row & 1) << 2);
   }
   static __device__ __forceinline__ int value_place(int row, int piece) {
     return row * Form::kRowPieces + (piece ^ (row >> 1 & 3) << 1);
   }
-  __device__ __forceinline__ void fetch(uint4 (&slot)[2][OneShared<Form>::kPieces], int at, int last) const {
+  template <bool kKeys>
+  __device__ __forceinline__ void fetch(Staged& to, int at, int last) const {
     constexpr int kAtOnce = 32 / Form::kRowPieces;  // rows
-    const int piece = lane % Form::kRowPieces;
+    const int piece = lane % Form::kRowPieces, width = static_cast<int>(kKeys ? t.head : t.value_head);
+    const T* const before = kKeys ? old_keys : old_values;
     if (at < last) {
 #pragma unroll
       for (int i = 0; i < kStep / kAtOnce; ++i) {
         const int row = i * kAtOnce + lane / Form::kRowPieces, j = at + row;
-        const T* const key = j < past ? old_keys + j * t.head : now_keys + j * (Form::kAround ? t.head : t.k_strides[2]);
-        const bool has_key = j < (Form::kAround ? past : last) && piece * 8 < t.head;
-        copy_piece(shared_address(&slot[0][key_place(row, piece)]), has_key ? key + piece * 8 : old_keys, has_key);
-        const T* const value = j < past ? old_values + j * t.value_head : now_values + j * (Form::kAround ? t.value_head : t.v_strides[2]);
-        const bool has_value = j < last && piece * 8 < t.value_head;
-        copy_piece(shared_address(&slot[1][value_place(row, piece)]), has_value ? value + piece * 8 : old_values, has_value);
+        const std::int64_t step = Form::kAround ? width : kKeys ? t.k_strides[2] : t.v_strides[2];
+        const T* const from = j < past ? before + static_cast<std::int64_t>(j) * width : (kKeys ? now_keys : now_values) + j * step;
+        const bool there = j < (kKeys && Form::kAround ? past : last) && piece * 8 < width;
+        copy_piece(shared_address(&to[kKeys ? key_place(row, piece) : value_place(row, piece)]), there ? from + piece * 8 : before, there);
       }
     }
     close_copies();
   }
-  __device__ __forceinline__ void take(const uint4 (&slot)[2][OneShared<Form>::kPieces]) {
+  __device__ __forceinline__ void take_keys(const Staged& from) {
 #pragma unroll
-    for (int i = 0; i < 2 * kRuns; ++i) keys[i / kRuns][i % kRuns] = slot[0][key_place(i / kRuns * 8 + eighth, i % kRuns * 4 + quarter)];
+    for (int i = 0; i < 2 * kRuns; ++i) keys[i / kRuns][i % kRuns] = from[key_place(i / kRuns * 8 + eighth, i % kRuns * 4 + quarter)];
+  }
+  __device__ __forceinline__ void take_values(const Staged& from) {
 #pragma unroll
     for (int i = 0; i < 4 * kPieces; ++i) {
       const int u = i / kPieces, p = i % kPieces;
-      values[u][p] = slot[1][value_place(u / 2 * 8 + quarter * 2 + u % 2, p * 8 + eighth)];
+      values[u][p] = from[value_place(u / 2 * 8 + quarter * 2 + u % 2, p * 8 + eighth)];
     }
   }
 
@@ -301,10 +308,10 @@ struct OneWarp {
     }
   }
 
-  __device__ __forceinline__ void begin(OneShared<Form>& shared, int at, int step, int last) {
-    if constexpr (Form::kSlots > 0) {
-#pragma unroll
-      for (int slot = 0; slot < Form::kSlots; ++slot) fetch(shared.of_warp[threadIdx.x / 32].ring[slot], at + slot * step, last);
+  __device__ __forceinline__ void begin(OneShared<Form>& shared, int at, int last) {
+    if constexpr (Form::kStaged) {
+      fetch<true>(shared.of_warp[threadIdx.x / 32].staged[0], at, last);
+      fetch<false>(shared.of_warp[threadIdx.x / 32].staged[1], at, last);
       if (at < last) load_marks(at, last);
       return;
     }
@@ -318,7 +325,8 @@ struct OneWarp {
     for (; at < last; at += step) {
       const int next = at + step;
       float scores[4] = {};
-      append(shared, at, end, last);
+      append_keys(shared, at, last);
+      if (Form::kAhead) append_values(at, end, last);
       multiply(scores);
       if (!Form::kAhead) load_values(at, last);
       weigh(at, least, end, scores);
@@ -333,26 +341,30 @@ struct OneWarp {
     }
   }
 
-  // The same, each slot filled again as soon as it has been read.
-  __device__ __forceinline__ void run_ring(OneShared<Form>& shared, int at, int step, int least, int end, int last) {
-    auto& ring = shared.of_warp[threadIdx.x / 32].ring;
-    int slot = 0;
+  // The same; the place of keys, and that of values, is filled again as soon as it has been read.
+  __device__ __forceinline__ void run_staged(OneShared<Form>& shared, int at, int step, int least, int end, int last) {
+    auto& staged = shared.of_warp[threadIdx.x / 32].staged;
 #pragma unroll 1
     for (; at < last; at += step) {
       float scores[4] = {};
-      wait_for_all_but<Form::kSlots - 1>();
+      wait_for_all_but<1>();
       __syncwarp();
-      take(ring[slot]);
+      take_keys(staged[0]);
       __syncwarp();
-      fetch(ring[slot], at + Form::kSlots * step, last);
-      slot = slot + 1 < Form::kSlots ? slot + 1 : 0;
-      append(shared, at, end, last);
+      fetch<true>(staged[0], at + step, last);
+      append_keys(shared, at, last);
       multiply(scores);
       weigh(at, least, end, scores);
       if (at + step < last) load_marks(at + step, last);
+      wait_for_all_but<1>();
+      __syncwarp();
+      take_values(staged[1]);
+      __syncwarp();
+      fetch<false>(staged[1], at + step, last);
+      append_values(at, end, last);
       mix(scores);
     }
-    __syncwarp();  // the mixture takes the ring's place
+    __syncwarp();  // the mixture takes their place
   }
 
   __device__ __forceinline__ void share(OneShared<Form>& shared) {
@@ -378,7 +390,7 @@ struct OneWarp {
 #endif
 
 template <typename Form>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(Form::kThreads, 1)
     attend_one(const __grid_constant__ AttentionTask t, const __grid_constant__ AttentionAround around) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   using T = typename Form::T;
@@ -395,21 +407,22 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int last = Form::kAround ? min(most, static_cast<int>(t.past + t.keys)) : end;
   OneWarp<Form> own(t, around, unit, first, rows);
   int at = from + warp * kStep;
-  if (!Form::kAround && least > at) at += (least - at) / (kWarps * kStep) * (kWarps * kStep);  // steps that end before the window
-  own.begin(shared, at, kWarps * kStep, last);
+  constexpr int kWarps = Form::kWarps, kAll = kWarps * kStep;
+  if (!Form::kAround && least > at) at += (least - at) / kAll * kAll;  // steps that end before the window
+  own.begin(shared, at, last);
   if constexpr (Form::kAround) {
     own.turn(shared, from <= own.past && own.past < most);
     __syncthreads();
     own.take_queries(shared);
   }
-  if constexpr (Form::kSlots > 0) {
-    own.run_ring(shared, at, kWarps * kStep, least, end, last);
+  if constexpr (Form::kStaged) {
+    own.run_staged(shared, at, kAll, least, end, last);
   } else {
-    own.run(shared, at, kWarps * kStep, least, end, last);
+    own.run(shared, at, kAll, least, end, last);
   }
   own.share(shared);
   __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < own_rows * width; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < own_rows * width; i += Form::kThreads) {
     const int row = i / width, column = i % width;
     Joined sum;
     sum.of<kWarps>(
@@ -428,6 +441,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const auto cluster = cooperative_groups::this_cluster();
   cluster.sync();
   const int splits = static_cast<int>(t.splits);
+  constexpr int kThreads = Form::kThreads;
   for (int i = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x); i < own_rows * width; i += splits * kThreads) {
     const int row = i / width;
     const auto of = [&](float* place) {
@@ -458,28 +472,28 @@ cudaError_t start_form(const AttentionTask& t, const AttentionAround& around, cu
   cudaLaunchConfig_t config{};
   config.dynamicSmemBytes = kBytes;
   config.gridDim = dim3(static_cast<unsigned>(t.splits), static_cast<unsigned>(t.batch * t.kv_heads * lots));
-  config.blockDim = dim3(kThreads);
+  config.blockDim = dim3(Form::kThreads);
   config.stream = stream;
   config.attrs = wanted;
   config.numAttrs = t.splits > 1 ? 2 : 1;
   return cudaLaunchKernelEx(&config, attend_one<Form>, t, around);
 }
 
-template <typename T, bool kAround, int kSlots>
+template <typename T, bool kAround, bool kStaged>
 cudaError_t start_head(const AttentionTask& t, const AttentionAround& around, cudaStream_t stream) {
-  return std::max(t.head, t.value_head) <= 64 ? start_form<OneForm<T, 64, true, kAround, kSlots>>(t, around, stream)
-                                              : start_form<OneForm<T, 128, true, kAround, kSlots>>(t, around, stream);
+  return std::max(t.head, t.value_head) <= 64 ? start_form<OneForm<T, 64, true, kAround, kStaged>>(t, around, stream)
+                                              : start_form<OneForm<T, 128, true, kAround, kStaged>>(t, around, stream);
 }
 template <typename T>
 cudaError_t start(const AttentionTask& t, cudaStream_t stream) {
   const AttentionAround none;
   if (!t.aligned) return start_form<OneForm<T, 256, false, false>>(t, none, stream);  // the same sums, beside sums of zeros
   if (std::max(t.head, t.value_head) > 128) return start_form<OneForm<T, 256, true, false>>(t, none, stream);
-  return t.split_keys > kMostDirect ? start_head<T, false, kRing>(t, none, stream) : start_head<T, false, 0>(t, none, stream);
+  return t.split_keys > kMostDirect ? start_head<T, false, true>(t, none, stream) : start_head<T, false, false>(t, none, stream);
 }
 template <typename T>
 cudaError_t start_around(const AttentionTask& t, const AttentionAround& around, cudaStream_t stream) {
-  return t.split_keys > kMostDirect ? start_head<T, true, kRing>(t, around, stream) : start_head<T, true, 0>(t, around, stream);
+  return t.split_keys > kMostDirect ? start_head<T, true, true>(t, around, stream) : start_head<T, true, false>(t, around, stream);
 }
 
 }  // namespace
