@@ -170,10 +170,11 @@ Result<PreparedStep> make_kernel_step(const CompiledPlan& compiled, const Step& 
     context.slab_rows = slab_rows;
   }
   FB_ASSIGN(prepared.kernel, make_kernel(compiled, step, o, context, device));
-  if (auto* const reader = dynamic_cast<WeightReader*>(prepared.kernel.get()); reader != nullptr) {
+  // Casts that fail take their time: only where they matter.
+  if (auto* const reader = step.weights.empty() ? nullptr : dynamic_cast<WeightReader*>(prepared.kernel.get()); reader != nullptr) {
     for (const WeightOperand& operand : step.weights) reader->reads_weight(operand.input);
   }
-  prepared.merged = dynamic_cast<MergedKernel*>(prepared.kernel.get());
+  prepared.merged = prepared.calls > 1 ? dynamic_cast<MergedKernel*>(prepared.kernel.get()) : nullptr;
   if (prepared.merged != nullptr && !prepared.merged->merges()) prepared.merged = nullptr;
   prepared.workspace_bytes = prepared.kernel->workspace_bytes();
   return prepared;
