@@ -105,9 +105,8 @@ TEST_F(CudaKernels, AttentionOfOneQueryIsCloseToTheCpu) {
   struct Form {
     std::int64_t q_heads, kv_heads, head, keys;
   };
-  constexpr Form kForms[] = {{4, 4, 64, 1},    {8, 2, 128, 2},    {8, 2, 128, 63},  {8, 2, 128, 64},  {8, 2, 128, 65},
-                             {12, 4, 80, 129}, {32, 8, 128, 513}, {16, 1, 64, 700}, {6, 2, 256, 300}, {8, 1, 256, 2048},
-                             {5, 1, 24, 1000}, {9, 1, 128, 2049}, {8, 2, 96, 3001}, {4, 2, 64, 4200}, {4, 1, 128, 4099}};
+  constexpr Form kForms[] = {{4, 4, 64, 1},     {8, 2, 128, 2},   {8, 2, 128, 63},  {8, 2, 128, 64},   {8, 2, 128, 65},  {12, 4, 80, 129},
+                             {32, 8, 128, 513}, {16, 1, 64, 700}, {6, 2, 256, 300}, {8, 1, 256, 2048}, {5, 1, 24, 1000}, {9, 1, 128, 2049}};
   for (const DType type : {DType::f16, DType::bf16}) {
     for (const Form& f : kForms) {
       const HostTensor q = random_tensor(random_, type, Shape{2, f.q_heads, 1, f.head}),

@@ -1,15 +1,16 @@
 // Attention of one query: decoding. All of it is one launch: the keys of a unit are split among the blocks of a cluster, and a block's
 // warps take 16 of them at a time, for up to 8 rows at once, on the tensor cores: scores turned about (keys by rows), mixtures turned about
-// (columns by rows). Keys and values come from memory straight into the registers that the products want, or by way of shared memory: which
-// column or key is which of a product's is up to who reads it, as long as both operands agree. Weights are two numbers of 16 bits each, so
-// that they are as good as f32. Each warp has a running softmax in f32; warps are joined in order, then the cluster's blocks. Where asked,
-// the same launch rotates queries and the new key, and puts new keys and values behind those of earlier passes.
+// (columns by rows). Keys and values come from memory straight into the registers that the products want: which column or key is which of a
+// product's is up to who reads it, as long as both operands agree. Weights are two numbers of 16 bits each, so that they are as good as
+// f32. Each warp has a running softmax in f32; warps are joined in order, then the cluster's blocks. Where asked, the same launch rotates
+// queries and the new key, and puts new keys and values behind those of earlier passes.
 #include <cooperative_groups.h>
 
 #include <algorithm>
 
 #include "runtime/cuda/attention_around.h"
-#include "runtime/cuda/attention_one.cuh"
+#include "runtime/cuda/attention_tile.cuh"
+#include "runtime/cuda/attention_unit.cuh"
 
 #pragma nv_diag_suppress 177  // names that only kernels for 9.0 use
 
@@ -17,38 +18,72 @@ namespace forebay::cuda {
 namespace {
 
 constexpr int kRows = 8, kStep = 16;  // of a product: rows, keys
-constexpr int kDirectWarps = 8, kStagedWarps = 16;
-// Longer splits: their products take longer than their keys, so more warps work at a time, which leaves a warp fewer registers; what it
-// reads next waits in shared memory. Shorter ones leave that memory to the launch behind, which fetches its weights meanwhile.
-constexpr std::int64_t kMostDirect = 2 * kDirectWarps * kStep;
+constexpr int kWarps = 8, kThreads = kWarps * 32;
 
-template <typename T_, int kHead_, bool kAligned_, bool kAround_, bool kStaged_ = false,
-          int kWarps_ = kStaged_ ? kStagedWarps : kDirectWarps>
+template <typename T_, int kHead_, bool kAligned_, bool kAround_>
 struct OneForm {
   using T = T_;
   static constexpr int kHead = kHead_;
   static constexpr bool kAligned = kAligned_, kAround = kAround_;
   static constexpr bool kAhead = kHead <= 128;  // registers hold values beside keys
-  static constexpr bool kStaged = kStaged_;     // a step's keys and values come by way of shared memory
-  static constexpr int kWarps = kWarps_, kThreads = kWarps * 32;
-  static constexpr int kRowPieces = kHead / 8, kStepPieces = kStep * kRowPieces;  // of 16 bytes
-  static constexpr int kWide = kHead + 2;                                         // from row to row: fewer lanes meet in a bank
+  static constexpr int kWide = kHead + 2;       // from row to row: fewer lanes meet in a bank
 };
 
 template <typename Form>
 struct OneShared {
-  static constexpr int kWarps = Form::kWarps, kPieces = Form::kStaged ? Form::kStepPieces : 1;
   float most[kWarps][kRows], total[kWarps][kRows];
-  union {
-    float mixed[kRows][Form::kWide];
-    uint4 staged[2][kPieces];  // keys and values of a step
-  } of_warp[kWarps];
+  float mixed[kWarps][kRows][Form::kWide];
   float part_most[kRows], part_total[kRows], part[kRows * Form::kHead];  // of this block, for the others of its cluster
   // Queries and the new key, rotated; rows lie such that lanes do not meet in a bank.
   typename Form::T turned[Form::kAround ? kRows + 1 : 1][Form::kHead + 8];
 };
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900  // clusters
+// Eight numbers; zeros where they are not `wanted`.
+template <bool kAligned, typename T>
+__device__ __forceinline__ uint4 load_run(const T* from, bool wanted) {
+  uint4 bits{};
+  if (!wanted) return bits;
+  if constexpr (kAligned) return *reinterpret_cast<const uint4*>(from);
+  const auto* const x = reinterpret_cast<const std::uint16_t*>(from);
+  const auto two = [&](int i) { return static_cast<unsigned>(x[i]) | static_cast<unsigned>(x[i + 1]) << 16; };
+  return make_uint4(two(0), two(2), two(4), two(6));
+}
+
+__device__ __forceinline__ float table_at(const TurnedRows& by, const void* table, std::int64_t at) {
+  if (by.table_type == DType::f32) return static_cast<const float*>(table)[at];
+  if (by.table_type == DType::f16) return widen(static_cast<const __half*>(table)[at]);
+  return widen(static_cast<const __nv_bfloat16*>(table)[at]);
+}
+
+// An 8 by 8 tile of 16-bit numbers turned about.
+__device__ __forceinline__ unsigned turned(unsigned x) {
+  unsigned y;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;\n" : "=r"(y) : "r"(x));
+  return y;
+}
+
+// What a mask says of a key, as it lies, and what that is.
+__device__ __forceinline__ std::uint32_t mask_bits(const AttentionTask& t, std::int64_t at) {
+  if (t.mask_type == DType::f32) return static_cast<const std::uint32_t*>(t.mask)[at];
+  if (t.mask_type == DType::boolean) return static_cast<const std::uint8_t*>(t.mask)[at];
+  return static_cast<const std::uint16_t*>(t.mask)[at];
+}
+__device__ __forceinline__ float mask_number(const AttentionTask& t, std::uint32_t bits) {
+  if (t.mask_type == DType::f32) return __uint_as_float(bits);
+  if (t.mask_type == DType::boolean) return bits != 0 ? 0.0f : -INFINITY;
+  if (t.mask_type == DType::bf16) return __uint_as_float(bits << 16);
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+}
+
+// In powers of two. The largest negative numbers stay finite: a row of nothing else is an even mixture.
+__device__ __forceinline__ float power_score(const AttentionTask& t, std::uint32_t mask, float dot) {
+  float x = capped(t, dot);
+  if (t.mask != nullptr) x = masked_by(t, mask_number(t, mask), x);
+  const float power = x * kLog2E;
+  return power == -INFINITY && x != -INFINITY ? -3.402823466e38f : power;
+}
+
 // Lane l has keys l / 4 and l / 4 + 8 of a step and rows l % 4 * 2 and the next; of the mixture columns 8 (l / 4) to 8 (l / 4) + 7 of
 // each 64.
 template <typename Form>
@@ -110,7 +145,7 @@ struct OneWarp {
     constexpr int kHalf = kHead / 2;
     const int own = min(rows - first, kRows);
 #pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x); i < (own + (with_key ? 1 : 0)) * kHalf; i += Form::kThreads) {
+    for (int i = static_cast<int>(threadIdx.x); i < (own + (with_key ? 1 : 0)) * kHalf; i += kThreads) {
       const int row = i / kHalf, at = i % kHalf;
       const bool key = row == own;
       const TurnedRows& by = key ? a.turned_keys : a.turned_queries;
@@ -138,9 +173,11 @@ struct OneWarp {
       q[r] = first + eighth < rows ? *reinterpret_cast<const uint4*>(&shared.turned[eighth][r * 32 + quarter * 8]) : uint4{};
     }
   }
-  // Keys from `at` on are there: what is to lie in the cache goes there.
-  __device__ __forceinline__ void append_keys(const OneShared<Form>& shared, int at, int last) {
+  // Keys from `at` on are there: what is to lie in the cache goes there. Keys that no row sees are left out of the mixture, whatever lies
+  // there.
+  __device__ __forceinline__ void append(const OneShared<Form>& shared, int at, int end, int last) {
     if constexpr (Form::kAround) {
+      const bool owns = first == 0;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int j = at + half * 8 + eighth;
@@ -148,15 +185,10 @@ struct OneWarp {
         for (int r = 0; r < kRuns; ++r) {
           if (j == past) keys[half][r] = *reinterpret_cast<const uint4*>(&shared.turned[kRows][r * 32 + quarter * 8]);
         }
-        if (first == 0 && j < last && (j == past || a.keys.whole)) {
+        if (owns && j < last && (j == past || a.keys.whole)) {
           store(static_cast<T*>(a.keys.present) + plane * a.keys.present_pitch + static_cast<std::int64_t>(j) * kHead, keys[half]);
         }
       }
-    }
-  }
-  // As for keys; those that no row sees are left out of the mixture, whatever lies there.
-  __device__ __forceinline__ void append_values(int at, int end, int last) {
-    if constexpr (Form::kAround) {
 #pragma unroll
       for (int u = 0; u < 4; ++u) {
         const int j = at + u / 2 * 8 + quarter * 2 + u % 2;
@@ -164,47 +196,10 @@ struct OneWarp {
             static_cast<T*>(a.values.present) + plane * a.values.present_pitch + static_cast<std::int64_t>(j) * kHead + eighth * 8;
 #pragma unroll
         for (int p = 0; p < kPieces; ++p) {
-          if (first == 0 && j < last && (j == past || a.values.whole)) *reinterpret_cast<uint4*>(to + p * 64) = values[u][p];
+          if (owns && j < last && (j == past || a.values.whole)) *reinterpret_cast<uint4*>(to + p * 64) = values[u][p];
           if (j >= end) values[u][p] = uint4{};
         }
       }
-    }
-  }
-
-  // A step's keys, or its values, by way of shared memory. Pieces lie such that the lanes that read at a time touch all banks once.
-  using Staged = uint4[OneShared<Form>::kPieces];
-  static __device__ __forceinline__ int key_place(int row, int piece) {
-    return row * Form::kRowPieces + (piece ^ (row & 1) << 2);
-  }
-  static __device__ __forceinline__ int value_place(int row, int piece) {
-    return row * Form::kRowPieces + (piece ^ (row >> 1 & 3) << 1);
-  }
-  template <bool kKeys>
-  __device__ __forceinline__ void fetch(Staged& to, int at, int last) const {
-    constexpr int kAtOnce = 32 / Form::kRowPieces;  // rows
-    const int piece = lane % Form::kRowPieces, width = static_cast<int>(kKeys ? t.head : t.value_head);
-    const T* const before = kKeys ? old_keys : old_values;
-    if (at < last) {
-#pragma unroll
-      for (int i = 0; i < kStep / kAtOnce; ++i) {
-        const int row = i * kAtOnce + lane / Form::kRowPieces, j = at + row;
-        const std::int64_t step = Form::kAround ? width : kKeys ? t.k_strides[2] : t.v_strides[2];
-        const T* const from = j < past ? before + static_cast<std::int64_t>(j) * width : (kKeys ? now_keys : now_values) + j * step;
-        const bool there = j < (kKeys && Form::kAround ? past : last) && piece * 8 < width;
-        copy_piece(shared_address(&to[kKeys ? key_place(row, piece) : value_place(row, piece)]), there ? from + piece * 8 : before, there);
-      }
-    }
-    close_copies();
-  }
-  __device__ __forceinline__ void take_keys(const Staged& from) {
-#pragma unroll
-    for (int i = 0; i < 2 * kRuns; ++i) keys[i / kRuns][i % kRuns] = from[key_place(i / kRuns * 8 + eighth, i % kRuns * 4 + quarter)];
-  }
-  __device__ __forceinline__ void take_values(const Staged& from) {
-#pragma unroll
-    for (int i = 0; i < 4 * kPieces; ++i) {
-      const int u = i / kPieces, p = i % kPieces;
-      values[u][p] = from[value_place(u / 2 * 8 + quarter * 2 + u % 2, p * 8 + eighth)];
     }
   }
 
@@ -219,9 +214,6 @@ struct OneWarp {
         keys[half][r] = load_run<Form::kAligned>(from + column, j < (Form::kAround ? past : end) && column < t.head);
       }
     }
-    load_marks(at, end);
-  }
-  __device__ __forceinline__ void load_marks(int at, int end) {
     if (t.mask == nullptr) return;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -308,13 +300,7 @@ struct OneWarp {
     }
   }
 
-  __device__ __forceinline__ void begin(OneShared<Form>& shared, int at, int last) {
-    if constexpr (Form::kStaged) {
-      fetch<true>(shared.of_warp[threadIdx.x / 32].staged[0], at, last);
-      fetch<false>(shared.of_warp[threadIdx.x / 32].staged[1], at, last);
-      if (at < last) load_marks(at, last);
-      return;
-    }
+  __device__ __forceinline__ void begin(int at, int last) {
     if (at >= last) return;
     load_keys(at, last);
     if (Form::kAhead) load_values(at, last);
@@ -325,8 +311,7 @@ struct OneWarp {
     for (; at < last; at += step) {
       const int next = at + step;
       float scores[4] = {};
-      append_keys(shared, at, last);
-      if (Form::kAhead) append_values(at, end, last);
+      append(shared, at, end, last);
       multiply(scores);
       if (!Form::kAhead) load_values(at, last);
       weigh(at, least, end, scores);
@@ -339,32 +324,6 @@ struct OneWarp {
         load_keys(next, last);
       }
     }
-  }
-
-  // The same; the place of keys, and that of values, is filled again as soon as it has been read.
-  __device__ __forceinline__ void run_staged(OneShared<Form>& shared, int at, int step, int least, int end, int last) {
-    auto& staged = shared.of_warp[threadIdx.x / 32].staged;
-#pragma unroll 1
-    for (; at < last; at += step) {
-      float scores[4] = {};
-      wait_for_all_but<1>();
-      __syncwarp();
-      take_keys(staged[0]);
-      __syncwarp();
-      fetch<true>(staged[0], at + step, last);
-      append_keys(shared, at, last);
-      multiply(scores);
-      weigh(at, least, end, scores);
-      if (at + step < last) load_marks(at + step, last);
-      wait_for_all_but<1>();
-      __syncwarp();
-      take_values(staged[1]);
-      __syncwarp();
-      fetch<false>(staged[1], at + step, last);
-      append_values(at, end, last);
-      mix(scores);
-    }
-    __syncwarp();  // the mixture takes their place
   }
 
   __device__ __forceinline__ void share(OneShared<Form>& shared) {
@@ -381,16 +340,47 @@ struct OneWarp {
       const int column = tile / 4 * 64 + eighth * 8 + tile % 4 * 2;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        *reinterpret_cast<float2*>(&shared.of_warp[warp].mixed[quarter * 2 + i][column]) = make_float2(mixed[tile][i], mixed[tile][2 + i]);
+        *reinterpret_cast<float2*>(&shared.mixed[warp][quarter * 2 + i][column]) = make_float2(mixed[tile][i], mixed[tile][2 + i]);
       }
     }
   }
 };
 
+// Sums of `count` parts under their largest level, in order; all are under way at once.
+struct Joined {
+  float most = -INFINITY, total = 0, mixed = 0;
+  template <int kMost, typename Most, typename Total, typename Mixed>
+  __device__ __forceinline__ void of(int count, const Most& tops, const Total& totals, const Mixed& parts) {
+    float top[kMost], sums[kMost], mixture[kMost];
+#pragma unroll
+    for (int i = 0; i < kMost; ++i) {
+      const int from = i < count ? i : 0;
+      top[i] = tops(from);
+      sums[i] = totals(from);
+      mixture[i] = parts(from);
+    }
+#pragma unroll
+    for (int i = 0; i < kMost; ++i) most = i < count ? fmaxf(most, top[i]) : most;
+#pragma unroll
+    for (int i = 0; i < kMost; ++i) {
+      if (i >= count) break;
+      const float factor = power_of_two(top[i] - finite_or_zero(most));
+      total = fmaf(sums[i], factor, total);
+      mixed = fmaf(mixture[i], factor, mixed);
+    }
+  }
+};
+
+template <typename T>
+__device__ __forceinline__ void put_one(const AttentionTask& t, const Unit& unit, int row, int column, bool sees, const Joined& sum) {
+  const std::int64_t head = unit.kv_head * unit.group + row;
+  const float all = divisor(t, head, sum.total, sum.most, kLn2);
+  static_cast<T*>(t.y)[unit.b * t.y_strides[0] + head * t.y_strides[1] + column] = narrow<T>(settle(t, sees, sum.mixed, all));
+}
 #endif
 
 template <typename Form>
-__global__ void __launch_bounds__(Form::kThreads, 1)
+__global__ void __launch_bounds__(kThreads, 1)
     attend_one(const __grid_constant__ AttentionTask t, const __grid_constant__ AttentionAround around) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   using T = typename Form::T;
@@ -407,27 +397,22 @@ __global__ void __launch_bounds__(Form::kThreads, 1)
   const int last = Form::kAround ? min(most, static_cast<int>(t.past + t.keys)) : end;
   OneWarp<Form> own(t, around, unit, first, rows);
   int at = from + warp * kStep;
-  constexpr int kWarps = Form::kWarps, kAll = kWarps * kStep;
-  if (!Form::kAround && least > at) at += (least - at) / kAll * kAll;  // steps that end before the window
-  own.begin(shared, at, last);
+  if (!Form::kAround && least > at) at += (least - at) / (kWarps * kStep) * (kWarps * kStep);  // steps that end before the window
+  own.begin(at, last);
   if constexpr (Form::kAround) {
     own.turn(shared, from <= own.past && own.past < most);
     __syncthreads();
     own.take_queries(shared);
   }
-  if constexpr (Form::kStaged) {
-    own.run_staged(shared, at, kAll, least, end, last);
-  } else {
-    own.run(shared, at, kAll, least, end, last);
-  }
+  own.run(shared, at, kWarps * kStep, least, end, last);
   own.share(shared);
   __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < own_rows * width; i += Form::kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < own_rows * width; i += kThreads) {
     const int row = i / width, column = i % width;
     Joined sum;
     sum.of<kWarps>(
         kWarps, [&](int w) { return shared.most[w][row]; }, [&](int w) { return shared.total[w][row]; },
-        [&](int w) { return shared.of_warp[w].mixed[row][column]; });
+        [&](int w) { return shared.mixed[w][row][column]; });
     if (t.splits == 1) {
       put_one<T>(t, unit, first + row, column, all > 0, sum);
       continue;
@@ -441,7 +426,6 @@ __global__ void __launch_bounds__(Form::kThreads, 1)
   const auto cluster = cooperative_groups::this_cluster();
   cluster.sync();
   const int splits = static_cast<int>(t.splits);
-  constexpr int kThreads = Form::kThreads;
   for (int i = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x); i < own_rows * width; i += splits * kThreads) {
     const int row = i / width;
     const auto of = [&](float* place) {
@@ -472,28 +456,26 @@ cudaError_t start_form(const AttentionTask& t, const AttentionAround& around, cu
   cudaLaunchConfig_t config{};
   config.dynamicSmemBytes = kBytes;
   config.gridDim = dim3(static_cast<unsigned>(t.splits), static_cast<unsigned>(t.batch * t.kv_heads * lots));
-  config.blockDim = dim3(Form::kThreads);
+  config.blockDim = dim3(kThreads);
   config.stream = stream;
   config.attrs = wanted;
   config.numAttrs = t.splits > 1 ? 2 : 1;
   return cudaLaunchKernelEx(&config, attend_one<Form>, t, around);
 }
 
-template <typename T, bool kAround, bool kStaged>
-cudaError_t start_head(const AttentionTask& t, const AttentionAround& around, cudaStream_t stream) {
-  return std::max(t.head, t.value_head) <= 64 ? start_form<OneForm<T, 64, true, kAround, kStaged>>(t, around, stream)
-                                              : start_form<OneForm<T, 128, true, kAround, kStaged>>(t, around, stream);
-}
 template <typename T>
 cudaError_t start(const AttentionTask& t, cudaStream_t stream) {
+  const std::int64_t head = std::max(t.head, t.value_head);
   const AttentionAround none;
   if (!t.aligned) return start_form<OneForm<T, 256, false, false>>(t, none, stream);  // the same sums, beside sums of zeros
-  if (std::max(t.head, t.value_head) > 128) return start_form<OneForm<T, 256, true, false>>(t, none, stream);
-  return t.split_keys > kMostDirect ? start_head<T, false, true>(t, none, stream) : start_head<T, false, false>(t, none, stream);
+  if (head <= 64) return start_form<OneForm<T, 64, true, false>>(t, none, stream);
+  if (head <= 128) return start_form<OneForm<T, 128, true, false>>(t, none, stream);
+  return start_form<OneForm<T, 256, true, false>>(t, none, stream);
 }
 template <typename T>
 cudaError_t start_around(const AttentionTask& t, const AttentionAround& around, cudaStream_t stream) {
-  return t.split_keys > kMostDirect ? start_head<T, true, true>(t, around, stream) : start_head<T, true, false>(t, around, stream);
+  return t.head == 64 ? start_form<OneForm<T, 64, true, true>>(t, around, stream)
+                      : start_form<OneForm<T, 128, true, true>>(t, around, stream);
 }
 
 }  // namespace
