@@ -31,32 +31,33 @@ bool is_token_dtype(DType dtype) {
   return dtype == DType::i64 || dtype == DType::i32;
 }
 
-float real_at(const HostTensor& tensor, std::int64_t i) {
-  const std::size_t at = static_cast<std::size_t>(i);
-  switch (tensor.dtype()) {
-    case DType::f32:
-      return tensor.as<float>()[at];
-    case DType::f16:
-      return f16_to_f32(tensor.as<std::uint16_t>()[at]);
-    case DType::bf16:
-      return bf16_to_f32(tensor.as<std::uint16_t>()[at]);
-    default:
-      return 0;
-  }
-}
-
 // The first of the largest; NaNs are never chosen.
-std::int64_t likeliest(const HostTensor& logits, std::int64_t begin, std::int64_t count) {
+template <typename RealAt>
+std::int64_t likeliest_of(std::int64_t count, const RealAt& real_at) {
   std::int64_t best = 0;
   float most = -std::numeric_limits<float>::infinity();
   for (std::int64_t i = 0; i < count; ++i) {
-    const float value = real_at(logits, begin + i);
+    const float value = real_at(static_cast<std::size_t>(i));
     if (value > most) {
       most = value;
       best = i;
     }
   }
   return best;
+}
+
+std::int64_t likeliest(const HostTensor& logits, std::int64_t begin, std::int64_t count) {
+  const auto from = static_cast<std::size_t>(begin);
+  switch (logits.dtype()) {
+    case DType::f32:
+      return likeliest_of(count, [x = logits.as<float>().subspan(from)](std::size_t i) { return x[i]; });
+    case DType::f16:
+      return likeliest_of(count, [x = logits.as<std::uint16_t>().subspan(from)](std::size_t i) { return f16_to_f32(x[i]); });
+    case DType::bf16:
+      return likeliest_of(count, [x = logits.as<std::uint16_t>().subspan(from)](std::size_t i) { return bf16_to_f32(x[i]); });
+    default:
+      return 0;
+  }
 }
 
 // One pass: its inputs, its time and its bytes.

@@ -178,7 +178,7 @@ class ExecutionContext {
   // After each pass `output` becomes the next pass's `input` without leaving the device. The first value is the input as set, or an empty
   // tensor when every unknown dimension may be 0.
   Status bind_state(std::string_view output, std::string_view input);
-  Status reset_state();
+  Status reset_state();  // states start anew, empty or zeros; until the next pass they have no output
 
   // Called on every write of the named tensors (all when empty), Loop iterations too; null turns it off. Bits do not change.
   Status set_debug(DebugCallback callback, const std::vector<std::string>& names);

@@ -13,7 +13,7 @@ namespace forebay::builder {
 namespace {
 
 // Kernels take rows in blocks of this many.
-constexpr std::uint64_t kRowBlock = 16;
+constexpr std::uint64_t kRowBlock = 16, kRowTile = 256;
 
 std::uint64_t rows_of(const Shape& shape) { return shape.rank() == 0 ? 1 : static_cast<std::uint64_t>(shape[0]); }
 
@@ -146,8 +146,10 @@ std::uint64_t slab_rows(const SlabWeight& weight, std::uint64_t slab_bytes) {
   const std::uint64_t most = std::max(unit, fitting / unit * unit);
   // As many slabs as needed, of about one size: a short last slab would leave room in the ring unused.
   const std::uint64_t count = (rows + most - 1) / most;
-  const std::uint64_t even = (rows + count - 1) / count;
-  return std::min((even + unit - 1) / unit * unit, most);
+  const std::uint64_t even = std::min(((rows + count - 1) / count + unit - 1) / unit * unit, most);
+  // Products of many rows take a tile of a slab at once where none lies across two slabs: worth some slabs more.
+  const std::uint64_t tile = std::lcm(unit, kRowTile), tiled = even / tile * tile;
+  return tiled > 0 && (rows + tiled - 1) / tiled <= count + count / 8 ? tiled : even;
 }
 
 Result<SlabLayout> lay_out_slabs(std::span<const SlabWeight> weights, std::uint64_t slab_bytes) {

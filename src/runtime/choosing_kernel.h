@@ -20,6 +20,8 @@ struct KernelWay {
 class ChoosingKernel {  // beside Kernel
  public:
   virtual ~ChoosingKernel() = default;
+  // Before prepare: nothing is chosen there, `take` will say what.
+  virtual void choose_later() {}
   // Behind prepare, before what follows: kernels that will not be taken, so that nothing is made ready for them.
   virtual void exclude(const std::function<bool(std::string_view)>&) {}
   // All of these after prepare. The work in words without " | ", apart from the node's name: operator, shapes, types, slabs. Empty where

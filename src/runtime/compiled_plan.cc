@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "runtime/kernel_choice.h"
 #include "runtime/ops/quant_layout.h"
 
 namespace forebay {
@@ -13,7 +14,10 @@ using plan::kNone;
 
 class Compiler {
  public:
-  explicit Compiler(std::shared_ptr<const plan::Plan> plan) : out_(std::make_shared<CompiledPlan>()), plan_(*plan) { out_->plan = std::move(plan); }
+  explicit Compiler(std::shared_ptr<const plan::Plan> plan) : out_(std::make_shared<CompiledPlan>()), plan_(*plan) {
+    out_->choices = std::make_shared<RecordedChoices>(plan_);
+    out_->plan = std::move(plan);
+  }
 
   Result<std::shared_ptr<const CompiledPlan>> run() {
     out_->graphs.resize(plan_.graphs.size());

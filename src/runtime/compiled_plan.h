@@ -12,6 +12,8 @@
 
 namespace forebay {
 
+class RecordedChoices;  // kernel_choice.h
+
 struct WeightOperand {
   std::uint32_t input = 0;       // of the node
   plan::WeightId weight = 0;
@@ -42,6 +44,7 @@ struct CompiledPlan {
   std::vector<bool> gathered;          // per weight: rows are gathered, its chunks are neither resident nor streamed
   std::uint64_t gathered_bytes = 0;
   std::vector<bool> loaded;            // per value: a load_weight step gives it storage
+  std::shared_ptr<const RecordedChoices> choices;
 };
 
 // A gather-only table of at least this many slabs is neither resident nor streamed.

@@ -134,13 +134,20 @@ Result<std::vector<std::pair<std::string, Shape>>> ContextCore::shapes_now() con
 Status ContextCore::prepare() {
   FB_ASSIGN(auto shapes, shapes_now());
   if (prepared_ && prepared_->input_shapes == shapes) return {};
+  const bool asked_for = !foreseen_;  // prepared_
   std::unique_ptr<PreparedPass> prepared = std::exchange(next_, std::move(after_));
-  if (prepared == nullptr || prepared->input_shapes != shapes) {
-    FB_ASSIGN(prepared, prepare_pass(engine_.share_compiled(), shapes, engine_.pool(), bindings(), &engine_.device()));
-    next_.reset();
-    foreseen_ = false;
+  foreseen_ = prepared != nullptr && prepared->input_shapes == shapes;
+  if (foreseen_) {
+    usual_.resize(shapes.size());
+    for (std::size_t i = 0; i < shapes.size(); ++i) usual_[i] = shapes[i].second;
   } else {
-    foreseen_ = true;
+    for (std::unique_ptr<PreparedPass>* wrong : {&prepared, &next_}) {
+      if (*wrong != nullptr) spent_.push_back(std::move(*wrong));
+    }
+    prepared = take_kept(shapes);
+    if (prepared == nullptr) {
+      FB_ASSIGN(prepared, prepare_pass(engine_.share_compiled(), shapes, engine_.pool(), bindings(), &engine_.device()));
+    }
   }
   // Passes whose needs are not known ahead keep what earlier ones took.
   if (prepared->dynamic && !prepared->dynamic->bounded()) prepared->activation_bytes = std::max(prepared->activation_bytes, activation_bytes_);
@@ -157,8 +164,25 @@ Status ContextCore::prepare() {
     if (!bound_inputs_[i].present()) input_locks_[i].hold(engine_.device(), {inputs_[i].data(), static_cast<std::size_t>(inputs_[i].bytes())});
   }
   FB_TRY(lay_out_states_again(*prepared));
-  worn_ = std::exchange(prepared_, std::move(prepared));  // to be taken apart while the device works
+  if (prepared_ != nullptr) prepared->take_rows(*prepared_);
+  std::swap(prepared_, prepared);
+  if (prepared != nullptr && asked_for && !prepared->dynamic) {
+    kept_.insert(kept_.begin(), std::move(prepared));
+    if (kept_.size() > kKept) spent_.push_back(std::move(kept_.back()));
+    kept_.resize(std::min(kept_.size(), kKept));
+  } else {
+    worn_ = std::move(prepared);  // to be taken apart while the device works
+  }
   return {};
+}
+
+// A pass of these shapes from before: the same prompt lengths, or batches, come again.
+std::unique_ptr<PreparedPass> ContextCore::take_kept(const std::vector<std::pair<std::string, Shape>>& shapes) {
+  const auto found = std::find_if(kept_.begin(), kept_.end(), [&](const auto& pass) { return pass->input_shapes == shapes; });
+  if (found == kept_.end()) return nullptr;
+  std::unique_ptr<PreparedPass> taken = std::move(*found);
+  kept_.erase(found);
+  return taken;
 }
 
 // A state whose planes lie otherwise than these shapes want starts anew from what it holds.
@@ -172,14 +196,16 @@ Status ContextCore::lay_out_states_again(const PreparedPass& prepared) {
   return {};
 }
 
-// States that grow change the shapes of every pass. Other inputs are taken to be of the shapes they have: a guess that fails is thrown away.
-std::unique_ptr<PreparedPass> ContextCore::prepare_after(const PreparedPass& pass) {
+// States that grow change the shapes of every pass. Other inputs are taken to be of the shapes they have, or behind a prompt of those
+// that they had in the last pass that was foreseen, a token: a guess that fails is thrown away.
+std::unique_ptr<PreparedPass> ContextCore::prepare_after(const PreparedPass& pass, std::span<const Shape> usual) {
   if (pass.dynamic) return nullptr;
   std::vector<std::pair<std::string, Shape>> shapes = pass.input_shapes;
+  for (std::size_t i = 0; i < usual.size(); ++i) shapes[i].second = usual[i];
   bool grows = false;
   for (const State& state : states_) {
     const Shape& next = pass.places[plan().graphs[0].outputs[state.output]].shape;
-    grows = grows || !(shapes[state.input].second == next);
+    grows = grows || !(pass.input_shapes[state.input].second == next);
     shapes[state.input].second = next;
   }
   if (!grows) return nullptr;
@@ -274,6 +300,7 @@ Status ContextCore::run_pass() {
   Status status = start_clock();
   PassRunner runner(engine_, *this, slot, *lease, *slot.queue);
   if (status.ok()) status = runner.run();
+  spent_.clear();
   if (!status.ok()) {
     // run() may have stopped before its own wait.
     const Status ignored = slot.queue->synchronize();
@@ -321,11 +348,6 @@ Status ContextCore::fetch_state(State& state) {
   return status;
 }
 
-Status ContextCore::fetch_states() {
-  for (State& state : states_) FB_TRY(fetch_state(state));
-  return {};
-}
-
 Result<const HostTensor*> ContextCore::output(std::string_view name) {
   const auto& ids = plan().graphs[0].outputs;
   const std::size_t i = place_of(plan(), ids, name);
@@ -335,7 +357,8 @@ Result<const HostTensor*> ContextCore::output(std::string_view name) {
   for (State& state : states_) {
     if (state.output == i) FB_TRY(fetch_state(state));
   }
-  if (outputs_[i].dtype() == DType::none) return Status(Code::failed_precondition, "no pass has run in this context yet");
+  if (outputs_[i].dtype() == DType::none)
+    return Status(Code::failed_precondition, "no pass has run in this context yet, or since its states were reset");
   return &outputs_[i];
 }
 
@@ -363,15 +386,19 @@ Status ContextCore::bind_state(std::string_view output, std::string_view input) 
   next_.reset();
   after_.reset();
   worn_.reset();
+  spent_.clear();
+  kept_.clear();
+  usual_.clear();
   return {};
 }
 
+// What the states held is not fetched first: behind 8,000 tokens of an 8B decoder that is a gigabyte.
 Status ContextCore::reset_state() {
   FB_TRY(settle());
-  FB_TRY(fetch_states());
   for (State& state : states_) {
     state.filled = false;
     state.seed = HostTensor();
+    outputs_[state.output] = HostTensor();
   }
   return {};
 }

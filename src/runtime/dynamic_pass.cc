@@ -199,7 +199,7 @@ Status DynamicPass::settle(const Step& step, DynamicStep& dynamic) {
     for (HostTensor& result : results) dynamic.results.push_back(std::make_shared<HostTensor>(std::move(result)));
     dynamic.prepared = {};
   } else if (step.kind != Step::Kind::view) {
-    FB_ASSIGN(dynamic.prepared, make_kernel_step(plan_, step, o, pool_, device_));
+    FB_ASSIGN(dynamic.prepared, make_kernel_step(*compiled_, step, o, pool_, device_));
   }
   dynamic.outputs = std::move(o.outputs);
   dynamic.seen.clear();

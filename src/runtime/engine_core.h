@@ -207,7 +207,9 @@ class ContextCore {
 
   explicit ContextCore(EngineCore& engine);
   Status prepare();
-  std::unique_ptr<PreparedPass> prepare_after(const PreparedPass& pass);  // as far as its shapes can be told; null: they are the same
+  std::unique_ptr<PreparedPass> take_kept(const std::vector<std::pair<std::string, Shape>>& shapes);  // null: there is none
+  // As far as its shapes can be told; null: they are the same. `usual`: of the inputs, where it differs from the pass's own.
+  std::unique_ptr<PreparedPass> prepare_after(const PreparedPass& pass, std::span<const Shape> usual = {});
   Status run_call(Call& call);
   Status run_pass();
   Result<Call> next_call() const;  // of the inputs and outputs as they are now
@@ -228,7 +230,6 @@ class ContextCore {
   std::vector<EngineCore::StateNeed> state_needs(const PreparedPass& prepared) const;
   bool is_state_output(std::size_t output) const;
   Status fetch_state(State& state);
-  Status fetch_states();
   Status lay_out_states_again(const PreparedPass& prepared);
   std::vector<StateBinding> bindings() const;
   Result<std::vector<std::pair<std::string, Shape>>> shapes_now() const;
@@ -248,6 +249,10 @@ class ContextCore {
   std::vector<TensorView> bound_outputs_;
   Call* call_ = nullptr;                       // of the pass that is being prepared or run
   std::unique_ptr<PreparedPass> prepared_, next_, after_, worn_;  // the last: what prepared_ was before
+  std::vector<std::unique_ptr<PreparedPass>> spent_;              // guesses that were wrong, to be taken apart while the device works
+  static constexpr std::size_t kKept = 4;
+  std::vector<std::unique_ptr<PreparedPass>> kept_;               // whose shapes the caller asked for, the last first: they may come again
+  std::vector<Shape> usual_;                                      // of the inputs, in the last pass that was foreseen
   bool foreseen_ = false;                                         // prepared_ was next_
   TransferBlock ends_;
   std::vector<PageLock> input_locks_, output_locks_;  // of inputs_ and outputs_

@@ -20,18 +20,6 @@ const plan::KernelSection* section_for(const plan::Plan& plan, std::string_view 
   return nullptr;
 }
 
-std::vector<TimedWay> recorded_ways(const plan::KernelSection& section, std::string_view problem) {
-  std::vector<TimedWay> ways;
-  for (const plan::KernelChoice& choice : section.entries) {
-    if (choice.parameters.find(problem) == std::string::npos) continue;
-    for (ChoiceLine& line : choice_lines(choice.parameters)) {
-      if (line.problem == problem) ways.push_back(std::move(line.timed));
-    }
-    if (!ways.empty()) break;  // the first node with a problem has all of its times
-  }
-  return ways;
-}
-
 class Chooser {
  public:
   explicit Chooser(const ChoiceRequest& request)
@@ -102,7 +90,7 @@ class Chooser {
     const TimedWay* best = best_way(timed);
     for (; best != nullptr && !kernel.take(best->way).ok(); best = best_way(timed))
       timed[static_cast<std::size_t>(best - timed.data())].microseconds = -1;
-    if (best == nullptr) return take_choice(plan_, request_.device->info().kind, kernel);  // as it would be without times
+    if (best == nullptr) return take_choice(*request_.compiled, request_.device->info().kind, kernel);  // as it would be without times
     if (first) ++out_.problems;
     for (const TimedWay& way : timed) {
       if (first) *lines += "\n" + choice_line(problem, way);
@@ -181,17 +169,42 @@ bool kernel_excluded(const plan::Plan& plan, std::string_view kernel) {
   return false;
 }
 
-Status take_choice(const plan::Plan& plan, std::string_view device_kind, ChoosingKernel& kernel) {
-  kernel.exclude([&](std::string_view name) { return kernel_excluded(plan, name); });
-  const std::string problem = kernel.problem();
-  if (const plan::KernelSection* section = problem.empty() ? nullptr : section_for(plan, device_kind)) {
-    const std::vector<TimedWay> recorded = recorded_ways(*section, problem);
-    const TimedWay* best = best_way(recorded);
-    if (best != nullptr && kernel.take(best->way).ok()) return {};
+// The first node with a problem has all of its times.
+RecordedChoices::RecordedChoices(const plan::Plan& plan) {
+  for (const plan::KernelSection& section : plan.kernels) {
+    auto& best = best_.try_emplace(section.device_kind).first->second;
+    for (const plan::KernelChoice& choice : section.entries) {
+      std::map<std::string_view, std::vector<TimedWay>> ways;
+      for (ChoiceLine& line : choice_lines(choice.parameters)) ways[line.problem].push_back(std::move(line.timed));
+      for (const auto& [problem, timed] : ways) {
+        const TimedWay* const least = best_way(timed);
+        best.try_emplace(std::string(problem), least != nullptr ? std::optional(least->way) : std::nullopt);
+      }
+    }
   }
+}
+
+bool RecordedChoices::any(std::string_view device_kind) const {
+  const auto section = best_.find(device_kind);
+  return section != best_.end() && !section->second.empty();
+}
+
+const KernelWay* RecordedChoices::best(std::string_view device_kind, std::string_view problem) const {
+  const auto section = best_.find(device_kind);
+  if (section == best_.end()) return nullptr;
+  const auto found = section->second.find(problem);
+  return found == section->second.end() || !found->second ? nullptr : &*found->second;
+}
+
+Status take_choice(const CompiledPlan& compiled, std::string_view device_kind, ChoosingKernel& kernel) {
+  const plan::Plan& plan = *compiled.plan;
+  kernel.exclude([&](std::string_view name) { return kernel_excluded(plan, name); });
   const bool excludes =
       std::any_of(plan.numerics.begin(), plan.numerics.end(), [](const auto& entry) { return entry.first == kExcludeKey; });
-  if (!excludes) return {};  // as prepare has it
+  if (!compiled.choices->any(device_kind) && !excludes) return {};  // as prepare has it
+  const std::string problem = kernel.problem();
+  if (const KernelWay* const best = compiled.choices->best(device_kind, problem); best != nullptr && kernel.take(*best).ok()) return {};
+  if (!excludes) return {};
   const std::vector<KernelWay> ways = kernel.ways();
   for (const KernelWay& way : ways) {
     if (!kernel_excluded(plan, way.kernel)) return way == ways.front() ? Status() : kernel.take(way);

@@ -2,7 +2,10 @@
 // taken again whenever a kernel is prepared. Same plan, same device, same bits.
 #pragma once
 
+#include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -23,9 +26,20 @@ inline constexpr std::string_view kExcludeKey = "exclude";
 // By the whole id ("cuda.gemm_tiles") or behind the device's kind ("cublaslt", also within "cuda.packed+cuda.cublaslt").
 bool kernel_excluded(const plan::Plan& plan, std::string_view kernel);
 
+// The best of the ways that a plan records for a problem: found once, for passes are prepared while their caller waits.
+class RecordedChoices {
+ public:
+  explicit RecordedChoices(const plan::Plan& plan);
+  bool any(std::string_view device_kind) const;
+  const KernelWay* best(std::string_view device_kind, std::string_view problem) const;  // null: none is known
+
+ private:
+  std::map<std::string, std::map<std::string, std::optional<KernelWay>, std::less<>>, std::less<>> best_;  // none: all failed
+};
+
 // After the kernel's prepare: takes the recorded way for its problem, else the first that is not excluded. A recorded way that is refused
 // here is chosen again by heuristics.
-Status take_choice(const plan::Plan& plan, std::string_view device_kind, ChoosingKernel& kernel);
+Status take_choice(const CompiledPlan& compiled, std::string_view device_kind, ChoosingKernel& kernel);
 // A choice without what may differ from timing to timing: for numerics_id.
 std::string choice_identity(const plan::KernelChoice& choice);
 // What a cache of times keys a device by: its name and its numerics.

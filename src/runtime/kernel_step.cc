@@ -64,8 +64,8 @@ Result<std::vector<HostTensor>> run_on_host(const NodeView& view, const Step& st
 }
 
 // The device's own kernel, prepared; where it has none for these types, shapes or slabs, the CPU's.
-Result<std::unique_ptr<Kernel>> make_kernel(const plan::Plan& plan, const Step& step, const Operands& o, const PrepareContext& context,
-                                            Device* device) {
+Result<std::unique_ptr<Kernel>> make_kernel(const CompiledPlan& compiled, const Step& step, const Operands& o,
+                                            const PrepareContext& context, Device* device) {
   if (device != nullptr) {
     // Shape inference tells of outputs that the node does not have, too: a device that cannot make those need not.
     std::vector<TypeShape> outputs = o.outputs;
@@ -78,8 +78,8 @@ Result<std::unique_ptr<Kernel>> make_kernel(const plan::Plan& plan, const Step& 
       wanted.outputs = outputs;
       Status prepared = own->prepare(wanted);
       auto* const choosing = prepared.ok() ? dynamic_cast<ChoosingKernel*>(own.get()) : nullptr;
-      if (choosing != nullptr) prepared = take_choice(plan, device->info().kind, *choosing);
-      if (prepared.ok() && kernel_excluded(plan, own->id())) prepared = Status(Code::unsupported, "excluded");
+      if (choosing != nullptr) prepared = take_choice(compiled, device->info().kind, *choosing);
+      if (prepared.ok() && kernel_excluded(*compiled.plan, own->id())) prepared = Status(Code::unsupported, "excluded");
       if (prepared.ok()) return own;
       if (prepared.code() != Code::unsupported) return prepared;
     }
@@ -98,6 +98,8 @@ bool small_outputs(const Operands& o) {
 }
 
 Status read_operands(const plan::Plan& plan, const plan::Node& node, const std::vector<ValuePlace>& places, Operands& o) {
+  o.inputs.reserve(node.inputs.size());
+  o.values.reserve(node.inputs.size());
   for (const ValueId id : node.inputs) {
     TypeShape type;
     if (id != kNone) {
@@ -136,7 +138,8 @@ std::unique_ptr<Kernel> make_table_kernel(const NodeView& view, const Operands& 
   return prepared.ok() && (*kernel)->workspace_bytes() == 0 ? std::move(*kernel) : nullptr;
 }
 
-Result<PreparedStep> make_kernel_step(const plan::Plan& plan, const Step& step, const Operands& o, ThreadPool& pool, Device* device) {
+Result<PreparedStep> make_kernel_step(const CompiledPlan& compiled, const Step& step, const Operands& o, ThreadPool& pool, Device* device) {
+  const plan::Plan& plan = *compiled.plan;
   const plan::Node& node = *step.node;
   const NodeView view(node, plan);
   PreparedStep prepared;
@@ -150,7 +153,7 @@ Result<PreparedStep> make_kernel_step(const plan::Plan& plan, const Step& step, 
     prepared.rows.resize(static_cast<std::size_t>(o.inputs[1].shape().elements()));
     if (device != nullptr && !device->info().arena_host_addressable) {
       const TypeShape& out = o.outputs[0];
-      prepared.row_bytes.resize(std::max(dtype_bytes(out.dtype, out.shape().elements()).value_or(0), prepared.rows.size() * 8));
+      prepared.row_room = std::max<std::uint64_t>(dtype_bytes(out.dtype, out.shape().elements()).value_or(0), prepared.rows.size() * 8);
       prepared.row_lock = std::make_unique<PageLock>();
       if (node.op == "Gather" && node.domain.empty()) prepared.table_kernel = make_table_kernel(view, o, pool, *device);
     }
@@ -166,17 +169,19 @@ Result<PreparedStep> make_kernel_step(const plan::Plan& plan, const Step& step, 
     context.consumption = weight.consumption;
     context.slab_rows = slab_rows;
   }
-  FB_ASSIGN(prepared.kernel, make_kernel(plan, step, o, context, device));
-  if (auto* const reader = dynamic_cast<WeightReader*>(prepared.kernel.get()); reader != nullptr) {
+  FB_ASSIGN(prepared.kernel, make_kernel(compiled, step, o, context, device));
+  // Casts that fail take their time: only where they matter.
+  if (auto* const reader = step.weights.empty() ? nullptr : dynamic_cast<WeightReader*>(prepared.kernel.get()); reader != nullptr) {
     for (const WeightOperand& operand : step.weights) reader->reads_weight(operand.input);
   }
-  prepared.merged = dynamic_cast<MergedKernel*>(prepared.kernel.get());
+  prepared.merged = prepared.calls > 1 ? dynamic_cast<MergedKernel*>(prepared.kernel.get()) : nullptr;
   if (prepared.merged != nullptr && !prepared.merged->merges()) prepared.merged = nullptr;
   prepared.workspace_bytes = prepared.kernel->workspace_bytes();
   return prepared;
 }
 
 void bind_step(const plan::Plan& plan, const std::vector<ValuePlace>& places, ThreadPool& pool, PreparedStep& step) {
+  step.outputs.reserve(step.output_values.size());
   for (const ValueId id : step.output_values) {
     step.outputs.push_back(id == kNone ? TensorView{} : TensorView{nullptr, places[id].dtype, places[id].shape});
   }

@@ -90,8 +90,10 @@ Status PassRunner::run() {
 // the queue's worker while the one after it is prepared: one after the other takes longer than a pass.
 void PassRunner::prepare_next() {
   const std::unique_ptr<PreparedPass> worn = std::move(context_.worn_);
+  const auto spent = std::exchange(context_.spent_, {});
   if (replay_ == nullptr) return;  // the CPU device has its hands full
-  if (context_.next_ == nullptr) context_.next_ = context_.prepare_after(pass_);
+  if (context_.next_ == nullptr)
+    context_.next_ = context_.prepare_after(pass_, context_.foreseen_ ? std::span<const Shape>() : context_.usual_);
   if (context_.next_ == nullptr || !collects_ || !context_.foreseen_ || !lease_.shared()) return;
   rehearse(*context_.next_, worn.get());
   context_.after_ = context_.prepare_after(*context_.next_);
@@ -379,6 +381,10 @@ Status PassRunner::run_gather_step(PreparedStep& step) {
   if (step.table_kernel != nullptr && use_table(step)) {
     for (const ValueId id : step.output_values) debug(id);
     return {};
+  }
+  if (step.row_bytes.size() < step.row_room) {
+    step.row_lock->release();
+    step.row_bytes = std::vector<std::byte>(step.row_room);
   }
   if (step.row_lock != nullptr) step.row_lock->hold(engine_.device(), step.row_bytes);
   // Of an enqueued pass they may be overwritten as soon as they are on the device.

@@ -218,7 +218,7 @@ Status Preparer::evaluate(const Step& step, Operands& o) {
 
 Status Preparer::prepare_kernel(const Step& step, Operands& o, PreparedGraph& out) {
   const plan::Node& node = *step.node;
-  FB_ASSIGN(PreparedStep prepared, make_kernel_step(plan_, step, o, pool_, device_));
+  FB_ASSIGN(PreparedStep prepared, make_kernel_step(*compiled_, step, o, pool_, device_));
   prepared.append_planes = append_planes(step, o);
   prepared.appends = prepared.append_planes == 1;
   if (prepared.kernel) {
@@ -401,6 +401,17 @@ void Preparer::bind_graph(PreparedGraph& graph) {
       if (body) bind_graph(*body);
     }
     bind_step(plan_, pass_->places, pool_, step);
+  }
+}
+
+void PreparedPass::take_rows(PreparedPass& before) {
+  for (PreparedStep& step : main.steps) {
+    if (step.row_room == 0) continue;
+    const auto same = std::find_if(before.main.steps.begin(), before.main.steps.end(),
+                                   [&](const PreparedStep& other) { return other.step == step.step; });
+    if (same == before.main.steps.end() || same->row_lock == nullptr) continue;
+    step.row_bytes = std::move(same->row_bytes);
+    step.row_lock = std::move(same->row_lock);
   }
 }
 

@@ -89,7 +89,8 @@ struct PreparedStep {
   std::vector<KernelCall> kernel_calls;   // one a call, spans into the above
   std::vector<Launch> launches;           // one a call
   std::vector<std::int64_t> rows;         // gather_rows: scratch for indices
-  std::vector<std::byte> row_bytes;       // and for the rows, where the host does not address the arena
+  std::uint64_t row_room = 0;             // bytes of the rows, where the host does not address the arena
+  std::vector<std::byte> row_bytes;       // where they lie on the host: from the first pass on, or what an earlier pass's step had
   std::unique_ptr<Kernel> table_kernel;   // gathers where the table is on the device (gathered_tables.h); null: rows come from the host
   std::unique_ptr<PageLock> row_lock;     // of row_bytes, from the first pass on
   // Control nodes. If: bodies are then and else; null where that branch cannot run at these shapes, and branch_errors says why.
@@ -132,6 +133,8 @@ struct PreparedPass {
   // [made_offset, made_offset + made_bytes) outputs. 0: copied one by one.
   std::uint64_t given_bytes = 0, made_offset = 0, made_bytes = 0;
   std::string kernel_ids;                 // in order, for numerics_id
+  // The host memory in which `before`, which runs no more, had its gathered rows: prompts need MiB of it, and to lock pages takes a while.
+  void take_rows(PreparedPass& before);
   // Set where shapes depend on data: `main` is empty then, places are settled while the pass runs, activation_bytes is what is reserved.
   std::shared_ptr<DynamicPass> dynamic;
 };

@@ -25,7 +25,7 @@ Status check_output(const plan::Plan& plan, const plan::Node& node, const TypeSh
 // Runs a node whose outputs follow from shapes and constants, on the host.
 Result<std::vector<HostTensor>> evaluate_operands(const plan::Plan& plan, const Step& step, const Operands& o, ThreadPool& pool);
 // The kernel, prepared, without places: the device's own, or the CPU's where it has none (null: the CPU).
-Result<PreparedStep> make_kernel_step(const plan::Plan& plan, const Step& step, const Operands& o, ThreadPool& pool, Device* device);
+Result<PreparedStep> make_kernel_step(const CompiledPlan& compiled, const Step& step, const Operands& o, ThreadPool& pool, Device* device);
 // Call structures, with room for addresses. The step stays where it is from now on.
 void bind_step(const plan::Plan& plan, const std::vector<ValuePlace>& places, ThreadPool& pool, PreparedStep& step);
 // The body that a control node names; kNone when it has none.

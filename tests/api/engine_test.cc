@@ -453,8 +453,12 @@ TEST(State, OutputBecomesTheNextInput) {
     EXPECT_CODE(failed, Code::invalid_argument);
   }
   expect(0, 112);
+  ASSERT_OK(context.output("acc_out").status());
   ASSERT_OK(context.reset_state());
+  EXPECT_CODE(context.output("acc_out").status(), Code::failed_precondition);
   expect(1, 10);
+  ASSERT_VALUE(const HostTensor held, context.output("acc_out"));
+  EXPECT_TRUE(same_bits(held, filled(Shape{1, kWidth}, 10)));
   expect(1, 20);
   ASSERT_OK(context.set_input("acc", filled(Shape{1, kWidth}, 1000)));
   expect(0, 1001);
@@ -505,6 +509,34 @@ TEST(State, GrowsByConcat) {
   EXPECT_CODE(run_once(context, only("x", filled(Shape{100000, kWidth}, 4)), "present"), Code::resource_exhausted);
   ASSERT_VALUE(const HostTensor after, run_once(context, only("x", filled(Shape{1, kWidth}, 4)), "present"));
   EXPECT_TRUE(same_bits(after, filled(Shape{2, kWidth}, 8)));
+}
+
+// Prompts of several lengths, each with tokens behind it: what was prepared for a length serves again.
+TEST(State, PromptsOfEarlierLengthsComeAgain) {
+  TempFolder folder;
+  OnnxMaker maker;
+  auto graph = maker.graph();
+  graph.input("x", DType::f32, {"n", kWidth});
+  graph.input("past", DType::f32, {"past_n", kWidth});
+  graph.initializer("w", diagonal(2));
+  graph.node("MatMul", {"x", "w"}, {"doubled"});
+  graph.node("Concat", {"past", "doubled"}, {"present"}).set("axis", 0);
+  graph.output("present", DType::f32, {"total_n", kWidth});
+  ASSERT_VALUE(Plan plan, build_plan(maker, folder, "lengths"));
+  ASSERT_VALUE(Engine engine, Engine::create(plan, {}, with_budget(Budget::of_bytes(1u << 20))));
+  ASSERT_VALUE(ExecutionContext context, engine.create_context());
+  ASSERT_OK(context.bind_state("present", "past"));
+  float value = 0;
+  for (const std::int64_t prompt : {3, 5, 3, 7, 8, 9, 10, 11, 5, 3, 11, 11}) {
+    ASSERT_OK(context.reset_state());
+    std::vector<float> want;
+    for (const std::int64_t rows : {prompt, std::int64_t{1}, std::int64_t{1}, std::int64_t{2}}) {
+      value += 1;
+      want.insert(want.end(), static_cast<std::size_t>(rows * kWidth), 2 * value);
+      ASSERT_VALUE(const HostTensor got, run_once(context, only("x", filled(Shape{rows, kWidth}, value)), "present"));
+      EXPECT_TRUE(same_bits(got, floats(Shape{static_cast<std::int64_t>(want.size()) / kWidth, kWidth}, want))) << prompt << " " << rows;
+    }
+  }
 }
 
 TEST(Shapes, ASharedDimensionMustAgree) {

@@ -42,6 +42,13 @@ TEST(SlabRows, EvensOutTheSlabs) {
   EXPECT_EQ(rows, 576u);
 }
 
+// 288 rows, 15 slabs, would put most tiles of 256 across two slabs.
+TEST(SlabRows, HoldWholeTilesWhereThatCostsFewSlabs) {
+  EXPECT_EQ(slab_rows(weight_of(DType::bf16, Shape{4096, 14336}), 8 << 20), 256u);
+  EXPECT_EQ(slab_rows(weight_of(DType::bf16, Shape{32768, 5120}), 8 << 20), 768u);
+  EXPECT_EQ(slab_rows(weight_of(DType::bf16, Shape{1100, 14336}), 8 << 20), 288u);  // four slabs would be five
+}
+
 TEST(SlabRows, KeepsSubByteRowsWhole) {
   // 3 elements of 4 bits: two rows make whole bytes.
   const std::uint64_t rows = slab_rows(weight_of(DType::i4, Shape{100'000, 3}), 4096);

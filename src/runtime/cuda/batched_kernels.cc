@@ -154,7 +154,7 @@ class BatchedProduct final : public Kernel, public ChoosingKernel {
   bool few_ = false;
   ProductTask task_;
   LtShape shape_;
-  std::unique_ptr<LtProduct> library_;
+  std::shared_ptr<const LtProduct> library_;
 };
 
 // One step from batch to batch: product_kernels.cc has few rows of these.

@@ -79,10 +79,13 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     slab_rows_ = several_slabs_ ? slabs[0] : 0;
     biased_ = context.inputs.size() > 2 && context.inputs[2].present();
     hopper_ = blocks && has_linear_hopper(state_->capability);
+    // The library is asked for what it serves only where that may be taken.
+    const bool own_first = own_ && !library_first(true);
+    if (own_first) choosing_->choose_later();
     FB_TRY(product_->prepare(context));
     way_ = Way::product;
-    const std::vector<KernelWay> own = own_ways();
-    return own.empty() || library_first(product_->id() == kLibrary) ? Status() : take(own.front());
+    if (own_first || (own_ && !library_first(product_->id() == kLibrary))) take_own(hopper_ ? &best_guess() : nullptr);
+    return {};
   }
 
   std::string problem() const override {
@@ -102,20 +105,9 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
       way_ = Way::product;
       return {};
     }
-    way_ = way.kernel == kHopper ? Way::hopper : Way::mma;
-    task_.splits = 1;
-    task_.clusters = false;
-    if (way_ == Way::hopper) {
-      const auto* const found =
-          std::find_if(std::begin(kHopperWays), std::end(kHopperWays), [&](const HopperWay& one) { return way.config == one.config; });
-      tile_ = found->tile;
-      task_.splits = found->splits;
-    } else if (!task_.turned) {  // turned: slabs are parts of the sums themselves
-      // Of the whole node: a sum must not depend on what else a call holds.
-      const std::int64_t blocks = tiles(task_.all_columns, large(task_.all_columns) ? 128 : 64);
-      task_.splits = split_count(blocks, (task_.depth + kLinearDepth - 1) / kLinearDepth);
-      task_.clusters = task_.splits > 1 && has_clusters(state_->capability);
-    }
+    take_own(way.kernel != kHopper ? nullptr : std::find_if(std::begin(kHopperWays), std::end(kHopperWays), [&](const HopperWay& one) {
+      return way.config == one.config;
+    }));
     return {};
   }
 
@@ -171,6 +163,21 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
   enum class Way : std::uint8_t { mma, hopper, product };
   static constexpr std::string_view kMma = "cuda.linear_mma", kHopper = "cuda.linear_hopper", kLibrary = "cuda.cublaslt";
 
+  // Null: mma.
+  void take_own(const HopperWay* hopper) {
+    way_ = hopper != nullptr ? Way::hopper : Way::mma;
+    task_.splits = 1;
+    task_.clusters = false;
+    if (hopper != nullptr) {
+      tile_ = hopper->tile;
+      task_.splits = hopper->splits;
+    } else if (!task_.turned) {  // turned: slabs are parts of the sums themselves
+      // Of the whole node: a sum must not depend on what else a call holds.
+      const std::int64_t blocks = tiles(task_.all_columns, large(task_.all_columns) ? 128 : 64);
+      task_.splits = split_count(blocks, (task_.depth + kLinearDepth - 1) / kLinearDepth);
+      task_.clusters = task_.splits > 1 && has_clusters(state_->capability);
+    }
+  }
   // The calls of slabs that follow each other.
   LinearTask task_of(std::span<const KernelCall> calls) const {
     const KernelCall& call = calls[0];

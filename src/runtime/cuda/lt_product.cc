@@ -6,8 +6,9 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <deque>
+#include <list>
 #include <mutex>
+#include <optional>
 #include <utility>
 
 #include "runtime/cuda/kernel_loading.h"
@@ -82,7 +83,6 @@ cudaDataType_t cuda_type(DType type) {
 
 // The library says that an algorithm may be written down as it is and read again by the same version; id and settings are for people.
 constexpr std::size_t kAlgoWords = sizeof(cublasLtMatmulAlgo_t::data) / sizeof(std::uint64_t);
-using AlgoWords = std::array<std::uint64_t, kAlgoWords>;
 
 std::string config_text(const cublasLtMatmulAlgo_t& algorithm) {
   static constexpr std::pair<const char*, cublasLtMatmulAlgoConfigAttributes_t> kShown[] = {
@@ -109,19 +109,45 @@ std::string config_text(const cublasLtMatmulAlgo_t& algorithm) {
 }  // namespace
 
 struct LtLists {
-  std::mutex mutex;  // guards the rest
-  std::deque<std::pair<LtShape, std::vector<cublasLtMatmulAlgo_t>>> known;
-  std::vector<std::pair<LtShape, AlgoWords>> loaded;
+  struct Listed {  // in the order of the heuristics
+    LtShape shape;
+    std::vector<cublasLtMatmulAlgo_t> algorithms;
+    std::vector<std::string> configs;
+  };
+  struct Made {
+    LtShape shape;
+    std::optional<LtShape> whole;
+    std::string config;
+    std::shared_ptr<const LtProduct> product;
+  };
+  std::mutex mutex;  // guards the rest; the last used first
+  std::list<Listed> listed;
+  std::list<Made> made;
 };
 std::shared_ptr<LtLists> make_lt_lists() { return std::make_shared<LtLists>(); }
 
 namespace {
 
+constexpr std::size_t kKept = 128;  // of each list
+
+template <typename Entry, typename Is>
+Entry* find_used(std::list<Entry>& all, const Is& is) {
+  const auto found = std::find_if(all.begin(), all.end(), is);
+  if (found == all.end()) return nullptr;
+  all.splice(all.begin(), all, found);
+  return &all.front();
+}
+template <typename Entry>
+Entry& keep(std::list<Entry>& all, Entry entry) {
+  if (all.size() == kKept) all.pop_back();
+  return all.emplace_front(std::move(entry));
+}
+
 // Row-major D = A * B is column-major D^T = B^T * A^T: the library's first matrix is B.
 class Product final : public LtProduct {
  public:
-  Product(const LtShape& shape, std::shared_ptr<CudaState> state)
-      : shape_(shape), state_(std::move(state)) {}
+  // The state keeps it, and outlives it.
+  Product(const LtShape& shape, CudaState& state) : shape_(shape), state_(state) {}
   ~Product() override {
     const LtCalls& c = *lt();
     if (desc_ != nullptr) c.desc_destroy(desc_);
@@ -138,21 +164,21 @@ class Product final : public LtProduct {
   // The heuristics' first, or what `config` names, if they list it: a config comes from a file, and the library would run whatever it says.
   bool choose(std::string_view config, const LtShape* whole) {
     if (!describe()) return false;
-    if (pick(algorithms(), config)) return true;
+    if (pick(listed(), config)) return true;
     if (whole == nullptr || config.empty()) return false;
     Product larger(*whole, state_);
     cublasLtMatmulHeuristicResult_t checked{};
-    return larger.describe() && pick(larger.algorithms(), config) &&
+    return larger.describe() && pick(larger.listed(), config) &&
            lt()->algo_check(lt_handle(), desc_, b_, a_, d_, d_, &algorithm_, &checked) == CUBLAS_STATUS_SUCCESS &&
            checked.state == CUBLAS_STATUS_SUCCESS && checked.workspaceSize == 0;
   }
-  // In the order of the heuristics.
-  std::vector<cublasLtMatmulAlgo_t> algorithms() const {
-    const std::lock_guard lock(state_->lists->mutex);
-    for (const auto& [shape, list] : state_->lists->known) {
-      if (shape == shape_) return list;
-    }
-    return state_->lists->known.emplace_back(shape_, heuristics()).second;
+  LtLists::Listed listed() const {
+    LtLists& lists = *state_.lists;
+    const std::lock_guard lock(lists.mutex);
+    if (const auto* known = find_used(lists.listed, [&](const LtLists::Listed& one) { return one.shape == shape_; })) return *known;
+    LtLists::Listed made{shape_, heuristics(), {}};
+    for (const cublasLtMatmulAlgo_t& algorithm : made.algorithms) made.configs.push_back(config_text(algorithm));
+    return keep(lists.listed, std::move(made));
   }
 
   bool describe() {
@@ -176,18 +202,12 @@ class Product final : public LtProduct {
              cudaStream_t stream) const override {
     const cublasStatus_t status = launch(a, b, d, alpha, stream);
     if (status == CUBLAS_STATUS_SUCCESS) return {};
-    return state_->errors.check(
-        cudaErrorUnknown,
-        "cuBLASLt refused a product (status " + std::to_string(static_cast<int>(status)) + ")");
+    return state_.errors.check(cudaErrorUnknown, "cuBLASLt refused a product (status " + std::to_string(static_cast<int>(status)) + ")");
   }
   void load() const override {
-    LtLists& lists = *state_->lists;
-    const std::lock_guard lock(lists.mutex);
-    const std::pair<LtShape, AlgoWords> which{shape_, std::to_array(algorithm_.data)};
-    if (std::find(lists.loaded.begin(), lists.loaded.end(), which) != lists.loaded.end()) return;
-    lists.loaded.push_back(which);
-    load_by_recording([&](cudaStream_t stream) { return launch(nowhere(1), nowhere(2), nowhere(3), 1.0f, stream) == CUBLAS_STATUS_SUCCESS; },
-                      nullptr);
+    std::call_once(loaded_, [&] {
+      load_by_recording([&](cudaStream_t s) { return launch(nowhere(1), nowhere(2), nowhere(3), 1.0f, s) == CUBLAS_STATUS_SUCCESS; }, nullptr);
+    });
   }
 
  private:
@@ -195,12 +215,13 @@ class Product final : public LtProduct {
     const float beta = shape_.add ? 1.0f : 0.0f;
     return lt()->matmul(lt_handle(), desc_, &alpha, b, b_, a, a_, &beta, d, d_, d, d_, &algorithm_, nullptr, 0, stream);
   }
-  bool pick(const std::vector<cublasLtMatmulAlgo_t>& from, std::string_view config) {
-    const auto found = std::find_if(from.begin(), from.end(), [&](const cublasLtMatmulAlgo_t& algorithm) {
-      return config.empty() || config_text(algorithm) == config;
-    });
-    if (found != from.end()) algorithm_ = *found;
-    return found != from.end();
+  bool pick(const LtLists::Listed& from, std::string_view config) {
+    for (std::size_t i = 0; i < from.configs.size(); ++i) {
+      if (!config.empty() && from.configs[i] != config) continue;
+      algorithm_ = from.algorithms[i];
+      return true;
+    }
+    return false;
   }
   bool batch(cublasLtMatrixLayout_t layout, std::int64_t step) const {
     const auto count = static_cast<std::int32_t>(shape_.batches);
@@ -210,7 +231,7 @@ class Product final : public LtProduct {
 
   std::vector<cublasLtMatmulAlgo_t> heuristics() const {
     const LtCalls& c = *lt();
-    if (!state_->start().ok() || lt_handle() == nullptr) return {};
+    if (!state_.start().ok() || lt_handle() == nullptr) return {};
     cublasLtMatmulPreference_t preference = nullptr;
     if (c.preference_create(&preference) != CUBLAS_STATUS_SUCCESS) return {};
     const std::uint64_t workspace = 0;
@@ -236,10 +257,11 @@ class Product final : public LtProduct {
   }
 
   const LtShape shape_;
-  const std::shared_ptr<CudaState> state_;
+  CudaState& state_;
   cublasLtMatmulDesc_t desc_ = nullptr;
   cublasLtMatrixLayout_t b_ = nullptr, a_ = nullptr, d_ = nullptr;
   cublasLtMatmulAlgo_t algorithm_{};
+  mutable std::once_flag loaded_;
 };
 
 }  // namespace
@@ -261,21 +283,34 @@ bool lt_may_serve(const LtShape& shape, std::string_view config) {
   return lt_serves(shape) && (config.empty() || config.starts_with("v" + lt_version() + " "));
 }
 
-std::unique_ptr<LtProduct> make_lt_product(const LtShape& shape, const std::shared_ptr<CudaState>& state, std::string_view config,
-                                           const LtShape* whole) {
+std::shared_ptr<const LtProduct> make_lt_product(const LtShape& shape, const std::shared_ptr<CudaState>& state, std::string_view config,
+                                                 const LtShape* whole) {
   if (!lt_serves(shape)) return nullptr;
-  auto product = std::make_unique<Product>(shape, state);
-  return product->choose(config, whole) ? std::move(product) : nullptr;
+  LtLists& lists = *state->lists;
+  const auto asked = whole != nullptr ? std::optional(*whole) : std::nullopt;
+  {
+    const std::lock_guard lock(lists.mutex);
+    const auto is = [&](const LtLists::Made& one) { return one.shape == shape && one.config == config && one.whole == asked; };
+    if (const auto* known = find_used(lists.made, is)) return known->product;
+  }
+  std::shared_ptr<const LtProduct> product;
+  if (auto made = std::make_shared<Product>(shape, *state); made->choose(config, whole)) product = std::move(made);
+  const std::lock_guard lock(lists.mutex);
+  return keep(lists.made, {shape, asked, std::string(config), std::move(product)}).product;
 }
 
 std::vector<std::string> lt_configs(const LtShape& shape, const std::shared_ptr<CudaState>& state, std::size_t most) {
-  std::vector<std::string> configs;
-  Product product(shape, state);
-  if (!lt_serves(shape) || !product.describe()) return configs;
-  for (const cublasLtMatmulAlgo_t& algorithm : product.algorithms()) {
-    if (configs.size() < most) configs.push_back(config_text(algorithm));
+  if (!lt_serves(shape)) return {};
+  const auto first = [&](const std::vector<std::string>& all) {
+    return std::vector<std::string>(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(std::min(most, all.size())));
+  };
+  {
+    const std::lock_guard lock(state->lists->mutex);
+    const auto is = [&](const LtLists::Listed& one) { return one.shape == shape; };
+    if (const auto* known = find_used(state->lists->listed, is)) return first(known->configs);
   }
-  return configs;
+  Product product(shape, *state);
+  return product.describe() ? first(product.listed().configs) : std::vector<std::string>();
 }
 
 }  // namespace forebay::cuda

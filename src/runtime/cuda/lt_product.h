@@ -37,19 +37,21 @@ class LtProduct {
   virtual std::string config() const = 0;
   virtual Status run(const void* a, const void* b, void* d, float alpha,
                      cudaStream_t stream) const = 0;
-  virtual void load() const = 0;  // what the first run would; once for each shape and algorithm
+  virtual void load() const = 0;  // what the first run would, once; on any thread
 };
 
 // Null: no library, or it has no algorithm for the shape. With a config: that algorithm, null where the library's heuristics list it
-// neither for the shape nor, where given, for the `whole` that the shape is a slab of (then the library is asked whether it serves the slab).
-std::unique_ptr<LtProduct> make_lt_product(const LtShape& shape, const std::shared_ptr<CudaState>& state, std::string_view config = {},
-                                           const LtShape* whole = nullptr);
+// neither for the shape nor, where given, for the `whole` that the shape is a slab of (then the library is asked whether it serves the
+// slab). The last ones made are kept and given again: a prompt has hundreds of products, few of them different, and asks for them anew
+// whenever its length changes. `state` outlives what it gives.
+std::shared_ptr<const LtProduct> make_lt_product(const LtShape& shape, const std::shared_ptr<CudaState>& state,
+                                                 std::string_view config = {}, const LtShape* whole = nullptr);
 // Without asking the library, which would start the device: whether it can be expected to.
 bool lt_may_serve(const LtShape& shape, std::string_view config);
 // Configs of at most `most` algorithms to choose from, as the library's heuristics order them.
 inline constexpr std::size_t kMostAlgorithms = 8;
 std::vector<std::string> lt_configs(const LtShape& shape, const std::shared_ptr<CudaState>& state, std::size_t most = kMostAlgorithms);
 std::string lt_version();                  // "" without the library
-std::shared_ptr<LtLists> make_lt_lists();  // what the library lists for shapes: it is asked once for each
+std::shared_ptr<LtLists> make_lt_lists();  // what the library lists for shapes, and the products made of it
 
 }  // namespace forebay::cuda

@@ -85,6 +85,7 @@ class ProductKernel final : public MergedKernel, public GroupedKernel, public We
     library_shapes_.clear();
     mma_serves_ = way_ == Way::tiles && serves_mma(context);
     if (way_ == Way::tiles) find_library_shapes(context);
+    if (later_) return {};
     for (const std::string& config : whole_configs(1)) {
       if (use_library(config)) return {};
     }
@@ -95,6 +96,7 @@ class ProductKernel final : public MergedKernel, public GroupedKernel, public We
 
   void reads_weight(std::size_t input) override { task_.constant_b = task_.constant_b || input == 1; }
 
+  void choose_later() override { later_ = true; }
   // Few rows have one way: the bits of the CPU.
   std::string problem() const override {
     if (way_ == Way::row_dot || way_ == Way::axpy) return {};
@@ -356,7 +358,7 @@ class ProductKernel final : public MergedKernel, public GroupedKernel, public We
       return true;
     }
     const std::optional<LtShape> whole = whole_shape();
-    std::vector<std::unique_ptr<LtProduct>> products;
+    std::vector<std::shared_ptr<const LtProduct>> products;
     for (const LtShape& shape : library_shapes_) {
       auto product = make_lt_product(shape, state_, config, whole ? &*whole : nullptr);
       if (product == nullptr && !products.empty()) product = make_lt_product(shape, state_);
@@ -400,8 +402,8 @@ class ProductKernel final : public MergedKernel, public GroupedKernel, public We
   std::int64_t sums_columns_ = 0;
   Way way_ = Way::tiles;
   std::vector<LtShape> library_shapes_;
-  std::vector<std::unique_ptr<LtProduct>> library_;
-  bool even_slabs_ = false, small_slabs_ = false, mma_serves_ = false;
+  std::vector<std::shared_ptr<const LtProduct>> library_;
+  bool even_slabs_ = false, small_slabs_ = false, mma_serves_ = false, later_ = false;
 };
 static_assert(SlabTable::kMost >= kMostMerged);
 
