@@ -39,6 +39,15 @@ constexpr HopperWay kHopperWays[] = {
     {LinearTile::t192x192, 1, 1180, 0, "192x192"},
     {LinearTile::t128x256, 1, 1040, 0, "128x256"},
     {LinearTile::t128x256, 2, 1040, 8000, "128x256 splits=2"},
+    {LinearTile::p96x64, 1, 290, 0, "96x64 pair"},
+    {LinearTile::p96x192, 1, 640, 0, "96x192 pair"},
+    {LinearTile::p96x256, 1, 830, 0, "96x256 pair"},
+    {LinearTile::p144x64, 1, 420, 0, "144x64 pair"},
+    {LinearTile::p144x192, 1, 920, 0, "144x192 pair"},
+    {LinearTile::p144x256, 1, 1200, 0, "144x256 pair"},
+    {LinearTile::p192x128, 1, 830, 0, "192x128 pair"},
+    {LinearTile::p128x128, 1, 570, 0, "128x128 pair"},
+    {LinearTile::p128x256, 1, 1060, 0, "128x256 pair"},
 };
 
 // W as [depth, columns].
@@ -211,11 +220,12 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     constexpr double kWrite = 1500, kFromCache = 6000, kTwo = 1.5;  // of 128 x 128; bytes a cycle; blocks that share a multiprocessor
     const LinearShape shape = linear_shape(way.tile);
     const std::int64_t deep = (task_.all_depth + kHopperDepth - 1) / kHopperDepth, steps = (deep + way.splits - 1) / way.splits;
+    const int in_pair = shape.pair ? 2 : 1, wide = shape.columns * in_pair;  // each fetches its share of x for both
     std::int64_t across = 0;
-    for (const int one : columns) across += (one + shape.columns - 1) / shape.columns;
+    for (const int one : columns) across += std::int64_t{(one + wide - 1) / wide} * in_pair;
     const std::int64_t blocks = (task_.rows + shape.rows - 1) / shape.rows * across * way.splits, room = room_of(way);
     const std::int64_t turns = (blocks + room - 1) / room,
-                       fetched = (shape.rows + shape.columns) * 2 * kHopperDepth * std::min(blocks, room);
+                       fetched = (shape.rows / in_pair + shape.columns) * 2 * kHopperDepth * std::min(blocks, room);
     const double step =
         std::max(way.step * (blocks > kMultiprocessors && shape.at_once > 1 ? kTwo : 1), static_cast<double>(fetched) / kFromCache);
     const double write = kWrite * shape.rows * shape.columns / 16384, launch = shape.bulk ? 4000 : 7000;
