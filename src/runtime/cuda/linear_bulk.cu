@@ -10,10 +10,10 @@ namespace forebay::cuda {
 namespace {
 
 // Each warpgroup but the last warp multiplies 64 rows by kWide columns.
-template <typename T, int rows, int wide, int stages>
+template <typename T, int rows, int wide, int stages, int lag>
 struct BulkForm {
   using Type = T;
-  static constexpr int kRows = rows, kWide = wide, kStages = stages, kComputing = rows * 2, kThreads = kComputing + 32, kPair = 1;
+  static constexpr int kRows = rows, kWide = wide, kStages = stages, kLag = lag, kComputing = rows * 2, kThreads = kComputing + 32, kPair = 1;
   static constexpr int kXBytes = kRows * kStepBytes, kStageBytes = kXBytes + wide * kStepBytes;
   static constexpr int kBytes = stages * kStageBytes + 1024;
   static_assert(wide % 64 == 0 && kRows <= 256);
@@ -28,22 +28,28 @@ __device__ __forceinline__ void fetch_all(const BulkGroup& group, Ring<Form> rin
   if (waited) after_previous();
   for (; index < tiles; index += each) {
     const BulkTile<Form> tile(group, index);
-    WeightFetcher<Form, kTurned> w(group, group.tasks[tile.member], tile);
+    const BulkTask& task = group.tasks[tile.member];
+    WeightFetcher<Form, kTurned> w(group, task, tile);
+    const int bytes = Form::kXBytes + w.bytes();
     int ahead = tile.from;  // depth whose W is on its way before x may be
     if (!waited) {
-      for (Ring<Form> first = ring; ahead < min(tile.to, tile.from + Form::kStages * kStep); ahead += kStep, first.next()) {
-        expect_bytes(first.filled(), Form::kXBytes + w.bytes(ahead));
-        w.fetch(first, ahead);
+      Ring<Form> at = ring;
+      for (int i = 0; i < Form::kStages && ahead < tile.to; ++i, at.next()) {
+        const int deep = step_at<kTurned>(task, ahead, tile.to);
+        expect_bytes(at.filled(), bytes);
+        w.fetch(at, ahead, deep);
+        ahead += deep;
       }
       after_previous();
       waited = true;
     }
 #pragma unroll 1
-    for (int k = tile.from; k < tile.to; k += kStep, ring.next()) {
+    for (int k = tile.from, deep = 0; k < tile.to; k += deep, ring.next()) {
+      deep = step_at<kTurned>(task, k, tile.to);
       if (k >= ahead) {
         await_turn(ring.freed(), ring.turn - 1);  // the first time around: passes at once
-        expect_bytes(ring.filled(), Form::kXBytes + w.bytes(k));
-        w.fetch(ring, k);
+        expect_bytes(ring.filled(), bytes);
+        w.fetch(ring, k, deep);
       }
       fetch_box(ring.x(), &group.x, k, tile.m0, ring.filled());
     }
@@ -79,15 +85,15 @@ __device__ __forceinline__ void multiply_tile_steps(Ring<Form>& ring, int depth,
 #pragma unroll
     for (int k = 0; k < kStep; k += 16) multiply_16<Form, kTurned>(sums, ring.x() + own, ring.w(), k);
     commit_products();
-    await_products<1>();
-    if (step > 0) {
+    await_products<Form::kLag>();
+    if (step >= Form::kLag) {
       release(before);
       before.next();
     }
     ring.next();
   }
   await_products<0>();
-  if (whole > 0) release(before);
+  for (int step = min(whole, Form::kLag); step > 0; --step, before.next()) release(before);
   if (whole * kStep == depth) return;
   // No products with what lies behind the end: adding zeros would change the sign of a zero.
   await_turn(ring.filled(), ring.turn);
@@ -221,7 +227,10 @@ __device__ __forceinline__ void compute_all(const BulkGroup& group, Ring<Form> r
     bias = bias == first_bias ? first_bias + 1 : first_bias;  // the last tile's may still be read
     stage_bias<Form>(task, tile.n0, *bias);
     BulkSums<Form> sums = {};
-    multiply_tile_steps<Form, kTurned>(ring, tile.to - tile.from, own, sums);
+    for (int k = tile.from, run = 0; k < tile.to; k += run) {
+      run = run_at<kTurned>(task, k, tile.to);
+      multiply_tile_steps<Form, kTurned>(ring, run, own, sums);
+    }
     if (task.splits == 2) return join_splits<Form, 2>(task, tile, memory, *bias, sums);
     if (task.splits == 4) return join_splits<Form, 4>(task, tile, memory, *bias, sums);
     write_tile<Form>(task, tile.m0 + warpgroup * 64, tile.n0, *bias, sums);
@@ -274,10 +283,10 @@ cudaError_t start_bulk(BulkGroup& group, int multiprocessors, cudaStream_t strea
   return launch_linear(linear_bulk<Form, kTurned>, at_once, Form::kThreads, Form::kBytes, group, stream);
 }
 
-template <typename T, LinearTile tile, int stages>
+template <typename T, LinearTile tile, int stages, int lag = 1>
 cudaError_t start_tile(BulkGroup& group, bool turned, int multiprocessors, cudaStream_t stream) {
   constexpr LinearShape kShape = linear_shape(tile);
-  using Form = BulkForm<T, kShape.rows, kShape.columns, stages>;
+  using Form = BulkForm<T, kShape.rows, kShape.columns, stages, lag>;
   return turned ? start_bulk<Form, true>(group, multiprocessors, stream) : start_bulk<Form, false>(group, multiprocessors, stream);
 }
 
@@ -292,6 +301,12 @@ cudaError_t start_form(BulkGroup& group, bool turned, LinearTile tile, int multi
       return start_tile<T, LinearTile::t192x192, 4>(group, turned, multiprocessors, stream);
     case LinearTile::t128x256:
       return start_tile<T, LinearTile::t128x256, 4>(group, turned, multiprocessors, stream);
+    case LinearTile::l128x128:
+      return start_tile<T, LinearTile::l128x128, 6, 2>(group, turned, multiprocessors, stream);
+    case LinearTile::l128x192:
+      return start_tile<T, LinearTile::l128x192, 5, 2>(group, turned, multiprocessors, stream);
+    case LinearTile::l128x256:
+      return start_tile<T, LinearTile::l128x256, 4, 2>(group, turned, multiprocessors, stream);
     default:
       return cudaErrorInvalidValue;
   }

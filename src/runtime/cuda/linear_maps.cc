@@ -68,7 +68,7 @@ bool map_linear(const LinearGroup& group, LinearTile tile, BulkGroup* bulk) {
     to.all_columns = task.all_columns;
     to.first_map = maps;
     to.slab_rows = slabs.in_map();
-    to.box_rows = slabs.box(task.turned ? kMapColumns : shape.columns);
+    to.box_rows = task.turned ? kMapColumns : slabs.box(shape.columns);
     to.splits = task.splits;
     to.constant = task.constant;
     to.activation = task.activation;

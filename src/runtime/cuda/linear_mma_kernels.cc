@@ -30,24 +30,32 @@ constexpr HopperWay kHopperWays[] = {
     {LinearTile::t64x64, 2, 600, 400, "64x64 splits=2"},
     {LinearTile::t64x64, 4, 600, 1100, "64x64 splits=4"},
     {LinearTile::t64x64, 8, 600, 1500, "64x64 splits=8"},
-    {LinearTile::t128x128, 1, 640, 0, "128x128"},
-    {LinearTile::t128x128, 2, 640, 4000, "128x128 splits=2"},
-    {LinearTile::t128x128, 4, 640, 5000, "128x128 splits=4"},
-    {LinearTile::t128x192, 1, 785, 0, "128x192"},
-    {LinearTile::t128x192, 2, 785, 6000, "128x192 splits=2"},
-    {LinearTile::t128x192, 4, 785, 7500, "128x192 splits=4"},
+    {LinearTile::t128x128, 1, 840, 0, "128x128"},
+    {LinearTile::t128x128, 2, 840, 1500, "128x128 splits=2"},
+    {LinearTile::t128x128, 4, 840, 3000, "128x128 splits=4"},
+    {LinearTile::t128x192, 1, 950, 0, "128x192"},
+    {LinearTile::t128x192, 2, 950, 2000, "128x192 splits=2"},
+    {LinearTile::t128x192, 4, 950, 5000, "128x192 splits=4"},
     {LinearTile::t192x192, 1, 1180, 0, "192x192"},
-    {LinearTile::t128x256, 1, 1040, 0, "128x256"},
-    {LinearTile::t128x256, 2, 1040, 8000, "128x256 splits=2"},
-    {LinearTile::p96x64, 1, 290, 0, "96x64 pair"},
-    {LinearTile::p96x192, 1, 640, 0, "96x192 pair"},
-    {LinearTile::p96x256, 1, 830, 0, "96x256 pair"},
-    {LinearTile::p144x64, 1, 420, 0, "144x64 pair"},
-    {LinearTile::p144x192, 1, 920, 0, "144x192 pair"},
-    {LinearTile::p144x256, 1, 1200, 0, "144x256 pair"},
-    {LinearTile::p192x128, 1, 830, 0, "192x128 pair"},
-    {LinearTile::p128x128, 1, 570, 0, "128x128 pair"},
-    {LinearTile::p128x256, 1, 1060, 0, "128x256 pair"},
+    {LinearTile::t128x256, 1, 1050, 0, "128x256"},
+    {LinearTile::t128x256, 2, 1050, 4400, "128x256 splits=2"},
+    {LinearTile::p96x64, 1, 480, -1000, "96x64 pair"},
+    {LinearTile::p96x64d, 1, 481, 0, "96x64 pair d"},
+    {LinearTile::p96x64q, 1, 482, -1000, "96x64 pair q"},
+    {LinearTile::p144x64, 1, 520, -1000, "144x64 pair"},
+    {LinearTile::p144x64d, 1, 521, 0, "144x64 pair d"},
+    {LinearTile::p96x192, 1, 920, 0, "96x192 pair"},
+    {LinearTile::p96x256, 1, 940, 0, "96x256 pair"},
+    {LinearTile::p144x192, 1, 1000, 0, "144x192 pair"},
+    {LinearTile::p144x256, 1, 1170, 0, "144x256 pair"},
+    {LinearTile::p192x128, 1, 860, 0, "192x128 pair"},
+    {LinearTile::p128x128, 1, 740, 0, "128x128 pair"},
+    {LinearTile::l128x128, 1, 845, 0, "128x128 l"},
+    {LinearTile::l128x128, 2, 845, 1500, "128x128 l splits=2"},
+    {LinearTile::l128x192, 1, 955, 0, "128x192 l"},
+    {LinearTile::l128x192, 2, 955, 2000, "128x192 l splits=2"},
+    {LinearTile::l128x256, 1, 1055, 0, "128x256 l"},
+    {LinearTile::l128x256, 2, 1055, 4400, "128x256 l splits=2"},
 };
 
 // W as [depth, columns].
@@ -269,7 +277,8 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
   // has all sums to carry.
   bool library_first(bool served) const {
     if (!served || std::int64_t{task_.all_columns} * task_.all_depth * 2 <= kMostWeightBytes) return false;
-    return !hopper_ || !several_slabs_ || (!task_.turned && tiles(slab_rows_, 128) >= kMultiprocessors);
+    if (!hopper_ || task_.turned) return !hopper_ || !several_slabs_;
+    return tiles(several_slabs_ ? slab_rows_ : task_.all_columns, 128) >= kMultiprocessors;
   }
   const HopperWay& best_guess() const {
     const auto cost = [&](const HopperWay& way) { return splits_well(way) ? guess(way, {&task_.all_columns, 1}) : 1e18; };

@@ -10,10 +10,10 @@ namespace {
 
 // Warpgroups multiply kUnits times 64 columns of W by kRows rows of x each; the last warp fetches. Where sums take most registers it is a
 // warpgroup of four, which gives its own to the others.
-template <typename T, int rows, int wide, int stages>
+template <typename T, int rows, int wide, int stages, int lag>
 struct PairForm {
   using Type = T;
-  static constexpr int kRows = rows, kWide = wide, kStages = stages, kPair = 2, kUnits = wide == 256 ? 2 : 1;
+  static constexpr int kRows = rows, kWide = wide, kStages = stages, kLag = lag, kPair = 2, kUnits = wide == 256 ? 2 : 1;
   static constexpr bool kGives = kUnits * rows > 256;
   static constexpr int kComputing = wide / kUnits * 2, kThreads = kComputing + (kGives ? 128 : 32);
   static constexpr int kXBytes = kRows * kStepBytes, kStageBytes = kXBytes + wide * kStepBytes, kUnitBytes = 64 * kStepBytes;
@@ -71,24 +71,30 @@ __device__ __forceinline__ void fetch_pair(const BulkGroup& group, Ring<Form> ri
   bool first = true;
   for (int index = static_cast<int>(blockIdx.x) / 2; index < tiles; index += each) {
     const BulkTile<Form> tile(group, index);
-    WeightFetcher<Form, kTurned> w(group, group.tasks[tile.member], tile);
+    const BulkTask& task = group.tasks[tile.member];
+    WeightFetcher<Form, kTurned> w(group, task, tile);
+    const int bytes = Form::kXBytes + w.bytes();
     int ahead = tile.from;  // depth whose W is on its way before x may be
     if (first) {
       if (!group.tasks[0].constant) after_previous();
-      for (Ring<Form> at = ring; ahead < min(tile.to, tile.from + Form::kStages * kStep); ahead += kStep, at.next()) {
-        expect_bytes(at.filled(), Form::kXBytes + w.bytes(ahead));
-        w.fetch(at, ahead);
+      Ring<Form> at = ring;
+      for (int i = 0; i < Form::kStages && ahead < tile.to; ++i, at.next()) {
+        const int deep = step_at<kTurned>(task, ahead, tile.to);
+        expect_bytes(at.filled(), bytes);
+        w.fetch(at, ahead, deep);
+        ahead += deep;
       }
       if (group.tasks[0].constant) after_previous();
       await_cluster();  // before anything goes to the other block: its barriers are ready
       first = false;
     }
 #pragma unroll 1
-    for (int k = tile.from; k < tile.to; k += kStep, ring.next()) {
+    for (int k = tile.from, deep = 0; k < tile.to; k += deep, ring.next()) {
+      deep = step_at<kTurned>(task, k, tile.to);
       if (k >= ahead) {
         await_turn(ring.freed(), ring.turn - 1);  // the first time around: passes at once
-        expect_bytes(ring.filled(), Form::kXBytes + w.bytes(k));
-        w.fetch(ring, k);
+        expect_bytes(ring.filled(), bytes);
+        w.fetch(ring, k, deep);
       }
       fetch_for_both(ring.x() + static_cast<unsigned>(half * (Form::kXBytes / 2)), &group.x, k, tile.m0 + half * (Form::kRows / 2),
                      ring.filled());
@@ -135,15 +141,15 @@ __device__ __forceinline__ void multiply_pair_steps(Ring<Form>& ring, int depth,
 #pragma unroll
     for (int k = 0; k < kStep; k += 16) multiply_rows_16<Form, kTurned>(sums, ring.x(), ring.w() + own, k);
     commit_products();
-    await_products<1>();
-    if (step > 0) {
+    await_products<Form::kLag>();
+    if (step >= Form::kLag) {
       release_both(before);
       before.next();
     }
     ring.next();
   }
   await_products<0>();
-  if (whole > 0) release_both(before);
+  for (int step = min(whole, Form::kLag); step > 0; --step, before.next()) release_both(before);
   if (whole * kStep == depth) return;
   // No products with what lies behind the end: adding zeros would change the sign of a zero.
   await_turn(ring.filled(), ring.turn);
@@ -211,7 +217,10 @@ __device__ __forceinline__ void compute_pair(const BulkGroup& group, Ring<Form> 
     const BulkTask& task = group.tasks[tile.member];
     const int column0 = tile.n0 + unit * 64 + thread % 128 / 32 * 16;
     PairSums<Form> sums = {};
-    multiply_pair_steps<Form, kTurned>(ring, tile.to - tile.from, static_cast<unsigned>(unit * Form::kUnitBytes), sums);
+    for (int k = tile.from, run = 0; k < tile.to; k += run) {
+      run = run_at<kTurned>(task, k, tile.to);
+      multiply_pair_steps<Form, kTurned>(ring, run, static_cast<unsigned>(unit * Form::kUnitBytes), sums);
+    }
     switch (task.activation) {
       case Activation::none: write_units<Form, Finish::plain>(task, tile.m0, column0, sums); break;
       case Activation::gelu: write_units<Form, Finish::gelu>(task, tile.m0, column0, sums); break;
@@ -252,10 +261,10 @@ __global__ void __launch_bounds__(Form::kThreads, 1) linear_pairs(const __grid_c
   }
 }
 
-template <typename T, LinearTile tile, int stages>
+template <typename T, LinearTile tile, int stages, int lag>
 cudaError_t start_pairs(BulkGroup& group, bool turned, int multiprocessors, cudaStream_t stream) {
   constexpr LinearShape kShape = linear_shape(tile);
-  using Form = PairForm<T, kShape.rows, kShape.columns, stages>;
+  using Form = PairForm<T, kShape.rows, kShape.columns, stages, lag>;
   int tiles = 0;
   for (int i = 0; i < group.count; ++i) {
     const BulkTask& task = group.tasks[i];
@@ -269,15 +278,17 @@ cudaError_t start_pairs(BulkGroup& group, bool turned, int multiprocessors, cuda
 template <typename T>
 cudaError_t start_form(BulkGroup& group, bool turned, LinearTile tile, int multiprocessors, cudaStream_t stream) {
   switch (tile) {
-    case LinearTile::p96x64: return start_pairs<T, LinearTile::p96x64, 10>(group, turned, multiprocessors, stream);
-    case LinearTile::p96x192: return start_pairs<T, LinearTile::p96x192, 6>(group, turned, multiprocessors, stream);
-    case LinearTile::p96x256: return start_pairs<T, LinearTile::p96x256, 5>(group, turned, multiprocessors, stream);
-    case LinearTile::p144x64: return start_pairs<T, LinearTile::p144x64, 8>(group, turned, multiprocessors, stream);
-    case LinearTile::p144x192: return start_pairs<T, LinearTile::p144x192, 5>(group, turned, multiprocessors, stream);
-    case LinearTile::p144x256: return start_pairs<T, LinearTile::p144x256, 4>(group, turned, multiprocessors, stream);
-    case LinearTile::p192x128: return start_pairs<T, LinearTile::p192x128, 5>(group, turned, multiprocessors, stream);
-    case LinearTile::p128x128: return start_pairs<T, LinearTile::p128x128, 6>(group, turned, multiprocessors, stream);
-    case LinearTile::p128x256: return start_pairs<T, LinearTile::p128x256, 4>(group, turned, multiprocessors, stream);
+    case LinearTile::p96x64: return start_pairs<T, LinearTile::p96x64, 5, 2>(group, turned, multiprocessors, stream);
+    case LinearTile::p96x64d: return start_pairs<T, LinearTile::p96x64d, 10, 3>(group, turned, multiprocessors, stream);
+    case LinearTile::p96x64q: return start_pairs<T, LinearTile::p96x64q, 5, 1>(group, turned, multiprocessors, stream);
+    case LinearTile::p144x64: return start_pairs<T, LinearTile::p144x64, 4, 2>(group, turned, multiprocessors, stream);
+    case LinearTile::p144x64d: return start_pairs<T, LinearTile::p144x64d, 8, 3>(group, turned, multiprocessors, stream);
+    case LinearTile::p96x192: return start_pairs<T, LinearTile::p96x192, 6, 2>(group, turned, multiprocessors, stream);
+    case LinearTile::p96x256: return start_pairs<T, LinearTile::p96x256, 5, 2>(group, turned, multiprocessors, stream);
+    case LinearTile::p144x192: return start_pairs<T, LinearTile::p144x192, 5, 2>(group, turned, multiprocessors, stream);
+    case LinearTile::p144x256: return start_pairs<T, LinearTile::p144x256, 4, 1>(group, turned, multiprocessors, stream);
+    case LinearTile::p192x128: return start_pairs<T, LinearTile::p192x128, 5, 2>(group, turned, multiprocessors, stream);
+    case LinearTile::p128x128: return start_pairs<T, LinearTile::p128x128, 6, 2>(group, turned, multiprocessors, stream);
     default: return cudaErrorInvalidValue;
   }
 }

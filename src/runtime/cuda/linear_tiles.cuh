@@ -69,48 +69,60 @@ struct Ring {
 
 // ---- the thread that fetches ----
 
+// How deep the step from depth k on is. Slabs of a turned W end between steps.
+template <bool kTurned>
+__device__ __forceinline__ int step_at(const BulkTask& task, int k, int to) {
+  const int deep = min(to - k, kStep);
+  return kTurned ? min(deep, task.slab_rows - k % task.slab_rows) : deep;
+}
+
+// Until where steps of kStep follow each other.
+template <bool kTurned>
+__device__ __forceinline__ int run_at(const BulkTask& task, int k, int to) {
+  return kTurned && task.slab_rows % kStep != 0 ? min(to - k, task.slab_rows - k % task.slab_rows) : to - k;
+}
+
 // What W's part of a tile takes to fetch: what does not change from step to step is found once.
 template <typename Form, bool kTurned>
 struct WeightFetcher {
   const CUtensorMap* map;  // of the next box, or not turned: of the tile's first
-  const int n0, to, columns, box, slab_rows;
+  const int n0, columns, box, slab_rows;
   int row;  // in its slab
 
   __device__ __forceinline__ WeightFetcher(const BulkGroup& group, const BulkTask& task, const BulkTile<Form>& tile)
-      : n0(tile.n0), to(tile.to), columns(min(task.columns - tile.n0, Form::kWide)), box(task.box_rows), slab_rows(task.slab_rows) {
+      : n0(tile.n0), columns(min(task.columns - tile.n0, Form::kWide)), box(task.box_rows), slab_rows(task.slab_rows) {
     const int first = kTurned ? tile.from : n0;
     const int slab = first / slab_rows;
     map = group.w + task.first_map + slab;
     row = first - slab * slab_rows;
   }
-  // From depth k on.
-  __device__ __forceinline__ int bytes(int k) const {
+  // Of any step: what lies outside comes as zeros.
+  __device__ __forceinline__ int bytes() const {
+    if constexpr (kTurned) return kStep * Form::kWide * 2;
     int there = 0;
-    for (const int all = kTurned ? min(to - k, kStep) : columns; there < all;) there += box;
-    return there * (kTurned ? Form::kWide * 2 : kStepBytes);
+    while (there < columns) there += box;
+    return there * kStepBytes;
   }
   // In order of k.
-  __device__ __forceinline__ void fetch(const Ring<Form>& ring, int k) {
-    const int all = kTurned ? min(to - k, kStep) : columns;
+  __device__ __forceinline__ void fetch(const Ring<Form>& ring, int k, int deep) {
+    if constexpr (kTurned) {
+#pragma unroll
+      for (int i = 0; i < Form::kWide / 64; ++i)
+        fetch_box(ring.w() + static_cast<unsigned>(i * kStep * 128), map, n0 + i * 64, row, ring.filled());
+      row += deep;
+      if (row < slab_rows) return;
+      row = 0;
+      ++map;
+      return;
+    }
     const CUtensorMap* at = map;
     int in = row;
-    for (int r = 0; r < all; r += box) {
-      if constexpr (kTurned) {
-#pragma unroll
-        for (int i = 0; i < Form::kWide / 64; ++i)
-          fetch_box(ring.w() + static_cast<unsigned>(i * kStep * 128 + r * 128), at, n0 + i * 64, in, ring.filled());
-      } else {
-        fetch_box(ring.w() + static_cast<unsigned>(r * kStepBytes), at, k, in, ring.filled());
-      }
+    for (int r = 0; r < columns; r += box) {
+      fetch_box(ring.w() + static_cast<unsigned>(r * kStepBytes), at, k, in, ring.filled());
       in += box;
-      if (in >= slab_rows) {
-        in = 0;
-        ++at;
-      }
-    }
-    if (kTurned) {
-      map = at;
-      row = in;
+      if (in < slab_rows) continue;
+      in = 0;
+      ++at;
     }
   }
 };
