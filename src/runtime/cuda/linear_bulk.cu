@@ -10,10 +10,10 @@ namespace forebay::cuda {
 namespace {
 
 // Each warpgroup but the last warp multiplies 64 rows by kWide columns.
-template <typename T, int rows, int wide, int stages, int lag>
+template <typename T, int rows, int wide, int stages>
 struct BulkForm {
   using Type = T;
-  static constexpr int kRows = rows, kWide = wide, kStages = stages, kLag = lag, kComputing = rows * 2, kThreads = kComputing + 32, kPair = 1;
+  static constexpr int kRows = rows, kWide = wide, kStages = stages, kComputing = rows * 2, kThreads = kComputing + 32, kPair = 1;
   static constexpr int kXBytes = kRows * kStepBytes, kStageBytes = kXBytes + wide * kStepBytes;
   static constexpr int kBytes = stages * kStageBytes + 1024;
   static_assert(wide % 64 == 0 && kRows <= 256);
@@ -85,15 +85,15 @@ __device__ __forceinline__ void multiply_tile_steps(Ring<Form>& ring, int depth,
 #pragma unroll
     for (int k = 0; k < kStep; k += 16) multiply_16<Form, kTurned>(sums, ring.x() + own, ring.w(), k);
     commit_products();
-    await_products<Form::kLag>();
-    if (step >= Form::kLag) {
+    await_products<1>();
+    if (step > 0) {
       release(before);
       before.next();
     }
     ring.next();
   }
   await_products<0>();
-  for (int step = min(whole, Form::kLag); step > 0; --step, before.next()) release(before);
+  if (whole > 0) release(before);
   if (whole * kStep == depth) return;
   // No products with what lies behind the end: adding zeros would change the sign of a zero.
   await_turn(ring.filled(), ring.turn);
@@ -283,10 +283,10 @@ cudaError_t start_bulk(BulkGroup& group, int multiprocessors, cudaStream_t strea
   return launch_linear(linear_bulk<Form, kTurned>, at_once, Form::kThreads, Form::kBytes, group, stream);
 }
 
-template <typename T, LinearTile tile, int stages, int lag = 1>
+template <typename T, LinearTile tile, int stages>
 cudaError_t start_tile(BulkGroup& group, bool turned, int multiprocessors, cudaStream_t stream) {
   constexpr LinearShape kShape = linear_shape(tile);
-  using Form = BulkForm<T, kShape.rows, kShape.columns, stages, lag>;
+  using Form = BulkForm<T, kShape.rows, kShape.columns, stages>;
   return turned ? start_bulk<Form, true>(group, multiprocessors, stream) : start_bulk<Form, false>(group, multiprocessors, stream);
 }
 
@@ -301,12 +301,6 @@ cudaError_t start_form(BulkGroup& group, bool turned, LinearTile tile, int multi
       return start_tile<T, LinearTile::t192x192, 4>(group, turned, multiprocessors, stream);
     case LinearTile::t128x256:
       return start_tile<T, LinearTile::t128x256, 4>(group, turned, multiprocessors, stream);
-    case LinearTile::l128x128:
-      return start_tile<T, LinearTile::l128x128, 6, 2>(group, turned, multiprocessors, stream);
-    case LinearTile::l128x192:
-      return start_tile<T, LinearTile::l128x192, 5, 2>(group, turned, multiprocessors, stream);
-    case LinearTile::l128x256:
-      return start_tile<T, LinearTile::l128x256, 4, 2>(group, turned, multiprocessors, stream);
     default:
       return cudaErrorInvalidValue;
   }

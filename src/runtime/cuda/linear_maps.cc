@@ -51,7 +51,9 @@ bool map_linear(const LinearGroup& group, LinearTile tile, BulkGroup* bulk) {
   const LinearShape shape = linear_shape(tile);
   if (!shape.bulk) return false;
   const LinearTask& first = group.tasks[0];
-  if (!make_tensor_map(MatrixMap{first.type, first.x, first.rows, first.depth, first.x_row, shape.pair ? shape.rows / 2 : shape.rows}, &bulk->x)) return false;
+  if (!make_tensor_map(MatrixMap{first.type, first.x, first.rows, first.depth, first.x_row, shape.pair ? shape.rows / 2 : shape.rows},
+                       &bulk->x))
+    return false;
   bulk->count = group.count;
   int maps = 0;
   for (int i = 0; i < group.count; ++i) {

@@ -22,7 +22,7 @@ struct HopperWay {
   LinearTile tile;
   int splits;
   double step;  // cycles of a block for 64 of depth
-  double join;  // and of its cluster's sums
+  double join;  // and of its cluster's sums, or what its launch takes beyond others'
   const char* config;
 };
 constexpr HopperWay kHopperWays[] = {
@@ -39,23 +39,10 @@ constexpr HopperWay kHopperWays[] = {
     {LinearTile::t192x192, 1, 1180, 0, "192x192"},
     {LinearTile::t128x256, 1, 1050, 0, "128x256"},
     {LinearTile::t128x256, 2, 1050, 4400, "128x256 splits=2"},
-    {LinearTile::p96x64, 1, 480, -1000, "96x64 pair"},
-    {LinearTile::p96x64d, 1, 481, 0, "96x64 pair d"},
-    {LinearTile::p96x64q, 1, 482, -1000, "96x64 pair q"},
-    {LinearTile::p144x64, 1, 520, -1000, "144x64 pair"},
-    {LinearTile::p144x64d, 1, 521, 0, "144x64 pair d"},
-    {LinearTile::p96x192, 1, 920, 0, "96x192 pair"},
-    {LinearTile::p96x256, 1, 940, 0, "96x256 pair"},
-    {LinearTile::p144x192, 1, 1000, 0, "144x192 pair"},
-    {LinearTile::p144x256, 1, 1170, 0, "144x256 pair"},
-    {LinearTile::p192x128, 1, 860, 0, "192x128 pair"},
-    {LinearTile::p128x128, 1, 740, 0, "128x128 pair"},
-    {LinearTile::l128x128, 1, 845, 0, "128x128 l"},
-    {LinearTile::l128x128, 2, 845, 1500, "128x128 l splits=2"},
-    {LinearTile::l128x192, 1, 955, 0, "128x192 l"},
-    {LinearTile::l128x192, 2, 955, 2000, "128x192 l splits=2"},
-    {LinearTile::l128x256, 1, 1055, 0, "128x256 l"},
-    {LinearTile::l128x256, 2, 1055, 4400, "128x256 l splits=2"},
+    {LinearTile::p96x64, 1, 500, -1000, "96x64 pair"},
+    {LinearTile::p144x64, 1, 520, 0, "144x64 pair"},
+    {LinearTile::p144x256, 1, 1200, 0, "144x256 pair"},
+    {LinearTile::p192x128, 1, 800, 2600, "192x128 pair"},
 };
 
 // W as [depth, columns].
@@ -171,7 +158,8 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
       const LinearTask task = kernel->task_of(member.calls), &first = group.count > 0 ? group.tasks[0] : task;
       const bool same = task.x == first.x && task.rows == first.rows && task.depth == first.depth && task.type == first.type;
       // `constant`: a block may fetch the W of any member before the launch ahead has ended.
-      if (!same || task.turned != first.turned || task.splits != first.splits || task.constant != first.constant || task.columns == 0) break;
+      if (!same || task.turned != first.turned || task.splits != first.splits || task.constant != first.constant || task.columns == 0)
+        break;
       if (group.count > 0 && !share(group, task)) break;
       group.tasks[group.count++] = task;
     }

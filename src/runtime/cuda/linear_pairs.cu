@@ -10,10 +10,10 @@ namespace {
 
 // Warpgroups multiply kUnits times 64 columns of W by kRows rows of x each; the last warp fetches. Where sums take most registers it is a
 // warpgroup of four, which gives its own to the others.
-template <typename T, int rows, int wide, int stages, int lag>
+template <typename T, int rows, int wide, int stages>
 struct PairForm {
   using Type = T;
-  static constexpr int kRows = rows, kWide = wide, kStages = stages, kLag = lag, kPair = 2, kUnits = wide == 256 ? 2 : 1;
+  static constexpr int kRows = rows, kWide = wide, kStages = stages, kPair = 2, kUnits = wide == 256 ? 2 : 1;
   static constexpr bool kGives = kUnits * rows > 256;
   static constexpr int kComputing = wide / kUnits * 2, kThreads = kComputing + (kGives ? 128 : 32);
   static constexpr int kXBytes = kRows * kStepBytes, kStageBytes = kXBytes + wide * kStepBytes, kUnitBytes = 64 * kStepBytes;
@@ -28,31 +28,27 @@ using PairSums = float[Form::kUnits][Form::kRows / 8][4];
 
 #define FB_NAMES_48 FB_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define FB_NAMES_72 FB_NAMES_64 ", %64, %65, %66, %67, %68, %69, %70, %71"
-#define FB_PRODUCT_BY(size, type, names, last, ...)                                                                             \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n" size "k16.f32." type "." type " {" names "}, " last ", 0;\n" : __VA_ARGS__ \
+#define FB_PRODUCT_BY(size, type, names, last, ...)                                                             \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n" size "k16.f32." type "." type " {" names "}, " last ", 0;\n" \
+               : __VA_ARGS__                                                                                    \
                : "l"(w), "l"(x), "n"(kTurned ? 1 : 0))
-#define FB_PRODUCT_BY_ROWS(size, names, last, ...)                   \
-  if constexpr (std::is_same_v<T, __half>) {                         \
-    FB_PRODUCT_BY(size, "f16", names, last, __VA_ARGS__);            \
-  } else {                                                           \
-    FB_PRODUCT_BY(size, "bf16", names, last, __VA_ARGS__);           \
+#define FB_PRODUCT_BY_ROWS(size, names, last, ...)         \
+  if constexpr (std::is_same_v<T, __half>) {               \
+    FB_PRODUCT_BY(size, "f16", names, last, __VA_ARGS__);  \
+  } else {                                                 \
+    FB_PRODUCT_BY(size, "bf16", names, last, __VA_ARGS__); \
   }
 template <typename T, bool kTurned>
 __device__ __forceinline__ void add_rows(float (&d)[12][4], std::uint64_t w, std::uint64_t x) {
   FB_PRODUCT_BY_ROWS("96", FB_NAMES_48, "%48, %49, 1, 1, 1, %50", FB_SUMS_32(0), FB_SUMS_8(8), FB_SUMS_8(10))
 }
 template <typename T, bool kTurned>
-__device__ __forceinline__ void add_rows(float (&d)[16][4], std::uint64_t w, std::uint64_t x) {
-  FB_PRODUCT_BY_ROWS("128", FB_NAMES_64, "%64, %65, 1, 1, 1, %66", FB_SUMS_32(0), FB_SUMS_32(8))
-}
-template <typename T, bool kTurned>
 __device__ __forceinline__ void add_rows(float (&d)[18][4], std::uint64_t w, std::uint64_t x) {
   FB_PRODUCT_BY_ROWS("144", FB_NAMES_72, "%72, %73, 1, 1, 1, %74", FB_SUMS_32(0), FB_SUMS_32(8), FB_SUMS_8(16))
 }
 template <typename T, bool kTurned>
-__device__ __forceinline__ void add_rows(float (&d)[24][4], std::uint64_t w, std::uint64_t x) {
-  FB_PRODUCT_BY_ROWS("192", FB_NAMES_96, "%96, %97, 1, 1, 1, %98", FB_SUMS_32(0), FB_SUMS_32(8), FB_SUMS_32(16))
-}
+__device__ __forceinline__ void add_rows(float (&d)[24][4], std::uint64_t w, std::uint64_t x){
+    FB_PRODUCT_BY_ROWS("192", FB_NAMES_96, "%96, %97, 1, 1, 1, %98", FB_SUMS_32(0), FB_SUMS_32(8), FB_SUMS_32(16))}
 
 // ---- the thread that fetches ----
 
@@ -106,8 +102,8 @@ __device__ __forceinline__ void fetch_pair(const BulkGroup& group, Ring<Form> ri
 
 // ---- the multiplying warpgroups ----
 
-// To both blocks, whose halves of x a stage holds. Not released for the cluster, which would wait for all that this thread has written: what
-// the products have read is done when they are.
+// To both blocks, whose halves of x a stage holds. Not released for the cluster, which would wait for all that this thread has written:
+// what the products have read is done when they are.
 template <typename Form>
 __device__ __forceinline__ void release_both(const Ring<Form>& ring) {
   const unsigned lane = threadIdx.x % 32;
@@ -141,15 +137,15 @@ __device__ __forceinline__ void multiply_pair_steps(Ring<Form>& ring, int depth,
 #pragma unroll
     for (int k = 0; k < kStep; k += 16) multiply_rows_16<Form, kTurned>(sums, ring.x(), ring.w() + own, k);
     commit_products();
-    await_products<Form::kLag>();
-    if (step >= Form::kLag) {
+    await_products<1>();
+    if (step > 0) {
       release_both(before);
       before.next();
     }
     ring.next();
   }
   await_products<0>();
-  for (int step = min(whole, Form::kLag); step > 0; --step, before.next()) release_both(before);
+  if (whole > 0) release_both(before);
   if (whole * kStep == depth) return;
   // No products with what lies behind the end: adding zeros would change the sign of a zero.
   await_turn(ring.filled(), ring.turn);
@@ -222,10 +218,17 @@ __device__ __forceinline__ void compute_pair(const BulkGroup& group, Ring<Form> 
       multiply_pair_steps<Form, kTurned>(ring, run, static_cast<unsigned>(unit * Form::kUnitBytes), sums);
     }
     switch (task.activation) {
-      case Activation::none: write_units<Form, Finish::plain>(task, tile.m0, column0, sums); break;
-      case Activation::gelu: write_units<Form, Finish::gelu>(task, tile.m0, column0, sums); break;
-      case Activation::swish: write_units<Form, Finish::swish>(task, tile.m0, column0, sums); break;
-      default: write_units<Form, Finish::other>(task, tile.m0, column0, sums);
+      case Activation::none:
+        write_units<Form, Finish::plain>(task, tile.m0, column0, sums);
+        break;
+      case Activation::gelu:
+        write_units<Form, Finish::gelu>(task, tile.m0, column0, sums);
+        break;
+      case Activation::swish:
+        write_units<Form, Finish::swish>(task, tile.m0, column0, sums);
+        break;
+      default:
+        write_units<Form, Finish::other>(task, tile.m0, column0, sums);
     }
   }
 }
@@ -261,10 +264,10 @@ __global__ void __launch_bounds__(Form::kThreads, 1) linear_pairs(const __grid_c
   }
 }
 
-template <typename T, LinearTile tile, int stages, int lag>
+template <typename T, LinearTile tile, int stages>
 cudaError_t start_pairs(BulkGroup& group, bool turned, int multiprocessors, cudaStream_t stream) {
   constexpr LinearShape kShape = linear_shape(tile);
-  using Form = PairForm<T, kShape.rows, kShape.columns, stages, lag>;
+  using Form = PairForm<T, kShape.rows, kShape.columns, stages>;
   int tiles = 0;
   for (int i = 0; i < group.count; ++i) {
     const BulkTask& task = group.tasks[i];
@@ -272,24 +275,23 @@ cudaError_t start_pairs(BulkGroup& group, bool turned, int multiprocessors, cuda
     group.ends[i] = tiles;
   }
   const int blocks = 2 * std::min(tiles, multiprocessors / 2);
-  return launch_linear(turned ? linear_pairs<Form, true> : linear_pairs<Form, false>, blocks, Form::kThreads, Form::kBytes, group, stream, 2);
+  return launch_linear(turned ? linear_pairs<Form, true> : linear_pairs<Form, false>, blocks, Form::kThreads, Form::kBytes, group, stream,
+                       2);
 }
 
 template <typename T>
 cudaError_t start_form(BulkGroup& group, bool turned, LinearTile tile, int multiprocessors, cudaStream_t stream) {
   switch (tile) {
-    case LinearTile::p96x64: return start_pairs<T, LinearTile::p96x64, 5, 2>(group, turned, multiprocessors, stream);
-    case LinearTile::p96x64d: return start_pairs<T, LinearTile::p96x64d, 10, 3>(group, turned, multiprocessors, stream);
-    case LinearTile::p96x64q: return start_pairs<T, LinearTile::p96x64q, 5, 1>(group, turned, multiprocessors, stream);
-    case LinearTile::p144x64: return start_pairs<T, LinearTile::p144x64, 4, 2>(group, turned, multiprocessors, stream);
-    case LinearTile::p144x64d: return start_pairs<T, LinearTile::p144x64d, 8, 3>(group, turned, multiprocessors, stream);
-    case LinearTile::p96x192: return start_pairs<T, LinearTile::p96x192, 6, 2>(group, turned, multiprocessors, stream);
-    case LinearTile::p96x256: return start_pairs<T, LinearTile::p96x256, 5, 2>(group, turned, multiprocessors, stream);
-    case LinearTile::p144x192: return start_pairs<T, LinearTile::p144x192, 5, 2>(group, turned, multiprocessors, stream);
-    case LinearTile::p144x256: return start_pairs<T, LinearTile::p144x256, 4, 1>(group, turned, multiprocessors, stream);
-    case LinearTile::p192x128: return start_pairs<T, LinearTile::p192x128, 5, 2>(group, turned, multiprocessors, stream);
-    case LinearTile::p128x128: return start_pairs<T, LinearTile::p128x128, 6, 2>(group, turned, multiprocessors, stream);
-    default: return cudaErrorInvalidValue;
+    case LinearTile::p96x64:
+      return start_pairs<T, LinearTile::p96x64, 5>(group, turned, multiprocessors, stream);
+    case LinearTile::p144x64:
+      return start_pairs<T, LinearTile::p144x64, 8>(group, turned, multiprocessors, stream);
+    case LinearTile::p144x256:
+      return start_pairs<T, LinearTile::p144x256, 4>(group, turned, multiprocessors, stream);
+    case LinearTile::p192x128:
+      return start_pairs<T, LinearTile::p192x128, 5>(group, turned, multiprocessors, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
 }
 

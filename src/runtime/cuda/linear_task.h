@@ -34,7 +34,10 @@ enum class LinearTile : int {
   t128x192,
   t192x192,
   t128x256,
-  p96x64, p96x64d, p96x64q, p144x64, p144x64d, p96x192, p96x256, p144x192, p144x256, p192x128, p128x128, l128x128, l128x192, l128x256
+  p96x64,  // pairs of blocks, linear_pairs.cu
+  p144x64,
+  p144x256,
+  p192x128
 };
 struct LinearShape {
   int rows, columns;
@@ -43,9 +46,9 @@ struct LinearShape {
   bool pair = false;
 };
 constexpr LinearShape linear_shape(LinearTile tile) {
-  constexpr LinearShape kShapes[] = {
-      {64, 64, 2, false},         {128, 128, 1, true},        {128, 192, 1, true},        {192, 192, 1, true},        {128, 256, 1, true},
-      {96, 64, 1, true, true}, {96, 64, 1, true, true}, {96, 64, 1, true, true}, {144, 64, 1, true, true}, {144, 64, 1, true, true}, {96, 192, 1, true, true}, {96, 256, 1, true, true}, {144, 192, 1, true, true}, {144, 256, 1, true, true}, {192, 128, 1, true, true}, {128, 128, 1, true, true}, {128, 128, 1, true, false}, {128, 192, 1, true, false}, {128, 256, 1, true, false}};
+  constexpr LinearShape kShapes[] = {{64, 64, 2, false},       {128, 128, 1, true},       {128, 192, 1, true},
+                                     {192, 192, 1, true},      {128, 256, 1, true},       {96, 64, 1, true, true},
+                                     {144, 64, 1, true, true}, {144, 256, 1, true, true}, {192, 128, 1, true, true}};
   return kShapes[static_cast<int>(tile)];
 }
 // Products of the same x, or of one: types, rows, depth, orientation and splits are the same; none is empty.

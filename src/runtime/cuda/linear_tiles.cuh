@@ -1,5 +1,5 @@
-// What the kernels share whose tiles of x and W the tensor copy engine fetches: where a tile is, the ring that tiles come through, the boxes
-// of W, and sums on their way to outputs.
+// What the kernels share whose tiles of x and W the tensor copy engine fetches: where a tile is, the ring that tiles come through, the
+// boxes of W, and sums on their way to outputs.
 #pragma once
 
 #include "runtime/cuda/hopper_products.cuh"
