@@ -24,7 +24,7 @@ constexpr int kFetchRegisters = 40, kComputeRegisters = 232;
 template <typename Form>
 using PairSums = float[Form::kUnits][Form::kRows / 8][4];
 
-// ---- products of 64 columns of W (b, as rows or turned) and 96 to 192 rows of x ----
+// ---- products of 64 columns of W, as rows or turned, and 96, 144 or 192 rows of x ----
 
 #define FB_NAMES_48 FB_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define FB_NAMES_72 FB_NAMES_64 ", %64, %65, %66, %67, %68, %69, %70, %71"
