@@ -12,8 +12,8 @@
 namespace forebay::builder {
 namespace {
 
-// Kernels take rows in blocks of this many.
-constexpr std::uint64_t kRowBlock = 16, kRowTile = 256;
+// Kernels take rows in blocks of this many; large products take steps of so many rows, or tiles.
+constexpr std::uint64_t kRowBlock = 16, kRowStep = 64, kRowTile = 256;
 
 std::uint64_t rows_of(const Shape& shape) { return shape.rank() == 0 ? 1 : static_cast<std::uint64_t>(shape[0]); }
 
@@ -141,7 +141,7 @@ std::uint64_t slab_rows(const SlabWeight& weight, std::uint64_t slab_bytes) {
   if (fitting >= rows) return rows;
   // Sub-byte rows may end within a byte: slabs then hold a multiple of as many rows as make whole bytes.
   std::uint64_t unit = 8 / std::gcd<std::uint64_t>(8, bits % 8 == 0 ? 8 : bits % 8);
-  if (fitting >= kRowBlock) unit = kRowBlock;
+  if (fitting >= kRowBlock) unit = fitting >= 2 * kRowStep ? kRowStep : kRowBlock;
   unit = std::lcm(unit, weight.unit);
   const std::uint64_t most = std::max(unit, fitting / unit * unit);
   // As many slabs as needed, of about one size: a short last slab would leave room in the ring unused.

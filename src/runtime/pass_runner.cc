@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "runtime/dynamic_pass.h"
 #include "runtime/merged_kernel.h"
+#include "runtime/row_table.h"
 
 namespace forebay {
 namespace {
@@ -263,7 +264,7 @@ Status PassRunner::run_spread(void* argument) {
 Status PassRunner::run_append(PreparedStep& step) {
   end_stretch();
   if (pass_.places[step.output_values[0]].pitch > 0) {
-    gather_calls_.push_back({this, &step, nullptr});
+    gather_calls_.push_back({this, &step});
     queue_.launch(&PassRunner::run_spread, &gather_calls_.back());
     debug(step.output_values[0]);
     return {};
@@ -378,7 +379,11 @@ Status PassRunner::run_gather_step(PreparedStep& step) {
     if (step.output_values[o] != kNone) step.outputs[o].data = address(step.output_values[o]);
   }
   end_stretch();
-  if (step.table_kernel != nullptr && use_table(step)) {
+  // Of an enqueued pass they may be overwritten as soon as they are on the device.
+  const bool staged = !engine_.device().info().arena_host_addressable && context_.call_->number == 0;
+  const HostTensor* const given = staged ? given_input(step.input_values[1]) : nullptr;
+  if (given != nullptr) FB_TRY(find_rows(step, given->data()));
+  if (step.table_kernel != nullptr && use_table(step, given != nullptr)) {
     for (const ValueId id : step.output_values) debug(id);
     return {};
   }
@@ -387,10 +392,7 @@ Status PassRunner::run_gather_step(PreparedStep& step) {
     step.row_bytes = std::vector<std::byte>(step.row_room);
   }
   if (step.row_lock != nullptr) step.row_lock->hold(engine_.device(), step.row_bytes);
-  // Of an enqueued pass they may be overwritten as soon as they are on the device.
-  const bool staged = !engine_.device().info().arena_host_addressable && context_.call_->number == 0;
-  if (const HostTensor* given = staged ? given_input(step.input_values[1]) : nullptr; given != nullptr) {
-    FB_TRY(find_rows(step, given->data()));
+  if (given != nullptr) {
     // The first are on their way to the device while the next ones are fetched.
     constexpr std::uint64_t kAtOnce = 1 << 20;
     const std::uint64_t bytes = step.rows.empty() ? 0 : bytes_of(pass_.places[step.output_values[0]]) / step.rows.size();
@@ -401,7 +403,7 @@ Status PassRunner::run_gather_step(PreparedStep& step) {
       queue_.copy(step.outputs[0].data + first * bytes, step.row_bytes.data() + first * bytes, count * bytes);
     }
   } else {
-    gather_calls_.push_back({this, &step, nullptr});
+    gather_calls_.push_back({this, &step});
     queue_.launch(&PassRunner::run_gather, &gather_calls_.back());
   }
   for (const ValueId id : step.output_values) debug(id);
@@ -409,13 +411,13 @@ Status PassRunner::run_gather_step(PreparedStep& step) {
 }
 
 // False where the rows come from host memory.
-bool PassRunner::use_table(PreparedStep& step) {
+bool PassRunner::use_table(PreparedStep& step, bool checked) {
   const plan::WeightId weight = step.step->weights.front().weight;
   GatheredTables& tables = engine_.tables_;
   const bool fills = tables.asks(weight, lease_.generation(), bytes_of(pass_.places[step.output_values[0]]));
   const std::byte* const table = fills ? nullptr : tables.find(weight, lease_.generation());
   if (!fills && table == nullptr) return false;
-  gather_calls_.push_back({this, &step, table});
+  gather_calls_.push_back({this, &step, table, checked});
   queue_.launch(fills ? &PassRunner::run_fill : &PassRunner::run_table, &gather_calls_.back());
   return !fills;
 }
@@ -427,7 +429,7 @@ Status PassRunner::run_fill(void* argument) {
   return status.ok() ? status : std::move(status).with_context("copying the table of node '" + call.step->name + "'");
 }
 
-// The kernel checks its indices as the host does.
+// The kernel checks its indices as the host does, unless that has been done.
 Status PassRunner::run_table(void* argument) {
   const GatherCall& call = *static_cast<GatherCall*>(argument);
   const PreparedStep& step = *call.step;
@@ -439,7 +441,8 @@ Status PassRunner::run_table(void* argument) {
   KernelCall given;
   given.inputs = inputs;
   given.outputs = step.outputs;
-  return step.table_kernel->run(given);
+  auto* const checked = call.checked ? dynamic_cast<RowTable*>(step.table_kernel.get()) : nullptr;
+  return checked != nullptr ? checked->run_checked(given) : step.table_kernel->run(given);
 }
 
 // On the queue: the indices are computed by then.

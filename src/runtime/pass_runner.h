@@ -37,6 +37,7 @@ class PassRunner {
     PassRunner* runner = nullptr;
     PreparedStep* step = nullptr;
     const std::byte* table = nullptr;  // on the device
+    bool checked = false;              // none of the indices is outside
   };
   static Status run_launch(void* argument);
   static Status run_gather(void* argument);
@@ -62,7 +63,7 @@ class PassRunner {
   void collect(Launch& launch);
   void end_stretch();
   Status run_gather_step(PreparedStep& step);
-  bool use_table(PreparedStep& step);
+  bool use_table(PreparedStep& step, bool checked);
   Status gather(PreparedStep& step, const std::byte* indices, std::byte* to);
   Status find_rows(PreparedStep& step, const std::byte* indices);
   Status fetch_rows(PreparedStep& step, std::size_t first, std::size_t count, std::byte* to);

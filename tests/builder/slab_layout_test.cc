@@ -31,6 +31,8 @@ TEST(SlabRows, RoundsToBlocksOfSixteen) {
   const SlabWeight matrix = weight_of(DType::bf16, Shape{4096, 4096});
   EXPECT_EQ(slab_rows(matrix, 8 << 20), 1024u);
   EXPECT_EQ(slab_rows(matrix, 1 << 20), 128u);
+  EXPECT_EQ(slab_rows(weight_of(DType::f16, Shape{3072, 768}), 1 << 20), 640u);  // many: blocks of 64
+  EXPECT_EQ(slab_rows(weight_of(DType::f16, Shape{768, 4224}), 1 << 20), 112u);
   EXPECT_EQ(slab_rows(weight_of(DType::f32, Shape{1000, 1000}), 64 << 10), 16u);
   EXPECT_EQ(slab_rows(weight_of(DType::f32, Shape{10, 100'000}), 64 << 10), 1u);  // a row is larger than a slab
   EXPECT_EQ(slab_rows(weight_of(DType::f32, Shape{1000, 1000}, false), 64 << 10), 1000u);
@@ -46,7 +48,7 @@ TEST(SlabRows, EvensOutTheSlabs) {
 TEST(SlabRows, HoldWholeTilesWhereThatCostsFewSlabs) {
   EXPECT_EQ(slab_rows(weight_of(DType::bf16, Shape{4096, 14336}), 8 << 20), 256u);
   EXPECT_EQ(slab_rows(weight_of(DType::bf16, Shape{32768, 5120}), 8 << 20), 768u);
-  EXPECT_EQ(slab_rows(weight_of(DType::bf16, Shape{1100, 14336}), 8 << 20), 288u);  // four slabs would be five
+  EXPECT_EQ(slab_rows(weight_of(DType::bf16, Shape{3072, 6144}), 8 << 20), 640u);  // five slabs would be six
 }
 
 TEST(SlabRows, KeepsSubByteRowsWhole) {

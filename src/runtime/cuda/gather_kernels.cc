@@ -8,6 +8,7 @@
 #include "runtime/cuda/packed_launch.h"
 #include "runtime/ops/indices.h"
 #include "runtime/ops/quant_gather.h"
+#include "runtime/row_table.h"
 
 namespace forebay::cuda {
 namespace {
@@ -56,7 +57,7 @@ class CheckedIndices {
   HostTensor host_;
 };
 
-class GatherKernel final : public Kernel {
+class GatherKernel final : public Kernel, public RowTable {
  public:
   explicit GatherKernel(StatePtr state) : state_(std::move(state)) {}
   Status prepare(const PrepareContext& context) override {
@@ -84,6 +85,9 @@ class GatherKernel final : public Kernel {
   std::string_view id() const override { return id_; }
   Status run(const KernelCall& call) override {
     FB_TRY(indices_.check(call, *state_));
+    return run_checked(call);
+  }
+  Status run_checked(const KernelCall& call) override {
     GatherTask task = task_;
     if (sliced_) {
       task.first = call.row_begin;

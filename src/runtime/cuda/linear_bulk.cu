@@ -4,118 +4,19 @@
 // bits.
 #include <algorithm>
 
-#include "runtime/cuda/hopper_products.cuh"
-#include "runtime/cuda/linear_bulk.h"
-#include "runtime/cuda/linear_finish.cuh"
+#include "runtime/cuda/linear_tiles.cuh"
 
 namespace forebay::cuda {
 namespace {
-
-constexpr int kStep = 64, kStepBytes = 2 * kStep;
 
 // Each warpgroup but the last warp multiplies 64 rows by kWide columns.
 template <typename T, int rows, int wide, int stages>
 struct BulkForm {
   using Type = T;
-  static constexpr int kRows = rows, kWide = wide, kStages = stages, kComputing = rows * 2, kThreads = kComputing + 32;
+  static constexpr int kRows = rows, kWide = wide, kStages = stages, kComputing = rows * 2, kThreads = kComputing + 32, kPair = 1;
   static constexpr int kXBytes = kRows * kStepBytes, kStageBytes = kXBytes + wide * kStepBytes;
   static constexpr int kBytes = stages * kStageBytes + 1024;
   static_assert(wide % 64 == 0 && kRows <= 256);
-};
-
-__device__ inline void expect_bytes(unsigned at, int bytes) {
-  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.expect_tx.shared::cta.b64 state, [%0], %1;\n}\n" ::"r"(at), "r"(bytes) : "memory");
-}
-// A box of the matrix from (column, row) on; what lies outside is zeros.
-__device__ inline void fetch_box(unsigned to, const CUtensorMap* map, int column, int row, unsigned barrier) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];\n" ::"r"(to),
-               "l"(map), "r"(column), "r"(row), "r"(barrier)
-               : "memory");
-}
-constexpr int kAtOnce = 8;  // row tiles that take turns before the next column
-
-template <typename Form>
-struct BulkTile {
-  int member = 0, m0 = 0, n0 = 0, from = 0, to = 0;
-  __device__ __forceinline__ BulkTile(const BulkGroup& group, int index) {
-    int first = 0;
-    while (index >= group.ends[member]) first = group.ends[member++];
-    const BulkTask& task = group.tasks[member];
-    const int down = (task.rows + Form::kRows - 1) / Form::kRows, across = (task.columns + Form::kWide - 1) / Form::kWide;
-    const int own = index - first, run = own / (kAtOnce * across), rest = own % (kAtOnce * across);
-    const int together = min(kAtOnce, down - run * kAtOnce);
-    m0 = (run * kAtOnce + rest % together) * Form::kRows;
-    n0 = rest / together * Form::kWide;
-    const int deep = (task.depth + kStep - 1) / kStep, split = static_cast<int>(blockIdx.z);
-    from = deep * split / task.splits * kStep;
-    to = min(deep * (split + 1) / task.splits * kStep, task.depth);
-  }
-  __device__ __forceinline__ int steps() const { return (to - from + kStep - 1) / kStep; }
-};
-
-// Where a block is in its ring of stages.
-template <typename Form>
-struct Ring {
-  unsigned tiles, full, empty;
-  int stage = 0, turn = 0;
-  __device__ __forceinline__ void next() {
-    if (++stage == Form::kStages) {
-      stage = 0;
-      ++turn;
-    }
-  }
-  __device__ __forceinline__ unsigned x() const { return tiles + static_cast<unsigned>(stage * Form::kStageBytes); }
-  __device__ __forceinline__ unsigned w() const { return x() + Form::kXBytes; }
-  __device__ __forceinline__ unsigned filled() const { return full + static_cast<unsigned>(stage) * 8; }
-  __device__ __forceinline__ unsigned freed() const { return empty + static_cast<unsigned>(stage) * 8; }
-};
-
-// ---- the thread that fetches ----
-
-// What W's part of a tile takes to fetch: what does not change from step to step is found once.
-template <typename Form, bool kTurned>
-struct WeightFetcher {
-  const CUtensorMap* map;  // of the next box, or not turned: of the tile's first
-  const int n0, to, columns, box, slab_rows;
-  int row;  // in its slab
-
-  __device__ __forceinline__ WeightFetcher(const BulkGroup& group, const BulkTask& task, const BulkTile<Form>& tile)
-      : n0(tile.n0), to(tile.to), columns(min(task.columns - tile.n0, Form::kWide)), box(task.box_rows), slab_rows(task.slab_rows) {
-    const int first = kTurned ? tile.from : n0;
-    const int slab = first / slab_rows;
-    map = group.w + task.first_map + slab;
-    row = first - slab * slab_rows;
-  }
-  // From depth k on.
-  __device__ __forceinline__ int bytes(int k) const {
-    int there = 0;
-    for (const int all = kTurned ? min(to - k, kStep) : columns; there < all;) there += box;
-    return there * (kTurned ? Form::kWide * 2 : kStepBytes);
-  }
-  // In order of k.
-  __device__ __forceinline__ void fetch(const Ring<Form>& ring, int k) {
-    const int all = kTurned ? min(to - k, kStep) : columns;
-    const CUtensorMap* at = map;
-    int in = row;
-    for (int r = 0; r < all; r += box) {
-      if constexpr (kTurned) {
-#pragma unroll
-        for (int i = 0; i < Form::kWide / 64; ++i)
-          fetch_box(ring.w() + static_cast<unsigned>(i * kStep * 128 + r * 128), at, n0 + i * 64, in, ring.filled());
-      } else {
-        fetch_box(ring.w() + static_cast<unsigned>(r * kStepBytes), at, k, in, ring.filled());
-      }
-      in += box;
-      if (in >= slab_rows) {
-        in = 0;
-        ++at;
-      }
-    }
-    if (kTurned) {
-      map = at;
-      row = in;
-    }
-  }
 };
 
 template <typename Form, bool kTurned>
@@ -127,22 +28,28 @@ __device__ __forceinline__ void fetch_all(const BulkGroup& group, Ring<Form> rin
   if (waited) after_previous();
   for (; index < tiles; index += each) {
     const BulkTile<Form> tile(group, index);
-    WeightFetcher<Form, kTurned> w(group, group.tasks[tile.member], tile);
+    const BulkTask& task = group.tasks[tile.member];
+    WeightFetcher<Form, kTurned> w(group, task, tile);
+    const int bytes = Form::kXBytes + w.bytes();
     int ahead = tile.from;  // depth whose W is on its way before x may be
     if (!waited) {
-      for (Ring<Form> first = ring; ahead < min(tile.to, tile.from + Form::kStages * kStep); ahead += kStep, first.next()) {
-        expect_bytes(first.filled(), Form::kXBytes + w.bytes(ahead));
-        w.fetch(first, ahead);
+      Ring<Form> at = ring;
+      for (int i = 0; i < Form::kStages && ahead < tile.to; ++i, at.next()) {
+        const int deep = step_at<kTurned>(task, ahead, tile.to);
+        expect_bytes(at.filled(), bytes);
+        w.fetch(at, ahead, deep);
+        ahead += deep;
       }
       after_previous();
       waited = true;
     }
 #pragma unroll 1
-    for (int k = tile.from; k < tile.to; k += kStep, ring.next()) {
+    for (int k = tile.from, deep = 0; k < tile.to; k += deep, ring.next()) {
+      deep = step_at<kTurned>(task, k, tile.to);
       if (k >= ahead) {
         await_turn(ring.freed(), ring.turn - 1);  // the first time around: passes at once
-        expect_bytes(ring.filled(), Form::kXBytes + w.bytes(k));
-        w.fetch(ring, k);
+        expect_bytes(ring.filled(), bytes);
+        w.fetch(ring, k, deep);
       }
       fetch_box(ring.x(), &group.x, k, tile.m0, ring.filled());
     }
@@ -199,53 +106,6 @@ __device__ __forceinline__ void multiply_tile_steps(Ring<Form>& ring, int depth,
   }
   release(ring);
   ring.next();
-}
-
-// Four lanes' words of four runs of 8 columns: lane i gets run i.
-__device__ __forceinline__ uint4 gather_run(unsigned a, unsigned b, unsigned c, unsigned d) {
-  const int lane = static_cast<int>(threadIdx.x);
-  const bool odd = (lane & 1) != 0, high = (lane & 2) != 0;
-  const unsigned ab = __shfl_xor_sync(~0u, odd ? a : b, 1), cd = __shfl_xor_sync(~0u, odd ? c : d, 1);
-  const unsigned a1 = odd ? ab : a, b1 = odd ? b : ab, c1 = odd ? cd : c, d1 = odd ? d : cd;
-  // Even lanes hold (a1, b1) of run 0 and (c1, d1) of run 2, odd ones those of runs 1 and 3.
-  const unsigned low = __shfl_xor_sync(~0u, high ? a1 : c1, 2), top = __shfl_xor_sync(~0u, high ? b1 : d1, 2);
-  return high ? make_uint4(low, top, c1, d1) : make_uint4(a1, b1, low, top);
-}
-
-static __device__ __noinline__ float4 activate_four(Activation activation, float alpha, float beta, float4 x) {
-  return make_float4(activate_apart(activation, alpha, beta, x.x), activate_apart(activation, alpha, beta, x.y),
-                     activate_apart(activation, alpha, beta, x.z), activate_apart(activation, alpha, beta, x.w));
-}
-// By kinds of code.
-enum class Finish : int { plain, gelu, swish, other };
-template <Finish kFinish>
-__device__ __forceinline__ float4 activate_four(const BulkTask& task, float4 x) {
-  if constexpr (kFinish == Finish::plain) return x;
-  if constexpr (kFinish == Finish::gelu) return make_float4(gelu_of_16(x.x), gelu_of_16(x.y), gelu_of_16(x.z), gelu_of_16(x.w));
-  if constexpr (kFinish == Finish::swish) {
-    const float a = task.alpha;
-    return make_float4(swish_of_16(a, x.x), swish_of_16(a, x.y), swish_of_16(a, x.z), swish_of_16(a, x.w));
-  }
-  return activate_four(task.activation, task.alpha, task.beta, x);
-}
-// Parameters found by an index: in registers from here on, or each use would fetch them again.
-template <typename V>
-__device__ __forceinline__ V held(V value) {
-  if constexpr (sizeof(V) == 8) {
-    asm volatile("" : "+l"(value));
-  } else {
-    asm volatile("" : "+r"(value));
-  }
-  return value;
-}
-
-template <typename T>
-__device__ __forceinline__ unsigned pair_word(float a, float b) {
-  struct alignas(4) Pair {
-    T values[2];
-  };
-  const Pair pair = {{narrow<T>(a), narrow<T>(b)}};
-  return *reinterpret_cast<const unsigned*>(&pair);
 }
 
 // The bias of a tile's columns, on its way while they are multiplied.
@@ -367,7 +227,10 @@ __device__ __forceinline__ void compute_all(const BulkGroup& group, Ring<Form> r
     bias = bias == first_bias ? first_bias + 1 : first_bias;  // the last tile's may still be read
     stage_bias<Form>(task, tile.n0, *bias);
     BulkSums<Form> sums = {};
-    multiply_tile_steps<Form, kTurned>(ring, tile.to - tile.from, own, sums);
+    for (int k = tile.from, run = 0; k < tile.to; k += run) {
+      run = run_at<kTurned>(task, k, tile.to);
+      multiply_tile_steps<Form, kTurned>(ring, run, own, sums);
+    }
     if (task.splits == 2) return join_splits<Form, 2>(task, tile, memory, *bias, sums);
     if (task.splits == 4) return join_splits<Form, 4>(task, tile, memory, *bias, sums);
     write_tile<Form>(task, tile.m0 + warpgroup * 64, tile.n0, *bias, sums);
@@ -402,7 +265,10 @@ __global__ void __launch_bounds__(Form::kThreads, 1) linear_bulk(const __grid_co
                                reinterpret_cast<float4*>(reinterpret_cast<char*>(memory) + (ring.tiles - shared_place(memory))), bias);
     __syncwarp();
   }
-  if (splits > 1) meet_cluster();  // nobody leaves while others read
+  if (splits > 1) {  // nobody leaves while others read
+    greet_cluster();
+    await_cluster();
+  }
 }
 
 template <typename Form, bool kTurned>
@@ -448,6 +314,7 @@ cudaError_t launch_linear_bulk(BulkGroup& group, DType type, bool turned, Linear
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
+  if (linear_shape(tile).pair) return launch_linear_pairs(group, type, turned, tile, multiprocessors, stream);
   return type == DType::f16 ? start_form<__half>(group, turned, tile, multiprocessors, stream)
                             : start_form<__nv_bfloat16>(group, turned, tile, multiprocessors, stream);
 }

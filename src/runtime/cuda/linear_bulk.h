@@ -34,5 +34,7 @@ static_assert(sizeof(BulkGroup) <= 4096);
 // False where the engine cannot serve the group: parts of the depth, rows that are no multiple of 16 bytes, more slabs than maps.
 bool map_linear(const LinearGroup& group, LinearTile tile, BulkGroup* bulk);
 cudaError_t launch_linear_bulk(BulkGroup& group, DType type, bool turned, LinearTile tile, cudaStream_t stream);
+// Its tiles of pairs, without splits.
+cudaError_t launch_linear_pairs(BulkGroup& group, DType type, bool turned, LinearTile tile, int multiprocessors, cudaStream_t stream);
 
 }  // namespace forebay::cuda

@@ -67,9 +67,10 @@ __device__ inline void finish_linear(const Task& task, int row, int column, cons
   *reinterpret_cast<Values*>(static_cast<T*>(task.y) + static_cast<std::int64_t>(row) * task.all_columns + at) = out;
 }
 
-// For 9.0 and up: may begin before what runs ahead has ended, the blocks of a sum's splits in a cluster.
+// For 9.0 and up: may begin before what runs ahead has ended, `pair` neighbours, or the blocks of a sum's splits, in a cluster.
 template <typename Group>
-cudaError_t launch_linear(void (*kernel)(Group), int blocks, int threads, int bytes, const Group& group, cudaStream_t stream) {
+cudaError_t launch_linear(void (*kernel)(Group), int blocks, int threads, int bytes, const Group& group, cudaStream_t stream,
+                          unsigned pair = 1) {
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return error;
   const auto splits = static_cast<unsigned>(group.tasks[0].splits);
@@ -77,14 +78,14 @@ cudaError_t launch_linear(void (*kernel)(Group), int blocks, int threads, int by
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
   attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {1, 1, splits};
+  attributes[1].val.clusterDim = {pair, 1, splits};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks), 1, splits);
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = static_cast<std::size_t>(bytes);
   config.stream = stream;
   config.attrs = attributes;
-  config.numAttrs = splits > 1 ? 2 : 1;
+  config.numAttrs = splits > 1 || pair > 1 ? 2 : 1;
   return cudaLaunchKernelEx(&config, kernel, group);
 }
 

@@ -51,7 +51,9 @@ bool map_linear(const LinearGroup& group, LinearTile tile, BulkGroup* bulk) {
   const LinearShape shape = linear_shape(tile);
   if (!shape.bulk) return false;
   const LinearTask& first = group.tasks[0];
-  if (!make_tensor_map(MatrixMap{first.type, first.x, first.rows, first.depth, first.x_row, shape.rows}, &bulk->x)) return false;
+  if (!make_tensor_map(MatrixMap{first.type, first.x, first.rows, first.depth, first.x_row, shape.pair ? shape.rows / 2 : shape.rows},
+                       &bulk->x))
+    return false;
   bulk->count = group.count;
   int maps = 0;
   for (int i = 0; i < group.count; ++i) {
@@ -68,7 +70,7 @@ bool map_linear(const LinearGroup& group, LinearTile tile, BulkGroup* bulk) {
     to.all_columns = task.all_columns;
     to.first_map = maps;
     to.slab_rows = slabs.in_map();
-    to.box_rows = slabs.box(task.turned ? kMapColumns : shape.columns);
+    to.box_rows = task.turned ? kMapColumns : slabs.box(shape.columns);
     to.splits = task.splits;
     to.constant = task.constant;
     to.activation = task.activation;

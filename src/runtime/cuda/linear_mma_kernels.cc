@@ -22,7 +22,7 @@ struct HopperWay {
   LinearTile tile;
   int splits;
   double step;  // cycles of a block for 64 of depth
-  double join;  // and of its cluster's sums
+  double join;  // and of its cluster's sums, or what its launch takes beyond others'
   const char* config;
 };
 constexpr HopperWay kHopperWays[] = {
@@ -30,15 +30,19 @@ constexpr HopperWay kHopperWays[] = {
     {LinearTile::t64x64, 2, 600, 400, "64x64 splits=2"},
     {LinearTile::t64x64, 4, 600, 1100, "64x64 splits=4"},
     {LinearTile::t64x64, 8, 600, 1500, "64x64 splits=8"},
-    {LinearTile::t128x128, 1, 640, 0, "128x128"},
-    {LinearTile::t128x128, 2, 640, 4000, "128x128 splits=2"},
-    {LinearTile::t128x128, 4, 640, 5000, "128x128 splits=4"},
-    {LinearTile::t128x192, 1, 785, 0, "128x192"},
-    {LinearTile::t128x192, 2, 785, 6000, "128x192 splits=2"},
-    {LinearTile::t128x192, 4, 785, 7500, "128x192 splits=4"},
+    {LinearTile::t128x128, 1, 840, 0, "128x128"},
+    {LinearTile::t128x128, 2, 840, 1500, "128x128 splits=2"},
+    {LinearTile::t128x128, 4, 840, 3000, "128x128 splits=4"},
+    {LinearTile::t128x192, 1, 950, 0, "128x192"},
+    {LinearTile::t128x192, 2, 950, 2000, "128x192 splits=2"},
+    {LinearTile::t128x192, 4, 950, 5000, "128x192 splits=4"},
     {LinearTile::t192x192, 1, 1180, 0, "192x192"},
-    {LinearTile::t128x256, 1, 1040, 0, "128x256"},
-    {LinearTile::t128x256, 2, 1040, 8000, "128x256 splits=2"},
+    {LinearTile::t128x256, 1, 1050, 0, "128x256"},
+    {LinearTile::t128x256, 2, 1050, 4400, "128x256 splits=2"},
+    {LinearTile::p96x64, 1, 500, -1000, "96x64 pair"},
+    {LinearTile::p144x64, 1, 520, 0, "144x64 pair"},
+    {LinearTile::p144x256, 1, 1200, 0, "144x256 pair"},
+    {LinearTile::p192x128, 1, 800, 2600, "192x128 pair"},
 };
 
 // W as [depth, columns].
@@ -150,7 +154,8 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
       const LinearTask task = kernel->task_of(member.calls), &first = group.count > 0 ? group.tasks[0] : task;
       const bool same = task.x == first.x && task.rows == first.rows && task.depth == first.depth && task.type == first.type;
       // `constant`: a block may fetch the W of any member before the launch ahead has ended.
-      if (!same || task.turned != first.turned || task.splits != first.splits || task.constant != first.constant || task.columns == 0) break;
+      if (!same || task.turned != first.turned || task.splits != first.splits || task.constant != first.constant || task.columns == 0)
+        break;
       if (group.count > 0 && !share(group, task)) break;
       group.tasks[group.count++] = task;
     }
@@ -222,11 +227,12 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     constexpr double kWrite = 1500, kFromCache = 6000, kTwo = 1.5;  // of 128 x 128; bytes a cycle; blocks that share a multiprocessor
     const LinearShape shape = linear_shape(way.tile);
     const std::int64_t deep = (task_.all_depth + kHopperDepth - 1) / kHopperDepth, steps = (deep + way.splits - 1) / way.splits;
+    const int in_pair = shape.pair ? 2 : 1, wide = shape.columns * in_pair;  // each fetches its share of x for both
     std::int64_t across = 0;
-    for (const int one : columns) across += (one + shape.columns - 1) / shape.columns;
+    for (const int one : columns) across += std::int64_t{(one + wide - 1) / wide} * in_pair;
     const std::int64_t blocks = (task_.rows + shape.rows - 1) / shape.rows * across * way.splits, room = room_of(way);
     const std::int64_t turns = (blocks + room - 1) / room,
-                       fetched = (shape.rows + shape.columns) * 2 * kHopperDepth * std::min(blocks, room);
+                       fetched = (shape.rows / in_pair + shape.columns) * 2 * kHopperDepth * std::min(blocks, room);
     const double step =
         std::max(way.step * (blocks > kMultiprocessors && shape.at_once > 1 ? kTwo : 1), static_cast<double>(fetched) / kFromCache);
     const double write = kWrite * shape.rows * shape.columns / 16384, launch = shape.bulk ? 4000 : 7000;
@@ -270,7 +276,8 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
   // has all sums to carry.
   bool library_first(bool served) const {
     if (!served || std::int64_t{task_.all_columns} * task_.all_depth * 2 <= kMostWeightBytes) return false;
-    return !hopper_ || !several_slabs_ || (!task_.turned && tiles(slab_rows_, 128) >= kMultiprocessors);
+    if (!hopper_ || task_.turned) return !hopper_ || !several_slabs_;
+    return tiles(several_slabs_ ? slab_rows_ : task_.all_columns, 128) >= kMultiprocessors;
   }
   const HopperWay& best_guess() const {
     const auto cost = [&](const HopperWay& way) { return splits_well(way) ? guess(way, {&task_.all_columns, 1}) : 1e18; };

@@ -28,15 +28,27 @@ cudaError_t launch_linear_mma(const LinearTask& task, bool large, cudaStream_t s
 
 // On GPUs of compute capability 9.0, by what a block makes at once: rows x columns. sums: as above, and where a turned call is not all of
 // the depth. The bits depend on splits alone.
-enum class LinearTile : int { t64x64, t128x128, t128x192, t192x192, t128x256 };
+enum class LinearTile : int {
+  t64x64,
+  t128x128,
+  t128x192,
+  t192x192,
+  t128x256,
+  p96x64,  // pairs of blocks, linear_pairs.cu
+  p144x64,
+  p144x256,
+  p192x128
+};
 struct LinearShape {
   int rows, columns;
   int at_once;  // blocks of a multiprocessor
   bool bulk;    // the tensor copy engine fetches where it can
+  bool pair = false;
 };
 constexpr LinearShape linear_shape(LinearTile tile) {
-  constexpr LinearShape kShapes[] = {
-      {64, 64, 2, false}, {128, 128, 1, true}, {128, 192, 1, true}, {192, 192, 1, true}, {128, 256, 1, true}};
+  constexpr LinearShape kShapes[] = {{64, 64, 2, false},       {128, 128, 1, true},       {128, 192, 1, true},
+                                     {192, 192, 1, true},      {128, 256, 1, true},       {96, 64, 1, true, true},
+                                     {144, 64, 1, true, true}, {144, 256, 1, true, true}, {192, 128, 1, true, true}};
   return kShapes[static_cast<int>(tile)];
 }
 // Products of the same x, or of one: types, rows, depth, orientation and splits are the same; none is empty.
