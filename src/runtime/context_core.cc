@@ -167,13 +167,17 @@ Status ContextCore::prepare() {
   if (prepared_ != nullptr) prepared->take_rows(*prepared_);
   std::swap(prepared_, prepared);
   if (prepared != nullptr && asked_for && !prepared->dynamic) {
-    kept_.insert(kept_.begin(), std::move(prepared));
-    if (kept_.size() > kKept) spent_.push_back(std::move(kept_.back()));
-    kept_.resize(std::min(kept_.size(), kKept));
+    keep(std::move(prepared));
   } else {
     worn_ = std::move(prepared);  // to be taken apart while the device works
   }
   return {};
+}
+
+void ContextCore::keep(std::unique_ptr<PreparedPass> pass) {
+  kept_.insert(kept_.begin(), std::move(pass));
+  if (kept_.size() > kKept) spent_.push_back(std::move(kept_.back()));
+  kept_.resize(std::min(kept_.size(), kKept));
 }
 
 // A pass of these shapes from before: the same prompt lengths, or batches, come again.

@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "runtime/dynamic_pass.h"
 #include "runtime/engine_core.h"
+#include "runtime/kernel_choice.h"
 #include "runtime/pass_runner.h"
 
 namespace forebay {
@@ -80,6 +81,37 @@ Result<ContextCore::Call> ContextCore::next_call() const {
   return call;
 }
 
+// A library brings code to the device when it first runs a product, and that waits until all that the device was given has run: so also for
+// the stream that is about to wait for this pass. What shapes that come for the first time need is loaded before. A failure is the pass's
+// to tell.
+void ContextCore::load_ahead(CallerStreams& streams, Call& call) {
+  constexpr std::size_t kMost = 256, kMostGrowing = 8;  // a decoder's passes all have new shapes, and soon the same kernels
+  if (!engine_.calls_libraries()) return;
+  std::vector<Shape> given;
+  for (const ConstTensorView& input : call.inputs) given.push_back(input.shape);
+  if (std::find(loaded_.begin(), loaded_.end(), given) != loaded_.end()) return;
+  if (!states_.empty() && loaded_.size() == kMostGrowing) return;
+  if (loaded_.size() == kMost) loaded_.pop_front();
+  loaded_.push_back(std::move(given));
+  if (!settle().ok()) return;
+  call_ = &call;
+  const auto shapes = shapes_now();
+  if (!shapes.ok()) return;
+  const auto serves = [&](const std::unique_ptr<PreparedPass>& pass) { return pass != nullptr && pass->input_shapes == *shapes; };
+  std::unique_ptr<PreparedPass> made;
+  if (!serves(prepared_) && !serves(next_)) {
+    made = take_kept(*shapes);
+    if (made == nullptr) {
+      auto prepared = prepare_pass(engine_.share_compiled(), *shapes, engine_.pool(), bindings(), &engine_.device());
+      if (!prepared.ok()) return;
+      made = std::move(prepared).value();
+    }
+  }
+  const PreparedPass& pass = made != nullptr ? *made : serves(prepared_) ? *prepared_ : *next_;
+  streams.when_quiet([&] { load_libraries(pass.main); });
+  if (made != nullptr && !made->dynamic) keep(std::move(made));
+}
+
 Status ContextCore::enqueue(void* stream, void* inputs_consumed) {
   auto* const streams = dynamic_cast<CallerStreams*>(&engine_.device());
   if (stream == nullptr && inputs_consumed != nullptr) return Status(Code::invalid_argument, "an inputs-consumed event needs a stream");
@@ -106,6 +138,7 @@ Status ContextCore::enqueue(void* stream, void* inputs_consumed) {
     }
   }
   if (stream != nullptr) {
+    load_ahead(*streams, call);
     FB_ASSIGN(call.ticket, tie_->attach(stream, inputs_consumed));
     call.tie = tie_.get();
   }

@@ -85,6 +85,7 @@ class EngineCore {  // thread-safe
   WeightSource& source() { return *parts_.source; }
   const WeightSource& source() const { return *parts_.source; }
   ThreadPool& pool() const { return *parts_.pool; }
+  bool calls_libraries() const { return calls_libraries_; }
   std::string numerics_id() const;
 
  private:
@@ -124,6 +125,7 @@ class EngineCore {  // thread-safe
   void control_loop();
 
   EngineParts parts_;
+  bool calls_libraries_ = false;
   mutable std::mutex layout_mutex_;        // layout, budget, contexts_; held while reconfiguring
   Budget budget_;
   GatheredTables tables_{*parts_.compiled};
@@ -207,12 +209,14 @@ class ContextCore {
 
   explicit ContextCore(EngineCore& engine);
   Status prepare();
+  void keep(std::unique_ptr<PreparedPass> pass);
   std::unique_ptr<PreparedPass> take_kept(const std::vector<std::pair<std::string, Shape>>& shapes);  // null: there is none
   // As far as its shapes can be told; null: they are the same. `usual`: of the inputs, where it differs from the pass's own.
   std::unique_ptr<PreparedPass> prepare_after(const PreparedPass& pass, std::span<const Shape> usual = {});
   Status run_call(Call& call);
   Status run_pass();
   Result<Call> next_call() const;  // of the inputs and outputs as they are now
+  void load_ahead(CallerStreams& streams, Call& call);
   Status settle();                 // waits until nothing enqueued is left; refuses when the context's pass is captured
   void serve();
   Status capture(CallerStreams& streams, void* stream, void* inputs_consumed);
@@ -270,6 +274,7 @@ class ContextCore {
   std::unique_ptr<PassTie> tie_;
   std::unique_ptr<Timeline> consumed_;  // number of the last call whose inputs have been read
   std::uint64_t enqueued_ = 0;
+  std::deque<std::vector<Shape>> loaded_;  // inputs of enqueued calls for which libraries have been loaded, states apart
   std::mutex calls_mutex_;              // guards calls_, failure_ and stop_
   std::condition_variable calls_changed_;
   std::deque<Call> calls_;              // the first is running

@@ -251,14 +251,13 @@ std::vector<ShapeSet> declared_shapes(const plan::Plan& plan) {
   return sets;
 }
 
-std::vector<ShapeSet> shapes_that_load(const plan::Plan& plan, std::string_view device_kind) {
+bool calls_libraries(const plan::Plan& plan, std::string_view device_kind) {
   const plan::KernelSection* const section = section_for(plan, device_kind);
   const auto calls = [](const plan::KernelChoice& choice) {
     const std::string identity = choice_identity(choice);
     return identity.find(".cudnn") != std::string::npos || identity.find(".cublaslt") != std::string::npos;
   };
-  const bool loads = section == nullptr ? device_kind != "cpu" : std::any_of(section->entries.begin(), section->entries.end(), calls);
-  return loads ? declared_shapes(plan) : std::vector<ShapeSet>();
+  return section == nullptr ? device_kind != "cpu" : std::any_of(section->entries.begin(), section->entries.end(), calls);
 }
 
 void load_libraries(const PreparedGraph& graph) {

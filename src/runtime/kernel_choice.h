@@ -60,9 +60,9 @@ using ShapeSet = std::vector<std::pair<std::string, Shape>>;  // of the inputs, 
 // The shapes that the plan's ranges name: typical ones first, then the smallest and the largest. Open dimensions without a range are 1.
 std::vector<ShapeSet> declared_shapes(const plan::Plan& plan);
 
-// Of declared_shapes, where the plan's choices for the device, or heuristics where it has none, may call for a library that loads code when
-// a kernel is prepared (cuDNN) or first runs (cuBLASLt); else none.
-std::vector<ShapeSet> shapes_that_load(const plan::Plan& plan, std::string_view device_kind);
+// Whether the plan's choices for the device, or heuristics where it has none, may call for a library that loads code when a kernel is
+// prepared (cuDNN) or first runs (cuBLASLt).
+bool calls_libraries(const plan::Plan& plan, std::string_view device_kind);
 // So that running the pass loads nothing more.
 void load_libraries(const PreparedGraph& graph);
 

@@ -171,6 +171,17 @@ bool TieWords::nobody_waits() {
   });
 }
 
+void TieWords::when_quiet(const std::function<void()>& work) {
+  constexpr auto kMost = std::chrono::seconds(1);
+  constexpr auto kPoll = std::chrono::microseconds(200);
+  for (const auto until = std::chrono::steady_clock::now() + kMost; std::chrono::steady_clock::now() < until; std::this_thread::sleep_for(kPoll)) {
+    const Quiet quiet(*this);
+    if (!quiet) continue;
+    work();
+    return;
+  }
+}
+
 bool TieWords::quiet_may_come() {
   const std::lock_guard lock(mutex_);
   return in_vain_ < kMostInVain || places_.size() == 1;
