@@ -163,6 +163,7 @@ class ExecutionContext {
   // Runs one pass and waits. All inputs must be set (or bound as state). A failure leaves engine, weights and state as they were.
   Status execute();
   // The same without waiting, neither for weights nor for the device, whether weights stream or not. Passes of a context run in order.
+  // The first of new shapes on a stream is prepared by the call itself, behind the passes under way: a decoder's for its first 8 shapes.
   // With a stream the pass begins after what the stream was given before, and what it is given later begins after the pass: no other
   // synchronisation is needed around device memory. `inputs_consumed`, when given, fires once inputs may be overwritten (until then set_input
   // waits). What goes wrong is told by wait(); the stream goes on, its outputs are then not written or incomplete.

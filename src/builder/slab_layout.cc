@@ -141,8 +141,9 @@ std::uint64_t slab_rows(const SlabWeight& weight, std::uint64_t slab_bytes) {
   if (fitting >= rows) return rows;
   // Sub-byte rows may end within a byte: slabs then hold a multiple of as many rows as make whole bytes.
   std::uint64_t unit = 8 / std::gcd<std::uint64_t>(8, bits % 8 == 0 ? 8 : bits % 8);
-  if (fitting >= kRowBlock) unit = fitting >= 2 * kRowStep ? kRowStep : kRowBlock;
+  if (fitting >= kRowBlock) unit = kRowBlock;
   unit = std::lcm(unit, weight.unit);
+  if (const std::uint64_t steps = std::lcm(unit, kRowStep); fitting >= std::max(2 * kRowStep, steps)) unit = steps;
   const std::uint64_t most = std::max(unit, fitting / unit * unit);
   // As many slabs as needed, of about one size: a short last slab would leave room in the ring unused.
   const std::uint64_t count = (rows + most - 1) / most;

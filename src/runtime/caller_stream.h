@@ -36,9 +36,9 @@ class CallerStreams {  // thread-safe
   virtual ~CallerStreams() = default;
   virtual Result<std::unique_ptr<PassTie>> create_tie() = 0;
   virtual Result<bool> capturing(void* stream) = 0;
-  // Calls `work` when no stream waits for a pass, and lets none be made to meanwhile. Where that has not come within a second, it is not
-  // called.
-  virtual void when_quiet(const std::function<void()>& work) = 0;
+  // Calls `work` when no stream waits for a pass, and lets none be made to meanwhile; passes that are attached later are held back until
+  // then. False, and it was not called, where that has not come within a second.
+  virtual bool when_quiet(const std::function<void()>& work) = 0;
   // Gives every command to the stream as it comes, on the calling thread, for a stream that is being captured. It waits for nothing: what
   // would have to wait is failed_precondition.
   virtual std::unique_ptr<Queue> capture_queue(void* stream) = 0;

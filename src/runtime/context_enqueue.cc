@@ -86,7 +86,6 @@ Result<ContextCore::Call> ContextCore::next_call() const {
 // to tell.
 void ContextCore::load_ahead(CallerStreams& streams, Call& call) {
   constexpr std::size_t kMost = 256, kMostGrowing = 8;  // a decoder's passes all have new shapes, and soon the same kernels
-  if (!engine_.calls_libraries()) return;
   std::vector<Shape> given;
   for (const ConstTensorView& input : call.inputs) given.push_back(input.shape);
   if (std::find(loaded_.begin(), loaded_.end(), given) != loaded_.end()) return;
@@ -108,7 +107,7 @@ void ContextCore::load_ahead(CallerStreams& streams, Call& call) {
     }
   }
   const PreparedPass& pass = made != nullptr ? *made : serves(prepared_) ? *prepared_ : *next_;
-  streams.when_quiet([&] { load_libraries(pass.main); });
+  if (!streams.when_quiet([&] { load_libraries(pass.main); })) loaded_.pop_back();  // the next call tries again
   if (made != nullptr && !made->dynamic) keep(std::move(made));
 }
 

@@ -48,8 +48,8 @@ Status EngineCore::start() {
   FB_ASSIGN(free_at_start_, parts_.device->free_bytes());
   // A library that loads code may wait for all that the device does, so also for callers' streams that wait for the pass that is being
   // prepared, or run. Choices are for these shapes alone; one that cannot be prepared is refused when it is asked for.
-  calls_libraries_ = forebay::calls_libraries(plan(), parts_.device->info().kind);
-  for (const ShapeSet& shapes : calls_libraries_ ? declared_shapes(plan()) : std::vector<ShapeSet>()) {
+  const bool loads = calls_libraries(plan(), parts_.device->info().kind);
+  for (const ShapeSet& shapes : loads ? declared_shapes(plan()) : std::vector<ShapeSet>()) {
     const auto pass = prepare_pass(parts_.compiled, shapes, *parts_.pool, planned_states(plan()), parts_.device.get());
     if (pass.ok()) load_libraries((*pass)->main);
     FB_ASSIGN(free_at_start_, parts_.device->free_bytes());

@@ -85,7 +85,6 @@ class EngineCore {  // thread-safe
   WeightSource& source() { return *parts_.source; }
   const WeightSource& source() const { return *parts_.source; }
   ThreadPool& pool() const { return *parts_.pool; }
-  bool calls_libraries() const { return calls_libraries_; }
   std::string numerics_id() const;
 
  private:
@@ -125,7 +124,6 @@ class EngineCore {  // thread-safe
   void control_loop();
 
   EngineParts parts_;
-  bool calls_libraries_ = false;
   mutable std::mutex layout_mutex_;        // layout, budget, contexts_; held while reconfiguring
   Budget budget_;
   GatheredTables tables_{*parts_.compiled};

@@ -388,6 +388,7 @@ Status PassRunner::run_gather_step(PreparedStep& step) {
     return {};
   }
   if (step.row_bytes.size() < step.row_room) {
+    if (step.row_lock == nullptr) step.row_lock = std::make_unique<PageLock>();  // another pass has taken what this one had
     step.row_lock->release();
     step.row_bytes = std::vector<std::byte>(step.row_room);
   }

@@ -409,9 +409,9 @@ void PreparedPass::take_rows(PreparedPass& before) {
     if (step.row_room == 0) continue;
     const auto same = std::find_if(before.main.steps.begin(), before.main.steps.end(),
                                    [&](const PreparedStep& other) { return other.step == step.step; });
-    if (same == before.main.steps.end() || same->row_lock == nullptr) continue;
+    if (same == before.main.steps.end() || same->row_lock == nullptr || same->row_bytes.empty()) continue;
+    step.row_lock = std::move(same->row_lock);  // first: it lets go of what it holds of the bytes that go
     step.row_bytes = std::move(same->row_bytes);
-    step.row_lock = std::move(same->row_lock);
   }
 }
 

@@ -171,6 +171,8 @@ void Stretch::record(Kept* kept, std::unique_ptr<Recording> worn) {
 Status Stretch::record_ahead(void* argument) {
   auto& stretch = *static_cast<Stretch*>(argument);
   if (stretch.launches_.size() < kLeast) return {};
+  std::erase_if(stretch.kept_, [&](const Kept& kept) { return kept.key == stretch.key_; });
+  if (stretch.kept_.size() >= kKept) stretch.kept_.pop_back();
   stretch.kept_.insert(stretch.kept_.begin(), Kept{stretch.key_, nullptr, false});
   stretch.record(&stretch.kept_.front(), std::move(stretch.worn_));
   return {};

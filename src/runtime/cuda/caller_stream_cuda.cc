@@ -171,15 +171,27 @@ bool TieWords::nobody_waits() {
   });
 }
 
-void TieWords::when_quiet(const std::function<void()>& work) {
+bool TieWords::when_quiet(const std::function<void()>& work) {
   constexpr auto kMost = std::chrono::seconds(1);
   constexpr auto kPoll = std::chrono::microseconds(200);
-  for (const auto until = std::chrono::steady_clock::now() + kMost; std::chrono::steady_clock::now() < until; std::this_thread::sleep_for(kPoll)) {
-    const Quiet quiet(*this);
-    if (!quiet) continue;
-    work();
-    return;
+  bool done = false;
+  for (const auto until = std::chrono::steady_clock::now() + kMost; !done && std::chrono::steady_clock::now() < until;) {
+    {
+      const Quiet quiet(*this);
+      done = static_cast<bool>(quiet);
+      if (done) work();
+    }
+    if (done) break;
+    hold_door(until);
+    std::this_thread::sleep_for(kPoll);
   }
+  open_door();
+  return done;
+}
+
+void TieWords::hold_door(std::chrono::steady_clock::time_point until) {
+  const std::lock_guard lock(mutex_);
+  door_ = until;
 }
 
 bool TieWords::quiet_may_come() {

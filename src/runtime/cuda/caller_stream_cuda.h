@@ -69,12 +69,13 @@ class TieWords {
   Result<Seat> join(CudaState& state, cudaStream_t callers, std::uint32_t index, std::uint32_t ticket, bool sided);
   void leave(const Seat& seat);
   bool nobody_waits();
-  void when_quiet(const std::function<void()>& work);  // see CallerStreams
+  bool when_quiet(const std::function<void()>& work);  // see CallerStreams
   // For whoever needs quiet and has none: await_door() holds up who comes, until it is opened, everybody has left, or some time has gone.
   // After some times in vain it stays open, and only who is alone may hope.
   bool quiet_may_come();
   void close_door();
   void open_door();
+  void hold_door(std::chrono::steady_clock::time_point until);
   void await_door();
   // Whether nobody who joined before is left; else after some time, or when somebody has left.
   bool oldest_soon(std::uint64_t place);

@@ -104,7 +104,7 @@ class CudaDevice final : public Device, public ReplayDevice, public RunTimer, pu
     FB_TRY(state_->errors.check(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &now), "asking whether the caller's stream is captured"));
     return now != cudaStreamCaptureStatusNone;
   }
-  void when_quiet(const std::function<void()>& work) override { words_->when_quiet(work); }
+  bool when_quiet(const std::function<void()>& work) override { return words_->when_quiet(work); }
   std::unique_ptr<Queue> capture_queue(void* stream) override { return make_capture_queue(static_cast<cudaStream_t>(stream), state_); }
   Status capture_event(void* stream, void* event) override {
     return state_->errors.check(cudaEventRecordWithFlags(static_cast<cudaEvent_t>(event), static_cast<cudaStream_t>(stream), cudaEventRecordExternal),

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <charconv>
 #include <list>
 #include <mutex>
@@ -205,9 +206,9 @@ class Product final : public LtProduct {
     return state_.errors.check(cudaErrorUnknown, "cuBLASLt refused a product (status " + std::to_string(static_cast<int>(status)) + ")");
   }
   void load() const override {
-    std::call_once(loaded_, [&] {
-      load_by_recording([&](cudaStream_t s) { return launch(nowhere(1), nowhere(2), nowhere(3), 1.0f, s) == CUBLAS_STATUS_SUCCESS; }, nullptr);
-    });
+    if (loaded_.load() || !state_.start().ok()) return;
+    const auto give = [&](cudaStream_t stream) { return launch(nowhere(1), nowhere(2), nowhere(3), 1.0f, stream) == CUBLAS_STATUS_SUCCESS; };
+    if (load_by_recording(give, nullptr)) loaded_.store(true);
   }
 
  private:
@@ -261,7 +262,7 @@ class Product final : public LtProduct {
   cublasLtMatmulDesc_t desc_ = nullptr;
   cublasLtMatrixLayout_t b_ = nullptr, a_ = nullptr, d_ = nullptr;
   cublasLtMatmulAlgo_t algorithm_{};
-  mutable std::once_flag loaded_;
+  mutable std::atomic<bool> loaded_ = false;
 };
 
 }  // namespace
