@@ -211,7 +211,9 @@ class LinearKernel final : public MergedKernel, public GroupedKernel, public Cho
     BulkGroup bulk;
     int columns[LinearGroup::kMost];
     for (int i = 0; i < group.count; ++i) columns[i] = group.tasks[i].columns;
-    const LinearTile tile = group.count == 1 ? tile_ : best_of({columns, static_cast<std::size_t>(group.count)}).tile;
+    // tile_ is the best for all columns at once; slabs that stream come a few at a time.
+    const bool whole = group.count == 1 && columns[0] == task_.all_columns;
+    const LinearTile tile = whole ? tile_ : best_of({columns, static_cast<std::size_t>(group.count)}).tile;
     if (map_linear(group, tile, &bulk)) return launch_linear_bulk(bulk, task_.type, task_.turned, tile, queue_stream());
     return launch_linear_hopper(group, tile, queue_stream());
   }
