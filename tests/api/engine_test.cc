@@ -476,8 +476,8 @@ TEST(State, OutputBecomesTheNextInput) {
   expect(0, 1004);
 }
 
-TEST(State, GrowsByConcat) {
-  TempFolder folder;
+// present = past, and twice x behind it.
+Result<Plan> growing_plan(const TempFolder& folder) {
   OnnxMaker maker;
   auto graph = maker.graph();
   graph.input("x", DType::f32, {"n", kWidth});
@@ -486,7 +486,12 @@ TEST(State, GrowsByConcat) {
   graph.node("MatMul", {"x", "w"}, {"doubled"});
   graph.node("Concat", {"past", "doubled"}, {"present"}).set("axis", 0);
   graph.output("present", DType::f32, {"total_n", kWidth});
-  ASSERT_VALUE(Plan plan, build_plan(maker, folder, "grow"));
+  return build_plan(maker, folder, "grow");
+}
+
+TEST(State, GrowsByConcat) {
+  TempFolder folder;
+  ASSERT_VALUE(Plan plan, growing_plan(folder));
   ASSERT_VALUE(Engine engine, Engine::create(plan, {}, with_budget(Budget::of_bytes(1u << 20))));
   ASSERT_VALUE(ExecutionContext context, engine.create_context());
   ASSERT_VALUE(ExecutionContext second, engine.create_context());
@@ -514,15 +519,7 @@ TEST(State, GrowsByConcat) {
 // Prompts of several lengths, each with tokens behind it: what was prepared for a length serves again.
 TEST(State, PromptsOfEarlierLengthsComeAgain) {
   TempFolder folder;
-  OnnxMaker maker;
-  auto graph = maker.graph();
-  graph.input("x", DType::f32, {"n", kWidth});
-  graph.input("past", DType::f32, {"past_n", kWidth});
-  graph.initializer("w", diagonal(2));
-  graph.node("MatMul", {"x", "w"}, {"doubled"});
-  graph.node("Concat", {"past", "doubled"}, {"present"}).set("axis", 0);
-  graph.output("present", DType::f32, {"total_n", kWidth});
-  ASSERT_VALUE(Plan plan, build_plan(maker, folder, "lengths"));
+  ASSERT_VALUE(Plan plan, growing_plan(folder));
   ASSERT_VALUE(Engine engine, Engine::create(plan, {}, with_budget(Budget::of_bytes(1u << 20))));
   ASSERT_VALUE(ExecutionContext context, engine.create_context());
   ASSERT_OK(context.bind_state("present", "past"));

@@ -174,16 +174,17 @@ bool TieWords::nobody_waits() {
 bool TieWords::when_quiet(const std::function<void()>& work) {
   constexpr auto kMost = std::chrono::seconds(1);
   constexpr auto kPoll = std::chrono::microseconds(200);
+  const auto until = std::chrono::steady_clock::now() + kMost;
   bool done = false;
-  for (const auto until = std::chrono::steady_clock::now() + kMost; !done && std::chrono::steady_clock::now() < until;) {
-    {
-      const Quiet quiet(*this);
-      done = static_cast<bool>(quiet);
-      if (done) work();
+  while (!done && std::chrono::steady_clock::now() < until) {
+    if (const Quiet quiet(*this); quiet) {
+      work();
+      done = true;
     }
-    if (done) break;
-    hold_door(until);
-    std::this_thread::sleep_for(kPoll);
+    if (!done) {
+      hold_door(until);
+      std::this_thread::sleep_for(kPoll);
+    }
   }
   open_door();
   return done;

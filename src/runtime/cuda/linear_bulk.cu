@@ -33,13 +33,7 @@ __device__ __forceinline__ void fetch_all(const BulkGroup& group, Ring<Form> rin
     const int bytes = Form::kXBytes + w.bytes();
     int ahead = tile.from;  // depth whose W is on its way before x may be
     if (!waited) {
-      Ring<Form> at = ring;
-      for (int i = 0; i < Form::kStages && ahead < tile.to; ++i, at.next()) {
-        const int deep = step_at<kTurned>(task, ahead, tile.to);
-        expect_bytes(at.filled(), bytes);
-        w.fetch(at, ahead, deep);
-        ahead += deep;
-      }
+      ahead = fetch_ahead(ring, w, task, tile, bytes);
       after_previous();
       waited = true;
     }
@@ -273,12 +267,7 @@ __global__ void __launch_bounds__(Form::kThreads, 1) linear_bulk(const __grid_co
 
 template <typename Form, bool kTurned>
 cudaError_t start_bulk(BulkGroup& group, int multiprocessors, cudaStream_t stream) {
-  int tiles = 0;
-  for (int i = 0; i < group.count; ++i) {
-    const BulkTask& task = group.tasks[i];
-    tiles += (task.rows + Form::kRows - 1) / Form::kRows * ((task.columns + Form::kWide - 1) / Form::kWide);
-    group.ends[i] = tiles;
-  }
+  const int tiles = count_tiles<Form>(group);
   const int at_once = group.tasks[0].splits > 1 ? tiles : std::min(tiles, multiprocessors);
   return launch_linear(linear_bulk<Form, kTurned>, at_once, Form::kThreads, Form::kBytes, group, stream);
 }

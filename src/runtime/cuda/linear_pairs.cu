@@ -73,13 +73,7 @@ __device__ __forceinline__ void fetch_pair(const BulkGroup& group, Ring<Form> ri
     int ahead = tile.from;  // depth whose W is on its way before x may be
     if (first) {
       if (!group.tasks[0].constant) after_previous();
-      Ring<Form> at = ring;
-      for (int i = 0; i < Form::kStages && ahead < tile.to; ++i, at.next()) {
-        const int deep = step_at<kTurned>(task, ahead, tile.to);
-        expect_bytes(at.filled(), bytes);
-        w.fetch(at, ahead, deep);
-        ahead += deep;
-      }
+      ahead = fetch_ahead(ring, w, task, tile, bytes);
       if (group.tasks[0].constant) after_previous();
       await_cluster();  // before anything goes to the other block: its barriers are ready
       first = false;
@@ -268,13 +262,7 @@ template <typename T, LinearTile tile, int stages>
 cudaError_t start_pairs(BulkGroup& group, bool turned, int multiprocessors, cudaStream_t stream) {
   constexpr LinearShape kShape = linear_shape(tile);
   using Form = PairForm<T, kShape.rows, kShape.columns, stages>;
-  int tiles = 0;
-  for (int i = 0; i < group.count; ++i) {
-    const BulkTask& task = group.tasks[i];
-    tiles += (task.rows + Form::kRows - 1) / Form::kRows * ((task.columns + 2 * Form::kWide - 1) / (2 * Form::kWide));
-    group.ends[i] = tiles;
-  }
-  const int blocks = 2 * std::min(tiles, multiprocessors / 2);
+  const int blocks = 2 * std::min(count_tiles<Form>(group), multiprocessors / 2);
   return launch_linear(turned ? linear_pairs<Form, true> : linear_pairs<Form, false>, blocks, Form::kThreads, Form::kBytes, group, stream,
                        2);
 }

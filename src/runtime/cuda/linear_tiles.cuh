@@ -127,6 +127,33 @@ struct WeightFetcher {
   }
 };
 
+// As much of W as the ring has room for, before x may be. Returns until which depth.
+template <typename Form, bool kTurned>
+__device__ __forceinline__ int fetch_ahead(Ring<Form> at, WeightFetcher<Form, kTurned>& w, const BulkTask& task, const BulkTile<Form>& tile,
+                                           int bytes) {
+  int ahead = tile.from;
+  for (int i = 0; i < Form::kStages && ahead < tile.to; ++i, at.next()) {
+    const int deep = step_at<kTurned>(task, ahead, tile.to);
+    expect_bytes(at.filled(), bytes);
+    w.fetch(at, ahead, deep);
+    ahead += deep;
+  }
+  return ahead;
+}
+
+// Where each product's tiles end; returns how many there are, pairs of them where a cluster takes two.
+template <typename Form>
+int count_tiles(BulkGroup& group) {
+  constexpr int kWidth = Form::kWide * Form::kPair;
+  int tiles = 0;
+  for (int i = 0; i < group.count; ++i) {
+    const BulkTask& task = group.tasks[i];
+    tiles += (task.rows + Form::kRows - 1) / Form::kRows * ((task.columns + kWidth - 1) / kWidth);
+    group.ends[i] = tiles;
+  }
+  return tiles;
+}
+
 // Four lanes' words of four runs of 8 columns: lane i gets run i.
 __device__ __forceinline__ uint4 gather_run(unsigned a, unsigned b, unsigned c, unsigned d) {
   const int lane = static_cast<int>(threadIdx.x);
